@@ -1,0 +1,8 @@
+"""The contract between gateway and workers: messages, codec, addresses, error codes.
+
+Imports nothing but the standard library and msgspec, so that both sides can share it.
+The prose specification is `docs/protocol.md`; a test compares it with these types.
+"""
+
+VERSION = 1
+"""Wire version. Raised only when an old peer would misread a new message."""

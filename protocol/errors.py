@@ -1,0 +1,44 @@
+"""What can go wrong with a job, by name.
+
+Workers say *what* happened; the gateway alone decides what that means over HTTP
+(`gateway/errors.py`). A code is added here and in that table, nowhere else.
+"""
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """Why a job failed. The value is what travels and what API callers see as `code`."""
+
+    INVALID_REQUEST = "invalid_request"
+    """The request is well formed but this model cannot take it (template error, token id out of range)."""
+    UNSUPPORTED = "unsupported_parameter"
+    """A parameter that this engine does not implement."""
+    CONTEXT_LENGTH = "context_length_exceeded"
+    """Prompt plus requested output exceed the context."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """The job does not fit the worker's memory; it was refused before it was allocated."""
+    CANCELLED = "cancelled"
+    """The gateway asked for it; never shown to a client."""
+    DRAINING = "draining"
+    """The worker is going away and did not start the job; another one may."""
+    WORKER_LOST = "worker_lost"
+    """The engine process died, or stopped answering, with the job aboard."""
+    ENGINE_ERROR = "engine_error"
+    """The engine raised; the message is for the log, not for the client."""
+
+
+class JobError(Exception):
+    """A job that fails for a reason its caller should read.
+
+    Args:
+        code: what went wrong.
+        message: for the API caller: no paths, no tracebacks, no secrets.
+        param: the request field at fault, where there is one.
+    """
+
+    def __init__(self, code: Code, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
