@@ -1,0 +1,1 @@
+"""Tokens to channel-tagged text: markers, stops, reasoning, tool calls. Pure: imports neither MLX nor ZeroMQ."""

@@ -1,0 +1,67 @@
+"""Tool calls as a model's parser reports them, brought to one shape. Executes and checks nothing.
+
+A call of a function that was not offered is still a call: the client answers it with an error the model can read.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+ToolParser = Callable[[str, Any], Any]
+"""mlx-lm's `parse_tool_call(text, tools)`: one dict or a list of them, or any exception."""
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One call: `arguments` is the text of a JSON object, `id` the model's own where it has one."""
+
+    name: str
+    arguments: str
+    id: str | None = None
+
+
+def calls_from(
+    tool_parser: ToolParser, tools: Sequence[Mapping[str, Any]] | None = None
+) -> Callable[[str], list[Call]]:
+    """A function from the inside of a tool block to its calls (at least one). It raises `ValueError`, only."""
+    offered = {tool.get("function", {}).get("name") for tool in tools or ()}
+
+    def parse(text: str) -> list[Call]:
+        try:
+            parsed = tool_parser(text, tools)
+            found = parsed if isinstance(parsed, list) else [parsed]
+            calls = [_call(item, offered) for item in found]
+        # Parsers meet whatever a model wrote: besides ValueError they raise KeyError, AttributeError (no match),
+        # SyntaxError, RecursionError and MemoryError (nesting). None of them may reach the other rows.
+        except Exception as error:
+            raise ValueError(f"not a tool call: {type(error).__name__}") from error
+        if not calls:
+            raise ValueError("not a tool call: nothing in the block")
+        return calls
+
+    return parse
+
+
+def _call(item: Any, offered: set[Any]) -> Call:
+    name, arguments, own_id = item["name"], item.get("arguments"), item.get("id")
+    if not isinstance(name, str) or not name:
+        raise ValueError("a call without a name")
+    # What mlx-lm's glm47 returns for text that it can't read.
+    if isinstance(arguments, dict) and arguments.keys() == {"raw"} and name not in offered:
+        raise ValueError("free text")
+    call = Call(name=name, arguments=_arguments(arguments), id=own_id if isinstance(own_id, str) and own_id else None)
+    # A lone surrogate can't travel: better found here than in the encoder of a whole step.
+    msgspec.msgpack.encode(call)
+    return call
+
+
+def _arguments(value: Any) -> str:
+    """JSON text of an object. Raises `ValueError` or `TypeError` for anything else."""
+    if value is None:
+        return "{}"
+    if isinstance(value, str) and isinstance(json.loads(value), dict):
+        return value
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    raise TypeError("arguments that are no object")

@@ -1,0 +1,250 @@
+"""Tokens of one choice in, channel-tagged text and tool calls out. Pure: no model, no socket, no clock.
+
+What comes out is a function of the tokens alone, however often it is collected: a job that is resumed feeds the
+tokens its client already has, throws the pieces away and goes on with exactly the text that is still missing.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from protocol.messages import ToolCall
+from worker.text.calls import Call
+from worker.text.markers import NORMAL, REASONING, TOOL, Markers
+from worker.text.states import VISIBLE, Edge, State, compile_states
+
+MALFORMED_LIMIT = 8
+"""After so many blocks that are no calls, tool markers are plain text: it bounds the work of reading them again."""
+
+_SPACE = " \t\r\n"
+_NEWLINE = "\r\n"
+
+
+class Detokenizer(Protocol):
+    """mlx-lm's streaming detokenizer: it holds back what is no whole character yet."""
+
+    def add_token(self, token: int) -> object: ...  # noqa: D102
+    def finalize(self) -> object: ...  # noqa: D102
+    @property
+    def last_segment(self) -> str: ...  # noqa: D102
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """What became certain since the last piece. `finish` is set in the last one only."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: list[ToolCall] = []
+    finish: str | None = None
+
+
+class ChannelText:
+    """One choice.
+
+    Markers and stop strings are found in the text, across token borders; what completes first counts. Text that
+    may still become one is held back, and only as long as it may.
+
+    - A stop string ends content and reasoning (`stopped`): what precedes it is emitted, nothing behind it. It is
+      not looked for inside tool blocks and headers, which no client sees as text, nor across a marker, nor in
+      the white space that is dropped.
+    - White space behind a think block or a tool call, and line breaks at the start of reasoning, are dropped.
+    - A tool block that is no call is text, markers included, of the state it was opened in, and is read again as
+      such: thoughts that mention `<tool_call>` stay thoughts, and a good call behind a bad start is found.
+    """
+
+    stopped: str | None
+    """`stop` once a stop string matched, `tool_calls` once the only call that was asked for is there."""
+    reasoning_tokens: int
+    """Tokens fed while reasoning, those that completed its markers included."""
+
+    def __init__(
+        self,
+        *,
+        detokenizer: Detokenizer,
+        markers: Markers,
+        initial: str,
+        stop: Sequence[str],
+        parse_calls: Callable[[str], list[Call]] | None,
+        call_ids: Callable[[int], str],
+        parallel_calls: bool,
+    ) -> None:
+        """Start in state `initial`.
+
+        Args:
+            detokenizer: fresh, and this choice's own.
+            markers: of the model; `Markers()` for plain text.
+            initial: see `markers.initial_state`.
+            stop: stop strings; empty ones are ignored.
+            parse_calls: raises `ValueError` for what is no call. None: no calls were asked for, tool blocks are text.
+            call_ids: the id of call number i, where the model gives none; must give the same id again on a replay.
+            parallel_calls: False ends the answer behind its first call.
+
+        """
+        self.stopped = None
+        self.reasoning_tokens = 0
+        self._detokenizer = detokenizer
+        self._add_token = detokenizer.add_token
+        self._markers = markers
+        self._stop = stop
+        self._parse_calls = parse_calls
+        self._call_ids = call_ids
+        self._parallel_calls = parallel_calls
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._block: list[str] = []
+        self._calls: list[ToolCall] = []
+        self._call_count = 0
+        self._malformed_count = 0
+        self._held = ""
+        self._opened_by = ("", NORMAL)
+        self._states = compile_states(markers, stop=stop, tools=parse_calls is not None, initial=initial)
+        self._enter(initial)
+        self._trim = _NEWLINE if initial == REASONING else ""
+
+    def feed(self, token: int) -> None:
+        """Add one generated token (not the end of sequence, which has no text). Ignored once `stopped`."""
+        if self.stopped is not None:
+            return
+        self._add_token(token)
+        segment = self._detokenizer.last_segment
+        thinking = self._thinking
+        if segment:
+            if self._held or self._trim or self._may_begin(segment) is not None:
+                self._scan(segment)
+                thinking = thinking or self._thinking
+            else:
+                self._sink.append(segment)
+        if thinking:
+            self.reasoning_tokens += 1
+
+    def take(self) -> Piece | None:
+        """What became certain since the last call, or None."""
+        text, reasoning, calls = self._text, self._reasoning, self._calls
+        if not (text or reasoning or calls):
+            return None
+        piece = Piece(text="".join(text), reasoning="".join(reasoning), calls=calls)
+        if text:
+            text.clear()
+        if reasoning:
+            reasoning.clear()
+        if calls:
+            self._calls = []
+        return piece
+
+    def finish(self, reason: str) -> Piece:
+        """The last piece, with everything that was held back.
+
+        `reason` is `stop` (end of sequence, or `stopped`) or `length`. A block without its end marker is a call if
+        it parses, but not after `length`: lenient parsers read a call that was cut off as one with fewer arguments.
+        """
+        if self.stopped is None:
+            self._detokenizer.finalize()
+            self._scan(self._detokenizer.last_segment)
+            self._flush(cut=reason == "length")
+        reason = self.stopped or reason
+        if self._call_count and reason == "stop":
+            reason = "tool_calls"
+        return Piece(text="".join(self._text), reasoning="".join(self._reasoning), calls=self._calls, finish=reason)
+
+    # -- states
+
+    def _enter(self, name: str) -> None:
+        state = self._states[name]
+        self._state: State = state
+        self._may_begin = state.may_begin
+        self._thinking = name == REASONING
+        # Hidden text collects in a list that nobody reads.
+        self._sink = {NORMAL: self._text, REASONING: self._reasoning, TOOL: self._block}.get(name, [])
+        self._trim = ""
+
+    def _scan(self, segment: str) -> None:
+        """Sort a segment, and what was held back before it, into the channels."""
+        text = self._held + segment
+        self._held = ""
+        while True:
+            if self._trim:
+                text = text.lstrip(self._trim)
+            match = self._state.first_match(text)
+            if match is None:
+                break
+            start, edge = match
+            self._emit(text[:start])
+            text = self._follow(edge, text[start + len(edge.text) :])
+            if self.stopped is not None:
+                return
+        certain = self._state.certain(text)
+        self._held = text[certain:]
+        self._emit(text[:certain])
+
+    def _emit(self, text: str) -> None:
+        if text:
+            self._sink.append(text)
+            self._trim = ""
+
+    def _follow(self, edge: Edge, rest: str) -> str:
+        """Go where a matched edge leads; returns the text to read on."""
+        target, trim = edge.target, self._trim
+        if target is None:
+            self.stopped = "stop"
+            return ""
+        origin = self._state.name
+        if origin == TOOL:
+            block = "".join(self._block)
+            self._block.clear()
+            if not self._add_calls(block):
+                return self._reopen(block + edge.text + rest)
+            trim = _SPACE
+        elif origin == REASONING:
+            trim = _SPACE
+        if target == TOOL:
+            self._opened_by = (edge.text, origin)
+        self._enter(target)
+        if target == NORMAL:
+            self._trim = trim
+        elif target == REASONING:
+            self._trim = _NEWLINE
+        return rest
+
+    def _flush(self, *, cut: bool) -> None:
+        while self._state.name == TOOL and self.stopped is None:
+            block = "".join(self._block)
+            self._block.clear()
+            held, self._held = self._held, ""
+            # What is held back here is half an end marker: no part of a call.
+            if not (cut and self._state.edges) and self._add_calls(block):
+                return
+            self._scan(self._reopen(block + held))
+        if self.stopped is None:
+            self._emit(self._held)
+
+    # -- calls
+
+    def _add_calls(self, block: str) -> bool:
+        """Emit a block's calls; False if it has none."""
+        if self._parse_calls is None:
+            return False
+        try:
+            calls = self._parse_calls(block)
+        except ValueError:
+            return False
+        if not self._parallel_calls:
+            calls = calls[:1]
+            self.stopped = "tool_calls"
+        for call in calls:
+            index = self._call_count
+            self._call_count += 1
+            self._calls.append(
+                ToolCall(index=index, id=call.id or self._call_ids(index), name=call.name, arguments=call.arguments)
+            )
+        return True
+
+    def _reopen(self, rest: str) -> str:
+        """Go back to where a block that is no call began; returns the text to read again."""
+        marker, origin = self._opened_by
+        self._malformed_count += 1
+        if self._malformed_count == MALFORMED_LIMIT:
+            self._states = compile_states(self._markers, stop=self._stop, tools=False, initial=origin)
+        self._enter(origin if origin in VISIBLE else NORMAL)
+        self._emit(marker)
+        return rest
