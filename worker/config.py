@@ -1,0 +1,307 @@
+"""What one worker is told: flags, environment, defaults, in that order, as one frozen object.
+
+The only module here that reads the environment. It must stay light: the supervisor imports it.
+"""
+
+import argparse
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NoReturn
+
+import msgspec
+
+from protocol.address import default_run_dir
+from protocol.messages import Kind
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127})?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+UNITS = MappingProxyType({"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40})
+BUILT_IN_ENGINES = MappingProxyType({Kind.CHAT: "worker.engines.chat:ChatEngine"})
+"""Which engine serves a kind of model when none is named."""
+
+
+class ConfigError(Exception):
+    """A setting that can't be used. One line: which setting, what is allowed."""
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker's settings. `engine` None means the built-in one of `kind`; `prefill_chunk` 0 means adaptive."""
+
+    model_path: str
+    served_name: str
+    kind: Kind = Kind.CHAT
+    engine: str | None = None
+    context_length: int | None = None
+    max_concurrency: int = 32
+    queue_size: int = 100
+    queue_timeout_s: float = 300.0
+    warmup: bool = True
+    tokenizer_path: str | None = None
+    adapter_path: str | None = None
+    device: Literal["auto", "gpu", "cpu"] = "auto"
+    prefix_cache_bytes: int = 2 << 30
+    prefill_chunk: int = 0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    run_dir: Path = msgspec.field(default_factory=default_run_dir)
+
+    @property
+    def source(self) -> str:
+        """Where the model came from, fit to be shown: the hub id, or the last part of a local path."""
+        if HUB_ID.fullmatch(self.model_path) and not Path(self.model_path).exists():
+            return self.model_path
+        return _tail(self.model_path)
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One row of the table of settings: a field, its flag, its names in the environment (first one wins)."""
+
+    field: str
+    flag: str
+    environment: tuple[str, ...]
+    parse: Callable[[str], object]
+    help: str
+
+
+def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> WorkerConfig:
+    """Read flags over `environment` (this process's own unless given). Raises `ConfigError`; `--help` exits."""
+    environment = os.environ if environment is None else environment
+    given = _read_flags(argv)
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        text, where = given.get(setting.field), setting.flag
+        if text is None:
+            where = next((name for name in setting.environment if environment.get(name)), "")
+            text = environment.get(where)
+        if text is not None:
+            try:
+                values[setting.field] = setting.parse(text)
+            except ValueError as error:
+                raise ConfigError(f"{where}: {error}, not {text!r}") from None
+    if "model_path" not in values:
+        raise ConfigError("--model-path is required: a hub id (mlx-community/Qwen3-0.6B-4bit) or a local path")
+    values.setdefault("served_name", _default_name(values["model_path"]))
+    config = WorkerConfig(**values)
+    if config.engine is None and config.kind not in BUILT_IN_ENGINES:
+        built_in = ", ".join(BUILT_IN_ENGINES)
+        raise ConfigError(f"--model-type: {config.kind} has no engine in this version (only {built_in}); see --engine")
+    return config
+
+
+def engine_environment(preload: Path | None, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The engine process's environment: ours, with `preload` in front of what the dynamic loader preloads."""
+    child = dict(os.environ if environment is None else environment)
+    if preload and preload.name not in child.get("LD_PRELOAD", ""):
+        child["LD_PRELOAD"] = ":".join(filter(None, (str(preload), child.get("LD_PRELOAD"))))
+    return child
+
+
+def honcho_process(environment: Mapping[str, str] | None = None) -> str | None:
+    """What honcho calls this process (`chat.1`); None where honcho did not start it."""
+    return (os.environ if environment is None else environment).get("HONCHO_PROCESS_NAME")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message.removeprefix("argument "))
+
+
+def _read_flags(argv: Sequence[str]) -> dict[str, str | None]:
+    parser = _Parser(
+        prog="python -m worker",
+        description="Supervise one model: start its engine process, and start it again whenever it dies.",
+        epilog="A flag overrides the environment variables named in brackets. A worker exits only when told to (SIGTERM), or with 2 for a bad flag.",
+        allow_abbrev=False,
+    )
+    for setting in SETTINGS:
+        names = ", ".join(setting.environment)
+        parser.add_argument(setting.flag, dest=setting.field, metavar="VALUE", help=f"{setting.help} [{names}]")
+    known, unknown = parser.parse_known_args(list(argv))
+    if unknown:
+        flags = [setting.flag for setting in SETTINGS]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
+        raise ConfigError(f"{unknown[0]}: no such flag" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+    return vars(known)
+
+
+def _tail(path: str) -> str:
+    return Path(path).name if Path(path).name not in ("", "..") else Path(path).resolve().name
+
+
+def _default_name(model_path: str) -> str:
+    name = _tail(model_path)
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"--served-name: give one, {name!r} (from the model path) holds characters a name can't have")
+    return name
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in allowed:
+            raise ValueError(f"must be {', '.join(allowed[:-1])} or {allowed[-1]}")
+        return text.lower()
+
+    return parse
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,12}", text) or not low <= int(text) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) or not 0 < float(text) <= 86_400:
+        raise ValueError("must be a number of seconds, more than 0 and at most 86400")
+    return float(text)
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    size = int(float(match[1]) * UNITS[match[2].upper()]) if match else -1
+    if not 0 <= size <= 16 * UNITS["T"]:
+        raise ValueError("must be a size such as 512MB or 2GB (powers of 1024; 0 turns it off)")
+    return size
+
+
+def _flag(text: str) -> bool:
+    match text.lower():
+        case "true" | "1" | "yes" | "on":
+            return True
+        case "false" | "0" | "no" | "off":
+            return False
+        case _:
+            raise ValueError("must be true or false")
+
+
+def _kind(text: str) -> Kind:
+    match text.lower():
+        case "chat" | "lm":
+            return Kind.CHAT
+        case "vision" | "multimodal":
+            return Kind.VISION
+        case "embedding" | "embeddings":
+            return Kind.EMBEDDING
+        case _:
+            raise ValueError("must be chat (or lm), vision (or multimodal), embedding (or embeddings)")
+
+
+def _name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise ValueError("must be letters, digits and ._:@+- with at most one /, 128 characters a part at most")
+    return text
+
+
+def _engine(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", text):
+        raise ValueError("must look like package.module:Class")
+    return text
+
+
+def _path(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise ValueError("must be a path or a hub id")
+    return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
+def _folder(text: str) -> Path:
+    return Path(_path(text)).absolute()
+
+
+SETTINGS = (
+    Setting("model_path", "--model-path", ("POOL_MODEL_PATH", "MODEL_PATH"), _path, "hub id or local path; required"),
+    Setting(
+        "kind",
+        "--model-type",
+        ("POOL_MODEL_TYPE", "MODEL_TYPE"),
+        _kind,
+        "chat (or lm), vision (or multimodal), embedding (or embeddings); default chat",
+    ),
+    Setting(
+        "served_name",
+        "--served-name",
+        ("POOL_SERVED_NAME", "MODEL_NAME"),
+        _name,
+        "what clients call the model; default the last part of the model path",
+    ),
+    Setting(
+        "context_length",
+        "--context-length",
+        ("POOL_CONTEXT_LENGTH", "CONTEXT_LENGTH"),
+        _whole(1, 100_000_000),
+        "tokens of prompt and answer together; default the model's own",
+    ),
+    Setting(
+        "max_concurrency",
+        "--max-concurrency",
+        ("POOL_MAX_CONCURRENCY", "MAX_CONCURRENCY"),
+        _whole(1, 4096),
+        "requests that run together; default 32",
+    ),
+    Setting(
+        "queue_size",
+        "--queue-size",
+        ("POOL_QUEUE_SIZE", "QUEUE_SIZE"),
+        _whole(0, 100_000),
+        "requests that may wait; default 100",
+    ),
+    Setting(
+        "queue_timeout_s",
+        "--queue-timeout",
+        ("POOL_QUEUE_TIMEOUT", "QUEUE_TIMEOUT"),
+        _seconds,
+        "seconds a request may wait; default 300",
+    ),
+    Setting(
+        "warmup",
+        "--mlx-warmup",
+        ("POOL_MLX_WARMUP", "MLX_WARMUP"),
+        _flag,
+        "true or false: run the model once before it is reported ready; default true",
+    ),
+    Setting(
+        "tokenizer_path",
+        "--tokenizer-path",
+        ("POOL_TOKENIZER_PATH", "TOKENIZER_PATH"),
+        _path,
+        "tokenizer, where it is not with the model",
+    ),
+    Setting("adapter_path", "--adapter-path", ("POOL_ADAPTER_PATH",), _path, "LoRA adapter to load with the model"),
+    Setting("device", "--device", ("POOL_DEVICE",), _choice("auto", "gpu", "cpu"), "auto, gpu or cpu; default auto"),
+    Setting("engine", "--engine", ("POOL_ENGINE",), _engine, "package.module:Class of an engine of your own"),
+    Setting(
+        "prefix_cache_bytes",
+        "--prefix-cache-bytes",
+        ("POOL_PREFIX_CACHE_BYTES",),
+        _bytes,
+        "most memory for prompts kept for reuse, such as 512MB; 0 is off; default 2GB",
+    ),
+    Setting(
+        "prefill_chunk",
+        "--prefill-chunk",
+        ("POOL_PREFILL_CHUNK",),
+        _whole(0, 1_000_000),
+        "tokens of a prompt computed between two steps of running streams; default 0, adaptive",
+    ),
+    Setting(
+        "log_level",
+        "--log-level",
+        ("POOL_LOG_LEVEL", "LOG_LEVEL"),
+        _choice("debug", "info", "warning", "error"),
+        "debug, info, warning or error; default info",
+    ),
+    Setting(
+        "run_dir",
+        "--run-dir",
+        ("POOL_RUN_DIR",),
+        _folder,
+        "folder of the gateway's socket; default /tmp/mlx-pool-UID",
+    ),
+)
+"""Every setting, in the order of `--help`. The README's table is checked against this one."""

@@ -1,0 +1,59 @@
+"""How a supervisor hands over to its engine process: the command line it starts, and what reads it there.
+
+Both ends are here so that they can't drift apart. This module must not import an engine before the hand-over.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from worker import logs
+from worker.config import WorkerConfig
+
+PR_SET_PDEATHSIG = 1
+
+
+def engine_command(config: WorkerConfig, worker_uid: str, lifeline_fd: int) -> list[str]:
+    """The argument list of the engine process. Nothing in a configuration is secret, so `ps` may show it."""
+    text = msgspec.json.encode(config, enc_hook=str).decode()
+    return [sys.executable, "-m", "worker.launch", text, worker_uid, str(lifeline_fd), str(os.getpid())]
+
+
+def read_config(text: str) -> WorkerConfig:
+    """The other end of `engine_command`'s first argument."""
+    return msgspec.json.decode(text, type=WorkerConfig, dec_hook=_read_path)
+
+
+def _read_path(_type: type, value: Any) -> Path:
+    return Path(value)
+
+
+def _die_with_parent(parent_pid: int) -> None:
+    """Linux: the kernel kills us when the supervisor dies, even where no thread of ours can run any more.
+
+    Elsewhere (and in a process that still runs) the lifeline pipe does it.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        sys.exit(0)
+
+
+def main() -> int:
+    """Entry of the engine process."""
+    config_text, worker_uid, lifeline_fd, parent_pid = sys.argv[1:]
+    _die_with_parent(int(parent_pid))
+    config = read_config(config_text)
+    logs.configure(config.log_level)
+    from worker import process
+
+    return process.main(config, worker_uid=worker_uid, lifeline_fd=int(lifeline_fd))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,300 @@
+"""What to do about an engine process: when to start it, how long to wait, when to give up on it for a while.
+
+Pure: events and times go in, instructions come out. It must never sleep, read a clock or touch a process.
+"""
+
+import signal
+from collections import deque
+from typing import assert_never
+
+import msgspec
+
+from protocol.messages import Watch
+
+EXIT_CONFIG = 2
+"""Exit code of an engine that can't serve with these settings; trying again soon would change nothing."""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """How patient to be. Seconds and counts.
+
+    `delays_s` are the waits before the starts that follow each other's failures; the last one repeats.
+    """
+
+    delays_s: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+    healthy_s: float = 60.0
+    """An engine that ran so long owes nothing for what its predecessors did."""
+    settled_s: float = 10.0
+    """An engine that ends by itself with code 0 after so long was asked to (drained), and is no crash."""
+    crash_limit: int = 5
+    crash_window_s: float = 120.0
+    crash_pause_s: float = 60.0
+    config_tries: int = 3
+    drain_s: float = 4.0
+    """honcho kills 5 s after its SIGTERM."""
+    kill_s: float = 0.5
+    """How long a killed process may take to be gone before nobody waits for it any more."""
+
+
+# ---------------------------------------------------------------------------
+# Events
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """The supervisor is up."""
+
+
+class Spawned(msgspec.Struct, frozen=True):
+    """`Start` worked: engine process `worker` exists."""
+
+    worker: str
+    pid: int
+
+
+class SpawnFailed(msgspec.Struct, frozen=True):
+    """`Start` did not work; the system says why."""
+
+    reason: str
+
+
+class Exited(msgspec.Struct, frozen=True):
+    """The engine process `worker` is gone; negative codes are signals. `last_line` is the end of its stderr."""
+
+    worker: str
+    code: int
+    last_line: str = ""
+
+
+class KillAsked(msgspec.Struct, frozen=True):
+    """The gateway wants engine process `worker` gone: it no longer makes progress."""
+
+    worker: str
+    reason: str
+
+
+class StopAsked(msgspec.Struct, frozen=True):
+    """A signal, or the end of whoever started us, tells the supervisor to leave."""
+
+    reason: str
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Time has passed, maybe as far as `deadline`."""
+
+
+Event = Begin | Spawned | SpawnFailed | Exited | KillAsked | StopAsked | Tick
+
+
+# ---------------------------------------------------------------------------
+# Instructions
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Start an engine process; answer with `Spawned` or `SpawnFailed`."""
+
+
+class Terminate(msgspec.Struct, frozen=True):
+    """Ask the engine process to drain (SIGTERM)."""
+
+
+class Kill(msgspec.Struct, frozen=True):
+    """End the engine process now (SIGKILL)."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Something that the gateway should know has changed."""
+
+
+class Say(msgspec.Struct, frozen=True):
+    """A line for the log."""
+
+    text: str
+    bad: bool = False
+
+
+class Leave(msgspec.Struct, frozen=True):
+    """The supervisor's work is done."""
+
+
+Instruction = Start | Terminate | Kill | Report | Say | Leave
+
+
+class EngineWatch:
+    """One engine's life, start after start."""
+
+    def __init__(self, name: str, policy: Policy | None = None) -> None:
+        self.watch = Watch.STARTING
+        self.worker = ""
+        self.pid = 0
+        self.restarts = -1
+        self.exit_code: int | None = None
+        self.deadline: float | None = None
+        """When to call with a `Tick`, at the latest."""
+        self._name = name
+        self._policy = policy or Policy()
+        self._started_at = 0.0
+        self._failures = 0
+        self._config_failures = 0
+        self._crashes: deque[float] = deque()
+        self._on_trial = False
+        self._killed_for: str | None = None
+        self._kill_sent = False
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """Take one event at monotonic time `now` (seconds); returns what to do, in order."""
+        match event:
+            case Begin():
+                return self._start()
+            case Spawned():
+                return self._spawned(event, now)
+            case SpawnFailed():
+                return self._failed(f"could not be started ({event.reason})", now)
+            case Exited():
+                return self._exited(event, now)
+            case KillAsked():
+                return self._kill(event)
+            case StopAsked():
+                return self._stop(event, now)
+            case Tick():
+                return self._tick(now)
+            case _:
+                assert_never(event)
+
+    def delay_s(self, now: float) -> float:
+        """Seconds until the next start; 0 where none is planned."""
+        if self.deadline is None or self.watch not in (Watch.BACKOFF, Watch.CRASH_LOOP):
+            return 0.0
+        return max(0.0, self.deadline - now)
+
+    def _start(self) -> list[Instruction]:
+        self.watch = Watch.STARTING
+        self.deadline = None
+        self.restarts += 1
+        return [Start()]
+
+    def _spawned(self, event: Spawned, now: float) -> list[Instruction]:
+        self.watch = Watch.RUNNING
+        self.worker, self.pid = event.worker, event.pid
+        self._started_at = now
+        self._killed_for = None
+        trial = " on trial: if it dies within a minute, the pause is repeated" if self._on_trial else ""
+        return [Say(f"{self._name}: engine started as process {event.pid}{trial}"), Report()]
+
+    def _exited(self, event: Exited, now: float) -> list[Instruction]:
+        if event.worker != self.worker or not self.pid:
+            return []
+        pid, self.pid, self.exit_code = self.pid, 0, event.code
+        if self.watch is Watch.DRAINING:
+            return [Say(f"{self._name}: engine process {pid} has ended; leaving"), Report(), Leave()]
+        ran_s = now - self._started_at
+        if ran_s >= self._policy.healthy_s:
+            self._failures = 0
+            self._crashes.clear()
+            self._on_trial = False
+        if event.code == EXIT_CONFIG:
+            return self._refused(event, now)
+        self._config_failures = 0
+        if event.code == 0 and ran_s >= self._policy.settled_s:
+            return [Say(f"{self._name}: engine process {pid} has ended as asked; starting a fresh one"), *self._start()]
+        what = f"process {pid} {_death(event.code, self._killed_for)} after {_span(ran_s)}"
+        if event.last_line and self._killed_for is None:
+            what += f" (its last line: {event.last_line})"
+        return self._failed(what, now)
+
+    def _refused(self, event: Exited, now: float) -> list[Instruction]:
+        self._config_failures += 1
+        what = f"can't serve with these settings: {event.last_line or 'see its lines above'}"
+        if self._config_failures >= self._policy.config_tries:
+            return self._pause(what, now)
+        return self._failed(what, now)
+
+    def _failed(self, what: str, now: float) -> list[Instruction]:
+        """The engine is not there: wait, or give up for a while."""
+        if self.watch is Watch.DRAINING:
+            return [Leave()]
+        self._crashes.append(now)
+        while self._crashes and now - self._crashes[0] > self._policy.crash_window_s:
+            self._crashes.popleft()
+        if self._on_trial:
+            return self._pause(what, now)
+        if len(self._crashes) >= self._policy.crash_limit:
+            return self._pause(f"{what}; that was number {len(self._crashes)} in {_span(now - self._crashes[0])}", now)
+        delay_s = self._policy.delays_s[min(self._failures, len(self._policy.delays_s) - 1)]
+        self._failures += 1
+        self.watch = Watch.BACKOFF
+        self.deadline = now + delay_s
+        when = f"in {delay_s:g} s" if delay_s else "at once"
+        said: list[Instruction] = [Say(f"{self._name}: engine {what}; starting it again {when}", bad=True), Report()]
+        return said if delay_s else said + self._start()
+
+    def _pause(self, what: str, now: float) -> list[Instruction]:
+        self.watch = Watch.CRASH_LOOP
+        self.deadline = now + self._policy.crash_pause_s
+        self._crashes.clear()
+        pause = f"no more starts for {self._policy.crash_pause_s:g} s, then one on trial"
+        return [Say(f"{self._name}: engine {what}; {pause}", bad=True), Report()]
+
+    def _kill(self, event: KillAsked) -> list[Instruction]:
+        if event.worker != self.worker or not self.pid:
+            return []
+        self._killed_for = event.reason
+        return [Say(f"{self._name}: killing engine process {self.pid}: {event.reason}", bad=True), Kill()]
+
+    def _stop(self, event: StopAsked, now: float) -> list[Instruction]:
+        if self.watch is Watch.DRAINING:
+            self._kill_sent = True
+            self.deadline = now + self._policy.kill_s
+            return [Say(f"{self._name}: {event.reason} again; killing the engine"), Kill()]
+        self.watch = Watch.DRAINING
+        self.deadline = None
+        if not self.pid:
+            return [Say(f"{self._name}: {event.reason}; no engine runs, leaving"), Report(), Leave()]
+        self.deadline = now + self._policy.drain_s
+        self._killed_for = event.reason
+        said = f"{self._name}: {event.reason}; the engine may finish what it can within {self._policy.drain_s:g} s"
+        return [Say(said), Report(), Terminate()]
+
+    def _tick(self, now: float) -> list[Instruction]:
+        if self.deadline is None or now < self.deadline:
+            return []
+        match self.watch:
+            case Watch.BACKOFF:
+                return self._start()
+            case Watch.CRASH_LOOP:
+                self._on_trial = True
+                return self._start()
+            case Watch.DRAINING:
+                return self._overdue(now)
+            case Watch.STARTING | Watch.RUNNING:
+                return []
+            case _:
+                assert_never(self.watch)
+
+    def _overdue(self, now: float) -> list[Instruction]:
+        """The drain is over; a process that survives even its kill is stuck in the kernel and beyond us."""
+        if self._kill_sent:
+            return [Say(f"{self._name}: engine process {self.pid} does not die; leaving it to the system"), Leave()]
+        self._kill_sent = True
+        self.deadline = now + self._policy.kill_s
+        return [Say(f"{self._name}: engine process {self.pid} is not done; killing it"), Kill()]
+
+
+def _death(code: int, killed_for: str | None) -> str:
+    if killed_for is not None:
+        return f"was killed ({killed_for})"
+    if code == -signal.SIGKILL:
+        return "was killed by the system, likely out of memory (signal 9),"
+    if code < 0:
+        return f"died of {_signal_name(-code)}"
+    return f"ended with code {code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
