@@ -128,8 +128,8 @@ class ChannelText:
             text.clear()
         if reasoning:
             reasoning.clear()
-        if calls:
-            self._calls = []
+        # The piece owns its list now, also an empty one.
+        self._calls = []
         return piece
 
     def finish(self, reason: str) -> Piece:
