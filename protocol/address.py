@@ -19,7 +19,8 @@ class AddressError(Exception):
 
 def default_run_dir() -> Path:
     """`/tmp/mlx-pool-UID`: short on purpose, macOS's own temporary folder is too long for a socket path."""
-    return Path("/tmp") / f"mlx-pool-{os.getuid()}"
+    # Safe although shared: `prepare_run_dir` makes it 0700 and refuses one that is somebody else's.
+    return Path("/tmp") / f"mlx-pool-{os.getuid()}"  # noqa: S108
 
 
 def prepare_run_dir(path: Path) -> Path:
@@ -27,7 +28,9 @@ def prepare_run_dir(path: Path) -> Path:
     path = path.absolute()
     limit = 103 if sys.platform == "darwin" else 107
     if len(os.fsencode(path / SOCKET_NAME)) > limit:
-        raise AddressError(f"{path} is too long for a socket path ({limit} bytes at most): choose a shorter POOL_RUN_DIR")
+        raise AddressError(
+            f"{path} is too long for a socket path ({limit} bytes at most): choose a shorter POOL_RUN_DIR"
+        )
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.stat()
     if status.st_uid != os.getuid():

@@ -35,6 +35,7 @@ class JobError(Exception):
         code: what went wrong.
         message: for the API caller: no paths, no tracebacks, no secrets.
         param: the request field at fault, where there is one.
+
     """
 
     def __init__(self, code: Code, message: str, param: str | None = None) -> None:

@@ -46,7 +46,7 @@ class Kind(StrEnum):
 # Parts of jobs
 
 
-class ChatPrompt(Message):
+class ChatPrompt(Message, frozen=True):
     """A conversation, to be rendered by the model's own chat template.
 
     `messages` and `tools` are JSON as the client sent them (validated), so that the gateway pays one
@@ -58,14 +58,14 @@ class ChatPrompt(Message):
     template: dict[str, bool | int | float | str] = {}
 
 
-class TextPrompt(Message):
+class TextPrompt(Message, frozen=True):
     """Plain text, tokenised as it is."""
 
     text: str
     add_special_tokens: bool = True
 
 
-class TokenPrompt(Message):
+class TokenPrompt(Message, frozen=True):
     """Token ids, used as they are."""
 
     tokens: list[int]
@@ -74,7 +74,7 @@ class TokenPrompt(Message):
 Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
-class Sampling(Message):
+class Sampling(Message, frozen=True):
     """How one row picks its next token. `None` means: the model's own default.
 
     A row's draws depend on `(seed, choice, position)` alone, so an answer depends neither on its
@@ -97,7 +97,7 @@ class Sampling(Message):
 # To a worker
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """The gateway greets a worker it does not know (after any frame of it) and starts an epoch.
 
     The worker cancels jobs of older epochs and answers with `Announce`, then `Ready` once it is.
@@ -106,7 +106,7 @@ class Hello(Message):
     gateway_pid: int
 
 
-class GenerateJob(Message):
+class GenerateJob(Message, frozen=True):
     """Generate text: chat, plain completion or, later, vision.
 
     `delivered` holds, per choice, the tokens that the client already has (a job that goes on after its
@@ -130,7 +130,7 @@ class GenerateJob(Message):
     delivered: list[list[int]] = []
 
 
-class TokenizeJob(Message):
+class TokenizeJob(Message, frozen=True):
     """Tokenise a prompt as a generation would; answered by `Tokens`."""
 
     job: int
@@ -138,7 +138,7 @@ class TokenizeJob(Message):
     prompt: Prompt
 
 
-class DetokenizeJob(Message):
+class DetokenizeJob(Message, frozen=True):
     """Turn token ids into text; answered by `Text`."""
 
     job: int
@@ -146,14 +146,14 @@ class DetokenizeJob(Message):
     tokens: list[int]
 
 
-class Cancel(Message):
+class Cancel(Message, frozen=True):
     """Stop a job; idempotent. Answered by `Failed(cancelled)` if the job was still running, else not at all."""
 
     job: int
     attempt: int
 
 
-class Drain(Message):
+class Drain(Message, frozen=True):
     """Finish what is running, refuse what is not, then exit. Jobs not done after `grace_s` fail as `draining`."""
 
     grace_s: float
@@ -163,7 +163,7 @@ class Drain(Message):
 # To the gateway
 
 
-class Announce(Message):
+class Announce(Message, frozen=True):
     """Who a worker is. Sent after each `Hello`, whatever the worker's state.
 
     `worker` is unique per process start, `model` the served name, `source` the hub id or path tail it came from.
@@ -181,7 +181,7 @@ class Announce(Message):
     created: int
 
 
-class Ready(Message):
+class Ready(Message, frozen=True):
     """What only start-up could know. Sent once warm, and again after each `Hello` to a ready worker."""
 
     context_length: int
@@ -196,7 +196,7 @@ class Ready(Message):
     warmup_s: float
 
 
-class Beat(Message):
+class Beat(Message, frozen=True):
     """A sign of life from the IO thread, with proof of life of the engine: its step counter.
 
     `step_age_s` is the time since the counter last moved; `busy` says whether it should be moving.
@@ -217,7 +217,7 @@ class Beat(Message):
     prefix_lookups: int = 0
 
 
-class Accepted(Message):
+class Accepted(Message, frozen=True):
     """The job passed every check that needs the model; it will run."""
 
     job: int
@@ -225,7 +225,7 @@ class Accepted(Message):
     prompt_tokens: int
 
 
-class Progress(Message):
+class Progress(Message, frozen=True):
     """How far the prompt is."""
 
     job: int
@@ -234,7 +234,7 @@ class Progress(Message):
     total_tokens: int
 
 
-class ToolCall(Message):
+class ToolCall(Message, frozen=True):
     """One parsed tool call; `arguments` is JSON text."""
 
     index: int
@@ -243,7 +243,7 @@ class ToolCall(Message):
     arguments: str
 
 
-class TokenLogprob(Message):
+class TokenLogprob(Message, frozen=True):
     """One generated token with its log-probability (nats) and the most likely alternatives.
 
     `token` is the text of the token, lossy where it is part of a character; `raw` its bytes.
@@ -255,7 +255,7 @@ class TokenLogprob(Message):
     top: list[tuple[str, bytes, float]] = []
 
 
-class Delta(Message):
+class Delta(Message, frozen=True):
     """What one engine step added to one choice of one job.
 
     `tokens` are the ids that this delta accounts for, also when their text is still held back
@@ -274,7 +274,7 @@ class Delta(Message):
     finish: str | None = None
 
 
-class Usage(Message):
+class Usage(Message, frozen=True):
     """What a job cost, in tokens and seconds."""
 
     prompt_tokens: int
@@ -286,7 +286,7 @@ class Usage(Message):
     decode_s: float = 0.0
 
 
-class Done(Message):
+class Done(Message, frozen=True):
     """Terminal: every choice has finished."""
 
     job: int
@@ -294,7 +294,7 @@ class Done(Message):
     usage: Usage
 
 
-class Tokens(Message):
+class Tokens(Message, frozen=True):
     """Terminal of `TokenizeJob`."""
 
     job: int
@@ -302,7 +302,7 @@ class Tokens(Message):
     tokens: list[int]
 
 
-class Text(Message):
+class Text(Message, frozen=True):
     """Terminal of `DetokenizeJob`."""
 
     job: int
@@ -310,7 +310,7 @@ class Text(Message):
     text: str
 
 
-class Failed(Message):
+class Failed(Message, frozen=True):
     """Terminal: the job ends here. `retryable` says whether another worker might do better."""
 
     job: int
@@ -321,7 +321,7 @@ class Failed(Message):
     retryable: bool = False
 
 
-class Bye(Message):
+class Bye(Message, frozen=True):
     """The engine process leaves; jobs still aboard are lost."""
 
     reason: str
@@ -331,7 +331,7 @@ class Bye(Message):
 # Supervisors
 
 
-class Supervision(Message):
+class Supervision(Message, frozen=True):
     """What a supervisor knows of its engine. Sent on `Hello`, on every change and as its beat.
 
     `engine` is the `worker` of the engine process it runs or last ran (empty before the first),
@@ -349,7 +349,7 @@ class Supervision(Message):
     delay_s: float = 0.0
 
 
-class KillEngine(Message):
+class KillEngine(Message, frozen=True):
     """To a supervisor: SIGKILL the engine `worker` (if it still is the running one); it will be restarted."""
 
     worker: str
@@ -357,8 +357,6 @@ class KillEngine(Message):
 
 
 ToWorker = Hello | GenerateJob | TokenizeJob | DetokenizeJob | Cancel | Drain | KillEngine
-ToGateway = (
-    Announce | Ready | Beat | Accepted | Progress | Delta | Done | Tokens | Text | Failed | Bye | Supervision
-)
+ToGateway = Announce | Ready | Beat | Accepted | Progress | Delta | Done | Tokens | Text | Failed | Bye | Supervision
 Job = GenerateJob | TokenizeJob | DetokenizeJob
 Terminal = Done | Tokens | Text | Failed

@@ -1,0 +1,1 @@
+"""One model per process: a supervisor without MLX, and the engine process it looks after."""

@@ -1,0 +1,301 @@
+"""Continuous batching: what waits, what is being prefilled, what decodes; one `step` moves all of it.
+
+A step launches the next token of every running row, prefills at most one chunk beside it, and returns the tokens
+that the previous step launched. Rows join and leave between steps only.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from worker.batch import caches
+from worker.batch.caches import Cache
+from worker.batch.cohort import Cohort
+from worker.batch.pace import Pace
+from worker.batch.prefix import PrefixCache
+from worker.batch.row import Emission, Row
+
+PASS_BYTES = 8_000_000
+"""What one more forward pass costs besides reading the weights, as memory traffic that takes as long."""
+KEEP_PROMPT = 64
+"""Prompts of at least so many tokens go into the prefix cache as soon as they are computed."""
+
+
+class Prompt:
+    """Rows that share one prompt (the choices of one request), on their way into a cohort."""
+
+    __slots__ = ("cache", "cached", "covered", "rows", "started_at")
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.rows = rows
+        self.cache: Cache | None = None
+        self.covered = 0
+        self.cached = 0
+        self.started_at: float | None = None
+
+    @property
+    def left(self) -> int:
+        """Tokens to prefill: all but the last, which the first decode step feeds."""
+        return len(self.rows[0].tokens) - 1 - self.covered
+
+
+class Batch:
+    """All rows of one model. Not thread-safe: one thread loads, steps and asks."""
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        vocab_size: int,
+        weights_bytes: int,
+        max_rows: int,
+        prefix: PrefixCache,
+        largest_chunk: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._model = model
+        self._vocab_size = vocab_size
+        self._weights_bytes = weights_bytes
+        self._max_rows = max_rows
+        self._prefix = prefix
+        self._pace = Pace(largest_chunk)
+        self._clock = clock
+        self._merges = caches.mergeable(caches.new(model))
+        self._token_bytes = 0.0
+        self._waiting: deque[Prompt] = deque()
+        self._long: Prompt | None = None
+        self._long_turn = False
+        self._cohorts: list[Cohort] = []
+        self._leaving: dict[int, bool] = {}
+
+    @property
+    def running(self) -> int:
+        """Rows that decode."""
+        return sum(len(cohort.rows) for cohort in self._cohorts)
+
+    @property
+    def waiting(self) -> int:
+        """Rows whose prompt is not done."""
+        return sum(len(prompt.rows) for prompt in self._waiting) + (len(self._long.rows) if self._long else 0)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._cohorts or self._waiting or self._long)
+
+    def measure(self) -> None:
+        """Compute a prompt of 256 tokens to learn what one token of cache weighs (and to compile what that needs)."""
+        cache = caches.new(self._model)
+        self._model(mx.zeros((1, 256), dtype=mx.int32), cache=cache)
+        mx.eval(caches.state(cache))
+        self._token_bytes = caches.nbytes(cache) / 256
+
+    @property
+    def progress(self) -> "Prompt | None":
+        """The long prompt that is being computed, if any."""
+        return self._long
+
+    def add(self, prompt: Prompt) -> None:
+        """Queue rows; they join as soon as their prompt is computed."""
+        self._waiting.append(prompt)
+
+    def release(self, row: Row, *, keep: bool) -> None:
+        """Take a row out before the next step; with `keep`, its cache goes to the prefix cache first."""
+        for prompt in [*self._waiting, *([self._long] if self._long else [])]:
+            if row in prompt.rows:
+                prompt.rows.remove(row)
+                if not prompt.rows and prompt in self._waiting:
+                    self._waiting.remove(prompt)
+                elif not prompt.rows:
+                    self._long = None
+                return
+        self._leaving[id(row)] = keep
+        if not keep:
+            # A cancelled row must not decode another token, nor keep an idle batch busy.
+            self._depart()
+
+    def step(self) -> list[Emission]:
+        """One token for every running row, one chunk for the prompts."""
+        self._depart()
+        began = self._clock()
+        running = bool(self._cohorts)
+        for cohort in self._cohorts:
+            cohort.launch()
+        prefilled = self._prefill(running=running)
+        emissions = [emission for cohort in self._cohorts for emission in cohort.collect()]
+        if running:
+            took_s = self._clock() - began
+            if prefilled:
+                self._pace.prefilled(prefilled, took_s)
+            else:
+                self._pace.decoded(took_s)
+        return emissions
+
+    # -- leaving -------------------------------------------------------------
+
+    def _depart(self) -> None:
+        if not self._leaving:
+            return
+        leaving, self._leaving = self._leaving, {}
+        left = []
+        for cohort in self._cohorts:
+            for row in cohort.rows:
+                if leaving.get(id(row)):
+                    self._keep(cohort, row)
+            if cohort.leave(set(leaving)):
+                left.append(cohort)
+        self._cohorts = left
+
+    def _keep(self, cohort: Cohort, row: Row) -> None:
+        cache = cohort.copy_out(row)
+        mx.async_eval(caches.state(cache))
+        self._prefix.store(row.tenant, row.tokens[: cohort.covered(row)], cache)
+
+    # -- prefill -------------------------------------------------------------
+
+    def _prefill(self, *, running: bool) -> int:
+        """Compute at most one chunk of prompt tokens; returns how many (padding included)."""
+        budget = self._pace.chunk(running=running)
+        self._begin_waiting(budget)
+        # Short prompts pass a long one, chunk by chunk in turn, so that neither waits for the other to end.
+        self._long_turn = not self._long_turn
+        if self._long and (self._long_turn or not self._short(budget, peek=True)):
+            return self._prefill_long(self._long, budget)
+        prompts = self._short(budget)
+        return self._prefill_short(prompts) if prompts else 0
+
+    def _begin_waiting(self, budget: int) -> None:
+        """Look prefixes up for prompts that may start now, and pick the next long one."""
+        for prompt in self._waiting:
+            if prompt.cache is None:
+                prompt.cache = caches.new(self._model)
+                prompt.started_at = self._clock()
+                self._look_up(prompt)
+        if self._long is None:
+            room = self._room()
+            for prompt in self._waiting:
+                if prompt.left > budget and self._fits(prompt, room):
+                    self._waiting.remove(prompt)
+                    self._look_up(prompt)
+                    self._long = prompt
+                    return
+
+    def _look_up(self, prompt: Prompt) -> None:
+        row = prompt.rows[0]
+        cache, covered = self._prefix.nearest(row.tenant, row.tokens)
+        if cache is not None and covered > prompt.covered:
+            prompt.cache, prompt.covered, prompt.cached = cache, covered, covered
+
+    def _room(self) -> int:
+        return self._max_rows - self.running - (len(self._long.rows) if self._long else 0)
+
+    def _fits(self, prompt: Prompt, room: int) -> bool:
+        # A request with more choices than the batch has rows may have the whole batch.
+        return len(prompt.rows) <= max(room, 0) or (room == self._max_rows)
+
+    def _short(self, budget: int, *, peek: bool = False) -> list[Prompt]:
+        """Waiting prompts that fit into one chunk together, first come first served."""
+        chosen: list[Prompt] = []
+        longest = 0
+        room = self._room()
+        for prompt in self._waiting:
+            widest = max(longest, prompt.left)
+            if prompt.left > budget:
+                continue
+            if not self._fits(prompt, room) or (chosen and widest * (len(chosen) + 1) > budget):
+                break
+            chosen.append(prompt)
+            longest = widest
+            room -= len(prompt.rows)
+            if peek or not self._merges:
+                break
+        if not peek:
+            for prompt in chosen:
+                self._waiting.remove(prompt)
+        return chosen
+
+    def _prefill_short(self, prompts: list[Prompt]) -> int:
+        """Whole prompts in one forward pass, padded on the right."""
+        parts = [prompt.rows[0].tokens[prompt.covered : -1] for prompt in prompts]
+        lengths = [len(part) for part in parts]
+        width = max(lengths)
+        if not self._merges:
+            return self._prefill_long(prompts[0], width)
+        cache = caches.merge([_cache_of(prompt) for prompt in prompts])
+        if width:
+            padding = [width - length for length in lengths]
+            if any(padding):
+                for layer in cache:
+                    layer.prepare(lengths=lengths, right_padding=padding)
+            self._model(mx.array([part + [0] * (width - len(part)) for part in parts]), cache=cache)
+            if any(padding):
+                for layer in cache:
+                    layer.finalize()
+            mx.eval(caches.state(cache))
+        for index, prompt in enumerate(prompts):
+            if len(prompt.rows[0].tokens) > KEEP_PROMPT:
+                single = caches.extract(cache, index)
+                self._prefix.store(prompt.rows[0].tenant, prompt.rows[0].tokens[:-1], single)
+        repeats = [index for index, prompt in enumerate(prompts) for _ in prompt.rows]
+        if len(repeats) > len(prompts):
+            caches.keep(cache, repeats)
+        self._enter(cache, [row for prompt in prompts for row in prompt.rows])
+        return width * len(prompts)
+
+    def _prefill_long(self, prompt: Prompt, budget: int) -> int:
+        """One chunk of one prompt, in its own cache, which the prefix cache then takes over as it is."""
+        row = prompt.rows[0]
+        cache = _cache_of(prompt)
+        count = min(budget, prompt.left)
+        if count:
+            chunk = row.tokens[prompt.covered : prompt.covered + count]
+            self._model(mx.array([chunk]), cache=cache)
+            mx.eval(caches.state(cache))
+            prompt.covered += count
+        if prompt.left == 0:
+            if prompt is self._long:
+                self._long = None
+            self._enter_long(prompt, cache)
+        return count
+
+    def _enter_long(self, prompt: Prompt, cache: Cache) -> None:
+        row = prompt.rows[0]
+        if not self._merges:
+            if len(row.tokens) > KEEP_PROMPT:
+                self._prefix.store(row.tenant, row.tokens[:-1], caches.duplicate(cache))
+            for choice in prompt.rows:
+                own = cache if choice is prompt.rows[-1] else caches.duplicate(cache)
+                self._cohorts.append(self._cohort(own, [choice]))
+            return
+        batched = caches.merge([cache] * len(prompt.rows))
+        if len(row.tokens) > KEEP_PROMPT:
+            self._prefix.store(row.tenant, row.tokens[:-1], cache)
+        self._enter(batched, prompt.rows)
+
+    # -- joining -------------------------------------------------------------
+
+    def _enter(self, cache: Cache, rows: list[Row]) -> None:
+        """Put rows where they cost least: into a cohort of about their length, else into one of their own."""
+        length = max(len(row.tokens) for row in rows)
+        best, least = None, float(self._weights_bytes + PASS_BYTES)
+        for cohort in self._cohorts:
+            difference = cohort.longest - length
+            padded = difference * len(rows) if difference > 0 else -difference * len(cohort.rows)
+            if padded * self._token_bytes < least:
+                best, least = cohort, padded * self._token_bytes
+        if best is None:
+            self._cohorts.append(self._cohort(cache, rows))
+        else:
+            best.join(cache, rows)
+
+    def _cohort(self, cache: Cache, rows: list[Row]) -> Cohort:
+        return Cohort(model=self._model, vocab_size=self._vocab_size, cache=cache, rows=rows, single=not self._merges)
+
+
+def _cache_of(prompt: Prompt) -> Cache:
+    if prompt.cache is None:
+        raise RuntimeError("a prompt was prefilled before it was begun")
+    return prompt.cache

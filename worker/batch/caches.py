@@ -1,0 +1,83 @@
+"""mlx-lm's per-layer caches, by what they can do: which of them batch, how rows join, leave and are copied out.
+
+A "cache" below is a list with one entry per layer, as `make_prompt_cache` returns it.
+"""
+
+import copy
+from typing import Any
+
+from mlx_lm.models.cache import CacheList, can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
+
+Cache = list[Any]
+
+
+def new(model: Any) -> Cache:
+    """An empty cache for one row."""
+    cache: Cache = make_prompt_cache(model)
+    return cache
+
+
+def mergeable(cache: Cache) -> bool:
+    """Whether rows of this model can share one batch: every layer's cache merges, grows, shrinks, gives back."""
+    return all(_merges(layer) for layer in cache)
+
+
+def _merges(layer: Any) -> bool:
+    if isinstance(layer, CacheList):
+        return all(_merges(part) for part in layer.caches)
+    if not hasattr(type(layer), "merge"):
+        return False
+    batched = type(layer.merge([layer]))
+    return all(hasattr(batched, name) for name in ("filter", "extend", "extract", "prepare", "finalize"))
+
+
+def merge(rows: list[Cache]) -> Cache:
+    """One batched cache out of single ones; copies."""
+    return [rows[0][layer].merge([row[layer] for row in rows]) for layer in range(len(rows[0]))]
+
+
+def extend(cache: Cache, other: Cache) -> None:
+    """Append the rows of one batched cache to another."""
+    for layer, more in zip(cache, other, strict=True):
+        layer.extend(more)
+
+
+def keep(cache: Cache, rows: list[int]) -> None:
+    """Drop all rows but these."""
+    for layer in cache:
+        layer.filter(rows)
+
+
+def extract(cache: Cache, row: int) -> Cache:
+    """One row of a batched cache, as a single one; copies."""
+    return [layer.extract(row) for layer in cache]
+
+
+def state(cache: Cache) -> list[Any]:
+    """The arrays to evaluate."""
+    return [layer.state for layer in cache]
+
+
+def nbytes(cache: Cache) -> int:
+    """Bytes held."""
+    return sum(layer.nbytes for layer in cache)
+
+
+def duplicate(cache: Cache) -> Cache:
+    """A second owner: arrays are shared until one side writes (MLX copies then)."""
+    return copy.deepcopy(cache)
+
+
+def trimmable(cache: Cache) -> bool:
+    """Whether every layer can forget its last tokens."""
+    return bool(can_trim_prompt_cache(cache))
+
+
+def cut(cache: Cache, length: int, size: int) -> bool:
+    """Shorten a cache of `size` tokens to `length`, if every layer can forget."""
+    if size == length:
+        return True
+    if not trimmable(cache):
+        return False
+    trim_prompt_cache(cache, size - length)
+    return True

@@ -1,0 +1,107 @@
+"""A cohort: rows of similar length that share one batched cache and one forward pass a step.
+
+Its decode step runs one token ahead of the host: the next tokens are being computed while those before them are
+turned into text. A model whose caches do not merge has cohorts of one row.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+
+from worker.batch import caches
+from worker.batch.caches import Cache
+from worker.batch.row import Emission, Row
+from worker.batch.sampler import History, Pick, Sampler
+
+
+class Cohort:
+    """Rows in cache order. `next` holds, per row, the token that is fed next."""
+
+    def __init__(self, *, model: Any, vocab_size: int, cache: Cache, rows: list[Row], single: bool) -> None:
+        self._model = model
+        self._vocab_size = vocab_size
+        self._single = single
+        self.cache = cache
+        self.rows = rows
+        self._next: Pick | None = Pick(_last_tokens(rows))
+        self._told: Pick | None = None
+        self._history = History.joined(None, [], rows, vocab_size) if rows else None
+        self._renew()
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(len(row.tokens) for row in self.rows)
+
+    def launch(self) -> None:
+        """Start computing each row's next token; returns before it is known."""
+        fed = self._next
+        if fed is None:
+            raise RuntimeError("a cohort with nothing to feed was launched")
+        self._told = fed
+        if all(row.fresh and row.position + 1 >= row.limit for row in self.rows):
+            # Every row ends with the token that is known already: there is nothing to compute.
+            self._next = None
+            return
+        logits = self._model(fed.tokens[:, None], cache=self.cache)[:, -1, :]
+        self._next = self._sampler.pick(logits, fed.tokens)
+        mx.async_eval(self._next.arrays())
+
+    def collect(self) -> list[Emission]:
+        """The tokens that were fed by the last `launch`, of rows that generated them. Waits for them only."""
+        told, self._told = self._told, None
+        if told is None:
+            return []
+        tokens = told.tokens.tolist()
+        logprobs = told.logprobs(self.rows)
+        emissions = []
+        for index, row in enumerate(self.rows):
+            if row.fresh:
+                token = tokens[index]
+                row.tokens.append(token)
+                row.position += 1
+                emissions.append(Emission(row, token, logprobs.get(index)))
+            row.fresh = True
+        return emissions
+
+    def covered(self, row: Row) -> int:
+        """How many of the row's tokens its cache holds, between steps."""
+        return len(row.tokens) - (1 if self._next is None else 0)
+
+    def copy_out(self, row: Row) -> Cache:
+        """The row's own cache, to be kept. Only between steps."""
+        if self._single:
+            return caches.duplicate(self.cache)
+        return caches.extract(self.cache, self.rows.index(row))
+
+    def leave(self, rows: set[int]) -> bool:
+        """Take out the rows whose `id` is in `rows`; whether any are left."""
+        keep = [index for index, row in enumerate(self.rows) if id(row) not in rows]
+        if len(keep) == len(self.rows):
+            return True
+        self.rows = [self.rows[index] for index in keep]
+        if not keep or self._next is None:
+            return False
+        caches.keep(self.cache, keep)
+        self._next = self._next.keep(keep)
+        if self._history is not None:
+            self._history = self._history.keep(self.rows, keep)
+        self._renew()
+        return True
+
+    def join(self, cache: Cache, rows: list[Row]) -> None:
+        """Let rows in that have just been prefilled: all of their tokens but the last are in `cache`."""
+        if self._next is None:
+            raise RuntimeError("rows joined a cohort that has ended")
+        caches.extend(self.cache, cache)
+        self._next = self._next.followed_by(_last_tokens(rows))
+        self._history = History.joined(self._history, self.rows, rows, self._vocab_size)
+        self.rows = self.rows + rows
+        self._renew()
+
+    def _renew(self) -> None:
+        self._sampler = Sampler(self.rows, self._vocab_size, self._history)
+
+
+def _last_tokens(rows: list[Row]) -> mx.array:
+    return mx.array([row.tokens[-1] for row in rows], dtype=mx.uint32)

@@ -1,0 +1,40 @@
+"""How many prompt tokens the next prefill chunk may take, so that running streams hardly notice. Pure arithmetic."""
+
+SMALLEST = 16
+FIRST = 64
+SHARE = 4.0
+"""A step with a chunk in it may take this many times a plain decode step; the promise is that gaps stay below ten."""
+SMOOTHING = 0.2
+
+
+class Pace:
+    """Adapts the chunk to what it was seen to cost. Sizes are powers of two, so that shapes repeat."""
+
+    def __init__(self, largest: int) -> None:
+        self._largest = largest
+        self._chunk = min(FIRST, largest)
+        self._decode_s: float | None = None
+
+    def chunk(self, *, running: bool) -> int:
+        """Tokens for the next chunk. With nobody running there is nobody to hold up."""
+        return self._chunk if running else self._largest
+
+    def decoded(self, seconds: float) -> None:
+        """A step without a chunk took this long."""
+        if self._decode_s is None:
+            self._decode_s = seconds
+        # An outlier says more about the machine than about the model.
+        seconds = min(seconds, 4 * self._decode_s)
+        self._decode_s += SMOOTHING * (seconds - self._decode_s)
+
+    def prefilled(self, tokens: int, seconds: float) -> None:
+        """A step with a chunk of `tokens`, beside running rows, took this long."""
+        if self._decode_s is None:
+            return
+        wanted = tokens * SHARE * self._decode_s / max(seconds, 1e-6)
+        size = SMALLEST
+        while size * 2 <= min(wanted, 2 * tokens, self._largest):
+            size *= 2
+        # A chunk smaller than allowed (the end of a prompt) says nothing against a larger one.
+        if tokens >= self._chunk or size < self._chunk:
+            self._chunk = size

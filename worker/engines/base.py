@@ -1,0 +1,71 @@
+"""The seam between a worker process and the model it serves.
+
+An engine knows tokens, rows and its own memory; it knows nothing of sockets, threads or processes.
+Everything but `prepare` is called on one thread only (MLX arrays and streams belong to a thread).
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from protocol.messages import Job, Ready, Text, ToGateway, Tokens
+
+
+class Gauges(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine shows of itself with every beat. Bytes; rows; counts since start."""
+
+    running: int = 0
+    waiting: int = 0
+    active_bytes: int = 0
+    cache_bytes: int = 0
+    peak_bytes: int = 0
+    prefix_bytes: int = 0
+    prefix_hits: int = 0
+    prefix_lookups: int = 0
+
+
+class Engine(Protocol):
+    """One model, loaded once, serving many jobs step by step."""
+
+    def load(self) -> None:
+        """Load the model. Raises `EngineLoadError` where it can't be served."""
+
+    def warm(self) -> None:
+        """Run real forward passes so that the first request pays no compilation."""
+
+    def describe(self) -> Ready:
+        """What only loading could know; durations and warmup flags are filled in by the process."""
+
+    def prepare(self, job: Job) -> Any:
+        """Do what needs no device: render, tokenise, check. Called on another thread than the rest.
+
+        Returns `Tokens` or `Text` (the whole answer) or whatever `admit` takes.
+        Raises `JobError` for a job that can't run.
+        """
+
+    def admit(self, prepared: Any) -> Sequence[ToGateway]:
+        """Take a prepared job in; it joins at the next step. Returns its `Accepted`."""
+
+    def cancel(self, job: int) -> bool:
+        """Forget a job and free its rows at once. False if it is not here (any more)."""
+
+    def step(self) -> Sequence[ToGateway]:
+        """Advance every row by one token and the prompts by at most one chunk; returns what came of it.
+
+        An exception is fatal to the process: the model's state can't be trusted after it.
+        """
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` would do anything."""
+
+    def gauges(self) -> Gauges:
+        """Current counters; cheap, and safe to call from another thread."""
+
+
+class EngineLoadError(Exception):
+    """The model can't be served as configured. The message says what to do about it."""
+
+
+Answer = Tokens | Text

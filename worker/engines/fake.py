@@ -1,0 +1,215 @@
+"""An engine without a model: deterministic text, scriptable faults. For load, for chaos, for a gateway on its own.
+
+Its answer to a prompt is a sequence of tokens that depends on the prompt alone, one per row and step. Faults are
+scripted in the prompt itself (`fake: die@5`), so that each request of a test brings its own; `PROGRAM` lists them.
+"""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from protocol.errors import Code, JobError
+from protocol.messages import (
+    Accepted,
+    ChatPrompt,
+    Delta,
+    DetokenizeJob,
+    Done,
+    Failed,
+    GenerateJob,
+    Job,
+    Prompt,
+    Ready,
+    Text,
+    TextPrompt,
+    ToGateway,
+    TokenizeJob,
+    TokenPrompt,
+    Tokens,
+    Usage,
+)
+from worker.config import WorkerConfig
+from worker.engines.base import Gauges
+
+PROGRAM = re.compile(r"fake:((?:\s*[a-z]+@[0-9.]+)+)")
+"""Instructions inside a prompt: `die@K` SIGKILL before token K, `abort@K` SIGABRT, `raise@K` an exception in `step`,
+`stall@K` an endless loop, `oom@0` refusal for memory, `slow@S` S seconds a step, `tokens@N` stop after N tokens,
+`prefill@S` S seconds before the first token."""
+
+CONTEXT_TOKENS = 131_072
+VOCAB_SIZE = 50_000
+WORDS = ("alpha", "bravo", "carol", "delta", "echo", "fox", "golf", "hotel", "india", "julia", "kilo", "lima")
+
+
+class _Row(msgspec.Struct):
+    job: GenerateJob
+    choice: int
+    seed: int
+    left: int
+    position: int = 0
+
+
+class _Prepared(msgspec.Struct, frozen=True):
+    job: GenerateJob
+    prompt_tokens: int
+    seed: int
+    program: dict[str, float]
+
+
+class FakeEngine:
+    """Generates `WORDS` in an order given by the prompt, at whatever speed the host manages."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._slots = config.max_concurrency
+        self._context = config.context_length or CONTEXT_TOKENS
+        self._rows: list[_Row] = []
+        self._programs: dict[int, dict[str, float]] = {}
+        self._usage: dict[int, list[int]] = {}
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def warm(self) -> None:
+        """Nothing to warm."""
+
+    def describe(self) -> Ready:
+        """A model of no family."""
+        return Ready(
+            context_length=self._context,
+            vocab_size=VOCAB_SIZE,
+            family="fake",
+            description="Deterministic words without a model",
+            tags=["local", "chat", "fake"],
+            capabilities=["chat", "completions"],
+            weights_bytes=0,
+            load_s=0.0,
+            warmup_enabled=False,
+            warmup_s=0.0,
+        )
+
+    def prepare(self, job: Job) -> Any:
+        """One token a word; faults are read from the text."""
+        match job:
+            case DetokenizeJob():
+                return Text(job.job, job.attempt, " ".join(WORDS[token % len(WORDS)] for token in job.tokens))
+            case TokenizeJob():
+                return Tokens(job.job, job.attempt, _tokens(job.prompt))
+            case GenerateJob():
+                return self._prepare(job)
+
+    def _prepare(self, job: GenerateJob) -> _Prepared:
+        tokens = _tokens(job.prompt)
+        if len(tokens) + (job.max_tokens or 1) > self._context:
+            raise JobError(
+                Code.CONTEXT_LENGTH,
+                f"The prompt has {len(tokens)} tokens and {job.max_tokens or 1} were asked for; "
+                f"the context holds {self._context}.",
+                "messages",
+            )
+        text = job.prompt.messages.decode() if isinstance(job.prompt, ChatPrompt) else ""
+        if isinstance(job.prompt, TextPrompt):
+            text = job.prompt.text
+        found = PROGRAM.search(text)
+        program = {}
+        for step in found.group(1).split() if found else ():
+            verb, _, value = step.partition("@")
+            program[verb] = float(value)
+        return _Prepared(job, len(tokens), sum(tokens), program)
+
+    def admit(self, prepared: Any) -> Sequence[ToGateway]:
+        """Every choice is a row, at once."""
+        job: GenerateJob = prepared.job
+        if "oom" in prepared.program:
+            return [Failed(job.job, job.attempt, Code.OUT_OF_MEMORY, "The request does not fit this model's memory.")]
+        limit = job.max_tokens or 256
+        limit = min(limit, int(prepared.program.get("tokens", limit)))
+        for choice in range(job.n):
+            delivered = len(job.delivered[choice]) if job.delivered else 0
+            self._rows.append(_Row(job, choice, prepared.seed + choice, limit - delivered, delivered))
+        self._programs[job.job] = prepared.program
+        self._usage[job.job] = [prepared.prompt_tokens, 0, job.n]
+        if "prefill" in prepared.program:
+            time.sleep(prepared.program["prefill"])
+        return [Accepted(job.job, job.attempt, prepared.prompt_tokens)]
+
+    def cancel(self, job: int) -> bool:
+        """Rows leave at once."""
+        self._rows = [row for row in self._rows if row.job.job != job]
+        self._programs.pop(job, None)
+        return self._usage.pop(job, None) is not None
+
+    def step(self) -> Sequence[ToGateway]:
+        """One word for every row."""
+        messages: list[ToGateway] = []
+        slow_s = 0.0
+        for row in self._rows:
+            program = self._programs[row.job.job]
+            if program:
+                self._misbehave(program, row.position)
+                slow_s = max(slow_s, program.get("slow", 0.0))
+            messages.append(self._advance(row))
+        if slow_s:
+            time.sleep(slow_s)
+        if any(row.left <= 0 for row in self._rows):
+            messages.extend(self._retire())
+        return messages
+
+    def _advance(self, row: _Row) -> Delta:
+        token = (row.seed + row.position * 7) % VOCAB_SIZE
+        row.position += 1
+        row.left -= 1
+        self._usage[row.job.job][1] += 1
+        text = WORDS[token % len(WORDS)] + " "
+        finish = None
+        if row.left <= 0:
+            finish = "stop" if "tokens" in self._programs[row.job.job] else "length"
+        return Delta(row.job.job, row.job.attempt, row.choice, [token], text, finish=finish)
+
+    def _retire(self) -> list[ToGateway]:
+        done: list[ToGateway] = []
+        for row in self._rows:
+            if row.left > 0:
+                continue
+            usage = self._usage[row.job.job]
+            usage[2] -= 1
+            if usage[2] == 0:
+                del self._usage[row.job.job], self._programs[row.job.job]
+                done.append(Done(row.job.job, row.job.attempt, Usage(usage[0], usage[1])))
+        self._rows = [row for row in self._rows if row.left > 0]
+        return done
+
+    @staticmethod
+    def _misbehave(program: dict[str, float], position: int) -> None:
+        if program.get("die") == position:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if program.get("abort") == position:
+            os.abort()
+        if program.get("raise") == position:
+            raise RuntimeError("[METAL] Command buffer execution failed: scripted fault")
+        while program.get("stall") == position:
+            time.sleep(3600)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any row is left."""
+        return bool(self._rows)
+
+    def gauges(self) -> Gauges:
+        """Rows."""
+        return Gauges(running=len(self._rows))
+
+
+def _tokens(prompt: Prompt) -> list[int]:
+    match prompt:
+        case TokenPrompt():
+            return prompt.tokens
+        case TextPrompt():
+            text = prompt.text
+        case ChatPrompt():
+            text = prompt.messages.decode()
+    return [sum(word.encode()) for word in text.split()]

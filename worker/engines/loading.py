@@ -1,0 +1,84 @@
+"""Reading a model folder: where it is, what its configuration promises. Loads data only, never code."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import msgspec
+from mlx_lm.utils import _download, load_adapters, load_model, load_tokenizer
+
+from worker.config import WorkerConfig
+from worker.engines.base import EngineLoadError
+
+UNKNOWN_CONTEXT = 4096
+"""For a model that says nothing about its context."""
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """A model in memory with what its files say about it."""
+
+    model: Any
+    tokenizer: Any
+    config: dict[str, Any]
+    generation: dict[str, Any]
+    context_length: int
+    weights_bytes: int
+
+
+def load(config: WorkerConfig) -> Loaded:
+    """Load model, adapter and tokenizer through mlx-lm. Raises `EngineLoadError`."""
+    if config.device == "cpu":
+        mx.set_default_device(mx.cpu)
+    try:
+        path = _folder(config.model_path)
+        # trust_remote_code stays False: a model folder must not bring code along.
+        model, model_config = load_model(path, lazy=False)
+        if config.adapter_path:
+            model = load_adapters(model, str(config.adapter_path))
+            model.eval()
+        tokenizer = load_tokenizer(
+            _folder(config.tokenizer_path) if config.tokenizer_path else path,
+            eos_token_ids=model_config.get("eos_token_id"),
+        )
+    except Exception as error:
+        raise EngineLoadError(f"{type(error).__name__}: {error}") from error
+    return Loaded(
+        model=model,
+        tokenizer=tokenizer,
+        config=model_config,
+        generation=_json(path / "generation_config.json"),
+        context_length=_context_length(model_config, config.context_length),
+        weights_bytes=_weights_bytes(model),
+    )
+
+
+def family(model_type: str) -> str:
+    """`gemma3_text` is a `gemma`: the name that people use for a line of models."""
+    found = re.match(r"[a-z]+", model_type.lower())
+    return found.group(0) if found else model_type
+
+
+def _folder(source: str) -> Path:
+    path = Path(source).expanduser()
+    return path if path.exists() else Path(_download(source))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _context_length(model_config: dict[str, Any], asked: int | None) -> int:
+    text = model_config.get("text_config") or {}
+    trained = model_config.get("max_position_embeddings") or text.get("max_position_embeddings") or UNKNOWN_CONTEXT
+    return min(asked, trained) if asked else int(trained)
+
+
+def _weights_bytes(model: Any) -> int:
+    from mlx.utils import tree_flatten
+
+    return sum(array.nbytes for _, array in tree_flatten(model.parameters()))

@@ -1,0 +1,198 @@
+"""The worker's end of the wire: one thread that owns one DEALER socket.
+
+It keeps beating through a long prefill, hands jobs to the reception and commands to the loop, and sends what
+they produce. Nothing in here may wait for the engine, and every send is non-blocking.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import zmq
+
+from protocol import codec
+from protocol.errors import Code
+from protocol.messages import (
+    Announce,
+    Beat,
+    Bye,
+    Cancel,
+    DetokenizeJob,
+    Drain,
+    Failed,
+    GenerateJob,
+    Hello,
+    KillEngine,
+    Ready,
+    ToGateway,
+    TokenizeJob,
+)
+from worker.loop import Command, Reset, Stop
+from worker.reception import Reception
+
+log = logging.getLogger("worker")
+
+BEAT_S = 1.0
+CONNECT_RETRY_MS = 50
+SEND_BUFFER_MESSAGES = 100_000
+"""High-water mark towards the gateway. Real bound: the rows that a worker admits; this only must never be met first."""
+
+
+class Link:
+    """Speaks for one worker process. `send` may be called from any thread."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        identity: bytes,
+        announce: Callable[[], Announce],
+        ready: Callable[[], Ready | None],
+        beat: Callable[[], Beat],
+        command: Callable[[Command], None],
+        reception: Callable[[], Reception],
+    ) -> None:
+        self._endpoint = endpoint
+        self._identity = identity
+        self._announce = announce
+        self._ready = ready
+        self._beat = beat
+        self._command = command
+        self._reception = reception
+        self._epoch = 0
+        self._outbox: queue.SimpleQueue[tuple[int, Sequence[ToGateway]]] = queue.SimpleQueue()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._asleep = False
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+
+    def start(self) -> None:
+        """Connect, and go on connecting for as long as the process lives."""
+        self._thread.start()
+
+    def send(self, epoch: int, messages: Sequence[ToGateway]) -> None:
+        """Queue messages that belong to `epoch`; those of an older one are dropped at the other end."""
+        self._outbox.put((epoch, messages))
+        if self._asleep:
+            self._wake()
+
+    def say_now(self) -> None:
+        """Beat (and tell `Ready`) at once: the worker's state has changed."""
+        ready = self._ready()
+        self.send(self._epoch, [ready, self._beat()] if ready else [self._beat()])
+
+    def close(self, reason: str, *, timeout_s: float = 0.5) -> None:
+        """Send what is queued and a `Bye`, then stop the thread."""
+        self.send(self._epoch, [Bye(reason)])
+        self._closing.set()
+        self._wake()
+        self._thread.join(timeout_s)
+
+    def _wake(self) -> None:
+        # A full pipe wakes as well.
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"!")
+
+    def _run(self) -> None:
+        context = zmq.Context()
+        socket = context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.ROUTING_ID, self._identity)
+        # IMMEDIATE: without a gateway a send fails now, instead of arriving stale at the next one.
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.LINGER, 200)
+        socket.setsockopt(zmq.SNDHWM, SEND_BUFFER_MESSAGES)
+        socket.setsockopt(zmq.RCVHWM, SEND_BUFFER_MESSAGES)
+        socket.setsockopt(zmq.MAXMSGSIZE, codec.MAX_FRAME_BYTES)
+        socket.setsockopt(zmq.RECONNECT_IVL, CONNECT_RETRY_MS)
+        # The connection itself has to make us speak first: the gateway greets only those it has heard.
+        monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        socket.connect(self._endpoint)
+        try:
+            self._serve(socket, monitor)
+        finally:
+            socket.disable_monitor()
+            monitor.close(linger=0)
+            socket.close()
+            context.term()
+
+    def _serve(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
+        poller.register(monitor, zmq.POLLIN)
+        poller.register(self._wake_read, zmq.POLLIN)
+        next_beat = 0.0
+        while True:
+            self._asleep = True
+            wait_s = 0.0 if not self._outbox.empty() else max(0.0, next_beat - time.monotonic())
+            events = dict(poller.poll(int(wait_s * 1000)))
+            self._asleep = False
+            if self._wake_read in events:
+                os.read(self._wake_read, 4096)
+            if monitor in events:
+                monitor.recv_multipart()
+                next_beat = 0.0
+            if socket in events:
+                self._receive(socket)
+            if time.monotonic() >= next_beat:
+                next_beat = time.monotonic() + BEAT_S
+                self._outbox.put((self._epoch, [self._beat()]))
+            self._flush(socket)
+            if self._closing.is_set() and self._outbox.empty():
+                return
+
+    def _flush(self, socket: zmq.Socket[bytes]) -> None:
+        while True:
+            try:
+                epoch, messages = self._outbox.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                socket.send(codec.encode(messages, epoch=epoch), zmq.NOBLOCK)
+            except zmq.Again:
+                # No gateway. Its next run starts a new epoch, which cancels what this was about.
+                log.debug("no gateway is connected; %d messages dropped", len(messages))
+
+    def _receive(self, socket: zmq.Socket[bytes]) -> None:
+        while True:
+            try:
+                frames = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                envelope = codec.decode_to_worker(frames[0])
+            except codec.BadFrame as error:
+                log.warning("a frame from the gateway was ignored: %s", error)
+                continue
+            self._turn_epoch(envelope.epoch)
+            for message in envelope.messages:
+                self._obey(message)
+
+    def _turn_epoch(self, epoch: int) -> None:
+        """A gateway run that is new to us: whatever the last one asked for is nobody's any more."""
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._reception().clear()
+            self._command(Reset(epoch))
+
+    def _obey(self, message: object) -> None:
+        match message:
+            case GenerateJob() | TokenizeJob() | DetokenizeJob():
+                self._reception().take(self._epoch, message)
+            case Cancel():
+                if self._reception().cancel(self._epoch, message.job, message.attempt):
+                    self.send(self._epoch, [Failed(message.job, message.attempt, Code.CANCELLED, "cancelled")])
+                else:
+                    self._command(message)
+            case Hello():
+                ready = self._ready()
+                self.send(self._epoch, [self._announce(), *([ready] if ready else [])])
+            case Drain():
+                self._command(Stop(message.grace_s))
+            case KillEngine():
+                log.warning("KillEngine is for supervisors; ignored")

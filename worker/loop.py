@@ -1,0 +1,119 @@
+"""The engine loop: receive, admit, step, send. It owns the order of things, nothing else; no MLX in it."""
+
+import logging
+import queue
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from protocol.errors import Code
+from protocol.messages import Cancel, Done, Failed, State, ToGateway
+from worker.engines.base import Engine
+from worker.pulse import Pulse
+from worker.reception import Admit
+
+log = logging.getLogger("worker")
+
+
+class Reset(msgspec.Struct, frozen=True):
+    """A new gateway run: jobs of the old one have nobody to answer to."""
+
+    epoch: int
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """Finish what runs within `grace_s`, then end."""
+
+    grace_s: float
+
+
+Command = Admit | Cancel | Reset | Stop
+
+
+class Loop:
+    """Runs one engine on the calling thread until it is told to stop."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        pulse: Pulse,
+        send: Callable[[int, Sequence[ToGateway]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._engine = engine
+        self._pulse = pulse
+        self._send = send
+        self._clock = clock
+        self._epoch = 0
+        self._aboard: dict[int, int] = {}
+        self._deadline: float | None = None
+
+    def run(self) -> None:
+        """Serve until `Stop`. Raises whatever the engine raised; jobs aboard have then been failed."""
+        try:
+            while not self._finished():
+                self._receive()
+                if self._engine.busy:
+                    self._emit(self._engine.step())
+                self._pulse.stepped(busy=self._engine.busy)
+        except BaseException:
+            self._fail_all(Code.WORKER_LOST, "The model's process failed while it was working on this request.")
+            raise
+        self._fail_all(Code.DRAINING, "The model's process is shutting down.")
+
+    def _finished(self) -> bool:
+        if self._deadline is None:
+            return False
+        return not self._engine.busy or self._clock() >= self._deadline
+
+    def _receive(self) -> None:
+        """Take every command that is there; wait for one only when there is nothing else to do."""
+        if not self._engine.busy and self._deadline is None:
+            self._obey(self.inbox.get())
+        while True:
+            try:
+                self._obey(self.inbox.get_nowait())
+            except queue.Empty:
+                return
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Admit():
+                self._admit(command)
+            case Cancel():
+                if self._aboard.get(command.job) == command.attempt and self._engine.cancel(command.job):
+                    self._emit([Failed(command.job, command.attempt, Code.CANCELLED, "cancelled")])
+            case Reset():
+                for job in tuple(self._aboard):
+                    self._engine.cancel(job)
+                self._aboard.clear()
+                self._epoch = command.epoch
+            case Stop():
+                self._pulse.state = State.DRAINING
+                self._deadline = self._clock() + command.grace_s
+
+    def _admit(self, command: Admit) -> None:
+        if command.epoch != self._epoch:
+            return
+        if self._deadline is not None:
+            message = "The model's process is shutting down."
+            self._emit([Failed(command.job, command.attempt, Code.DRAINING, message, retryable=True)])
+            return
+        self._aboard[command.job] = command.attempt
+        self._emit(self._engine.admit(command.prepared))
+
+    def _emit(self, messages: Sequence[ToGateway]) -> None:
+        if not messages:
+            return
+        for message in messages:
+            if isinstance(message, Done | Failed):
+                self._aboard.pop(message.job, None)
+        self._send(self._epoch, messages)
+
+    def _fail_all(self, code: Code, text: str) -> None:
+        if self._aboard:
+            failed = [Failed(job, attempt, code, text, retryable=True) for job, attempt in self._aboard.items()]
+            self._emit(failed)

@@ -1,0 +1,176 @@
+"""The engine process: wires one engine, its loop, its reception and its link, and ends with its supervisor.
+
+The main thread is the engine's: it loads and steps. Signals and the lifeline only leave a note for it.
+"""
+
+import gc
+import importlib
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import NoReturn
+
+import msgspec
+
+from protocol.address import endpoint
+from protocol.messages import Announce, Beat, Ready, State
+from worker.config import BUILT_IN_ENGINES, WorkerConfig
+from worker.engines.base import Engine, EngineLoadError
+from worker.link import Link
+from worker.loop import Loop, Stop
+from worker.pulse import Pulse
+from worker.reception import Reception
+
+log = logging.getLogger("worker")
+
+DRAIN_S = 3.2
+"""Grace of a SIGTERM: honcho kills after 5 s, the supervisor after 4."""
+EXIT_CONFIG = 2
+EXIT_CRASH = 70
+
+
+class Process:
+    """One life of an engine process."""
+
+    def __init__(self, config: WorkerConfig, *, worker_uid: str) -> None:
+        self._config = config
+        self._uid = worker_uid
+        self._created = int(time.time())
+        self._ready: Ready | None = None
+        self._pulse = Pulse()
+        self._engine = _engine(config)
+        self._link = Link(
+            endpoint=endpoint(config.run_dir),
+            identity=f"{config.served_name}/{worker_uid}".encode(),
+            announce=self._announce,
+            ready=lambda: self._ready,
+            beat=self._beat,
+            command=lambda command: self._loop.inbox.put(command),
+            reception=lambda: self._reception,
+        )
+        self._loop = Loop(engine=self._engine, pulse=self._pulse, send=self._link.send)
+        self._reception = Reception(prepare=self._engine.prepare, admit=self._loop.inbox.put, send=self._link.send)
+
+    def run(self) -> int:
+        """Load, warm, serve until stopped. Returns the exit code."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        self._link.start()
+        try:
+            self._start()
+        except EngineLoadError as error:
+            log.error("%s can't be served: %s", self._config.served_name, error)
+            self._link.close(f"not loaded: {error}")
+            return EXIT_CONFIG
+        try:
+            self._loop.run()
+        except Exception:
+            # Whatever broke a step has left the model's caches in an unknown state: a fresh process is the cure.
+            log.exception("the engine failed; its process ends and a new one takes over")
+            self._link.close("engine failure")
+            return EXIT_CRASH
+        self._pulse.state = State.STOPPED
+        self._link.close("stopped")
+        return 0
+
+    def _start(self) -> None:
+        name = self._config.served_name
+        began = time.monotonic()
+        log.info("loading %s", name)
+        self._engine.load()
+        loaded = time.monotonic()
+        if self._config.warmup:
+            self._pulse.state = State.WARMING
+            self._link.say_now()
+            self._engine.warm()
+        warm = time.monotonic()
+        self._ready = msgspec.structs.replace(
+            self._engine.describe(),
+            load_s=loaded - began,
+            warmup_enabled=self._config.warmup,
+            warmup_s=warm - loaded,
+        )
+        # What start-up made lives as long as the process: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        self._reception.start()
+        self._pulse.state = State.READY
+        self._link.say_now()
+        log.info("%s is ready: loaded in %.1f s, warmed in %.1f s", name, loaded - began, warm - loaded)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._pulse.state in (State.LOADING, State.WARMING, State.DRAINING):
+            # Nothing runs yet, or this is the second signal: leave now.
+            os._exit(0)
+        self._loop.inbox.put(Stop(DRAIN_S))
+
+    def _announce(self) -> Announce:
+        config = self._config
+        return Announce(
+            worker=self._uid,
+            model=config.served_name,
+            source=config.source,
+            kind=config.kind,
+            state=self._pulse.state,
+            pid=os.getpid(),
+            slots=config.max_concurrency,
+            queue_size=config.queue_size,
+            queue_timeout_s=config.queue_timeout_s,
+            created=self._created,
+        )
+
+    def _beat(self) -> Beat:
+        gauges = self._engine.gauges()
+        return Beat(
+            state=self._pulse.state,
+            step=self._pulse.step,
+            step_age_s=self._pulse.age_s,
+            busy=self._pulse.busy,
+            running=gauges.running,
+            waiting=gauges.waiting + self._reception.waiting,
+            active_bytes=gauges.active_bytes,
+            cache_bytes=gauges.cache_bytes,
+            peak_bytes=gauges.peak_bytes,
+            resident_bytes=_resident_bytes(),
+            prefix_bytes=gauges.prefix_bytes,
+            prefix_hits=gauges.prefix_hits,
+            prefix_lookups=gauges.prefix_lookups,
+        )
+
+
+def _engine(config: WorkerConfig) -> Engine:
+    module, _, name = (config.engine or BUILT_IN_ENGINES[config.kind]).partition(":")
+    engine: Engine = getattr(importlib.import_module(module), name)(config)
+    return engine
+
+
+def _resident_bytes() -> int:
+    """Peak resident size, as `getrusage` gives it everywhere: kilobytes on Linux, bytes on macOS."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _watch_lifeline(fd: int) -> None:
+    """End with the supervisor: its end of the pipe closes however it dies."""
+
+    def wait() -> NoReturn:
+        while os.read(fd, 1):
+            pass
+        log.warning("the supervisor is gone; leaving too")
+        os._exit(0)
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def main(config: WorkerConfig, *, worker_uid: str, lifeline_fd: int) -> int:
+    """Run one engine process to its end; returns its exit code."""
+    _watch_lifeline(lifeline_fd)
+    # A tokenizer or template that runs on the reception thread must not hold the interpreter for the
+    # default 5 ms while the engine thread waits to launch its next step.
+    sys.setswitchinterval(0.0005)
+    return Process(config, worker_uid=worker_uid).run()

@@ -1,0 +1,31 @@
+"""What the engine thread shows the IO thread: state and step counter.
+
+Plain attributes, one writer each; a reader may see a value one step old, never a torn one.
+"""
+
+import time
+from collections.abc import Callable
+
+from protocol.messages import State
+
+
+class Pulse:
+    """Proof of life: a beat that carries it can't hide a dead engine loop."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.state = State.LOADING
+        self.step = 0
+        self.busy = True
+        self._moved_at = clock()
+
+    def stepped(self, *, busy: bool) -> None:
+        """The engine loop went round once."""
+        self.step += 1
+        self.busy = busy
+        self._moved_at = self._clock()
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the loop last went round."""
+        return self._clock() - self._moved_at

@@ -1,0 +1,102 @@
+"""Where jobs are prepared before the engine sees them: rendered, tokenised and checked, off its thread.
+
+A long prompt must not hold up running streams, so this has a thread of its own. A job that is cancelled
+while it waits here never reaches the engine.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from protocol.errors import Code, JobError
+from protocol.messages import Failed, Job, Text, ToGateway, Tokens
+
+log = logging.getLogger("worker")
+
+
+class Admit(msgspec.Struct, frozen=True):
+    """A prepared job on its way to the engine loop."""
+
+    epoch: int
+    job: int
+    attempt: int
+    prepared: Any
+
+
+class Reception:
+    """Takes jobs from the link, gives prepared ones to the loop and answers to the outbox."""
+
+    def __init__(
+        self,
+        *,
+        prepare: Callable[[Job], Any],
+        admit: Callable[[Admit], None],
+        send: Callable[[int, Sequence[ToGateway]], None],
+    ) -> None:
+        self._prepare = prepare
+        self._admit = admit
+        self._send = send
+        self._queue: queue.SimpleQueue[tuple[int, Job]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting: set[tuple[int, int, int]] = set()
+        self._thread = threading.Thread(target=self._run, name="reception", daemon=True)
+
+    def start(self) -> None:
+        """Begin to prepare what `take` brings."""
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that have not reached the engine yet."""
+        return len(self._waiting)
+
+    def take(self, epoch: int, job: Job) -> None:
+        """Queue a job for preparation. Never blocks."""
+        with self._lock:
+            self._waiting.add((epoch, job.job, job.attempt))
+        self._queue.put((epoch, job))
+
+    def cancel(self, epoch: int, job: int, attempt: int) -> bool:
+        """Whether the job was still here; if so it goes no further and its caller answers for it."""
+        with self._lock:
+            key = (epoch, job, attempt)
+            found = key in self._waiting
+            self._waiting.discard(key)
+            return found
+
+    def clear(self) -> None:
+        """Drop everything that has not reached the engine."""
+        with self._lock:
+            self._waiting.clear()
+
+    def _run(self) -> None:
+        while True:
+            epoch, job = self._queue.get()
+            key = (epoch, job.job, job.attempt)
+            if key not in self._waiting:
+                continue
+            outcome = self._outcome(job)
+            # Taken out and passed on under the lock: a cancel comes either before or after, never between.
+            with self._lock:
+                if key not in self._waiting:
+                    continue
+                self._waiting.discard(key)
+                match outcome:
+                    case Tokens() | Text() | Failed():
+                        self._send(epoch, [outcome])
+                    case prepared:
+                        self._admit(Admit(epoch, job.job, job.attempt, prepared))
+
+    def _outcome(self, job: Job) -> Any:
+        try:
+            return self._prepare(job)
+        except JobError as error:
+            return Failed(job.job, job.attempt, error.code, error.message, error.param)
+        except Exception:
+            # One request that the tokenizer or template chokes on must not end preparation for all.
+            log.exception("job %d could not be prepared", job.job)
+            return Failed(job.job, job.attempt, Code.ENGINE_ERROR, "The request could not be prepared.")
