@@ -4,6 +4,7 @@ A call of a function that was not offered is still a call: the client answers it
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ import msgspec
 
 ToolParser = Callable[[str, Any], Any]
 """mlx-lm's `parse_tool_call(text, tools)`: one dict or a list of them, or any exception."""
+
+
+_NAME = re.compile(r"[\w.:-]+")
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,8 +51,9 @@ def _call(item: Any, offered: set[Any]) -> Call:
     name, arguments, own_id = item["name"], item.get("arguments"), item.get("id")
     if not isinstance(name, str) or not name:
         raise ValueError("a call without a name")
-    # What mlx-lm's glm47 returns for text that it can't read.
-    if isinstance(arguments, dict) and arguments.keys() == {"raw"} and name not in offered:
+    # mlx-lm's glm47 takes any text for a call: its first word as the name, the rest as an argument "raw".
+    raw = isinstance(arguments, dict) and arguments.keys() == {"raw"}
+    if name not in offered and (raw or not _NAME.fullmatch(name)):
         raise ValueError("free text")
     call = Call(name=name, arguments=_arguments(arguments), id=own_id if isinstance(own_id, str) and own_id else None)
     # A lone surrogate can't travel: better found here than in the encoder of a whole step.

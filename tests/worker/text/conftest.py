@@ -108,8 +108,10 @@ def run() -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def make_choice() -> Callable[..., ChannelText]:
-    def make(pieces: Sequence[str | bytes], **options: object) -> ChannelText:
-        return choice_of(Pieces(pieces), **options)  # type: ignore[arg-type]
+    def make(
+        pieces: Sequence[str | bytes] = (), detokenizer: Detokenizer | None = None, **options: object
+    ) -> ChannelText:
+        return choice_of(detokenizer or Pieces(pieces), **options)  # type: ignore[arg-type]
 
     return make
 

@@ -8,24 +8,8 @@ from hypothesis import strategies as st
 
 from worker.text.markers import Markers
 
-FRAGMENTS = [
-    "<think>",
-    "</think>",
-    "<tool_call>",
-    "</tool_call>",
-    "a",
-    "b",
-    "ab",
-    "abc",
-    " ",
-    "\n",
-    "<",
-    "</t",
-    "é",
-    "€",
-    "😀",
-    "1",
-]
+FRAGMENTS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_call>ab</tool_call>", "<tool_call>b\n a"]
+FRAGMENTS += ["a", "b", "ab", "abc", " ", "\n", "<", "</t", "é", "€", "😀", "1"]
 TEXTS = st.lists(st.sampled_from(FRAGMENTS), max_size=25).map("".join)
 STOPS = st.lists(
     st.sampled_from(["ab", "abc", "bca", "b\n", "\n\n", "€é", "</think>", "aab", "k>", "1<", "<t"]), max_size=3

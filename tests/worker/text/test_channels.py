@@ -2,6 +2,7 @@
 
 import pytest
 
+from worker.text.calls import Call
 from worker.text.markers import Markers
 
 
@@ -248,7 +249,5 @@ def test_a_malformed_call_behind_a_header_is_content(run):
 
 def test_the_model_id_of_a_call_is_kept(run):
     """Ids that a model gives (Kimi's `functions.f:0`) are the ones it expects back."""
-    from worker.text.calls import Call
-
     done = run(["<tool_call>x</tool_call>"], parse=lambda block: [Call(name=block, arguments="{}", id="functions.x:0")])
     assert done.whole.calls[0].id == "functions.x:0"

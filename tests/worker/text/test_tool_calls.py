@@ -1,0 +1,169 @@
+"""Each parser's result in one shape, and nothing but ValueError from any of them."""
+
+import importlib
+import json
+
+import pytest
+
+from worker.text.calls import Call, calls_from
+from worker.text.markers import Markers
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+            },
+        },
+    }
+]
+WEATHER = {"city": "Zürich", "days": 3}
+JSON = json.dumps({"name": "get_weather", "arguments": WEATHER})
+BLOCKS = {
+    "json_tools": f"\n{JSON}\n",
+    "qwen3_coder": (
+        "\n<function=get_weather>\n<parameter=city>\nZürich\n</parameter>\n"
+        "<parameter=days>\n3\n</parameter>\n</function>\n"
+    ),
+    "mistral": 'get_weather[ARGS]{"city": "Zürich", "days": 3}',
+    "pythonic": '[get_weather(city="Zürich", days=3)]',
+    "glm47": (
+        "get_weather\n<arg_key>city</arg_key>\n<arg_value>Zürich</arg_value>\n"
+        "<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n"
+    ),
+    "laguna": (
+        "get_weather<arg_key>city</arg_key><arg_value>Zürich</arg_value><arg_key>days</arg_key><arg_value>3</arg_value>"
+    ),
+    "kimi_k2": (
+        "<|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>"
+        '{"city": "Zürich", "days": 3}<|tool_call_end|>'
+    ),
+    "kimi_k3": (
+        '<|open|>call tool="get_weather" index="1"<|sep|>'
+        '<|open|>argument key="city" type="string"<|sep|>Zürich<|close|>argument<|sep|>'
+        '<|open|>argument key="days" type="number"<|sep|>3<|close|>argument<|sep|><|close|>call<|sep|>'
+    ),
+    "longcat": (
+        "get_weather<longcat_arg_key>city</longcat_arg_key><longcat_arg_value>Zürich</longcat_arg_value>"
+        "<longcat_arg_key>days</longcat_arg_key><longcat_arg_value>3</longcat_arg_value>"
+    ),
+    "minimax_m2": (
+        '\n<invoke name="get_weather">\n<parameter name="city">Zürich</parameter>\n'
+        '<parameter name="days">3</parameter>\n</invoke>\n'
+    ),
+    "minicpm5": '"get_weather"><param name="city">Zürich</param><param name="days">3</param>',
+    "muse_spark": (
+        '<atem:invoke name="get_weather"><atem:parameter name="city">Zürich</atem:parameter>'
+        '<atem:parameter name="days">3</atem:parameter></atem:invoke>'
+    ),
+    "gemma4": 'call:get_weather{city:<|"|>Zürich<|"|>,days:3}',
+    "function_gemma": "call:get_weather{city:<escape>Zürich<escape>,days:3}",
+}
+
+
+def parser(name):
+    return importlib.import_module(f"mlx_lm.tool_parsers.{name}")
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_call_is_found_in_the_text_of_each_format(run, name):
+    """From generated characters to a named call with its arguments, for every parser that mlx-lm ships."""
+    module = parser(name)
+    start, end = module.tool_call_start, module.tool_call_end
+    markers = Markers(
+        transitions={"normal": [(start, "tool")], "tool": [(end, "normal")] if end else []},
+        tool_start=start,
+        tool_end=end,
+    )
+    text = f"Let me see.{start}{BLOCKS[name]}{end}"
+    done = run(list(text), markers=markers, parse=calls_from(module.parse_tool_call, TOOLS))
+    (call,) = done.whole.calls
+    assert (call.name, json.loads(call.arguments)) == ("get_weather", WEATHER)
+    assert (done.whole.text, done.whole.finish) == ("Let me see.", "tool_calls")
+    assert call.id == ("functions.get_weather:0" if name == "kimi_k2" else "call_0")
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("mistral", 'a[ARGS]{"x": 1}b[ARGS]{"x": 2}'),
+        ("mistral", '[{"name": "a", "arguments": {"x": 1}}, {"name": "b", "arguments": "{\\"x\\": 2}"}]'),
+        ("pythonic", "[a(x=1), b(x=2)]"),
+        (
+            "kimi_k2",
+            '<|tool_call_begin|>functions.a:0<|tool_call_argument_begin|>{"x": 1}<|tool_call_end|>'
+            '<|tool_call_begin|>functions.b:1<|tool_call_argument_begin|>{"x": 2}<|tool_call_end|>',
+        ),
+        ("gemma4", "call:a{x:1}call:b{x:2}"),
+    ],
+)
+def test_several_calls_come_out_of_one_block(name, block):
+    """Formats that list calls inside one pair of markers give all of them, in order."""
+    calls = calls_from(parser(name).parse_tool_call)(block)
+    assert [(call.name, json.loads(call.arguments)) for call in calls] == [("a", {"x": 1}), ("b", {"x": 2})]
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("block", ["", "to do this. 1 < 2", "{", '{"name": ', "[]", "{" * 5000, "[" * 100_000])
+def test_malformed_blocks_raise_value_error(name, block):
+    """Whatever a model writes, nothing but ValueError comes out, and no call is made up of free text."""
+    with pytest.raises(ValueError, match="not a tool call"):
+        calls_from(parser(name).parse_tool_call, TOOLS)(block)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        [],
+        "text",
+        None,
+        {"arguments": {}},
+        {"name": "", "arguments": {}},
+        {"name": 1, "arguments": {}},
+        {"name": "f", "arguments": [1]},
+        {"name": "f", "arguments": "[1]"},
+        {"name": "f", "arguments": "no json"},
+        {"name": "f", "arguments": {"x": float("nan")}},
+        {"name": "f", "arguments": {"x": {1}}},
+        {"name": "f", "arguments": {"x": "\ud800"}},
+        {"name": "\ud800", "arguments": {}},
+        [{"name": "f", "arguments": {}}, {"name": "g", "arguments": 3}],
+    ],
+)
+def test_results_that_are_no_calls_raise_value_error(result):
+    """What can't be sent as a JSON object never leaves as a call."""
+    with pytest.raises(ValueError, match="not a tool call"):
+        calls_from(lambda text, tools: result)("x")
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({"name": "f", "arguments": '{"x":  1}'}, Call(name="f", arguments='{"x":  1}')),
+        ({"name": "f"}, Call(name="f", arguments="{}")),
+        ({"name": "f", "arguments": {"x": 2**70, "y": "é"}}, Call(name="f", arguments=f'{{"x": {2**70}, "y": "é"}}')),
+        ({"name": "f", "arguments": {}, "id": "abc"}, Call(name="f", arguments="{}", id="abc")),
+        ({"name": "f", "arguments": {}, "id": 5}, Call(name="f", arguments="{}")),
+    ],
+)
+def test_arguments_become_the_text_of_an_object(result, expected):
+    """JSON text passes as the model wrote it, objects are encoded, an absent value is an empty object."""
+    assert calls_from(lambda text, tools: result)("x") == [expected]
+
+
+def test_free_text_is_no_call_when_glm_reads_it_as_one():
+    """glm47 reads any words as name and raw arguments; only for a function that was offered is that a call."""
+    parse = calls_from(parser("glm47").parse_tool_call, TOOLS)
+    with pytest.raises(ValueError, match="not a tool call"):
+        parse("tags to answer.")
+    assert parse("get_weather for Bern")[0].name == "get_weather"
+
+
+def test_tools_reach_the_parser():
+    """Some parsers need the declared types."""
+    seen = []
+    calls_from(lambda text, tools: seen.append(tools) or {"name": "f"}, TOOLS)("x")
+    assert seen == [TOOLS]
