@@ -18,7 +18,6 @@ MALFORMED_LIMIT = 8
 """After so many blocks that are no calls, tool markers are plain text: it bounds the work of reading them again."""
 
 _SPACE = " \t\r\n"
-_NEWLINE = "\r\n"
 
 
 class Detokenizer(Protocol):
@@ -48,7 +47,7 @@ class ChannelText:
     - A stop string ends content and reasoning (`stopped`): what precedes it is emitted, nothing behind it. It is
       not looked for inside tool blocks and headers, which no client sees as text, nor across a marker, nor in
       the white space that is dropped.
-    - White space behind a think block or a tool call, and line breaks at the start of reasoning, are dropped.
+    - White space at the start of reasoning, behind it and behind a tool call is dropped: templates put it there.
     - A tool block that is no call is text, markers included, of the state it was opened in, and is read again as
       such: thoughts that mention `<tool_call>` stay thoughts, and a good call behind a bad start is found.
     """
@@ -100,7 +99,7 @@ class ChannelText:
         self._opened_by = ("", NORMAL)
         self._states = compile_states(markers, stop=stop, tools=parse_calls is not None, initial=initial)
         self._enter(initial)
-        self._trim = _NEWLINE if initial == REASONING else ""
+        self._trim = initial == REASONING
 
     def feed(self, token: int) -> None:
         """Add one generated token (not the end of sequence, which has no text). Ignored once `stopped`."""
@@ -156,7 +155,7 @@ class ChannelText:
         self._thinking = name == REASONING
         # Hidden text collects in a list that nobody reads.
         self._sink = {NORMAL: self._text, REASONING: self._reasoning, TOOL: self._block}.get(name, [])
-        self._trim = ""
+        self._trim = False
 
     def _scan(self, segment: str) -> None:
         """Sort a segment, and what was held back before it, into the channels."""
@@ -164,7 +163,7 @@ class ChannelText:
         self._held = ""
         while True:
             if self._trim:
-                text = text.lstrip(self._trim)
+                text = text.lstrip(_SPACE)
             match = self._state.first_match(text)
             if match is None:
                 break
@@ -180,11 +179,11 @@ class ChannelText:
     def _emit(self, text: str) -> None:
         if text:
             self._sink.append(text)
-            self._trim = ""
+            self._trim = False
 
     def _follow(self, edge: Edge, rest: str) -> str:
         """Go where a matched edge leads; returns the text to read on."""
-        target, trim = edge.target, self._trim
+        target = edge.target
         if target is None:
             self.stopped = "stop"
             return ""
@@ -194,16 +193,11 @@ class ChannelText:
             self._block.clear()
             if not self._add_calls(block):
                 return self._reopen(block + edge.text + rest)
-            trim = _SPACE
-        elif origin == REASONING:
-            trim = _SPACE
         if target == TOOL:
             self._opened_by = (edge.text, origin)
+        trim = self._trim or origin in (TOOL, REASONING) or target == REASONING
         self._enter(target)
-        if target == NORMAL:
-            self._trim = trim
-        elif target == REASONING:
-            self._trim = _NEWLINE
+        self._trim = trim and target in VISIBLE
         return rest
 
     def _flush(self, *, cut: bool) -> None:
