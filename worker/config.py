@@ -83,7 +83,7 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] | None =
                 raise ConfigError(f"{where}: {error}, not {text!r}") from None
     if "model_path" not in values:
         raise ConfigError("--model-path is required: a hub id (mlx-community/Qwen3-0.6B-4bit) or a local path")
-    values.setdefault("served_name", _default_name(values["model_path"]))
+    values["served_name"] = values.get("served_name") or _default_name(values["model_path"])
     config = WorkerConfig(**values)
     if config.engine is None and config.kind not in BUILT_IN_ENGINES:
         built_in = ", ".join(BUILT_IN_ENGINES)
@@ -113,7 +113,7 @@ def _read_flags(argv: Sequence[str]) -> dict[str, str | None]:
     parser = _Parser(
         prog="python -m worker",
         description="Supervise one model: start its engine process, and start it again whenever it dies.",
-        epilog="A flag overrides the environment variables named in brackets. A worker exits only when told to (SIGTERM), or with 2 for a bad flag.",
+        epilog="A flag overrides the variables named in brackets. A worker exits when told to, with 2 for a bad flag.",
         allow_abbrev=False,
     )
     for setting in SETTINGS:

@@ -117,6 +117,7 @@ class Leave(msgspec.Struct, frozen=True):
 
 
 Instruction = Start | Terminate | Kill | Report | Say | Leave
+"""Lines for the log come behind what matters: whoever reads them may have stopped reading."""
 
 
 class EngineWatch:
@@ -178,14 +179,14 @@ class EngineWatch:
         self._started_at = now
         self._killed_for = None
         trial = " on trial: if it dies within a minute, the pause is repeated" if self._on_trial else ""
-        return [Say(f"{self._name}: engine started as process {event.pid}{trial}"), Report()]
+        return [Report(), Say(f"{self._name}: engine started as process {event.pid}{trial}")]
 
     def _exited(self, event: Exited, now: float) -> list[Instruction]:
         if event.worker != self.worker or not self.pid:
             return []
         pid, self.pid, self.exit_code = self.pid, 0, event.code
         if self.watch is Watch.DRAINING:
-            return [Say(f"{self._name}: engine process {pid} has ended; leaving"), Report(), Leave()]
+            return [Report(), Say(f"{self._name}: engine process {pid} has ended; leaving"), Leave()]
         ran_s = now - self._started_at
         if ran_s >= self._policy.healthy_s:
             self._failures = 0
@@ -197,7 +198,7 @@ class EngineWatch:
         if event.code == 0 and ran_s >= self._policy.settled_s:
             return [Say(f"{self._name}: engine process {pid} has ended as asked; starting a fresh one"), *self._start()]
         what = f"process {pid} {_death(event.code, self._killed_for)} after {_span(ran_s)}"
-        if event.last_line and self._killed_for is None:
+        if event.last_line and event.code != -signal.SIGKILL:
             what += f" (its last line: {event.last_line})"
         return self._failed(what, now)
 
@@ -224,7 +225,7 @@ class EngineWatch:
         self.watch = Watch.BACKOFF
         self.deadline = now + delay_s
         when = f"in {delay_s:g} s" if delay_s else "at once"
-        said: list[Instruction] = [Say(f"{self._name}: engine {what}; starting it again {when}", bad=True), Report()]
+        said: list[Instruction] = [Report(), Say(f"{self._name}: engine {what}; starting it again {when}", bad=True)]
         return said if delay_s else said + self._start()
 
     def _pause(self, what: str, now: float) -> list[Instruction]:
@@ -232,27 +233,27 @@ class EngineWatch:
         self.deadline = now + self._policy.crash_pause_s
         self._crashes.clear()
         pause = f"no more starts for {self._policy.crash_pause_s:g} s, then one on trial"
-        return [Say(f"{self._name}: engine {what}; {pause}", bad=True), Report()]
+        return [Report(), Say(f"{self._name}: engine {what}; {pause}", bad=True)]
 
     def _kill(self, event: KillAsked) -> list[Instruction]:
         if event.worker != self.worker or not self.pid:
             return []
         self._killed_for = event.reason
-        return [Say(f"{self._name}: killing engine process {self.pid}: {event.reason}", bad=True), Kill()]
+        return [Kill(), Say(f"{self._name}: killing engine process {self.pid}: {event.reason}", bad=True)]
 
     def _stop(self, event: StopAsked, now: float) -> list[Instruction]:
         if self.watch is Watch.DRAINING:
             self._kill_sent = True
             self.deadline = now + self._policy.kill_s
-            return [Say(f"{self._name}: {event.reason} again; killing the engine"), Kill()]
+            return [Kill(), Say(f"{self._name}: {event.reason} again; killing the engine")]
         self.watch = Watch.DRAINING
         self.deadline = None
         if not self.pid:
-            return [Say(f"{self._name}: {event.reason}; no engine runs, leaving"), Report(), Leave()]
+            return [Report(), Say(f"{self._name}: {event.reason}; no engine runs, leaving"), Leave()]
         self.deadline = now + self._policy.drain_s
         self._killed_for = event.reason
         said = f"{self._name}: {event.reason}; the engine may finish what it can within {self._policy.drain_s:g} s"
-        return [Say(said), Report(), Terminate()]
+        return [Terminate(), Report(), Say(said)]
 
     def _tick(self, now: float) -> list[Instruction]:
         if self.deadline is None or now < self.deadline:
@@ -276,7 +277,7 @@ class EngineWatch:
             return [Say(f"{self._name}: engine process {self.pid} does not die; leaving it to the system"), Leave()]
         self._kill_sent = True
         self.deadline = now + self._policy.kill_s
-        return [Say(f"{self._name}: engine process {self.pid} is not done; killing it"), Kill()]
+        return [Kill(), Say(f"{self._name}: engine process {self.pid} is not done; killing it")]
 
 
 def _death(code: int, killed_for: str | None) -> str:

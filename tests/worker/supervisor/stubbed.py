@@ -1,0 +1,21 @@
+"""A real supervisor around stub engines: `stubbed.py RUN_DIR ACT [DRAIN_S]`."""
+
+import sys
+from pathlib import Path
+
+from worker import logs
+from worker.config import WorkerConfig
+from worker.supervisor import Supervisor
+from worker.watch import Policy
+
+STUB = Path(__file__).with_name("stub_engine.py")
+
+
+def command(config: WorkerConfig, _worker_uid: str, lifeline_fd: int) -> list[str]:
+    return [sys.executable, str(STUB), config.model_path, str(lifeline_fd)]
+
+
+run_dir, act, drain_s = (*sys.argv[1:], "4.0")[:3]
+logs.configure("info")
+config = WorkerConfig(model_path=act, served_name="qwen3", run_dir=Path(run_dir))
+sys.exit(Supervisor(config, command=command, policy=Policy(drain_s=float(drain_s))).run())

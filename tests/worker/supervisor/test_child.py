@@ -1,0 +1,69 @@
+"""One child process in the hands of a supervisor."""
+
+import os
+import queue
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from worker.child import Child
+
+Exits = queue.SimpleQueue[tuple[int, str]]
+Run = Callable[..., tuple[Child, Exits]]
+
+
+@pytest.fixture
+def run() -> Run:
+    """Start Python code as a child; its end arrives in the queue."""
+
+    def run(code: str) -> tuple[Child, Exits]:
+        exits: Exits = queue.SimpleQueue()
+        command = [sys.executable, "-c", code]
+        child = Child(
+            lambda fd: [*command, str(fd)], environment=os.environ, on_exit=lambda code, line: exits.put((code, line))
+        )
+        return child, exits
+
+    return run
+
+
+def test_last_line_is_reported_with_the_code(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    """The words before an end come with it, and stderr is passed on unchanged."""
+    _, exits = run("import sys; print('first\\nsecond\\n\\n', file=sys.stderr); sys.exit(3)")
+    assert exits.get(timeout=20) == (3, "second")
+    assert capfd.readouterr().err == "first\nsecond\n\n\n"
+
+
+def test_long_stderr_is_passed_on_whole(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    """More than a pipe holds, without a line end: nothing is lost and the remembered part stays small."""
+    _, exits = run("import sys; sys.stderr.write('x' * 300_000)")
+    code, last_line = exits.get(timeout=20)
+    assert (code, len(last_line)) == (0, 300)
+    assert capfd.readouterr().err == "x" * 300_000
+
+
+def test_end_is_reported_while_a_grandchild_holds_stderr(run: Run, reap: Callable[[int], int]) -> None:
+    """A process that the engine left behind must not hide its death."""
+    code = "import subprocess, sys; sys.exit(subprocess.Popen(['sleep', '60']).pid % 200)"
+    child, exits = run(code)
+    exits.get(timeout=20)
+    os.killpg(reap(child.pid), 9)
+
+
+def test_kill_is_harmless_when_the_child_has_ended(run: Run) -> None:
+    """A number that the system may have given to someone else is not signalled."""
+    child, exits = run("pass")
+    assert exits.get(timeout=20) == (0, "")
+    child.kill()
+    child.terminate()
+
+
+def test_lifeline_closes_when_the_child_has_ended(run: Run) -> None:
+    """A restart every minute for a year must not run out of descriptors."""
+    before = len(list(Path("/dev/fd").iterdir()))
+    for _ in range(3):
+        _, exits = run("pass")
+        exits.get(timeout=20)
+    assert len(list(Path("/dev/fd").iterdir())) <= before + 1

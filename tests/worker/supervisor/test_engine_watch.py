@@ -1,0 +1,247 @@
+"""Decisions of the supervisor, with times given by the test."""
+
+import itertools
+
+import pytest
+
+from protocol.messages import Watch
+from worker.watch import (
+    Begin,
+    EngineWatch,
+    Exited,
+    Instruction,
+    Kill,
+    KillAsked,
+    Leave,
+    Report,
+    Say,
+    Spawned,
+    SpawnFailed,
+    Start,
+    StopAsked,
+    Terminate,
+    Tick,
+)
+
+
+class Story:
+    """Drives an `EngineWatch` the way a supervisor does, with a clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.watch = EngineWatch("qwen3")
+        self.now = 1000.0
+        self.starts: list[float] = []
+        self.lines: list[str] = []
+        self.done: list[Instruction] = []
+        self._ids = (f"w{number}" for number in itertools.count(1))
+
+    def event(self, event: object, *, after_s: float = 0.0) -> list[Instruction]:
+        """Handle an event; every `Start` succeeds at once."""
+        self.now += after_s
+        done = self.watch.handle(event, self.now)  # type: ignore[arg-type]
+        for instruction in done:
+            match instruction:
+                case Start():
+                    self.starts.append(self.now)
+                    worker = next(self._ids)
+                    self.event(Spawned(worker, 100 + len(self.starts)))
+                case Say():
+                    self.lines.append(instruction.text)
+        return done
+
+    def die(self, *, after_s: float, code: int = -11, last_line: str = "") -> list[Instruction]:
+        return self.event(Exited(self.watch.worker, code, last_line), after_s=after_s)
+
+    def wait_for_start(self) -> float:
+        """Tick at the deadline, and only there something starts; returns how long that took."""
+        assert self.watch.deadline is not None
+        wait_s = self.watch.deadline - self.now
+        starts = len(self.starts)
+        self.event(Tick(), after_s=wait_s - 0.001)
+        assert len(self.starts) == starts, "started before the deadline"
+        self.event(Tick(), after_s=0.001)
+        assert len(self.starts) == starts + 1
+        return wait_s
+
+
+@pytest.fixture
+def story() -> Story:
+    """A supervisor whose first engine runs."""
+    story = Story()
+    story.event(Begin())
+    assert story.watch.watch is Watch.RUNNING
+    assert story.watch.restarts == 0
+    return story
+
+
+def test_exit_restarts_at_once_when_it_is_the_first(story: Story) -> None:
+    """The first death costs no wait, and the gateway is told."""
+    done = story.die(after_s=30)
+    assert Report() in done
+    assert story.starts == [1000.0, 1030.0]
+    assert (story.watch.watch, story.watch.worker, story.watch.pid) == (Watch.RUNNING, "w2", 102)
+    assert (story.watch.restarts, story.watch.exit_code) == (1, -11)
+
+
+def test_delays_grow_to_their_bound_when_deaths_follow_each_other(story: Story) -> None:
+    """0, 0.5, 1, 2, 4, 8, 16, 30, 30 seconds, where the deaths are too rare to be a crash loop."""
+    story.die(after_s=40)
+    waits = []
+    for _ in range(8):
+        story.die(after_s=40)
+        assert story.watch.watch is Watch.BACKOFF
+        assert story.watch.delay_s(story.now) == story.watch.deadline - story.now
+        waits.append(story.wait_for_start())
+    assert waits == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30])
+
+
+def test_delay_is_zero_again_when_an_engine_ran_for_a_minute(story: Story) -> None:
+    """A healthy run wipes the slate."""
+    story.die(after_s=1)
+    story.die(after_s=1)
+    story.wait_for_start()
+    starts = len(story.starts)
+    story.die(after_s=60)
+    assert len(story.starts) == starts + 1
+
+
+def test_crash_loop_opens_at_the_fifth_death_within_two_minutes(story: Story) -> None:
+    """Five deaths stop the starts, the line says so and when the next one is."""
+    for _ in range(4):
+        story.die(after_s=1)
+        if story.watch.watch is Watch.BACKOFF:
+            story.wait_for_start()
+    done = story.die(after_s=1)
+    assert story.watch.watch is Watch.CRASH_LOOP
+    assert Report() in done
+    assert story.watch.delay_s(story.now) == 60
+    assert "number 5" in story.lines[-1]
+    assert "no more starts for 60 s, then one on trial" in story.lines[-1]
+
+
+def test_trial_pauses_again_when_it_dies_young(story: Story) -> None:
+    """Half open: one start, and its death closes the door for another minute."""
+    test_crash_loop_opens_at_the_fifth_death_within_two_minutes(story)
+    assert story.wait_for_start() == pytest.approx(60)
+    assert story.watch.watch is Watch.RUNNING
+    assert "on trial" in story.lines[-1]
+    story.die(after_s=59)
+    assert story.watch.watch is Watch.CRASH_LOOP
+    assert story.wait_for_start() == pytest.approx(60)
+
+
+def test_trial_ends_the_crash_loop_when_it_lives_for_a_minute(story: Story) -> None:
+    """After a healthy trial a death is a first death again."""
+    test_crash_loop_opens_at_the_fifth_death_within_two_minutes(story)
+    story.wait_for_start()
+    starts = len(story.starts)
+    story.die(after_s=61)
+    assert (story.watch.watch, len(story.starts)) == (Watch.RUNNING, starts + 1)
+
+
+def test_config_error_pauses_at_the_third_try_and_says_the_reason(story: Story) -> None:
+    """Exit code 2 three times: waiting seconds won't help, and the log has the engine's own words."""
+    for _ in range(2):
+        story.die(after_s=1, code=2, last_line="no such model: /m")
+        if story.watch.watch is Watch.BACKOFF:
+            story.wait_for_start()
+    story.die(after_s=1, code=2, last_line="no such model: /m")
+    assert story.watch.watch is Watch.CRASH_LOOP
+    assert "can't serve with these settings: no such model: /m" in story.lines[-1]
+
+
+def test_clean_exit_is_no_crash_when_the_engine_had_settled(story: Story) -> None:
+    """An engine that was drained (code 0) is replaced at once, however often."""
+    for _ in range(20):
+        story.die(after_s=11, code=0)
+    assert (story.watch.watch, len(story.starts)) == (Watch.RUNNING, 21)
+
+
+def test_clean_exits_are_a_crash_loop_when_they_come_at_once(story: Story) -> None:
+    """Code 0 right after the start must not spin."""
+    for _ in range(5):
+        story.die(after_s=0.1, code=0)
+        if story.watch.watch is Watch.BACKOFF:
+            story.wait_for_start()
+    assert story.watch.watch is Watch.CRASH_LOOP
+
+
+def test_kill_nine_is_called_out_of_memory_when_nobody_asked(story: Story) -> None:
+    """Signal 9 out of the blue is the system's; one that the gateway asked for is not."""
+    story.die(after_s=5, code=-9)
+    assert any("killed by the system, likely out of memory" in line for line in story.lines)
+    story.lines.clear()
+    done = story.event(KillAsked(story.watch.worker, "no step for 31 s"))
+    assert Kill() in done
+    story.die(after_s=0, code=-9)
+    assert any("was killed (no step for 31 s)" in line for line in story.lines)
+    assert not any("out of memory" in line for line in story.lines)
+
+
+def test_kill_is_ignored_when_it_names_another_engine(story: Story) -> None:
+    """An order about a predecessor must not hit its successor."""
+    first = story.watch.worker
+    story.die(after_s=5)
+    assert story.event(KillAsked(first, "stalled")) == []
+    assert story.event(Exited(first, -9)) == []
+    assert story.watch.watch is Watch.RUNNING
+
+
+def test_stop_drains_then_kills_then_leaves(story: Story) -> None:
+    """SIGTERM to the engine, SIGKILL 4 s later, and an end even if the kernel holds on to it."""
+    done = story.event(StopAsked("SIGTERM"))
+    assert Terminate() in done
+    assert Report() in done
+    assert story.watch.watch is Watch.DRAINING
+    assert story.event(Tick(), after_s=3.9) == []
+    assert Kill() in story.event(Tick(), after_s=0.1)
+    assert story.event(Tick(), after_s=0.1) == []
+    assert Leave() in story.event(Tick(), after_s=0.4)
+
+
+def test_stop_leaves_when_the_engine_has_drained(story: Story) -> None:
+    """No restart while leaving."""
+    story.event(StopAsked("SIGTERM"))
+    done = story.die(after_s=1, code=0)
+    assert done[-1] == Leave()
+    assert len(story.starts) == 1
+
+
+def test_second_stop_kills_now(story: Story) -> None:
+    """Whoever asks twice does not wait."""
+    story.event(StopAsked("SIGINT"))
+    assert Kill() in story.event(StopAsked("SIGINT"), after_s=0.1)
+    assert Leave() in story.event(Tick(), after_s=0.5)
+
+
+def test_stop_leaves_at_once_when_no_engine_runs(story: Story) -> None:
+    """Nothing to wait for during a backoff."""
+    story.die(after_s=1)
+    story.die(after_s=1)
+    assert story.watch.watch is Watch.BACKOFF
+    assert story.event(StopAsked("SIGTERM"))[-1] == Leave()
+
+
+def test_failed_start_backs_off_like_a_death() -> None:
+    """A system out of processes is asked again later, not for ever at once."""
+    watch = EngineWatch("qwen3")
+    assert watch.handle(Begin(), 0.0) == [Start()]
+    done = watch.handle(SpawnFailed("Resource temporarily unavailable"), 0.0)
+    assert done[-1] == Start()
+    watch.handle(SpawnFailed("Resource temporarily unavailable"), 0.0)
+    assert (watch.watch, watch.delay_s(0.0)) == (Watch.BACKOFF, 0.5)
+
+
+def test_every_bad_line_says_what_comes_next(story: Story) -> None:
+    """A reader of the log never has to guess whether the pool will help itself."""
+    lines: list[Say] = []
+    for _ in range(6):
+        lines += [step for step in story.die(after_s=1, code=-6, last_line="boom") if isinstance(step, Say)]
+        if story.watch.deadline is not None:
+            story.wait_for_start()
+    assert len(lines) == 6
+    for line in lines:
+        assert line.bad
+        assert "SIGABRT" in line.text
+        assert "boom" in line.text
+        assert "starting it again" in line.text or "no more starts for 60 s" in line.text

@@ -1,0 +1,174 @@
+"""Settings of a worker: flags over environment over defaults, and errors that help."""
+
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from protocol.address import default_run_dir
+from protocol.messages import Kind
+from worker.config import SETTINGS, ConfigError, Setting, WorkerConfig, engine_environment, parse_arguments
+from worker.launch import engine_command, read_config
+
+MODEL = ["--model-path", "mlx-community/Qwen3-0.6B-4bit"]
+
+
+def parse(*flags: str, **environment: str) -> WorkerConfig:
+    return parse_arguments([*MODEL, *flags], environment)
+
+
+def test_defaults_are_those_of_the_specification() -> None:
+    """What a worker is with nothing but a model."""
+    config = parse()
+    assert config == WorkerConfig(
+        model_path=MODEL[1],
+        served_name="Qwen3-0.6B-4bit",
+        kind=Kind.CHAT,
+        engine=None,
+        context_length=None,
+        max_concurrency=32,
+        queue_size=100,
+        queue_timeout_s=300.0,
+        warmup=True,
+        tokenizer_path=None,
+        adapter_path=None,
+        device="auto",
+        prefix_cache_bytes=2 * 1024**3,
+        prefill_chunk=0,
+        log_level="info",
+        run_dir=default_run_dir(),
+    )
+    assert config.source == MODEL[1]
+
+
+EXAMPLES = {
+    "model_path": ("/models/qwen3", "/models/qwen3"),
+    "kind": ("lm", Kind.CHAT),
+    "served_name": ("team/qwen3", "team/qwen3"),
+    "context_length": ("4096", 4096),
+    "max_concurrency": ("8", 8),
+    "queue_size": ("0", 0),
+    "queue_timeout_s": ("1.5", 1.5),
+    "warmup": ("false", False),
+    "tokenizer_path": ("/t", "/t"),
+    "adapter_path": ("/a", "/a"),
+    "device": ("CPU", "cpu"),
+    "engine": ("my.engine:Mine", "my.engine:Mine"),
+    "prefix_cache_bytes": ("512MB", 512 * 1024**2),
+    "prefill_chunk": ("256", 256),
+    "log_level": ("DEBUG", "debug"),
+    "run_dir": ("/tmp/pool", Path("/tmp/pool")),
+}
+
+
+def test_table_of_settings_covers_every_field() -> None:
+    """No field without a flag, no flag without a field."""
+    assert set(EXAMPLES) == {setting.field for setting in SETTINGS} == set(WorkerConfig.__struct_fields__)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.field)
+def test_setting_is_read_from_flag_and_environment_in_order(setting: Setting) -> None:
+    """The flag wins over every name in the environment, the first name over the later ones; empty is unset."""
+    text, value = EXAMPLES[setting.field]
+    model = {} if setting.field == "model_path" else {"MODEL_PATH": "m/qwen3"}
+    names = setting.environment
+    bad = dict.fromkeys(names, "\0")
+    flagged = parse_arguments([setting.flag, text], {**bad, **model})
+    assert getattr(flagged, setting.field) == value
+    for position, name in enumerate(names):
+        environment = {**model, **bad, **dict.fromkeys(names[:position], ""), name: text}
+        assert getattr(parse_arguments([], environment), setting.field) == value
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--queue-size", "-1"], "--queue-size: must be a whole number from 0 to 100000, not '-1'"),
+        (["--queue-size=1e3"], "--queue-size: must be a whole number from 0 to 100000, not '1e3'"),
+        (["--max-concurrency", "0"], "--max-concurrency: must be a whole number from 1 to 4096, not '0'"),
+        (["--queue-timeout", "nan"], "--queue-timeout: must be a number of seconds"),
+        (["--mlx-warmup", "perhaps"], "--mlx-warmup: must be true or false, not 'perhaps'"),
+        (["--device", "tpu"], "--device: must be auto, gpu or cpu, not 'tpu'"),
+        (["--model-type", "audio"], "--model-type: must be chat (or lm), vision"),
+        (["--model-type", "embeddings"], "--model-type: embedding has no engine in this version"),
+        (["--engine", "os.system"], "--engine: must look like package.module:Class"),
+        (["--prefix-cache-bytes", "2 parsecs"], "--prefix-cache-bytes: must be a size such as 512MB or 2GB"),
+        (["--served-name", "a b"], "--served-name: must be letters, digits"),
+        (["--served-name", "x" * 129], "--served-name: must be letters, digits"),
+        (["--context-length"], "--context-length: expected one argument"),
+        (["--que-size", "3"], "--que-size: no such flag; did you mean --queue-size?"),
+        (["--queue", "3"], "--queue: no such flag"),
+        (["qwen3"], "qwen3: no such flag; see --help"),
+    ],
+)
+def test_bad_flag_is_named_with_what_is_allowed(flags: list[str], says: str) -> None:
+    """One line, the flag first."""
+    with pytest.raises(ConfigError) as caught:
+        parse(*flags)
+    assert str(caught.value).startswith(says)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_variable_is_named_by_its_own_name() -> None:
+    """Whoever set QUEUE_SIZE has never heard of --queue-size."""
+    with pytest.raises(ConfigError, match=r"^QUEUE_SIZE: must be a whole number"):
+        parse(QUEUE_SIZE="many")
+
+
+def test_model_path_is_required() -> None:
+    """There is no default model."""
+    with pytest.raises(ConfigError, match=r"^--model-path is required"):
+        parse_arguments([], {"MODEL_PATH": ""})
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "source"),
+    [
+        ("mlx-community/gemma-3-4b", "gemma-3-4b", "mlx-community/gemma-3-4b"),
+        ("/models/qwen3/", "qwen3", "qwen3"),
+        (".models/qwen3", "qwen3", "qwen3"),
+        ("~/models/qwen3", "qwen3", "qwen3"),
+    ],
+)
+def test_name_and_source_come_from_the_model_path(path: str, name: str, source: str) -> None:
+    """The default name is the last part; what is shown of a local path is no more than that."""
+    config = parse_arguments(["--model-path", path], {})
+    assert (config.served_name, config.source) == (name, source)
+    assert "~" not in config.model_path
+
+
+def test_name_is_asked_for_when_the_path_has_none() -> None:
+    """A folder with a space can be served, under a name."""
+    with pytest.raises(ConfigError, match=r"^--served-name: give one"):
+        parse_arguments(["--model-path", "/models/my model"], {})
+    assert parse_arguments(["--model-path", "/models/my model", "--served-name", "mine"], {}).served_name == "mine"
+
+
+def test_own_engine_serves_any_kind() -> None:
+    """`--engine` is the seam for kinds that have no built-in engine."""
+    config = parse("--model-type", "multimodal", "--engine", "my.engine:Mine")
+    assert (config.kind, config.engine) == (Kind.VISION, "my.engine:Mine")
+
+
+@pytest.mark.parametrize(("text", "size"), [("0", 0), ("10", 10), ("1.5k", 1536), ("2GiB", 2 << 30), ("1 TB", 1 << 40)])
+def test_sizes_are_powers_of_1024(text: str, size: int) -> None:
+    """With or without a unit, an `i`, a space."""
+    assert parse("--prefix-cache-bytes", text).prefix_cache_bytes == size
+
+
+def test_configuration_survives_the_hand_over() -> None:
+    """What the engine process reads is what the supervisor was given."""
+    config = msgspec.structs.replace(parse(), run_dir=Path("/tmp/ö pool"), tokenizer_path="/t k")
+    python, *_, text, uid, fd, _parent = engine_command(config, "abc", 9)
+    assert (python, uid, fd) == (sys.executable, "abc", "9")
+    assert read_config(text) == config
+
+
+def test_preload_goes_in_front_of_what_is_there() -> None:
+    """The engine gets OpenBLAS once, and keeps what its user preloads."""
+    blas = Path("/usr/lib/libopenblas.so.0")
+    assert engine_environment(None, {"A": "b"}) == {"A": "b"}
+    assert engine_environment(blas, {"A": "b"}) == {"A": "b", "LD_PRELOAD": str(blas)}
+    assert engine_environment(blas, {"LD_PRELOAD": "/x.so"}) == {"LD_PRELOAD": f"{blas}:/x.so"}
+    assert engine_environment(blas, {"LD_PRELOAD": "/opt/libopenblas.so.0"}) == {"LD_PRELOAD": "/opt/libopenblas.so.0"}
