@@ -1,0 +1,280 @@
+"""Moves jobs: into the queue, onto workers, back after a loss, out to their streams. Never waits, reads no socket.
+
+At most `slots + 1` rows are aboard one worker; the rest queue here, where they can still be given to another.
+A job keeps its room until its worker says that it has ended, however long its client has been gone.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from gateway.dispatch.flight import Flight, Outcome
+from gateway.dispatch.ledger import Ledger
+from gateway.dispatch.limits import Limits
+from gateway.dispatch.model import Model, Worker
+from gateway.dispatch.stats import Stats
+from gateway.dispatch.stream import JobFailed, JobStream
+from protocol.codec import MAX_FRAME_BYTES, encode
+from protocol.errors import Code
+from protocol.messages import (
+    Accepted,
+    Cancel,
+    Delta,
+    DetokenizeJob,
+    Done,
+    Failed,
+    GenerateJob,
+    Job,
+    Progress,
+    State,
+    Terminal,
+    Text,
+    TokenizeJob,
+    Tokens,
+    ToWorker,
+    Usage,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 8
+"""However politely workers decline a job, it is not offered more often than this."""
+LOST_MESSAGE = "The model's process ended while it was working on this request."
+
+
+class Line(Protocol):
+    """The way out."""
+
+    def send(self, identity: bytes, frame: bytes) -> bool:
+        """Send without waiting; False if the peer can't take it (the line then reports it gone by itself)."""
+
+
+class Dispatcher:
+    """All jobs in flight and where they go."""
+
+    def __init__(self, *, epoch: int, line: Line, clock: Callable[[], float], limits: Limits, stats: Stats) -> None:
+        self.ledger = Ledger()
+        self._epoch = epoch
+        self._line = line
+        self._clock = clock
+        self._limits = limits
+        self._stats = stats
+
+    # -- the client's side -------------------------------------------------
+
+    def submit(self, model: Model, job: Job, stream: JobStream) -> Flight:
+        """Take a job in. It is on its way, queued, or has already failed when this returns; the stream tells."""
+        now = self._clock()
+        flight = self.ledger.open(model, job, stream, now)
+        line = model.line_for(flight)
+        if not model.hopeful:
+            self._fail(flight, _not_ready(model))
+        elif line.full and (line or model.pick(flight, self._limits.light_jobs) is None):
+            self._fail(flight, _queue_full(model))
+        else:
+            line.push(flight, now)
+            self.pump(model)
+        return flight
+
+    def leave(self, flight: Flight) -> None:
+        """The client is gone, or has all it wanted: stop the job if it still runs."""
+        if flight.open:
+            self._over(flight, "cancelled")
+            self._abandon(flight)
+        # Only now is it known how the answer was read.
+        self._stats.ended(flight)
+
+    def close(self, failure: JobFailed) -> None:
+        """End every job, because the gateway stops."""
+        for flight in [*self.ledger.flights.values()]:
+            if flight.worker is not None:
+                self.tell(flight.worker, Cancel(flight.id, flight.attempt))
+            flight.model.line_for(flight).remove(flight)
+            self._fail(flight, failure)
+
+    # -- the worker's side -------------------------------------------------
+
+    def on_delta(self, worker: Worker, delta: Delta) -> None:
+        """Hand a delta to its stream. The hot path: once per generated token."""
+        flight = self.ledger.flights.get(delta.job)
+        if flight is None or flight.attempt != delta.attempt or flight.worker is not worker:
+            self.ledger.stale += 1
+        elif flight.outcome is None:
+            if flight.output_at is None:
+                flight.output_at = self._clock()
+                self._stats.first_output(flight, flight.output_at)
+            if not flight.stream.feed(delta):
+                self._drop_slow_reader(flight)
+
+    def on_news(self, worker: Worker, news: Accepted | Progress) -> None:
+        """A job came further, without output."""
+        flight = self.ledger.find(worker, news.job, news.attempt)
+        if flight is None or not flight.open:
+            return
+        if isinstance(news, Accepted):
+            flight.stream.accept(news)
+        else:
+            flight.stream.progress = news
+
+    def on_terminal(self, worker: Worker, terminal: Terminal) -> None:
+        """A job ended at its worker: its room is free."""
+        flight = self.ledger.find(worker, terminal.job, terminal.attempt)
+        if flight is None:
+            return
+        self.ledger.unboard(flight)
+        if flight.open:
+            self._conclude(flight, worker, terminal)
+        if not flight.open:
+            self.ledger.close(flight)
+        self.pump(flight.model)
+
+    def on_lost(self, model: Model, aboard: Sequence[Flight]) -> None:
+        """Decide what becomes of jobs whose worker is gone (and no longer in `model`), then of the queue."""
+        for flight in sorted(aboard, key=lambda flight: flight.id, reverse=True):
+            self.ledger.unboard(flight)
+            if not flight.open:
+                self.ledger.close(flight)
+            else:
+                self._lost(flight)
+        self.pump(model)
+
+    def pump(self, model: Model) -> None:
+        """Send what can be sent, in order; fail what waits for nothing."""
+        for line in (model.light_queue, model.queue):
+            while (flight := line.head) is not None:
+                worker = model.pick(flight, self._limits.light_jobs)
+                if worker is None:
+                    break
+                line.remove(flight)
+                if not self._send(flight, worker):
+                    line.push_front(flight, flight.queued_at)
+            if not model.hopeful:
+                for flight in line.drain():
+                    self._fail(flight, _not_ready(model))
+
+    def expire(self, model: Model) -> None:
+        """Fail who has waited too long."""
+        now = self._clock()
+        for line in (model.light_queue, model.queue):
+            for flight in line.expired(now):
+                line.remove(flight)
+                self._fail(flight, JobFailed("queue_timeout", "The request waited too long for its turn."))
+
+    def tell(self, worker: Worker, message: ToWorker) -> None:
+        """Send one message; a worker that can't take it is not sent to again."""
+        if not self._line.send(worker.identity, encode([message], epoch=self._epoch)):
+            worker.suspect = True
+
+    # -- inside ------------------------------------------------------------
+
+    def _send(self, flight: Flight, worker: Worker) -> bool:
+        """Put a queued flight aboard; False if the worker turned out to be gone."""
+        now = self._clock()
+        job = msgspec.structs.replace(flight.job, job=flight.id, attempt=flight.attempt)
+        try:
+            frame = encode([job], epoch=self._epoch)
+        except (ValueError, OverflowError, TypeError) as error:
+            # Half a surrogate pair, an integer beyond 64 bits: this request's fault alone, it must not stop the line.
+            log.warning("a job that can't be encoded: %s", error)
+            self._fail(flight, JobFailed(Code.INVALID_REQUEST, "The request holds a value that can't be passed on."))
+            return True
+        if len(frame) > MAX_FRAME_BYTES:
+            self._fail(flight, JobFailed(Code.INVALID_REQUEST, "The request is too large."))
+            return True
+        if not self._line.send(worker.identity, frame):
+            worker.suspect = True
+            return False
+        self._stats.sent(flight, now)
+        self.ledger.board(flight, worker, now)
+        return True
+
+    def _conclude(self, flight: Flight, worker: Worker, terminal: Terminal) -> None:
+        match terminal, flight.job:
+            case (Done(usage=usage), GenerateJob()):
+                self._finish(flight, usage)
+            case (Tokens() as tokens, TokenizeJob()):
+                self._finish(flight, tokens)
+            case (Text() as text, DetokenizeJob()):
+                self._finish(flight, text)
+            case (Failed() as failed, _):
+                self._failed(flight, worker, failed)
+            case _:
+                self._fail(flight, JobFailed(Code.ENGINE_ERROR, f"answered with {type(terminal).__name__}"))
+
+    def _abandon(self, flight: Flight) -> None:
+        """Stop a job that nobody waits for any more."""
+        if flight.worker is not None:
+            self.tell(flight.worker, Cancel(flight.id, flight.attempt))
+            return
+        self.ledger.close(flight)
+        flight.model.line_for(flight).remove(flight)
+        # The next in line may fit where this one did not.
+        self.pump(flight.model)
+
+    def _failed(self, flight: Flight, worker: Worker, failed: Failed) -> None:
+        match failed.code:
+            case Code.DRAINING:
+                # Its beat will say so too, but perhaps after the next job was sent.
+                worker.state = State.DRAINING
+                if flight.stream.untouched and flight.attempt < MAX_ATTEMPTS:
+                    self._again(flight)
+                else:
+                    self._fail(flight, JobFailed(failed.code, failed.message, retryable=True))
+            case Code.WORKER_LOST:
+                # The last words of a dying engine: the next job would die with it.
+                worker.state = State.STOPPED
+                self._lost(flight)
+            case Code.CANCELLED:
+                # Nobody asked for it, or the flight would not be open.
+                self._lost(flight)
+            case _:
+                failure = JobFailed(failed.code, failed.message, param=failed.param, retryable=failed.retryable)
+                self._fail(flight, failure)
+
+    def _lost(self, flight: Flight) -> None:
+        """Start over, once, what the client has seen nothing of; fail the rest."""
+        if flight.stream.untouched and flight.retries == 0:
+            flight.retries += 1
+            self._again(flight)
+        else:
+            self._fail(flight, JobFailed(Code.WORKER_LOST, LOST_MESSAGE, retryable=True))
+
+    def _again(self, flight: Flight) -> None:
+        flight.attempt += 1
+        flight.output_at = None
+        flight.stream.restart()
+        flight.model.line_for(flight).push_front(flight, self._clock())
+
+    def _drop_slow_reader(self, flight: Flight) -> None:
+        failure = JobFailed("slow_reader", "The client read too slowly.")
+        flight.stream.fail(failure, keep_unread=False)
+        self._over(flight, "failed")
+        self._abandon(flight)
+
+    def _finish(self, flight: Flight, outcome: Usage | Tokens | Text) -> None:
+        flight.stream.finish(outcome)
+        if flight.sent_at is not None and not flight.light:
+            flight.model.took(self._clock() - flight.sent_at)
+        self._over(flight, "done")
+
+    def _fail(self, flight: Flight, failure: JobFailed) -> None:
+        if flight.open:
+            flight.stream.fail(failure)
+            self._over(flight, "failed")
+        self.ledger.close(flight)
+
+    def _over(self, flight: Flight, outcome: Outcome) -> None:
+        flight.outcome = outcome
+        flight.over_at = self._clock()
+
+
+def _queue_full(model: Model) -> JobFailed:
+    message = "Too many requests. Service is at capacity."
+    return JobFailed("queue_full", message, retryable=True, retry_after_s=model.retry_after_s)
+
+
+def _not_ready(model: Model) -> JobFailed:
+    message = f"The model {model.name!r} is not up ({model.state})."
+    return JobFailed("model_not_ready", message, retryable=True, retry_after_s=model.retry_after_s)

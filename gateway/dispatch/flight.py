@@ -1,0 +1,65 @@
+"""One job in flight: where it is, which attempt this is, who listens. A record; the dispatcher moves it."""
+
+from typing import TYPE_CHECKING, Literal
+
+from gateway.dispatch.stream import JobStream
+from protocol.messages import GenerateJob, Job
+
+if TYPE_CHECKING:
+    from gateway.dispatch.model import Model, Worker
+
+
+Outcome = Literal["done", "failed", "cancelled"]
+
+
+class Flight:
+    """A job from the moment it is asked for until its slot is free again.
+
+    `worker` is None while it queues. It is `open` until its client has its answer, or has left: then `outcome` and
+    `over_at` are set, but it may still hold its slot until the worker says that it has stopped.
+    """
+
+    __slots__ = (
+        "attempt",
+        "began_at",
+        "id",
+        "job",
+        "light",
+        "model",
+        "outcome",
+        "output_at",
+        "over_at",
+        "queued_at",
+        "retries",
+        "rows",
+        "sent_at",
+        "stream",
+        "worker",
+    )
+
+    def __init__(self, flight_id: int, model: "Model", job: Job, stream: JobStream, now: float) -> None:
+        self.id = flight_id
+        self.attempt = 1
+        self.model = model
+        self.job = job
+        self.stream = stream
+        self.light = not isinstance(job, GenerateJob)
+        self.worker: Worker | None = None
+        self.rows = 0
+        self.retries = 0
+        self.outcome: Outcome | None = None
+        self.began_at = now
+        self.queued_at = now
+        self.sent_at: float | None = None
+        self.output_at: float | None = None
+        self.over_at = now
+
+    @property
+    def open(self) -> bool:
+        """Whether its client still waits for something."""
+        return self.outcome is None
+
+    @property
+    def choices(self) -> int:
+        """How many rows the job asks for."""
+        return self.job.n if isinstance(self.job, GenerateJob) else 1

@@ -1,0 +1,209 @@
+"""Reads what peers send and applies it: registrations to the roster, job frames to the dispatcher.
+
+Nothing a peer sends can raise out of here; what can't be used is counted and logged once per peer.
+A peer counts only in the epoch of this gateway: any other is greeted, and its frame ignored.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar, assert_never
+
+from gateway.dispatch.dispatcher import Dispatcher, Line
+from gateway.dispatch.limits import Limits
+from gateway.dispatch.model import Supervisor, Worker
+from gateway.dispatch.roster import Roster
+from gateway.dispatch.stats import Stats
+from protocol.codec import BadFrame, decode_to_gateway, encode
+from protocol.messages import (
+    Accepted,
+    Announce,
+    Beat,
+    Bye,
+    Cancel,
+    Delta,
+    Done,
+    Failed,
+    Hello,
+    KillEngine,
+    Progress,
+    Ready,
+    Supervision,
+    Text,
+    ToGateway,
+    Tokens,
+    Watch,
+)
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+REMEMBERED_PEERS = 1024
+"""Strangers and lost workers are remembered by name; this bounds how many."""
+
+
+class Intake:
+    """Frames in, effects on roster and dispatcher out."""
+
+    def __init__(
+        self,
+        *,
+        epoch: int,
+        pid: int,
+        line: Line,
+        clock: Callable[[], float],
+        limits: Limits,
+        roster: Roster,
+        dispatcher: Dispatcher,
+        stats: Stats,
+    ) -> None:
+        self._epoch = epoch
+        self._line = line
+        self._clock = clock
+        self._limits = limits
+        self._roster = roster
+        self._dispatcher = dispatcher
+        self._stats = stats
+        self._hello = encode([Hello(pid)], epoch=epoch)
+        self._greeted: dict[bytes, float] = {}
+        self._complained: dict[bytes, float] = {}
+        self._orphans: dict[str, list[Cancel]] = {}
+
+    def on_frame(self, identity: bytes, frames: Sequence[bytes]) -> None:
+        """Take in one multipart message (frame 0: an envelope)."""
+        try:
+            envelope = decode_to_gateway(frames[0] if frames else b"")
+        except BadFrame as error:
+            self._complain(identity, "bad_frame", str(error))
+            return
+        now = self._clock()
+        if envelope.epoch != self._epoch:
+            self._greet(identity, now)
+            return
+        worker = self._roster.workers.get(identity)
+        if worker is None:
+            self._from_others(identity, envelope.messages, now)
+        else:
+            worker.last_seen = now
+            self._from_worker(worker, envelope.messages)
+
+    def on_gone(self, identity: bytes, *, frozen: bool) -> None:
+        """The socket says that this peer can't be reached any more; `frozen`: still there, but it reads nothing."""
+        worker = self._roster.workers.get(identity)
+        supervisor = self._roster.supervisors.get(identity)
+        if worker is not None:
+            self.lose(worker, "it reads nothing" if frozen else "its connection is gone", kill=frozen)
+        elif supervisor is not None:
+            log.warning("the supervisor of %s is gone", supervisor.report.model)
+            self._dispatcher.pump(self._roster.forget(supervisor))
+
+    def lose(self, worker: Worker, why: str, *, kill: bool) -> None:
+        """Strike a worker off and pass its jobs on; `kill` has its supervisor end a process that may still be there."""
+        aboard = [*worker.aboard.values()]
+        log.warning("worker %s of %s is lost with %d jobs aboard: %s", worker.uid, worker.model.name, len(aboard), why)
+        self._stats.wire["lost_workers"] += 1
+        # Should it come back to life, it still works on these.
+        _remember(self._orphans, worker.uid, [Cancel(flight.id, flight.attempt) for flight in aboard])
+        model = self._roster.forget(worker)
+        supervisor = self._roster.supervisor_of(worker.uid)
+        if kill and supervisor is not None:
+            order = KillEngine(worker.uid, why)
+            self._line.send(supervisor.identity, encode([order], epoch=self._epoch))
+        self._dispatcher.on_lost(model, aboard)
+
+    # -- inside ------------------------------------------------------------
+
+    def _from_worker(self, worker: Worker, messages: Sequence[ToGateway]) -> None:
+        on_delta = self._dispatcher.on_delta
+        for message in messages:
+            if type(message) is Delta:
+                on_delta(worker, message)
+            else:
+                self._apply(worker, message)
+
+    def _apply(self, worker: Worker, message: ToGateway) -> None:
+        match message:
+            case Delta():
+                self._dispatcher.on_delta(worker, message)
+            case Accepted() | Progress():
+                self._dispatcher.on_news(worker, message)
+            case Done() | Tokens() | Text() | Failed():
+                self._dispatcher.on_terminal(worker, message)
+            case Beat():
+                worker.beat = message
+                worker.state = message.state
+                self._dispatcher.pump(worker.model)
+            case Announce():
+                if self._roster.announce(worker.identity, message, self._clock()) is None:
+                    self._complain(worker.identity, "contradiction", f"{worker.uid} now calls itself {message.worker}")
+                self._dispatcher.pump(worker.model)
+            case Ready():
+                self._roster.ready(worker, message)
+                self._dispatcher.pump(worker.model)
+            case Bye():
+                self.lose(worker, f"it left: {message.reason[:200]}", kill=False)
+            case Supervision():
+                self._complain(worker.identity, "contradiction", "a worker that reports as a supervisor")
+            case _:
+                assert_never(message)
+
+    def _from_others(self, identity: bytes, messages: Sequence[ToGateway], now: float) -> None:
+        """Take in the first words of a worker, or any of a supervisor."""
+        for at, message in enumerate(messages):
+            if isinstance(message, Announce):
+                worker = self._announced(identity, message, now)
+                if worker is not None:
+                    self._from_worker(worker, messages[at + 1 :])
+                    return
+            elif isinstance(message, Supervision):
+                self._supervised(identity, message, now)
+        if identity not in self._roster.supervisors:
+            self._greet(identity, now)
+
+    def _announced(self, identity: bytes, announce: Announce, now: float) -> Worker | None:
+        worker = self._roster.announce(identity, announce, now)
+        if worker is None:
+            self._complain(identity, "contradiction", f"worker {announce.worker!r} of {announce.model!r} can't join")
+            return None
+        self._greeted.pop(identity, None)
+        for cancel in self._orphans.pop(worker.uid, []):
+            self._dispatcher.tell(worker, cancel)
+        return worker
+
+    def _supervised(self, identity: bytes, report: Supervision, now: float) -> None:
+        supervisor: Supervisor | None = self._roster.supervise(identity, report, now)
+        if supervisor is None:
+            self._complain(identity, "contradiction", f"a supervisor of {report.model!r} can't join")
+            return
+        supervisor.last_seen = now
+        self._greeted.pop(identity, None)
+        worker = self._roster.worker(report.engine)
+        if worker is not None and _ended(report):
+            self.lose(worker, f"its process ended ({report.exit_code})", kill=False)
+        self._dispatcher.pump(self._roster.models[report.model])
+
+    def _greet(self, identity: bytes, now: float) -> None:
+        """Ask a peer who it is, not at its own rate."""
+        self._stats.wire["stranger"] += 1
+        if now - self._greeted.get(identity, float("-inf")) < self._limits.hello_interval_s:
+            return
+        _remember(self._greeted, identity, now)
+        self._line.send(identity, self._hello)
+
+    def _complain(self, identity: bytes, kind: str, why: str) -> None:
+        self._stats.wire[kind] += 1
+        if identity not in self._complained:
+            _remember(self._complained, identity, self._clock())
+            log.warning("peer %r: %s; more of the kind goes unmentioned", identity[:64], why[:300])
+
+
+def _ended(report: Supervision) -> bool:
+    """Whether the engine that a report names is dead. Its exit code says nothing: it may be its predecessor's."""
+    return report.engine_pid == 0 or report.watch in (Watch.BACKOFF, Watch.CRASH_LOOP)
+
+
+def _remember(memory: dict[K, V], key: K, value: V) -> None:
+    while len(memory) >= REMEMBERED_PEERS:
+        del memory[next(iter(memory))]
+    memory[key] = value

@@ -1,0 +1,57 @@
+"""The jobs in flight, by id, and the filter that keeps everything else out.
+
+A frame counts only if its job is known, its attempt the current one, and its sender the worker that has it.
+"""
+
+from gateway.dispatch.flight import Flight
+from gateway.dispatch.model import Model, Worker
+from gateway.dispatch.stream import JobStream
+from protocol.messages import Job
+
+
+class Ledger:
+    """All flights that are queued, running, or leaving; `stale` counts the frames that were for none of them."""
+
+    def __init__(self) -> None:
+        self.flights: dict[int, Flight] = {}
+        self.stale = 0
+        self._last = 0
+
+    def open(self, model: Model, job: Job, stream: JobStream, now: float) -> Flight:
+        """Enter a new job under an id of its own."""
+        self._last += 1
+        flight = Flight(self._last, model, job, stream, now)
+        self.flights[flight.id] = flight
+        return flight
+
+    def find(self, worker: Worker, job: int, attempt: int) -> Flight | None:
+        """Return the flight that such a frame from `worker` belongs to; None, and counted, if it is stale."""
+        flight = self.flights.get(job)
+        if flight is None or flight.attempt != attempt or flight.worker is not worker:
+            self.stale += 1
+            return None
+        return flight
+
+    def board(self, flight: Flight, worker: Worker, now: float) -> None:
+        """Put a flight aboard a worker, where it takes its room."""
+        flight.worker = worker
+        flight.sent_at = now
+        flight.rows = worker.rows_of(flight)
+        worker.aboard[flight.id] = flight
+        worker.rows += flight.rows
+        worker.light += flight.light
+
+    def unboard(self, flight: Flight) -> None:
+        """Take a flight off its worker, if it has one, and give the room back."""
+        worker, flight.worker = flight.worker, None
+        if worker is None:
+            return
+        del worker.aboard[flight.id]
+        worker.rows -= flight.rows
+        worker.light -= flight.light
+        flight.rows = 0
+
+    def close(self, flight: Flight) -> None:
+        """Forget a flight; whatever still comes for it is stale."""
+        self.unboard(flight)
+        self.flights.pop(flight.id, None)

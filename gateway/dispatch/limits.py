@@ -1,0 +1,22 @@
+"""The dispatcher's bounds, in one frozen struct, so that tests and configuration can change them."""
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds that hold for every model. What a worker decides (slots, queue) comes with its `Announce`."""
+
+    beat_timeout_s: float = 5.0
+    """A connected peer that stays silent for longer is lost."""
+    load_beat_timeout_s: float = 60.0
+    """The same while a model loads or warms up: loading holds the interpreter for seconds at a time."""
+    stall_s: float = 60.0
+    """A ready engine whose step counter stands still for longer, with work to do, is killed."""
+    light_jobs: int = 64
+    """Tokenise and detokenise jobs aboard one worker; they take no slot."""
+    settle_s: float = 1.0
+    """After start-up an unknown model is answered with "not ready" for so long: workers are still registering."""
+    hello_interval_s: float = 0.2
+    """A peer that has not announced itself is greeted at most this often."""
+    tick_s: float = 0.25
+    """How often silence and queue timeouts are looked at."""

@@ -1,0 +1,161 @@
+"""A served model as the gateway sees it: its workers, their supervisors, the line in front of it.
+
+Records and the questions one asks of them; who joins and leaves is the roster's business, who goes where the
+dispatcher's.
+"""
+
+from gateway.dispatch.flight import Flight
+from gateway.dispatch.queue import Queue
+from protocol.messages import Announce, Beat, Kind, Ready, State, Supervision, Watch
+
+DEFAULT_QUEUE_SIZE = 100
+DEFAULT_QUEUE_TIMEOUT_S = 300.0
+COMING = frozenset({State.LOADING, State.WARMING, State.READY})
+RESTARTING = frozenset({Watch.STARTING, Watch.RUNNING, Watch.BACKOFF})
+
+
+class Worker:
+    """One engine process, from its `Announce` until it is lost.
+
+    `rows` and `light` are the room its unfinished jobs take; `suspect` marks one that could not be sent to and
+    is about to be declared lost; `turn` orders equally loaded workers.
+    """
+
+    def __init__(self, identity: bytes, announce: Announce, model: "Model", now: float) -> None:
+        self.identity = identity
+        self.uid = announce.worker
+        self.model = model
+        self.announce = announce
+        self.state = announce.state
+        self.ready: Ready | None = None
+        self.beat: Beat | None = None
+        self.last_seen = now
+        self.suspect = False
+        self.turn = 0
+        self.rows = 0
+        self.light = 0
+        self.aboard: dict[int, Flight] = {}
+
+    @property
+    def slots(self) -> int:
+        """Rows that it steps together."""
+        return max(1, self.announce.slots)
+
+    @property
+    def up(self) -> bool:
+        """Whether it takes jobs."""
+        return self.state is State.READY and self.ready is not None and not self.suspect
+
+    def rows_of(self, flight: Flight) -> int:
+        """The room that `flight` would take here: a job with more choices than slots fills them all."""
+        return 0 if flight.light else min(max(1, flight.choices), self.slots)
+
+    def has_room(self, flight: Flight, light_jobs: int) -> bool:
+        """Whether `flight` may be sent now: one row above the slots, so that a freed slot never waits for us."""
+        if flight.light:
+            return self.light < light_jobs
+        return self.rows + self.rows_of(flight) <= self.slots + 1
+
+
+class Supervisor:
+    """The process that watches over one engine process, with the last that it said."""
+
+    def __init__(self, identity: bytes, report: Supervision, now: float) -> None:
+        self.identity = identity
+        self.report = report
+        self.last_seen = now
+
+
+class Model:
+    """One served model, with any number of workers; stays known when it has none."""
+
+    def __init__(self, name: str, kind: Kind, *, created: int, aliases: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self.kind = kind
+        self.source = name
+        self.created = created
+        self.aliases = aliases
+        self.workers: dict[bytes, Worker] = {}
+        self.supervisors: dict[bytes, Supervisor] = {}
+        self.queue = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
+        self.light_queue = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
+        self.job_s = 1.0
+        """How long a job takes, averaged over the recent ones."""
+        self.ready: Ready | None = None
+        """What its workers last said of it once they were warm; stays while they are away."""
+        self._turns = 0
+
+    @property
+    def up(self) -> list[Worker]:
+        """Workers that take jobs."""
+        return [worker for worker in self.workers.values() if worker.up]
+
+    @property
+    def replicas(self) -> int:
+        """How many workers take jobs."""
+        return len(self.up)
+
+    @property
+    def slots(self) -> int:
+        """Rows that all ready workers step together."""
+        return sum(worker.slots for worker in self.up)
+
+    @property
+    def state(self) -> str:
+        """The best state of any worker; without one, what a supervisor does about it; else `lost`."""
+        if self.up:
+            return State.READY.value
+        states = {worker.state for worker in self.workers.values()}
+        # A worker that calls itself ready before its `Ready` came is all but there.
+        for state in (State.READY, State.WARMING, State.LOADING, State.DRAINING):
+            if state in states:
+                return State.WARMING.value if state is State.READY else state.value
+        watches = {supervisor.report.watch for supervisor in self.supervisors.values()}
+        for watch in (Watch.RUNNING, Watch.STARTING, Watch.BACKOFF, Watch.DRAINING, Watch.CRASH_LOOP):
+            if watch in watches:
+                return Watch.STARTING.value if watch is Watch.RUNNING else watch.value
+        return "lost"
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether waiting for it makes sense: a worker is up or coming, or a supervisor is about to start one."""
+        return any(worker.state in COMING for worker in self.workers.values()) or any(
+            supervisor.report.watch in RESTARTING for supervisor in self.supervisors.values()
+        )
+
+    @property
+    def retry_after_s(self) -> float:
+        """When asking again makes sense, by the length of the line and the time that jobs take. 1 to 120 s."""
+        if not self.hopeful:
+            return min(120.0, max([5.0, *(supervisor.report.delay_s for supervisor in self.supervisors.values())]))
+        return min(120.0, max(1.0, (len(self.queue) + 1) * self.job_s / max(1, self.slots)))
+
+    def line_for(self, flight: Flight) -> Queue:
+        """The queue in which `flight` waits: light jobs never wait behind generations."""
+        return self.light_queue if flight.light else self.queue
+
+    def pick(self, flight: Flight, light_jobs: int) -> Worker | None:
+        """Return the least loaded worker that has room, taking turns among equals; None if none has."""
+        room = [worker for worker in self.up if worker.has_room(flight, light_jobs)]
+        if not room:
+            return None
+        worker = min(room, key=lambda worker: (worker.light if flight.light else worker.rows, worker.turn))
+        self._turns += 1
+        worker.turn = self._turns
+        return worker
+
+    def resize(self) -> None:
+        """Take the queue's bounds from the workers: the largest that any of them announces."""
+        announces = [worker.announce for worker in self.workers.values()]
+        if not announces:
+            return
+        capacity = max(0, *(announce.queue_size for announce in announces))
+        # Not a number, or negative: as good as none given.
+        timeouts = [announce.queue_timeout_s for announce in announces if announce.queue_timeout_s > 0]
+        timeout_s = max(timeouts, default=DEFAULT_QUEUE_TIMEOUT_S)
+        for queue in (self.queue, self.light_queue):
+            queue.capacity, queue.timeout_s = capacity, timeout_s
+
+    def took(self, job_s: float) -> None:
+        """Learn how long a job took."""
+        self.job_s += 0.2 * (job_s - self.job_s)

@@ -1,0 +1,50 @@
+"""From the name that a client wrote to a model; pure. A name is a key to look up, never a path."""
+
+import re
+from collections.abc import Iterable
+
+from gateway.dispatch.model import Model
+from protocol.messages import Kind
+
+SERVES = {
+    Kind.CHAT: (Kind.CHAT, Kind.VISION),
+    Kind.VISION: (Kind.VISION,),
+    Kind.EMBEDDING: (Kind.EMBEDDING,),
+}
+"""Which kinds of model can answer what a request needs, the one meant for it first."""
+
+
+def default_of(models: Iterable[Model], kind: Kind) -> Model | None:
+    """Return the model for requests that name none: the best kind, of those not out of order, the oldest."""
+    serving = [model for model in models if model.kind in SERVES[kind]]
+    order = SERVES[kind].index
+    return min(
+        serving, key=lambda model: (order(model.kind), not model.hopeful, model.created, model.name), default=None
+    )
+
+
+def named(models: Iterable[Model], name: str, kind: Kind) -> Model | None:
+    """Look `name` up: served name, alias, hub id or its last part, then family; the last two only if one model has it.
+
+    A served name or an alias is found whatever its kind, so that the caller can say what is wrong with it.
+    """
+    known = sorted(models, key=lambda model: model.name)
+    for model in known:
+        if model.name == name:
+            return model
+    for model in known:
+        if name in model.aliases:
+            return model
+    by_source = [model for model in known if name in (model.source, model.source.rpartition("/")[2])]
+    if len(by_source) == 1:
+        return by_source[0]
+    family = [model for model in known if model.kind in SERVES[kind] and name.casefold() in _families(model)]
+    return family[0] if len(family) == 1 else None
+
+
+def _families(model: Model) -> set[str]:
+    """Return `gemma3_text` and `gemma` for the one and the other way in which people call it."""
+    if model.ready is None:
+        return set()
+    family = model.ready.family.casefold()
+    return {family, re.split(r"[^a-z]", family, maxsplit=1)[0]} - {""}

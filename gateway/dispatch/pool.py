@@ -1,0 +1,198 @@
+"""The dispatcher put together: what routes and the application see of everything behind the socket."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from types import TracebackType
+
+from prometheus_client import CollectorRegistry
+
+from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.flight import Flight
+from gateway.dispatch.intake import Intake
+from gateway.dispatch.limits import Limits
+from gateway.dispatch.link import Link
+from gateway.dispatch.liveness import Liveness
+from gateway.dispatch.model import Model
+from gateway.dispatch.roster import Roster
+from gateway.dispatch.stats import Snapshot, Stats, WorkerSnapshot, model_snapshot
+from gateway.dispatch.stream import JobFailed, JobStream
+from protocol.codec import encode
+from protocol.messages import GenerateJob, Job, Kind
+
+log = logging.getLogger(__name__)
+
+
+class Pool:
+    """Every served model, behind one socket in `run_dir`.
+
+    `run_dir` is a folder private to this pool (made if missing); `aliases` maps further names to served names;
+    `clock` counts monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        aliases: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        limits = limits or Limits()
+        # 63 random bits: no two runs of a gateway share an epoch, and 0 is for workers that know none.
+        epoch = secrets.randbelow(2**63 - 1) + 1
+        self._clock = clock
+        self._limits = limits
+        self._born = clock()
+        self._stats = Stats()
+        self._roster = Roster(aliases=aliases or {})
+        self._link = Link(
+            run_dir,
+            probe=encode([], epoch=epoch),
+            receive=self._on_frame,
+            gone=self._on_gone,
+            peers=self._roster.identities,
+        )
+        self._dispatcher = Dispatcher(epoch=epoch, line=self._link, clock=clock, limits=limits, stats=self._stats)
+        self._intake = Intake(
+            epoch=epoch,
+            pid=os.getpid(),
+            line=self._link,
+            clock=clock,
+            limits=limits,
+            roster=self._roster,
+            dispatcher=self._dispatcher,
+            stats=self._stats,
+        )
+        self._liveness = Liveness(self._roster, limits, clock())
+        self._ticker: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Bind and start receiving. Raises `protocol.address.AddressError`."""
+        await self._link.open()
+        self._born = self._clock()
+        self._liveness.look(self._born)
+        self._ticker = asyncio.create_task(self._tick_for_ever(), name="pool-tick")
+
+    async def close(self) -> None:
+        """Fail what still runs (`shutting_down`), stop every task, close the socket, free the lock."""
+        failure = JobFailed("shutting_down", "The server is shutting down.", retryable=True, retry_after_s=5.0)
+        self._dispatcher.close(failure)
+        ticker, self._ticker = self._ticker, None
+        if ticker is not None:
+            ticker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await ticker
+        await self._link.close()
+
+    def resolve(self, name: str | None, kind: Kind) -> Model:
+        """Find the model for a request. Raises `JobFailed`: `model_not_found`, `model_not_ready`, `invalid_request`."""
+        return self._roster.resolve(name, kind, settling=self._clock() - self._born < self._limits.settle_s)
+
+    def models(self) -> list[Model]:
+        """All models that were ever announced, by name."""
+        return [*self._roster]
+
+    def run(self, model: Model, job: Job) -> AbstractAsyncContextManager[JobStream]:
+        """Run a job (its `job` and `attempt` are set here) for as long as the block lasts.
+
+        Entering never waits and never raises: a full queue, too, is told by the stream. Leaving the block
+        before the end cancels the job, without waiting.
+        """
+        return _Run(self._dispatcher, model, job)
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Histograms of waiting, first token and duration, per model."""
+        return self._stats.registry
+
+    def snapshot(self) -> Snapshot:
+        """Everything countable, now."""
+        stats, now = self._stats, self._clock()
+        by_type = stats.by_type()
+        workers = [
+            WorkerSnapshot(
+                uid=worker.uid,
+                model=worker.model.name,
+                state=worker.state.value,
+                pid=worker.announce.pid,
+                rows=worker.rows,
+                slots=worker.slots,
+                silent_s=now - worker.last_seen,
+                beat=worker.beat,
+            )
+            for worker in self._roster.workers.values()
+        ]
+        return Snapshot(
+            models=[model_snapshot(model) for model in self._roster],
+            workers=workers,
+            supervisors=[supervisor.report for supervisor in self._roster.supervisors.values()],
+            total_requests=sum(by_type.values()),
+            total_tokens=stats.prompt_tokens + stats.completion_tokens,
+            prompt_tokens=stats.prompt_tokens,
+            completion_tokens=stats.completion_tokens,
+            total_time_s=stats.total_time_s,
+            request_types=by_type,
+            requests=dict(stats.requests),
+            error_count=stats.count("failed"),
+            cancelled=stats.count("cancelled"),
+            performance=stats.performance(),
+            wire={**stats.wire, "stale": self._dispatcher.ledger.stale},
+        )
+
+    # -- inside ------------------------------------------------------------
+
+    def _on_frame(self, identity: bytes, frames: Sequence[bytes]) -> None:
+        self._intake.on_frame(identity, frames)
+
+    def _on_gone(self, identity: bytes, frozen: bool) -> None:
+        self._intake.on_gone(identity, frozen=frozen)
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.tick_s)
+            try:
+                self._tick()
+            except Exception:
+                log.exception("a look at silence and queues failed")
+
+    def _tick(self) -> None:
+        self._liveness.look(self._clock())
+        if self._liveness.silent_workers(self._clock()) or self._liveness.silent_supervisors(self._clock()):
+            # Perhaps we are late, not they: what has arrived counts.
+            self._link.drain()
+        for worker in self._liveness.silent_workers(self._clock()):
+            self._intake.lose(worker, "nothing was heard of it for too long", kill=True)
+        for supervisor in self._liveness.silent_supervisors(self._clock()):
+            self._intake.on_gone(supervisor.identity, frozen=True)
+        for worker in self._liveness.stalled_workers():
+            self._intake.lose(worker, "its engine makes no progress", kill=True)
+        for model in self._roster:
+            self._dispatcher.expire(model)
+
+
+class _Run:
+    """One job's time in the pool. Neither end awaits, so a handler's cancellation can't interrupt it."""
+
+    def __init__(self, dispatcher: Dispatcher, model: Model, job: Job) -> None:
+        self._dispatcher = dispatcher
+        self._model = model
+        self._job = job
+        self._flight: Flight | None = None
+
+    async def __aenter__(self) -> JobStream:
+        stream = JobStream(self._job.n if isinstance(self._job, GenerateJob) else 1)
+        self._flight = self._dispatcher.submit(self._model, self._job, stream)
+        return stream
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._flight is not None:
+            self._dispatcher.leave(self._flight)

@@ -1,0 +1,51 @@
+"""The line in front of one model: first come, first served, bounded in length and in time."""
+
+from collections import OrderedDict
+
+from gateway.dispatch.flight import Flight
+
+
+class Queue:
+    """Waiting flights. `capacity` and `timeout_s` are set from what the model's workers announce."""
+
+    def __init__(self, *, capacity: int, timeout_s: float) -> None:
+        self.capacity = capacity
+        self.timeout_s = timeout_s
+        self._line: OrderedDict[int, Flight] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._line)
+
+    @property
+    def full(self) -> bool:
+        """Whether a newcomer has to be refused."""
+        return len(self._line) >= self.capacity
+
+    @property
+    def head(self) -> Flight | None:
+        """Who is next."""
+        return next(iter(self._line.values()), None)
+
+    def push(self, flight: Flight, now: float) -> None:
+        """Queue at the end."""
+        flight.queued_at = now
+        self._line[flight.id] = flight
+
+    def push_front(self, flight: Flight, now: float) -> None:
+        """Queue at the front, above capacity if need be: this one had its turn and lost it, not by its own fault."""
+        self.push(flight, now)
+        self._line.move_to_end(flight.id, last=False)
+
+    def remove(self, flight: Flight) -> bool:
+        """Leave the line; whether it stood there."""
+        return self._line.pop(flight.id, None) is not None
+
+    def expired(self, now: float) -> list[Flight]:
+        """Everyone who has waited too long. Looks at all: who came back to the front started waiting anew."""
+        return [flight for flight in self._line.values() if now - flight.queued_at > self.timeout_s]
+
+    def drain(self) -> list[Flight]:
+        """Send everyone away."""
+        waiting = [*self._line.values()]
+        self._line.clear()
+        return waiting

@@ -1,0 +1,127 @@
+"""Who is there: workers and supervisors by socket identity, models by name.
+
+Knows nothing of jobs. A model, once heard of, stays known for the gateway's life.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from gateway.dispatch.model import Model, Supervisor, Worker
+from gateway.dispatch.names import SERVES, default_of, named
+from gateway.dispatch.stream import JobFailed
+from protocol.errors import Code
+from protocol.messages import Announce, Kind, Ready, State, Supervision
+
+log = logging.getLogger(__name__)
+
+
+class Roster:
+    """All peers that have said who they are in this epoch."""
+
+    def __init__(self, *, aliases: Mapping[str, str], wall: Callable[[], float] = time.time) -> None:
+        self.workers: dict[bytes, Worker] = {}
+        self.supervisors: dict[bytes, Supervisor] = {}
+        self.models: dict[str, Model] = {}
+        self._aliases = aliases
+        self._wall = wall
+
+    def identities(self) -> list[bytes]:
+        """Everyone who can be written to."""
+        return [*self.workers, *self.supervisors]
+
+    def announce(self, identity: bytes, announce: Announce, now: float) -> Worker | None:
+        """Register or update a worker; None if it contradicts what is known (then it is ignored)."""
+        worker = self.workers.get(identity)
+        if worker is not None:
+            if (worker.uid, worker.model.name) != (announce.worker, announce.model):
+                return None
+            worker.announce, worker.state = announce, announce.state
+            worker.model.resize()
+            return worker
+        if identity in self.supervisors or self.worker(announce.worker) is not None:
+            return None
+        model = self._model(announce.model, announce.kind, created=announce.created)
+        if model is None:
+            return None
+        worker = Worker(identity, announce, model, now)
+        model.source = announce.source
+        self.workers[identity] = model.workers[identity] = worker
+        model.resize()
+        log.info("worker %s of %s is here (pid %d, %s)", worker.uid, model.name, announce.pid, announce.state.value)
+        return worker
+
+    def ready(self, worker: Worker, ready: Ready) -> None:
+        """Note that a worker takes jobs from now on."""
+        worker.ready = worker.model.ready = ready
+        worker.state = State.READY
+
+    def supervise(self, identity: bytes, report: Supervision, now: float) -> Supervisor | None:
+        """Register or update a supervisor; None if it contradicts what is known."""
+        supervisor = self.supervisors.get(identity)
+        if supervisor is not None:
+            if supervisor.report.model != report.model:
+                return None
+            supervisor.report = report
+            return supervisor
+        if identity in self.workers or self._model(report.model, report.kind) is None:
+            return None
+        supervisor = Supervisor(identity, report, now)
+        self.supervisors[identity] = self.models[report.model].supervisors[identity] = supervisor
+        return supervisor
+
+    def forget(self, member: Worker | Supervisor) -> Model:
+        """Strike a peer off; return the model that it was for."""
+        model = member.model if isinstance(member, Worker) else self.models[member.report.model]
+        self.workers.pop(member.identity, None)
+        self.supervisors.pop(member.identity, None)
+        model.workers.pop(member.identity, None)
+        model.supervisors.pop(member.identity, None)
+        return model
+
+    def worker(self, uid: str) -> Worker | None:
+        """Return the worker of that uid."""
+        return next((worker for worker in self.workers.values() if worker.uid == uid), None)
+
+    def supervisor_of(self, uid: str) -> Supervisor | None:
+        """Return the supervisor whose engine is the worker of that uid."""
+        return next((found for found in self.supervisors.values() if found.report.engine == uid), None)
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(sorted(self.models.values(), key=lambda model: model.name))
+
+    def resolve(self, name: str | None, kind: Kind, *, settling: bool) -> Model:
+        """Find the model for a request of that kind. Raises `JobFailed`: `model_not_found`, `model_not_ready`,
+        or `invalid_request` where the model exists but cannot do that.
+
+        `settling` says that workers may still be registering.
+        """
+        models = self.models.values()
+        model = default_of(models, kind) if name is None else named(models, name, kind)
+        if model is None:
+            if settling or not models:
+                raise JobFailed(
+                    "model_not_ready", "No such model is up yet.", param="model", retryable=True, retry_after_s=1.0
+                )
+            if name is None:
+                raise JobFailed(Code.INVALID_REQUEST, f"No {kind.value} model is served here.", param="model")
+            raise JobFailed("model_not_found", f"The model {name[:200]!r} does not exist.", param="model")
+        if model.kind not in SERVES[kind]:
+            raise JobFailed(
+                Code.INVALID_REQUEST,
+                f"The model {model.name!r} is for {model.kind.value} requests, not for {kind.value} ones.",
+                param="model",
+            )
+        return model
+
+    def _model(self, name: str, kind: Kind, *, created: int | None = None) -> Model | None:
+        model = self.models.get(name)
+        if model is None:
+            aliases = tuple(sorted(alias for alias, target in self._aliases.items() if target == name))
+            born = int(self._wall()) if created is None else created
+            model = self.models[name] = Model(name, kind, created=born, aliases=aliases)
+        elif model.kind is not kind:
+            if model.workers or model.supervisors:
+                return None
+            model.kind = kind
+        return model

@@ -1,0 +1,157 @@
+"""What was done and how fast: counts per request, histograms per request, nothing per token."""
+
+from collections import Counter, deque
+
+import msgspec
+from prometheus_client import CollectorRegistry, Histogram
+
+from gateway.dispatch.flight import Flight, Outcome
+from gateway.dispatch.model import Model
+from protocol.messages import Beat, Kind, Supervision
+
+REQUEST_TYPES = ("vision", "vision_stream", "text", "text_stream", "embedding")
+RECENT = 100
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class ModelSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One model's queue: jobs that wait, jobs at workers, rows that workers step together."""
+
+    name: str
+    kind: Kind
+    state: str
+    running: bool
+    queue_size: int
+    max_queue_size: int
+    active_requests: int
+    max_concurrency: int
+
+
+class WorkerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker: its room in rows, its last beat (None before the first), seconds since it was heard of."""
+
+    uid: str
+    model: str
+    state: str
+    pid: int
+    rows: int
+    slots: int
+    silent_s: float
+    beat: Beat | None
+
+
+class Performance(msgspec.Struct, frozen=True, kw_only=True):
+    """Generated tokens per second of a request's time at its worker, over the last `recent_requests` (100 at most)."""
+
+    avg_tps: float
+    max_tps: float
+    min_tps: float
+    recent_requests: int
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything countable, at one moment. Totals are since the start; a request counts once it has ended.
+
+    `total_tokens` is prompt plus completion; `total_time_s` sums what each request took, queue included;
+    `error_count` leaves out requests whose client went away (`cancelled`). `wire` counts what the socket
+    brought that could not be used, and what became of workers and their jobs. Tokenise jobs count nowhere.
+    """
+
+    models: list[ModelSnapshot]
+    workers: list[WorkerSnapshot]
+    supervisors: list[Supervision]
+    total_requests: int
+    total_tokens: int
+    prompt_tokens: int
+    completion_tokens: int
+    total_time_s: float
+    request_types: dict[str, int]
+    requests: dict[tuple[str, str, str], int]
+    """By model, request type and outcome."""
+    error_count: int
+    cancelled: int
+    performance: Performance
+    wire: dict[str, int]
+
+
+class Stats:
+    """Counts that only grow, a ring of recent speeds, and histograms in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests: Counter[tuple[str, str, str]] = Counter()
+        self.wire: Counter[str] = Counter()
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.total_time_s = 0.0
+        self._tps: deque[float] = deque(maxlen=RECENT)
+        self._queue_wait = self._histogram("queue_wait", "Time a job waited before it was sent to a worker.")
+        self._first_token = self._histogram("time_to_first_token", "Time from a job's arrival to its first output.")
+        self._duration = self._histogram("request_duration", "Time from a job's arrival to its end.")
+
+    def sent(self, flight: Flight, now: float) -> None:
+        """A job went to a worker."""
+        self._queue_wait.labels(flight.model.name).observe(now - flight.queued_at)
+
+    def first_output(self, flight: Flight, now: float) -> None:
+        """A job's first delta came."""
+        self._first_token.labels(flight.model.name).observe(now - flight.began_at)
+
+    def ended(self, flight: Flight) -> None:
+        """A job is over for its client, who has left."""
+        if flight.light or flight.outcome is None:
+            return
+        took_s = flight.over_at - flight.began_at
+        self.requests[flight.model.name, request_type(flight), flight.outcome] += 1
+        self.total_time_s += took_s
+        self._duration.labels(flight.model.name).observe(took_s)
+        usage = flight.stream.usage
+        if usage is None:
+            return
+        self.prompt_tokens += usage.prompt_tokens
+        self.completion_tokens += usage.completion_tokens
+        if flight.sent_at is not None and flight.over_at > flight.sent_at and usage.completion_tokens > 0:
+            self._tps.append(usage.completion_tokens / (flight.over_at - flight.sent_at))
+
+    def performance(self) -> Performance:
+        """Speeds of recent requests; zeros before the first."""
+        recent = self._tps or [0.0]
+        return Performance(
+            avg_tps=sum(recent) / len(recent), max_tps=max(recent), min_tps=min(recent), recent_requests=len(self._tps)
+        )
+
+    def count(self, outcome: Outcome) -> int:
+        """How many requests ended so."""
+        return sum(number for (_, _, ended), number in self.requests.items() if ended == outcome)
+
+    def by_type(self) -> dict[str, int]:
+        """How many requests of each type have ended."""
+        counts = dict.fromkeys(REQUEST_TYPES, 0)
+        for (_, kind, _), number in self.requests.items():
+            counts[kind] += number
+        return counts
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(f"pool_{name}_seconds", text, ["model"], buckets=_SECONDS, registry=self.registry)
+
+
+def request_type(flight: Flight) -> str:
+    """How `request_types` calls it."""
+    if flight.model.kind is Kind.EMBEDDING:
+        return "embedding"
+    name = "vision" if flight.model.kind is Kind.VISION else "text"
+    return f"{name}_stream" if flight.stream.streamed else name
+
+
+def model_snapshot(model: Model) -> ModelSnapshot:
+    """One model's queue, now."""
+    return ModelSnapshot(
+        name=model.name,
+        kind=model.kind,
+        state=model.state,
+        running=bool(model.up),
+        queue_size=len(model.queue),
+        max_queue_size=model.queue.capacity,
+        active_requests=sum(len(worker.aboard) - worker.light for worker in model.workers.values()),
+        max_concurrency=model.slots,
+    )

@@ -1,0 +1,222 @@
+"""What one job sends back, between the socket's turn and the handler's: the only place where a handler waits.
+
+Deltas pile up unread and are coalesced when the handler takes them, so a slow client costs nobody anything
+but its own delay, and past a bound only its own job. Writing never waits and never allocates per reader.
+"""
+
+import asyncio
+
+from gateway.dispatch.merge import merge, weight
+from protocol.errors import Code
+from protocol.messages import Accepted, Delta, Progress, Text, Tokens, Usage
+
+MAX_UNREAD = 1024 * 1024
+"""Characters (logprobs and ids estimated) that may wait for a streaming reader."""
+WEIGH_EVERY = 64
+"""Unread deltas are weighed in steps of so many: weighing each would cost more than queueing it."""
+
+
+class JobFailed(Exception):
+    """A job that ended without an answer.
+
+    `code` is a `protocol.errors.Code` or one of the dispatcher's own: `model_not_found`, `model_not_ready`,
+    `queue_full`, `queue_timeout`, `slow_reader`, `shutting_down`. `message` is for the API caller, except where the
+    code is `engine_error` (then for the log); `param` names the request field at fault. `retryable` says whether
+    sending the same request again may succeed, `retry_after_s` when, where that is known.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+
+
+class JobStream:
+    """One job as its handler sees it. One reader; use either `deltas` or `collect`, or `result`.
+
+    `usage` is known once the job is done; `progress` is the last word about a long prefill.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_collecting",
+        "_delivered",
+        "_ended",
+        "_failure",
+        "_pending",
+        "_reader",
+        "_result",
+        "_touched",
+        "_unread",
+        "_waiter",
+        "_weigh_at",
+        "_weighed",
+        "choices",
+        "progress",
+        "streamed",
+        "usage",
+    )
+
+    def __init__(self, choices: int) -> None:
+        self.choices = choices
+        self.usage: Usage | None = None
+        self.progress: Progress | None = None
+        self.streamed = False
+        self._accepted: Accepted | None = None
+        self._result: Tokens | Text | None = None
+        self._failure: JobFailed | None = None
+        self._pending: list[Delta] = []
+        self._touched = False
+        self._delivered: list[list[int]] = [[] for _ in range(choices)]
+        # Both are the same future; `_reader` is set only where new deltas are what is waited for.
+        self._waiter: asyncio.Future[None] | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._ended = False
+        self._collecting = False
+        self._unread = 0
+        self._weighed = 0
+        self._weigh_at = WEIGH_EVERY
+
+    # -- the handler's side ------------------------------------------------
+
+    async def accepted(self) -> Accepted:
+        """Wait until the model has taken the job. Raises `JobFailed`."""
+        while self._accepted is None:
+            self._raise_failure()
+            if self._ended:
+                raise JobFailed(Code.ENGINE_ERROR, "the worker ended a job that it had not accepted")
+            await self._wait(for_deltas=False)
+        return self._accepted
+
+    async def deltas(self) -> list[Delta] | None:
+        """Return what came since the last call, one delta per choice, waiting for at least one; None at the end.
+
+        Raises `JobFailed`, after everything that came before the failure has been handed out.
+        """
+        self.streamed = True
+        while True:
+            if self._pending and (taken := self._take()):
+                return taken
+            self._raise_failure()
+            if self._ended:
+                return None
+            await self._wait(for_deltas=True)
+
+    async def collect(self) -> list[Delta]:
+        """Wait for the end, without waking before it: one delta per choice, in choice order. Raises `JobFailed`."""
+        self._collecting = True
+        while not self._ended:
+            self._raise_failure()
+            await self._wait(for_deltas=False)
+        self._raise_failure()
+        merged = {delta.choice: delta for delta in self._take()}
+        return [merged.get(at) or Delta(job=0, attempt=0, choice=at, tokens=[]) for at in range(self.choices)]
+
+    async def result(self) -> Tokens | Text:
+        """Wait for the answer of a tokenise or detokenise job. Raises `JobFailed`."""
+        while self._result is None:
+            self._raise_failure()
+            if self._ended:
+                raise JobFailed(Code.ENGINE_ERROR, "the worker ended the job without its result")
+            await self._wait(for_deltas=False)
+        return self._result
+
+    # -- the dispatcher's side ---------------------------------------------
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the handler has seen no output yet, so that the job may start over."""
+        return not self._touched
+
+    @property
+    def delivered(self) -> list[list[int]]:
+        """Per choice, the ids of the tokens that the handler has taken."""
+        return self._delivered
+
+    def feed(self, delta: Delta) -> bool:
+        """Add a delta; False if the reader has fallen too far behind."""
+        pending = self._pending
+        pending.append(delta)
+        if self._reader is not None:
+            self._wake()
+        return len(pending) < self._weigh_at or self._weigh()
+
+    def accept(self, accepted: Accepted) -> None:
+        """Note that the model has taken the job."""
+        self._accepted = accepted
+        if self._reader is None:
+            self._wake()
+
+    def finish(self, outcome: Usage | Tokens | Text) -> None:
+        """End well."""
+        if isinstance(outcome, Usage):
+            self.usage = outcome
+        else:
+            self._result = outcome
+        self._ended = True
+        self._wake()
+
+    def fail(self, failure: JobFailed, *, keep_unread: bool = True) -> None:
+        """End badly. What is still unread is handed out first, unless it is the problem."""
+        if not keep_unread:
+            self._pending.clear()
+        self._failure = failure
+        self._wake()
+
+    def restart(self) -> None:
+        """Forget everything an earlier attempt sent; only legal while `untouched`."""
+        self._pending.clear()
+        self._accepted = None
+        self.progress = None
+        self._forget_weight()
+
+    # -- inside ------------------------------------------------------------
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    async def _wait(self, *, for_deltas: bool) -> None:
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        if for_deltas:
+            self._reader = waiter
+        try:
+            await waiter
+        finally:
+            self._waiter = self._reader = None
+
+    def _wake(self) -> None:
+        # Cleared at once: several deltas of one turn set one future.
+        waiter, self._waiter, self._reader = self._waiter, None, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _take(self) -> list[Delta]:
+        taken = merge(self._pending, choices=self.choices)
+        self._pending = []
+        self._forget_weight()
+        for delta in taken:
+            self._delivered[delta.choice].extend(delta.tokens)
+        self._touched = self._touched or bool(taken)
+        return taken
+
+    def _forget_weight(self) -> None:
+        self._unread = self._weighed = 0
+        self._weigh_at = WEIGH_EVERY
+
+    def _weigh(self) -> bool:
+        self._unread += sum(map(weight, self._pending[self._weighed :]))
+        self._weighed = len(self._pending)
+        self._weigh_at = self._weighed + WEIGH_EVERY
+        return self._collecting or self._unread <= MAX_UNREAD
