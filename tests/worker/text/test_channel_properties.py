@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worker.text.calls import Call
 from worker.text.markers import Markers
 
 FRAGMENTS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_call>ab</tool_call>", "<tool_call>b\n a"]
@@ -100,8 +101,8 @@ def test_channels_agree_with_mlx_lm(run, qwen, text, initial):
     """Where every block is a call, markers mean what mlx-lm's automaton takes them for."""
     from mlx_lm.generate import TextStateMachine
 
-    from worker.text.calls import Call
-
+    # Closed, because an open block's end differs: mlx-lm drops or keeps more than half an end marker there.
+    text += "</tool_call>."
     machine = TextStateMachine(qwen.transitions)
     state, segments = TextStateMachine.split(machine.make_state(initial), text)
     state, held, name = TextStateMachine.flush(state)
@@ -109,6 +110,5 @@ def test_channels_agree_with_mlx_lm(run, qwen, text, initial):
     done = run(list(text), initial=initial, parse=lambda block: [Call(name=block or "-", arguments="{}")])
     for channel, shown in (("normal", done.whole.text), ("reasoning", done.whole.reasoning)):
         assert shown == "".join(part for where, part in segments if where == channel)
-    # Half an end marker that closes the output: mlx-lm keeps it in the block after `length`, we never do.
-    blocks = "".join(part for where, part in segments[:-1] if where == "tool")
+    blocks = "".join(part for where, part in segments if where == "tool")
     assert "".join(done.names).replace("-", "") == blocks
