@@ -56,13 +56,16 @@ class Child:
         self._process.terminate()
 
     def kill(self) -> None:
-        """End it and whatever it started (a compiler, for one), now."""
+        """End it and whatever it started, now."""
         if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
 
     def _wait(self) -> None:
         code = self._process.wait()
+        # What it left behind (a compiler, for one) has nobody to work for any more.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
         self._copier.join(TAIL_WAIT_S)
         os.close(self._lifeline)
         self._on_exit(code, self._last_line)

@@ -167,7 +167,11 @@ def start() -> Iterator[Callable[..., Program]]:
     yield start
     for program in programs:
         if program.process.poll() is None:
-            program.end()
+            program.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                program.process.wait(1)
+            program.process.kill()
+            program.process.wait()
 
 
 @pytest.fixture

@@ -45,11 +45,20 @@ def test_long_stderr_is_passed_on_whole(run: Run, capfd: pytest.CaptureFixture[s
 
 
 def test_end_is_reported_while_a_grandchild_holds_stderr(run: Run, reap: Callable[[int], int]) -> None:
-    """A process that the engine left behind must not hide its death."""
-    code = "import subprocess, sys; sys.exit(subprocess.Popen(['sleep', '60']).pid % 200)"
-    child, exits = run(code)
-    exits.get(timeout=20)
-    os.killpg(reap(child.pid), 9)
+    """A process that left the engine's session keeps stderr open; that must not hide a death."""
+    grandchild = "subprocess.Popen(['sleep', '60'], start_new_session=True).pid"
+    _, exits = run(f"import subprocess, sys; print({grandchild}, file=sys.stderr); sys.exit(4)")
+    code, last_line = exits.get(timeout=20)
+    assert code == 4
+    os.kill(reap(int(last_line)), 0)
+
+
+def test_end_takes_grandchildren_along(run: Run, gone: Callable[[int, float], bool]) -> None:
+    """Whatever an engine started and left behind ends with it, also where nobody killed the engine."""
+    _, exits = run("import subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid, file=sys.stderr)")
+    code, last_line = exits.get(timeout=20)
+    assert code == 0
+    assert gone(int(last_line), 1)
 
 
 def test_kill_is_harmless_when_the_child_has_ended(run: Run) -> None:
