@@ -1,0 +1,62 @@
+"""What requests find in the application and on themselves. Keys and their types only."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from protocol.messages import Delta
+
+if TYPE_CHECKING:
+    from gateway.dispatch.pool import Pool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HttpSettings:
+    """What the routes need to know of the configuration.
+
+    `keep_alive_s`: a stream that was silent this long gets a comment line. `write_timeout_s`: a client that has not
+    read for this long is dropped. `tier`: what the model list says.
+    """
+
+    keep_alive_s: float = 5.0
+    write_timeout_s: float = 30.0
+    tier: str = "3A"
+
+
+@dataclass(kw_only=True, slots=True)
+class Generated:
+    """What a generation amounted to; filled while it runs, reported when its request ends, however it ends.
+
+    `request_type` is `text` or `text_stream`. `tokens` counts what was delivered until the workers' own count replaces
+    it. `texts` (pieces by choice) are kept only to be counted: they are never logged.
+    """
+
+    request_type: str
+    model: str
+    tokens: int = 0
+    texts: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    failed_code: str | None = None
+
+    def add(self, deltas: list[Delta], first_choice: int = 0) -> None:
+        """Count deltas of a job whose choice 0 is the request's choice `first_choice`."""
+        for delta in deltas:
+            self.tokens += len(delta.tokens)
+            if delta.text or delta.reasoning:
+                self.texts[first_choice + delta.choice].append(delta.reasoning + delta.text)
+
+    def count(self) -> tuple[int, int]:
+        """Words and characters."""
+        texts = ["".join(pieces) for pieces in self.texts.values()]
+        return sum(len(text.split()) for text in texts), sum(map(len, texts))
+
+
+POOL: web.AppKey["Pool"] = web.AppKey("pool")
+HTTP: web.AppKey[HttpSettings] = web.AppKey("http", HttpSettings)
+ON_GENERATED: web.AppKey[Callable[[Generated, float], None]] = web.AppKey("on_generated")
+"""Optional; called once per generation when its request ends, with the seconds that it took."""
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+GENERATED: web.RequestKey[Generated] = web.RequestKey("generated", Generated)

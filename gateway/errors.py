@@ -1,0 +1,136 @@
+"""One table: error code to HTTP status, OpenAI type and retry policy. Nothing else decides these.
+
+A message here or in an `ApiError` is written for the API caller: no paths, no tracebacks, no secrets.
+"""
+
+import math
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.schema.error import ErrorBody, ErrorDetail
+
+if TYPE_CHECKING:
+    from gateway.dispatch.stream import JobFailed
+
+AT_CAPACITY = "Too many requests. Service is at capacity."
+_INTERNAL = "The server failed to process the request."
+
+_INVALID = "invalid_request_error"
+_RATE = "rate_limit_error"
+_SERVER = "server_error"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """What a code means over HTTP.
+
+    `retry_after_s` None: trying again can't help, and SDKs are told so. `public` replaces whatever message
+    came with the error; `default` stands in where none came.
+    """
+
+    status: int
+    type: str
+    retry_after_s: float | None = None
+    public: str | None = None
+    default: str = _INTERNAL
+
+
+TABLE: dict[str, Policy] = {
+    "invalid_request": Policy(status=400, type=_INVALID, default="The request is invalid."),
+    "unsupported_parameter": Policy(status=400, type=_INVALID, default="A parameter is not supported."),
+    "context_length_exceeded": Policy(status=400, type=_INVALID, default="The request exceeds the model's context."),
+    "not_found": Policy(status=404, type=_INVALID, default="There is nothing at this address."),
+    "model_not_found": Policy(status=404, type=_INVALID, default="The model does not exist."),
+    "method_not_allowed": Policy(status=405, type=_INVALID, default="This method is not allowed here."),
+    "body_too_large": Policy(status=413, type=_INVALID, default="The request body is too large."),
+    "unsupported_media_type": Policy(status=415, type=_INVALID, default="Send the body as application/json."),
+    "queue_full": Policy(status=429, type=_RATE, retry_after_s=1.0, public=AT_CAPACITY),
+    "engine_error": Policy(status=500, type=_SERVER, public=_INTERNAL),
+    "internal_error": Policy(status=500, type=_SERVER, public=_INTERNAL),
+    "worker_crashed": Policy(
+        status=500,
+        type=_SERVER,
+        default="The model crashed more than once on this request; it will not be tried again.",
+    ),
+    "cancelled": Policy(status=503, type=_SERVER, retry_after_s=1.0, public="The request was cancelled by the server."),
+    "draining": Policy(status=503, type=_SERVER, retry_after_s=1.0, default="The server is shutting down."),
+    "model_not_ready": Policy(status=503, type=_SERVER, retry_after_s=5.0, default="The model is not ready yet."),
+    "shutting_down": Policy(status=503, type=_SERVER, retry_after_s=1.0, default="The server is shutting down."),
+    "slow_reader": Policy(status=503, type=_SERVER, default="The client reads too slowly; its stream was dropped."),
+    "worker_lost": Policy(status=503, type=_SERVER, retry_after_s=1.0, default="The model stopped while answering."),
+    "queue_timeout": Policy(status=504, type=_SERVER, default="The request waited too long for a free slot."),
+    "out_of_memory": Policy(status=507, type=_SERVER, default="The request does not fit the model's memory."),
+}
+"""Every code that an API caller can see."""
+
+
+class ApiError(Exception):
+    """An error as its caller will see it.
+
+    Args:
+        code: a key of `TABLE`; anything else counts as `internal_error`.
+        message: for the API caller; None or empty: the table's own words.
+        param: the request field at fault, where there is one.
+        retry_after_s: seconds after which another try makes sense; overrides the table's, but never makes a
+            deterministic failure look transient.
+        status: overrides the table's status (for refusals of the HTTP layer itself).
+        detail: for the log only.
+
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str | None = None,
+        param: str | None = None,
+        *,
+        retry_after_s: float | None = None,
+        status: int | None = None,
+        detail: str | None = None,
+    ) -> None:
+        self.code = code if code in TABLE else "internal_error"
+        policy = TABLE[self.code]
+        self.message = policy.public or message or policy.default
+        super().__init__(self.message)
+        self.type = policy.type
+        self.status = policy.status if status is None else status
+        self.param = param
+        self.retry_after_s = policy.retry_after_s
+        if policy.retry_after_s is not None and retry_after_s is not None:
+            self.retry_after_s = max(retry_after_s, 0.001)
+        self.detail = detail or (message if message != self.message else None)
+        self.error_id = secrets.token_hex(6)
+
+    @classmethod
+    def of_job(cls, failure: "JobFailed") -> "ApiError":
+        """What a failed job means over HTTP; the engine's own words stay in the log where the table says so."""
+        return cls(str(failure.code), failure.message, failure.param, retry_after_s=failure.retry_after_s)
+
+    def body(self) -> bytes:
+        """The JSON body, also used as the last frame of a failed stream."""
+        error = ErrorDetail(
+            message=self.message, type=self.type, param=self.param, code=self.code, error_id=self.error_id
+        )
+        return msgspec.json.encode(ErrorBody(error=error, detail=AT_CAPACITY if self.code == "queue_full" else None))
+
+    def headers(self) -> dict[str, str]:
+        """What tells SDKs whether, and when, to try again. `retry-after` is whole seconds, rounded up."""
+        if self.retry_after_s is None:
+            return {"x-should-retry": "false"}
+        return {
+            "retry-after": str(math.ceil(self.retry_after_s)),
+            "retry-after-ms": str(math.ceil(self.retry_after_s * 1000)),
+        }
+
+
+def invalid(message: str, param: str | None) -> ApiError:
+    """400 `invalid_request`."""
+    return ApiError("invalid_request", message, param)
+
+
+def unsupported(param: str, reason: str | None = None) -> ApiError:
+    """400 `unsupported_parameter`; `reason` completes a sentence that opens with the parameter's name."""
+    return ApiError("unsupported_parameter", f"'{param}' {reason or 'is not supported by this server.'}", param)

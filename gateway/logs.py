@@ -1,0 +1,62 @@
+"""Log lines, as text or as JSON, each with the id of the request it belongs to.
+
+Nothing that a client wrote gets in but its request id, method and path; control characters never do.
+"""
+
+import logging
+import logging.handlers
+import time
+from contextvars import ContextVar
+from pathlib import Path
+
+import orjson
+
+REQUEST: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the request that this code runs for; tasks inherit it."""
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))}
+
+
+class TextLines(logging.Formatter):
+    """`2025-01-16 10:30:45 | INFO | Request started: GET /ping [request_id=…]`, in local time."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s | %(levelname)s | %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        """One line, whatever is in the message; a traceback follows on lines of its own."""
+        record.message = record.message.translate(_CONTROL)
+        request_id = REQUEST.get()
+        suffix = f" [request_id={request_id}]" if request_id else ""
+        return super().formatMessage(record) + suffix
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line: `time` (UTC), `level`, `logger`, `message`, `request_id`, and a record's `fields`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON, traceback included."""
+        created = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, object] = {
+            "time": f"{created}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id := REQUEST.get():
+            line["request_id"] = request_id
+        line |= getattr(record, "fields", {})
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+def setup_logging(level: str = "INFO", *, json: bool = False, file: Path | None = None) -> None:
+    """Send everything to stderr, and to `file` too where one is given (it may be rotated from outside)."""
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if file is not None:
+        handlers.append(logging.handlers.WatchedFileHandler(file, encoding="utf-8"))
+    formatter = JsonLines() if json else TextLines()
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    logging.basicConfig(level=level.upper(), handlers=handlers, force=True)

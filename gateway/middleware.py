@@ -1,0 +1,132 @@
+"""What happens around every request: its id, its time, its log lines, and one shape for every error."""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from gateway.context import GENERATED, ON_GENERATED, REQUEST_ID
+from gateway.dispatch.stream import JobFailed
+from gateway.errors import ApiError
+from gateway.logs import REQUEST
+
+CLIENT_LEFT = 499
+"""Logged, never sent: the client was gone before its answer was."""
+
+_LEGAL_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
+
+logger = logging.getLogger(__name__)
+
+
+@web.middleware
+async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request an id and the answer its time; log both ends. Never looks at query, headers or body."""
+    request_id = request[REQUEST_ID] = _request_id(request.headers.get("X-Request-ID"))
+    token = REQUEST.set(request_id)
+    line = f"{request.method} {request.rel_url.raw_path[:200]}"
+    started = time.perf_counter()
+    status = CLIENT_LEFT
+    logger.info("Request started: %s", line, extra={"fields": {"method": request.method}})
+    try:
+        response = await handler(request)
+        if not response.prepared:
+            response.headers["X-Request-ID"] = request_id
+            response.headers["X-Process-Time"] = f"{time.perf_counter() - started:.4f}"
+        status = response.status
+        return response
+    finally:
+        duration_s = time.perf_counter() - started
+        _report_generation(request, duration_s)
+        fields = {"method": request.method, "status": status, "duration_s": round(duration_s, 6)}
+        logger.info(
+            "Request completed: %s status=%d duration=%.3fs", line, status, duration_s, extra={"fields": fields}
+        )
+        REQUEST.reset(token)
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever a handler raises into the one shape of errors. Cancellation and lost connections pass."""
+    try:
+        if hdrs.CONTENT_ENCODING in request.headers:
+            # aiohttp would unpack it, and a small body can hold a very large one.
+            raise ApiError("unsupported_media_type", "Request bodies with a 'Content-Encoding' are not accepted.")
+        return await handler(request)
+    except ApiError as error:
+        return _refusal(request, error)
+    except JobFailed as failure:
+        return _refusal(request, ApiError.of_job(failure))
+    except web.HTTPException as error:
+        return _http_refusal(request, error)
+    except (asyncio.CancelledError, ConnectionError):
+        raise
+    except Exception:
+        unknown = ApiError("internal_error")
+        logger.exception("Unhandled error: error_id=%s", unknown.error_id)
+        return _refusal(request, unknown)
+
+
+MIDDLEWARES = (observe, answer_errors)
+"""In the order in which the application needs them."""
+
+
+def _refusal(request: web.Request, error: ApiError) -> web.Response:
+    generated = request.get(GENERATED)
+    if generated is not None:
+        generated.failed_code = error.code
+    logger.log(
+        logging.INFO if error.status < 500 else logging.WARNING,
+        "Request failed: code=%s status=%d error_id=%s%s",
+        error.code,
+        error.status,
+        error.error_id,
+        f" ({error.detail})" if error.detail else "",
+    )
+    return web.Response(
+        body=error.body(), status=error.status, content_type="application/json", headers=error.headers()
+    )
+
+
+def _http_refusal(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+    """Show aiohttp's own refusals in our shape; redirects stay what they are."""
+    if error.status < 400:
+        raise error
+    code = _HTTP_CODES.get(error.status) or ("invalid_request" if error.status < 500 else "internal_error")
+    message = f"The request body is larger than {request.client_max_size} bytes." if error.status == 413 else None
+    response = _refusal(request, ApiError(code, message, status=error.status))
+    if hdrs.ALLOW in error.headers:
+        response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+    return response
+
+
+def _report_generation(request: web.Request, duration_s: float) -> None:
+    generated = request.get(GENERATED)
+    if generated is None:
+        return
+    words, chars = generated.count()
+    fields = {
+        "request_type": generated.request_type,
+        "model": generated.model,
+        "tokens": generated.tokens,
+        "words": words,
+        "chars": chars,
+        "time_s": round(duration_s, 6),
+        "tps": round(generated.tokens / duration_s, 2) if duration_s > 0 else 0.0,
+    }
+    logger.info(
+        "Generation ended: %s model=%s tokens=%d words=%d chars=%d time=%.2fs tps=%.2f",
+        *(fields[name] for name in ("request_type", "model", "tokens", "words", "chars", "time_s", "tps")),
+        extra={"fields": fields},
+    )
+    report = request.app.get(ON_GENERATED)
+    if report is not None:
+        report(generated, duration_s)
+
+
+def _request_id(given: str | None) -> str:
+    return given if given is not None and _LEGAL_ID.fullmatch(given) else str(uuid.uuid4())

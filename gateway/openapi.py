@@ -1,0 +1,112 @@
+"""The table of routes and the OpenAPI 3.1 document made of it, from the very types that validate requests."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from gateway.errors import TABLE
+from gateway.schema.base import Answer, Request
+from gateway.schema.error import ErrorBody
+
+_REF = "#/components/schemas/{name}"
+_JSON = "application/json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operation:
+    """One route, as the router and the documentation see it.
+
+    Args:
+        path: aiohttp's pattern.
+        tag: the group it is shown in.
+        body: type of the JSON request body.
+        answer: type of the JSON answer; None where the answer is not JSON of a fixed shape.
+        chunk: type of the frames where the route also streams.
+        errors: codes of `gateway.errors.TABLE` that callers should expect.
+        media_type: of an answer without a type.
+        documented: False for pages that are no API.
+
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    tag: str
+    body: type[Request] | None = None
+    answer: type[Answer] | None = None
+    chunk: type[Answer] | None = None
+    errors: tuple[str, ...] = ()
+    media_type: str = _JSON
+    documented: bool = True
+
+
+OPERATIONS: web.AppKey[list[Operation]] = web.AppKey("operations", list)
+
+
+def mount(app: web.Application, operations: tuple[Operation, ...]) -> None:
+    """Add routes; what is added here is documented."""
+    if OPERATIONS not in app:
+        app[OPERATIONS] = []
+    app[OPERATIONS].extend(operations)
+    for operation in operations:
+        if operation.method == hdrs.METH_GET:
+            app.router.add_get(operation.path, operation.handler)
+        else:
+            app.router.add_route(operation.method, operation.path, operation.handler)
+
+
+def document(operations: list[Operation], *, title: str, version: str) -> dict[str, Any]:
+    """The OpenAPI document of the documented ones."""
+    shown = [operation for operation in operations if operation.documented]
+    types: set[type] = {ErrorBody}
+    for operation in shown:
+        types.update(kind for kind in (operation.body, operation.answer, operation.chunk) if kind is not None)
+    ordered = sorted(types, key=lambda kind: kind.__name__)
+    references, components = msgspec.json.schema_components(ordered, ref_template=_REF)
+    schemas = dict(zip(ordered, references, strict=True))
+    paths: dict[str, Any] = {}
+    for operation in shown:
+        path = re.sub(r"{(\w+)[^}]*}", r"{\1}", operation.path)
+        paths.setdefault(path, {})[operation.method.lower()] = _describe(operation, path, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": version, "license": {"name": "MIT", "identifier": "MIT"}},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _describe(operation: Operation, path: str, schemas: dict[type, Any]) -> dict[str, Any]:
+    content: dict[str, Any] = {operation.media_type: {}}
+    if operation.answer is not None:
+        content[operation.media_type] = {"schema": schemas[operation.answer]}
+    if operation.chunk is not None:
+        content["text/event-stream"] = {"schema": schemas[operation.chunk]}
+    responses: dict[str, Any] = {"200": {"description": "OK", "content": content}}
+    by_status: dict[int, list[str]] = {}
+    for code in operation.errors:
+        by_status.setdefault(TABLE[code].status, []).append(code)
+    for status, codes in sorted(by_status.items()):
+        described = {"description": ", ".join(f"`{code}`" for code in codes)}
+        responses[str(status)] = described | {"content": {_JSON: {"schema": schemas[ErrorBody]}}}
+    described_operation: dict[str, Any] = {
+        "operationId": f"{operation.method.lower()}{re.sub(r'[^a-zA-Z0-9]+', '_', path).rstrip('_')}",
+        "summary": operation.summary,
+        "tags": [operation.tag],
+        "responses": responses,
+    }
+    if names := re.findall(r"{(\w+)}", path):
+        described_operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        ]
+    if operation.body is not None:
+        described_operation["requestBody"] = {
+            "required": True,
+            "content": {_JSON: {"schema": schemas[operation.body]}},
+        }
+    return described_operation

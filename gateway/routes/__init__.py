@@ -1,0 +1,1 @@
+"""One endpoint family per file; each exposes `setup(app)` and stays thin."""

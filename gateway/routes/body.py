@@ -1,0 +1,27 @@
+"""Reading a JSON body and writing a JSON answer, with every refusal that HTTP itself asks for."""
+
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from gateway.errors import ApiError
+from gateway.schema.base import Answer, Request
+from gateway.schema.decode import decode
+
+R = TypeVar("R", bound=Request)
+
+
+async def read(request: web.Request, kind: type[R]) -> R:
+    """The body as a checked `kind`. Raises `ApiError`, or aiohttp's own 413 for a body over the limit."""
+    if request.content_type != "application/json":
+        raise ApiError("unsupported_media_type", "The body must be sent with 'Content-Type: application/json'.")
+    declared = request.content_length
+    if declared is not None and declared > request.client_max_size:
+        raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size, actual_size=declared)
+    return decode(await request.read(), kind)
+
+
+def answer(body: Answer) -> web.Response:
+    """200 with a JSON body."""
+    return web.Response(body=msgspec.json.encode(body), content_type="application/json")

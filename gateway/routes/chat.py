@@ -1,0 +1,114 @@
+"""`POST /v1/chat/completions`."""
+
+from aiohttp import hdrs, web
+
+from gateway.context import GENERATED, POOL, REQUEST_ID, Generated
+from gateway.dispatch.stream import JobStream
+from gateway.openapi import Operation, mount
+from gateway.routes.body import answer, read
+from gateway.routes.chat_chunks import ChatChunks
+from gateway.routes.generation import ERRORS, TENANT, closing_extras, cost, timings_asked
+from gateway.routes.origin import Origin, finish_of, logprob_of
+from gateway.schema.answers import (
+    ChatChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatLogprobs,
+    ChatMessage,
+    FunctionCall,
+    ToolCall,
+    usage_of,
+)
+from gateway.schema.chat import ChatCompletionRequest
+from gateway.sse import EventStream
+from protocol.messages import Delta, Kind
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """Answer a conversation, whole or as a stream."""
+    wanted = await read(request, ChatCompletionRequest)
+    pool = request.app[POOL]
+    model = pool.resolve(wanted.model, Kind.CHAT)
+    job = wanted.job(model.ready, request_id=request[REQUEST_ID], tenant=TENANT)
+    kind = "text_stream" if wanted.stream else "text"
+    request[GENERATED] = Generated(request_type=kind, model=model.name)
+    origin = Origin.of(model, "chatcmpl")
+    async with pool.run(model, job) as stream:
+        await stream.accepted()
+        if wanted.stream:
+            return await _stream(request, wanted, origin, stream)
+        return await _whole(request, wanted, origin, stream)
+
+
+async def _stream(
+    request: web.Request, wanted: ChatCompletionRequest, origin: Origin, stream: JobStream
+) -> web.StreamResponse:
+    chunks = ChatChunks(origin, choices=wanted.n or 1, include_usage=wanted.include_usage)
+    generated = request[GENERATED]
+    async with EventStream(request) as events:
+        await events.open()
+        await events.send(chunks.opening())
+        while (deltas := await stream.deltas()) is not None:
+            generated.add(deltas)
+            if frames := chunks.encode(deltas):
+                await events.send(frames)
+        spent = cost(stream)
+        generated.tokens = spent.completion_tokens
+        await events.end(chunks.closing(*closing_extras(wanted, [spent])))
+    return events.response
+
+
+async def _whole(
+    request: web.Request, wanted: ChatCompletionRequest, origin: Origin, stream: JobStream
+) -> web.Response:
+    deltas = await stream.collect()
+    spent = cost(stream)
+    request[GENERATED].add(deltas)
+    request[GENERATED].tokens = spent.completion_tokens
+    return answer(
+        ChatCompletion(
+            id=origin.id,
+            object="chat.completion",
+            created=origin.created,
+            model=origin.model,
+            system_fingerprint=origin.system_fingerprint,
+            choices=[_choice(delta, logprobs=bool(wanted.logprobs)) for delta in deltas],
+            usage=usage_of([spent]),
+            timings=timings_asked(wanted, [spent]),
+        )
+    )
+
+
+def _choice(delta: Delta, *, logprobs: bool) -> ChatChoice:
+    calls = [
+        ToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments)) for call in delta.calls
+    ]
+    message = ChatMessage(
+        role="assistant",
+        content=None if calls and not delta.text else delta.text,
+        reasoning_content=delta.reasoning or None,
+        reasoning=delta.reasoning or None,
+        tool_calls=calls or None,
+    )
+    found = ChatLogprobs(content=[logprob_of(token) for token in delta.logprobs]) if logprobs else None
+    return ChatChoice(index=delta.choice, message=message, logprobs=found, finish_reason=finish_of(delta))
+
+
+OPERATIONS = (
+    Operation(
+        method=hdrs.METH_POST,
+        path="/v1/chat/completions",
+        handler=create,
+        summary="Answer a conversation",
+        tag="Chat",
+        body=ChatCompletionRequest,
+        answer=ChatCompletion,
+        chunk=ChatCompletionChunk,
+        errors=ERRORS,
+    ),
+)
+
+
+def setup(app: web.Application) -> None:
+    """Add the routes of this module."""
+    mount(app, OPERATIONS)

@@ -1,0 +1,79 @@
+"""Deltas to the bytes of a streamed chat completion. The hot path: a text delta is three byte strings joined."""
+
+import msgspec
+import orjson
+
+from gateway.routes.origin import Origin, closing_frame, finish_of, logprob_of
+from gateway.schema.answers import (
+    ChatChunkChoice,
+    ChatDelta,
+    ChatLogprobs,
+    Finish,
+    FunctionDelta,
+    Timings,
+    ToolCallDelta,
+    Usage,
+)
+from protocol.messages import Delta, TokenLogprob
+
+KIND = "chat.completion.chunk"
+
+
+class ChatChunks:
+    """Writes the frames of one request, in the shape of `gateway.schema.answers.ChatCompletionChunk`."""
+
+    def __init__(self, origin: Origin, *, choices: int, include_usage: bool) -> None:
+        self._head = origin.frame_head(KIND)
+        self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self._choices = choices
+        self._text_heads = [self._head + b'{"index":%d,"delta":{"content":' % choice for choice in range(choices)]
+        self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
+
+    def opening(self) -> bytes:
+        """The first frame of every choice: who speaks."""
+        speaker = ChatDelta(role="assistant", content="")
+        return b"".join(self._frame(choice, speaker) for choice in range(self._choices))
+
+    def encode(self, deltas: list[Delta]) -> bytes:
+        """All frames that `deltas` amount to; empty where they bring nothing to show."""
+        parts: list[bytes] = []
+        for delta in deltas:
+            if delta.finish is not None or delta.reasoning or delta.calls or delta.logprobs:
+                self._mixed(delta, parts)
+            elif delta.text:
+                parts += (self._text_heads[delta.choice], orjson.dumps(delta.text), self._text_tail)
+        return b"".join(parts)
+
+    def closing(self, usage: Usage | None, timings: Timings | None) -> bytes:
+        """The frame without choices, where one was asked for."""
+        return closing_frame(self._head, usage, timings)
+
+    def _mixed(self, delta: Delta, parts: list[bytes]) -> None:
+        choice = delta.choice
+        if delta.text or delta.reasoning or delta.logprobs:
+            said = ChatDelta(
+                content=None if delta.reasoning and not delta.text else delta.text,
+                reasoning_content=delta.reasoning or None,
+                reasoning=delta.reasoning or None,
+            )
+            parts.append(self._frame(choice, said, logprobs=delta.logprobs))
+        for call in delta.calls:
+            opening = ToolCallDelta(
+                index=call.index, id=call.id, type="function", function=FunctionDelta(name=call.name, arguments="")
+            )
+            arguments = ToolCallDelta(index=call.index, function=FunctionDelta(arguments=call.arguments))
+            parts += (self._frame(choice, ChatDelta(tool_calls=[piece])) for piece in (opening, arguments))
+        if delta.finish is not None:
+            parts.append(self._frame(choice, ChatDelta(), finish=finish_of(delta)))
+
+    def _frame(
+        self,
+        choice: int,
+        delta: ChatDelta,
+        *,
+        logprobs: list[TokenLogprob] | None = None,
+        finish: Finish | None = None,
+    ) -> bytes:
+        found = ChatLogprobs(content=[logprob_of(token) for token in logprobs]) if logprobs else None
+        entry = ChatChunkChoice(index=choice, delta=delta, logprobs=found, finish_reason=finish)
+        return self._head + msgspec.json.encode(entry) + self._tail

@@ -1,0 +1,138 @@
+"""`POST /v1/completions`: one job per prompt, side by side, as one answer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from aiohttp import hdrs, web
+
+from gateway.context import GENERATED, POOL, REQUEST_ID, Generated
+from gateway.dispatch.stream import JobStream
+from gateway.openapi import Operation, mount
+from gateway.routes.body import answer, read
+from gateway.routes.generation import ERRORS, TENANT, closing_extras, cost, timings_asked
+from gateway.routes.origin import Origin
+from gateway.routes.text_chunks import TextChunks, text_choice
+from gateway.schema.answers import Completion, usage_of
+from gateway.schema.completion import CompletionRequest
+from gateway.sse import EventStream
+from protocol.messages import Delta, GenerateJob, Kind
+from protocol.messages import Usage as JobUsage
+
+if TYPE_CHECKING:
+    from gateway.dispatch.model import Model
+    from gateway.dispatch.pool import Pool
+
+T = TypeVar("T")
+
+SIDE_BY_SIDE = 16
+"""Jobs of one request in the pool at once, so that the largest legal request fits the queue of an idle pool."""
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """Continue one or several texts, whole or as a stream."""
+    wanted = await read(request, CompletionRequest)
+    model = request.app[POOL].resolve(wanted.model, Kind.CHAT)
+    jobs = wanted.jobs(model.ready, request_id=request[REQUEST_ID], tenant=TENANT)
+    kind = "text_stream" if wanted.stream else "text"
+    request[GENERATED] = Generated(request_type=kind, model=model.name)
+    if wanted.stream:
+        return await _stream(request, wanted, model, jobs)
+    return await _whole(request, wanted, model, jobs)
+
+
+async def _stream(
+    request: web.Request, wanted: CompletionRequest, model: "Model", jobs: list[GenerateJob]
+) -> web.StreamResponse:
+    n = wanted.n or 1
+    chunks = TextChunks(
+        Origin.of(model, "cmpl"), choices=n * len(jobs), logprobs=wanted.logprobs, include_usage=wanted.include_usage
+    )
+    generated = request[GENERATED]
+    async with EventStream(request) as events:
+
+        async def relay(prompt: int, stream: JobStream) -> JobUsage:
+            await events.open()
+            while (deltas := await stream.deltas()) is not None:
+                generated.add(deltas, prompt * n)
+                if frames := chunks.encode(deltas, prompt * n):
+                    await events.send(frames)
+            return cost(stream)
+
+        costs = await _run(request.app[POOL], model, jobs, relay)
+        generated.tokens = sum(part.completion_tokens for part in costs)
+        await events.end(chunks.closing(*closing_extras(wanted, costs)))
+    return events.response
+
+
+async def _whole(
+    request: web.Request, wanted: CompletionRequest, model: "Model", jobs: list[GenerateJob]
+) -> web.Response:
+    async def collect(prompt: int, stream: JobStream) -> tuple[int, list[Delta], JobUsage]:
+        deltas = await stream.collect()
+        return prompt, deltas, cost(stream)
+
+    n = wanted.n or 1
+    results = await _run(request.app[POOL], model, jobs, collect)
+    costs = [spent for _, _, spent in results]
+    for prompt, deltas, _ in results:
+        request[GENERATED].add(deltas, prompt * n)
+    request[GENERATED].tokens = sum(part.completion_tokens for part in costs)
+    origin = Origin.of(model, "cmpl")
+    return answer(
+        Completion(
+            id=origin.id,
+            object="text_completion",
+            created=origin.created,
+            model=origin.model,
+            system_fingerprint=origin.system_fingerprint,
+            choices=[
+                text_choice(delta, prompt * n + delta.choice, alternatives=wanted.logprobs)
+                for prompt, deltas, _ in results
+                for delta in deltas
+            ],
+            usage=usage_of(costs),
+            timings=timings_asked(wanted, costs),
+        )
+    )
+
+
+async def _run(
+    pool: "Pool", model: "Model", jobs: list[GenerateJob], each: Callable[[int, JobStream], Awaitable[T]]
+) -> list[T]:
+    """Run `each` on every job once it was accepted; results in the jobs' order. The first failure cancels the rest."""
+    room = asyncio.Semaphore(SIDE_BY_SIDE)
+
+    async def one(index: int, job: GenerateJob) -> T:
+        async with room, pool.run(model, job) as stream:
+            await stream.accepted()
+            return await each(index, stream)
+
+    if len(jobs) == 1:
+        return [await one(0, jobs[0])]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(index, job)) for index, job in enumerate(jobs)]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+OPERATIONS = (
+    Operation(
+        method=hdrs.METH_POST,
+        path="/v1/completions",
+        handler=create,
+        summary="Continue one or several texts",
+        tag="Completions",
+        body=CompletionRequest,
+        answer=Completion,
+        chunk=Completion,
+        errors=ERRORS,
+    ),
+)
+
+
+def setup(app: web.Application) -> None:
+    """Add the routes of this module."""
+    mount(app, OPERATIONS)

@@ -1,0 +1,75 @@
+"""`GET /v1/models` and `/v1/models/{id}`."""
+
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs, web
+
+from gateway.context import HTTP, POOL
+from gateway.errors import ApiError
+from gateway.openapi import Operation, mount
+from gateway.routes.body import answer
+from gateway.schema.models import ModelCard, ModelList
+
+if TYPE_CHECKING:
+    from gateway.dispatch.model import Model
+
+
+async def every(request: web.Request) -> web.Response:
+    """List what is served."""
+    tier = request.app[HTTP].tier
+    return answer(ModelList(object="list", data=[card(model, tier) for model in request.app[POOL].models()]))
+
+
+async def one(request: web.Request) -> web.Response:
+    """Describe one model, asked for by served name, alias or hub id (with `/` raw or percent-encoded)."""
+    wanted = request.match_info["id"]
+    for model in request.app[POOL].models():
+        if wanted in (model.name, model.source, *model.aliases):
+            return answer(card(model, request.app[HTTP].tier))
+    shown = wanted if len(wanted) <= 100 else f"{wanted[:100]}…"
+    raise ApiError("model_not_found", f"The model '{shown}' does not exist.", "model")
+
+
+def card(model: "Model", tier: str) -> ModelCard:
+    """What the list says of a model."""
+    ready = model.ready
+    return ModelCard(
+        id=model.name,
+        object="model",
+        created=model.created,
+        owned_by="local-mlx",
+        description=ready.description if ready else "",
+        context_length=ready.context_length if ready else None,
+        family=ready.family if ready else "",
+        tags=ready.tags if ready else [],
+        tier=tier,
+        kind=model.kind.value,
+        state=model.state,
+        replicas=model.replicas,
+    )
+
+
+OPERATIONS = (
+    Operation(
+        method=hdrs.METH_GET,
+        path="/v1/models",
+        handler=every,
+        summary="List the served models",
+        tag="Models",
+        answer=ModelList,
+    ),
+    Operation(
+        method=hdrs.METH_GET,
+        path="/v1/models/{id:.+}",
+        handler=one,
+        summary="Describe one model",
+        tag="Models",
+        answer=ModelCard,
+        errors=("model_not_found",),
+    ),
+)
+
+
+def setup(app: web.Application) -> None:
+    """Add the routes of this module."""
+    mount(app, OPERATIONS)

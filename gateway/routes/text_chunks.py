@@ -1,0 +1,79 @@
+"""Deltas to the bytes of a streamed plain completion, and the legacy log-probability lists."""
+
+import msgspec
+import orjson
+
+from gateway.routes.origin import Origin, closing_frame, finite
+from gateway.schema.answers import TextChoice, TextFinish, TextLogprobs, Timings, Usage
+from protocol.messages import Delta, TokenLogprob
+
+KIND = "text_completion"
+
+
+class TextChunks:
+    """Writes the frames of one request, in the shape of `gateway.schema.answers.Completion`.
+
+    `choices` counts over all prompts; `logprobs` is what the request asked for.
+    """
+
+    def __init__(self, origin: Origin, *, choices: int, logprobs: int | None, include_usage: bool) -> None:
+        self._head = origin.frame_head(KIND)
+        self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self._logprobs = logprobs
+        self._offsets = [0] * choices
+        self._text_heads = [self._head + b'{"index":%d,"text":' % choice for choice in range(choices)]
+        self._text_tail = b',"logprobs":null,"finish_reason":null}' + self._tail
+
+    def encode(self, deltas: list[Delta], first_choice: int) -> bytes:
+        """All frames that the deltas of one job amount to; its choice 0 is the request's `first_choice`."""
+        parts: list[bytes] = []
+        for delta in deltas:
+            choice = first_choice + delta.choice
+            if delta.finish is not None or delta.reasoning or delta.logprobs:
+                entry = text_choice(delta, choice, alternatives=self._logprobs, offset=self._offsets[choice])
+                self._offsets[choice] += sum(len(token.token) for token in delta.logprobs)
+                parts.append(self._head + msgspec.json.encode(entry) + self._tail)
+            elif delta.text:
+                parts += (self._text_heads[choice], orjson.dumps(delta.text), self._text_tail)
+        return b"".join(parts)
+
+    def closing(self, usage: Usage | None, timings: Timings | None) -> bytes:
+        """The frame without choices, where one was asked for."""
+        return closing_frame(self._head, usage, timings)
+
+
+def text_choice(delta: Delta, index: int, *, alternatives: int | None, offset: int = 0) -> TextChoice:
+    """What a delta adds to choice `index`, or all of it.
+
+    A plain completion knows no channels and no tool calls: whatever a worker set apart as reasoning is text here.
+    """
+    logprobs = None
+    if alternatives is not None and delta.logprobs:
+        logprobs = legacy_logprobs(delta.logprobs, alternatives=alternatives, offset=offset)
+    finish: TextFinish | None = None
+    if delta.finish is not None:
+        finish = "length" if delta.finish == "length" else "stop"
+    return TextChoice(index=index, text=delta.reasoning + delta.text, logprobs=logprobs, finish_reason=finish)
+
+
+def legacy_logprobs(tokens: list[TokenLogprob], *, alternatives: int, offset: int) -> TextLogprobs:
+    """Four lists; `offset` is the first token's place in the choice's text, in characters.
+
+    As at OpenAI the chosen token is always among the alternatives, so there may be one more than asked for.
+    """
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.token)
+    return TextLogprobs(
+        tokens=[token.token for token in tokens],
+        token_logprobs=[finite(token.logprob) for token in tokens],
+        top_logprobs=[_alternatives(token) for token in tokens] if alternatives else None,
+        text_offset=offsets,
+    )
+
+
+def _alternatives(token: TokenLogprob) -> dict[str, float]:
+    found = {text: finite(logprob) for text, _, logprob in token.top}
+    found.setdefault(token.token, finite(token.logprob))
+    return found

@@ -1,0 +1,66 @@
+"""`POST /v1/tokenize` and `/v1/detokenize`."""
+
+from aiohttp import hdrs, web
+
+from gateway.context import POOL
+from gateway.errors import ApiError
+from gateway.openapi import Operation, mount
+from gateway.routes.body import answer, read
+from gateway.routes.generation import ERRORS
+from gateway.schema.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
+from protocol.messages import Kind, Text, Tokens
+
+
+async def tokenize(request: web.Request) -> web.Response:
+    """Count and name the tokens of a text or a conversation."""
+    wanted = await read(request, TokenizeRequest)
+    pool = request.app[POOL]
+    model = pool.resolve(wanted.model, Kind.CHAT)
+    async with pool.run(model, wanted.job()) as stream:
+        result = await stream.result()
+    if not isinstance(result, Tokens) or model.ready is None:
+        raise ApiError("internal_error", detail="a tokenize job was not answered by tokens of a ready worker")
+    return answer(
+        TokenizeAnswer(tokens=result.tokens, count=len(result.tokens), max_model_len=model.ready.context_length)
+    )
+
+
+async def detokenize(request: web.Request) -> web.Response:
+    """Turn tokens into text."""
+    wanted = await read(request, DetokenizeRequest)
+    pool = request.app[POOL]
+    model = pool.resolve(wanted.model, Kind.CHAT)
+    async with pool.run(model, wanted.job(model.ready)) as stream:
+        result = await stream.result()
+    if not isinstance(result, Text):
+        raise ApiError("internal_error", detail="a detokenize job was not answered by text")
+    return answer(DetokenizeAnswer(prompt=result.text))
+
+
+OPERATIONS = (
+    Operation(
+        method=hdrs.METH_POST,
+        path="/v1/tokenize",
+        handler=tokenize,
+        summary="Text or conversation to tokens",
+        tag="Tokens",
+        body=TokenizeRequest,
+        answer=TokenizeAnswer,
+        errors=ERRORS,
+    ),
+    Operation(
+        method=hdrs.METH_POST,
+        path="/v1/detokenize",
+        handler=detokenize,
+        summary="Tokens to text",
+        tag="Tokens",
+        body=DetokenizeRequest,
+        answer=DetokenizeAnswer,
+        errors=ERRORS,
+    ),
+)
+
+
+def setup(app: web.Application) -> None:
+    """Add the routes of this module."""
+    mount(app, OPERATIONS)

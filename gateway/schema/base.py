@@ -1,0 +1,28 @@
+"""What every request and answer type shares.
+
+Every subclass repeats `frozen` and `kw_only`: msgspec does not inherit the latter, type checkers neither.
+Requests are closed: a name that is not a field is refused by `decode`, never dropped.
+"""
+
+from typing import Any
+
+import msgspec
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of everything nested inside a request."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of request bodies. JSON null at the top level means: not given."""
+
+    @classmethod
+    def refuse(cls, raw: dict[str, Any]) -> None:
+        """Name what OpenAI defines and this server does not do, before types are looked at. Raises `ApiError`."""
+
+    def check(self) -> None:
+        """Rules that span fields or that types can't say. Raises `ApiError`."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of answer bodies and of everything inside them."""

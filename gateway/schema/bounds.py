@@ -1,0 +1,49 @@
+"""The range of every field that has one; validation and the OpenAPI document both read them here."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+MAX_MESSAGES = 2048
+MAX_TOOLS = 128
+MAX_PROMPTS = 128
+MAX_LOGIT_BIAS = 1024
+MAX_SCHEMA_BYTES = 64 * 1024
+MAX_SCHEMA_DEPTH = 32
+MAX_JSON_DEPTH = 64
+MAX_TOKEN_ID = 2**31 - 1
+
+ModelName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=256,
+        description="Served name, alias, hub id or family name. Absent: the default model of the kind needed.",
+    ),
+]
+Temperature = Annotated[float, Meta(ge=0, le=2, description="0 is greedy. Default: the model's own.")]
+TopP = Annotated[float, Meta(ge=0, le=1, description="Nucleus sampling. Default: the model's own.")]
+TopK = Annotated[int, Meta(ge=-1, le=MAX_TOKEN_ID, description="Sample from the k most likely; 0 or -1: off.")]
+MinP = Annotated[float, Meta(ge=0, le=1, description="Least probability relative to the likeliest token; 0: off.")]
+RepetitionPenalty = Annotated[float, Meta(gt=0, le=10, description="Above 1 discourages repetition.")]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+LogitBias = Annotated[
+    dict[str, Bias], Meta(max_length=MAX_LOGIT_BIAS, description="Token id (as a string) to bias, -100 to 100.")
+]
+Seed = Annotated[
+    int, Meta(ge=-(2**63), le=2**63 - 1, description="The same seed gives the same answer. Default: random.")
+]
+StopText = Annotated[str, Meta(min_length=1, max_length=256)]
+Stop = StopText | Annotated[list[StopText], Meta(max_length=4)]
+MaxTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Choices = Annotated[int, Meta(ge=1, le=8, description="Answers per prompt; the prompt is computed once.")]
+TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
+LegacyLogprobs = Annotated[int, Meta(ge=0, le=5)]
+TokenId = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
+Bookkeeping = Annotated[str, Meta(max_length=1024, description="Accepted for the caller's own records.")]
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+    Meta(max_length=16, description="Accepted for the caller's own records."),
+]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]

@@ -1,0 +1,117 @@
+"""`POST /v1/chat/completions`: the request, and the job it becomes."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gateway.errors import invalid, unsupported
+from gateway.schema.base import Part
+from gateway.schema.bounds import Bookkeeping, Effort, MaxTokens, Metadata, TopLogprobs
+from gateway.schema.messages import Message, Messages
+from gateway.schema.sampling import Generation
+from gateway.schema.template import check_messages, template_messages
+from gateway.schema.tools import Tool, Tools, check_tools
+from protocol.messages import ChatPrompt, GenerateJob, Ready
+
+
+class ResponseFormat(Part, frozen=True, kw_only=True):
+    """Only plain text."""
+
+    type: Literal["text"]
+
+
+class TemplateOptions(Part, frozen=True, kw_only=True):
+    """Scalars that a request may hand to the model's chat template."""
+
+    enable_thinking: bool | None = None
+    reasoning_effort: Effort | None = None
+
+
+class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
+    """A conversation to continue. Anything else that OpenAI defines is refused as `unsupported_parameter`."""
+
+    messages: Messages
+    max_completion_tokens: MaxTokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
+    tools: Tools | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: Effort | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+    modalities: Annotated[list[Literal["text"]], Meta(min_length=1, max_length=1)] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    prompt_cache_key: Bookkeeping | None = None
+    metadata: Metadata | None = None
+    store: bool | None = None
+    safety_identifier: Bookkeeping | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+    @classmethod
+    def refuse(cls, raw: dict[str, Any]) -> None:
+        """Values that OpenAI defines and that this server does not implement."""
+        super().refuse(raw)
+        if raw.get("tool_choice") == "required" or isinstance(raw.get("tool_choice"), dict):
+            raise unsupported("tool_choice", "must be 'none' or 'auto': a call can't be enforced.")
+        match raw.get("response_format"):
+            case {"type": "json_object" | "json_schema"}:
+                raise unsupported("response_format", "must be of type 'text': a format can't be enforced.")
+        modalities = raw.get("modalities")
+        if isinstance(modalities, list) and "audio" in modalities:
+            raise unsupported("modalities", "must be ['text'].")
+        if raw.get("service_tier") in ("flex", "scale", "priority", "fast"):
+            raise unsupported("service_tier", "must be 'auto' or 'default'.")
+
+    def check(self) -> None:
+        """Rules between fields, and the bounds inside messages and tools."""
+        super().check()
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise invalid("'max_tokens' and 'max_completion_tokens' differ; give one of them.", "max_tokens")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise invalid("'top_logprobs' is only allowed when 'logprobs' is true.", "top_logprobs")
+        efforts = {self.reasoning_effort, self.chat_template_kwargs and self.chat_template_kwargs.reasoning_effort}
+        if len(efforts - {None}) > 1:
+            raise invalid("'chat_template_kwargs.reasoning_effort' differs from it.", "reasoning_effort")
+        check_messages(self.messages)
+        check_tools(self.tools or [])
+
+    def job(self, ready: Ready | None, *, request_id: str, tenant: str) -> GenerateJob:
+        """The job for a worker; the pool fills in its numbers. `ready`: see `Generation.sampling`."""
+        return GenerateJob(
+            job=0,
+            attempt=0,
+            request_id=request_id,
+            tenant=tenant,
+            prompt=chat_prompt(
+                self.messages,
+                tools=None if self.tool_choice == "none" else self.tools,
+                template=template_options(self.chat_template_kwargs, self.reasoning_effort),
+            ),
+            sampling=self.sampling(ready),
+            max_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
+            stop=self.stops(),
+            n=self.n or 1,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            parallel_tool_calls=self.parallel_tool_calls is not False,
+        )
+
+
+def chat_prompt(
+    messages: list[Message], *, tools: list[Tool] | None, template: dict[str, bool | int | float | str]
+) -> ChatPrompt:
+    """A conversation as workers take it."""
+    return ChatPrompt(
+        messages=template_messages(messages), tools=msgspec.json.encode(tools) if tools else None, template=template
+    )
+
+
+def template_options(options: TemplateOptions | None, effort: str | None) -> dict[str, bool | int | float | str]:
+    """The given options by name. An effort of `none` turns thinking off, for templates that only know that switch."""
+    found: dict[str, bool | int | float | str] = {} if options is None else msgspec.to_builtins(options)
+    if effort is not None:
+        found["reasoning_effort"] = effort
+    if found.get("reasoning_effort") == "none":
+        found.setdefault("enable_thinking", False)
+    return found

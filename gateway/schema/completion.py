@@ -1,0 +1,75 @@
+"""`POST /v1/completions`: the request, and the jobs it becomes, one per prompt."""
+
+from typing import Annotated, cast
+
+from msgspec import Meta
+
+from gateway.errors import invalid, unsupported
+from gateway.schema.bounds import MAX_PROMPTS, Choices, LegacyLogprobs, TokenId
+from gateway.schema.sampling import Generation, check_tokens
+from protocol.messages import GenerateJob, Ready, TextPrompt, TokenPrompt
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's default for this endpoint."""
+
+TokenIds = Annotated[list[TokenId], Meta(min_length=1)]
+
+
+class CompletionRequest(Generation, frozen=True, kw_only=True):
+    """Text to continue: a string, token ids, or a list of up to 128 of either. `max_tokens` defaults to 16."""
+
+    prompt: str | Annotated[list[str | TokenId | TokenIds], Meta(min_length=1)]
+    best_of: Choices | None = None
+    echo: bool | None = None
+    logprobs: LegacyLogprobs | None = None
+
+    def check(self) -> None:
+        """One kind of prompt, and no combination that can't be honoured."""
+        super().check()
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise unsupported("best_of", "must equal 'n': answers are not ranked by this server.")
+        if self.echo and self.logprobs is not None:
+            raise unsupported("logprobs", "can't be combined with 'echo' on this server.")
+        if isinstance(self.prompt, str):
+            return
+        if len(kinds := set(map(type, self.prompt))) > 1:
+            raise invalid("'prompt' mixes strings, token ids and lists of token ids.", "prompt")
+        if kinds != {int} and len(self.prompt) > MAX_PROMPTS:
+            raise invalid(f"'prompt' has {len(self.prompt)} entries; at most {MAX_PROMPTS} are allowed.", "prompt")
+
+    def prompts(self, ready: Ready | None) -> list[TextPrompt | TokenPrompt]:
+        """One per answer group, in order. Raises `ApiError` for token ids that the model can't take."""
+        if isinstance(self.prompt, str):
+            return [TextPrompt(text=self.prompt)]
+        if isinstance(self.prompt[0], int):
+            tokens = cast("list[int]", self.prompt)
+            check_tokens(tokens, ready, "prompt")
+            return [TokenPrompt(tokens=tokens)]
+        found: list[TextPrompt | TokenPrompt] = []
+        for index, prompt in enumerate(cast("list[str | list[int]]", self.prompt)):
+            if isinstance(prompt, str):
+                found.append(TextPrompt(text=prompt))
+            else:
+                check_tokens(prompt, ready, f"prompt[{index}]")
+                found.append(TokenPrompt(tokens=prompt))
+        return found
+
+    def jobs(self, ready: Ready | None, *, request_id: str, tenant: str) -> list[GenerateJob]:
+        """One job per prompt, all with the same seed. The pool fills in their numbers."""
+        sampling = self.sampling(ready)
+        return [
+            GenerateJob(
+                job=0,
+                attempt=0,
+                request_id=request_id,
+                tenant=tenant,
+                prompt=prompt,
+                sampling=sampling,
+                max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
+                stop=self.stops(),
+                n=self.n or 1,
+                logprobs=self.logprobs,
+                echo=bool(self.echo),
+            )
+            for prompt in self.prompts(ready)
+        ]

@@ -1,0 +1,91 @@
+"""Messages of a conversation as clients send them."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from gateway.schema.base import Part
+from gateway.schema.bounds import MAX_MESSAGES
+
+Name = Annotated[str, Meta(max_length=256)]
+
+
+class TextPart(Part, frozen=True, kw_only=True, tag_field="type", tag="text"):
+    """A piece of text."""
+
+    text: str
+
+
+class RefusalPart(Part, frozen=True, kw_only=True, tag_field="type", tag="refusal"):
+    """A refusal that an assistant gave earlier."""
+
+    refusal: str
+
+
+TextParts = Annotated[list[TextPart], Meta(min_length=1)]
+AssistantParts = Annotated[list[TextPart | RefusalPart], Meta(min_length=1)]
+
+
+class CalledFunction(Part, frozen=True, kw_only=True):
+    """What an assistant called. `arguments` is JSON text, as the model wrote it."""
+
+    name: str
+    arguments: str
+
+
+class CalledTool(Part, frozen=True, kw_only=True, tag_field="type", tag="function"):
+    """A tool call in the history. `index` is left over where a client joined streamed deltas."""
+
+    id: str
+    function: CalledFunction
+    index: int | None = None
+
+
+class SystemMessage(Part, frozen=True, kw_only=True, tag_field="role", tag="system"):
+    """Instructions."""
+
+    content: str | TextParts
+    name: Name | None = None
+
+
+class DeveloperMessage(Part, frozen=True, kw_only=True, tag_field="role", tag="developer"):
+    """Instructions; the model sees them as a system message."""
+
+    content: str | TextParts
+    name: Name | None = None
+
+
+class UserMessage(Part, frozen=True, kw_only=True, tag_field="role", tag="user"):
+    """What the user said."""
+
+    content: str | TextParts
+    name: Name | None = None
+
+
+class AssistantMessage(Part, frozen=True, kw_only=True, tag_field="role", tag="assistant"):
+    """What the assistant answered: content, tool calls or both.
+
+    `reasoning` is read where `reasoning_content` is absent; answers carry the same text under both names.
+    """
+
+    content: str | AssistantParts | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[CalledTool] | None = None
+    name: Name | None = None
+    annotations: Annotated[list[Any], Meta(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
+
+
+class ToolMessage(Part, frozen=True, kw_only=True, tag_field="role", tag="tool"):
+    """What a tool answered."""
+
+    content: str | TextParts
+    tool_call_id: str
+    name: Name | None = None
+
+
+Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
+Messages = Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]

@@ -1,0 +1,29 @@
+"""`GET /v1/models`."""
+
+from typing import Literal
+
+from gateway.schema.base import Answer
+
+
+class ModelCard(Answer, frozen=True, kw_only=True):
+    """One served model. `context_length` is null until a worker of it has been ready once."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    description: str
+    context_length: int | None
+    family: str
+    tags: list[str]
+    tier: str
+    kind: str
+    state: str
+    replicas: int
+
+
+class ModelList(Answer, frozen=True, kw_only=True):
+    """All served models."""
+
+    object: Literal["list"]
+    data: list[ModelCard]

@@ -1,0 +1,118 @@
+"""The fields that every generation shares, and their meaning for a worker."""
+
+import secrets
+from typing import Any
+
+from gateway.errors import ApiError, invalid, unsupported
+from gateway.schema.base import Part, Request
+from gateway.schema.bounds import (
+    MAX_TOKEN_ID,
+    Bookkeeping,
+    Choices,
+    LogitBias,
+    MaxTokens,
+    MinP,
+    ModelName,
+    Penalty,
+    RepetitionPenalty,
+    Seed,
+    Stop,
+    Temperature,
+    TopK,
+    TopP,
+)
+from protocol.messages import Ready, Sampling
+
+_SEED_MASK = 2**63 - 1
+
+
+class StreamOptions(Part, frozen=True, kw_only=True):
+    """What a stream carries besides text."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class Generation(Request, frozen=True, kw_only=True):
+    """Fields that chat and plain completions share."""
+
+    model: ModelName | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: LogitBias | None = None
+    seed: Seed | None = None
+    stop: Stop | None = None
+    max_tokens: MaxTokens | None = None
+    n: Choices | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool | None = None
+    return_timing: bool | None = None
+    user: Bookkeeping | None = None
+
+    @classmethod
+    def refuse(cls, raw: dict[str, Any]) -> None:
+        """Padding of streamed frames is OpenAI's answer to a threat of theirs."""
+        options = raw.get("stream_options")
+        if isinstance(options, dict) and options.get("include_obfuscation") is True:
+            raise unsupported("stream_options.include_obfuscation")
+
+    def check(self) -> None:
+        """`stream_options` needs `stream`; keys of `logit_bias` are token ids."""
+        if self.stream_options is not None and not self.stream:
+            raise invalid("'stream_options' is only allowed when 'stream' is true.", "stream_options")
+        for key in self.logit_bias or ():
+            if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) <= MAX_TOKEN_ID):
+                raise invalid("The keys of 'logit_bias' must be token ids.", "logit_bias")
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a frame of usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def stops(self) -> list[str]:
+        """Stop strings, as a list."""
+        if self.stop is None:
+            return []
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop)
+
+    def sampling(self, ready: Ready | None) -> Sampling:
+        """How rows of this request sample; a seed is drawn where none was given.
+
+        `ready` is what is known of the model so far: with it, ids outside the vocabulary are refused here
+        (workers refuse them too, since MLX would write out of bounds). Raises `ApiError`.
+        """
+        bias = {int(key): value for key, value in (self.logit_bias or {}).items()}
+        if ready is not None and bias and max(bias) >= ready.vocab_size:
+            raise invalid(f"'logit_bias' names token {max(bias)}; the model has {ready.vocab_size}.", "logit_bias")
+        return Sampling(
+            seed=secrets.randbits(63) if self.seed is None else self.seed & _SEED_MASK,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=None if self.top_k is None else max(self.top_k, 0),
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=bias,
+            ignore_eos=bool(self.ignore_eos),
+        )
+
+
+def check_tokens(tokens: list[int], ready: Ready | None, param: str) -> None:
+    """Token ids of a prompt: in the vocabulary, and no more than the context holds. Raises `ApiError`."""
+    if ready is None:
+        return
+    if tokens and max(tokens) >= ready.vocab_size:
+        raise invalid(f"'{param}' holds token {max(tokens)}; the model has {ready.vocab_size}.", param)
+    if len(tokens) > ready.context_length:
+        raise ApiError(
+            "context_length_exceeded",
+            f"This model's context holds {ready.context_length} tokens; '{param}' has {len(tokens)}.",
+            param,
+        )

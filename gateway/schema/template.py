@@ -1,0 +1,84 @@
+"""Messages in the form that chat templates expect: string contents, parsed tool arguments, no developer role."""
+
+from typing import Any, assert_never
+
+import orjson
+
+from gateway.errors import invalid
+from gateway.schema.bounds import MAX_JSON_DEPTH
+from gateway.schema.decode import depth
+from gateway.schema.messages import (
+    AssistantMessage,
+    CalledTool,
+    DeveloperMessage,
+    Message,
+    RefusalPart,
+    SystemMessage,
+    TextPart,
+    ToolMessage,
+    UserMessage,
+)
+
+
+def check_messages(messages: list[Message]) -> None:
+    """An assistant said or called something; arguments are not nested without end. Raises `ApiError`."""
+    for index, message in enumerate(messages):
+        if not isinstance(message, AssistantMessage):
+            continue
+        if message.content is None and not message.tool_calls and message.refusal is None:
+            where = f"messages[{index}].content"
+            raise invalid(f"'{where}' is required where there are no 'tool_calls'.", where)
+        for number, call in enumerate(message.tool_calls or ()):
+            if depth(_arguments(call), MAX_JSON_DEPTH) > MAX_JSON_DEPTH:
+                where = f"messages[{index}].tool_calls[{number}].function.arguments"
+                raise invalid(f"'{where}' is nested more than {MAX_JSON_DEPTH} levels deep.", where)
+
+
+def template_messages(messages: list[Message]) -> bytes:
+    """JSON for the worker's template engine."""
+    return orjson.dumps([_plain(message) for message in messages])
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    match message:
+        case SystemMessage() | DeveloperMessage():
+            plain = {"role": "system", "content": _text(message.content)}
+        case UserMessage():
+            plain = {"role": "user", "content": _text(message.content)}
+        case ToolMessage():
+            plain = {"role": "tool", "content": _text(message.content), "tool_call_id": message.tool_call_id}
+        case AssistantMessage():
+            plain = _assistant(message)
+        case _:
+            assert_never(message)
+    if message.name is not None:
+        plain["name"] = message.name
+    return plain
+
+
+def _assistant(message: AssistantMessage) -> dict[str, Any]:
+    content = message.refusal if message.content is None else message.content
+    plain: dict[str, Any] = {"role": "assistant", "content": _text(content or "")}
+    if reasoning := message.reasoning_content or message.reasoning:
+        plain["reasoning_content"] = reasoning
+    if message.tool_calls:
+        plain["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": _arguments(call)}}
+            for call in message.tool_calls
+        ]
+    return plain
+
+
+def _text(content: str | list[TextPart] | list[TextPart | RefusalPart]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part.text if isinstance(part, TextPart) else part.refusal for part in content)
+
+
+def _arguments(call: CalledTool) -> dict[str, Any] | str:
+    """Templates (Qwen's and its kin) iterate over arguments as a mapping; text that is no object stays text."""
+    try:
+        parsed = orjson.loads(call.function.arguments)
+    except orjson.JSONDecodeError:
+        return call.function.arguments
+    return parsed if isinstance(parsed, dict) else call.function.arguments

@@ -1,0 +1,80 @@
+"""`POST /v1/tokenize` and `/v1/detokenize`, in vLLM's shapes."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from gateway.errors import invalid, unsupported
+from gateway.schema.base import Answer, Request
+from gateway.schema.bounds import ModelName, TokenId
+from gateway.schema.chat import TemplateOptions, chat_prompt, template_options
+from gateway.schema.messages import Messages
+from gateway.schema.sampling import check_tokens
+from gateway.schema.template import check_messages
+from gateway.schema.tools import Tools, check_tools
+from protocol.messages import DetokenizeJob, Ready, TextPrompt, TokenizeJob
+
+
+class TokenizeRequest(Request, frozen=True, kw_only=True):
+    """Either `prompt` or `messages`; the latter are rendered by the model's chat template first.
+
+    `add_special_tokens` (default true) goes with `prompt`; a chat template brings its own.
+    """
+
+    model: ModelName | None = None
+    prompt: str | None = None
+    messages: Messages | None = None
+    tools: Tools | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+    add_special_tokens: bool | None = None
+
+    def check(self) -> None:
+        """One of the two shapes, whole."""
+        if (self.prompt is None) == (self.messages is None):
+            raise invalid("Give either 'prompt' or 'messages'.", "prompt")
+        if self.messages is None:
+            for name in ("tools", "chat_template_kwargs"):
+                if getattr(self, name) is not None:
+                    raise invalid(f"'{name}' is only allowed with 'messages'.", name)
+            return
+        if self.add_special_tokens:
+            raise unsupported("add_special_tokens", "can't be true with 'messages': the chat template adds its own.")
+        check_messages(self.messages)
+        check_tools(self.tools or [])
+
+    def job(self) -> TokenizeJob:
+        """The job for a worker; the pool fills in its numbers."""
+        if self.messages is not None:
+            template = template_options(self.chat_template_kwargs, None)
+            return TokenizeJob(job=0, attempt=0, prompt=chat_prompt(self.messages, tools=self.tools, template=template))
+        return TokenizeJob(
+            job=0,
+            attempt=0,
+            prompt=TextPrompt(text=self.prompt or "", add_special_tokens=self.add_special_tokens is not False),
+        )
+
+
+class TokenizeAnswer(Answer, frozen=True, kw_only=True):
+    """Token ids, how many they are, and how many the model takes."""
+
+    tokens: list[int]
+    count: int
+    max_model_len: int
+
+
+class DetokenizeRequest(Request, frozen=True, kw_only=True):
+    """Token ids to turn into text."""
+
+    tokens: Annotated[list[TokenId], Meta(description="Ids of the model's vocabulary.")]
+    model: ModelName | None = None
+
+    def job(self, ready: Ready | None) -> DetokenizeJob:
+        """The job for a worker; the pool fills in its numbers. Raises `ApiError` for ids out of the vocabulary."""
+        check_tokens(self.tokens, ready, "tokens")
+        return DetokenizeJob(job=0, attempt=0, tokens=self.tokens)
+
+
+class DetokenizeAnswer(Answer, frozen=True, kw_only=True):
+    """The text."""
+
+    prompt: str
