@@ -8,8 +8,8 @@ def merge(deltas: list[Delta], *, choices: int) -> list[Delta]:
 
     Deltas of a choice that the job does not have (a faulty worker) are left out.
     """
-    if len(deltas) == 1:
-        return [*deltas] if 0 <= deltas[0].choice < choices else []
+    if choices == 1 and not any([delta.choice for delta in deltas]):
+        return deltas if len(deltas) == 1 else [_join(deltas)]
     by_choice: dict[int, list[Delta]] = {}
     for delta in deltas:
         by_choice.setdefault(delta.choice, []).append(delta)

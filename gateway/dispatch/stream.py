@@ -54,6 +54,7 @@ class JobStream:
         "_delivered",
         "_ended",
         "_failure",
+        "_loop",
         "_pending",
         "_reader",
         "_result",
@@ -70,6 +71,7 @@ class JobStream:
 
     def __init__(self, choices: int) -> None:
         self.choices = choices
+        self._loop = asyncio.get_running_loop()
         self.usage: Usage | None = None
         self.progress: Progress | None = None
         self.streamed = False
@@ -188,7 +190,7 @@ class JobStream:
             raise self._failure
 
     async def _wait(self, *, for_deltas: bool) -> None:
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        waiter = self._waiter = self._loop.create_future()
         if for_deltas:
             self._reader = waiter
         try:
