@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from worker.batch import caches
+from worker.batch import caches, proof
 from worker.batch.caches import Cache
 from worker.batch.cohort import Cohort
 from worker.batch.pace import Pace
@@ -63,7 +63,7 @@ class Batch:
         self._prefix = prefix
         self._pace = Pace(largest_chunk)
         self._clock = clock
-        self._merges = caches.mergeable(caches.new(model))
+        self._can = proof.prove(model)
         self._token_bytes = 0.0
         self._waiting: deque[Prompt] = deque()
         self._long: Prompt | None = None
@@ -210,7 +210,7 @@ class Batch:
             chosen.append(prompt)
             longest = widest
             room -= len(prompt.rows)
-            if peek or not self._merges:
+            if peek or not self._can.pads:
                 break
         if not peek:
             for prompt in chosen:
@@ -219,22 +219,12 @@ class Batch:
 
     def _prefill_short(self, prompts: list[Prompt]) -> int:
         """Whole prompts in one forward pass, padded on the right."""
-        parts = [prompt.rows[0].tokens[prompt.covered : -1] for prompt in prompts]
-        lengths = [len(part) for part in parts]
-        width = max(lengths)
-        if not self._merges:
+        width = max(prompt.left for prompt in prompts)
+        if not self._can.pads:
             return self._prefill_long(prompts[0], width)
         cache = caches.merge([_cache_of(prompt) for prompt in prompts])
-        if width:
-            padding = [width - length for length in lengths]
-            if any(padding):
-                for layer in cache:
-                    layer.prepare(lengths=lengths, right_padding=padding)
-            self._model(mx.array([part + [0] * (width - len(part)) for part in parts]), cache=cache)
-            if any(padding):
-                for layer in cache:
-                    layer.finalize()
-            mx.eval(caches.state(cache))
+        caches.prefill(self._model, cache, [prompt.rows[0].tokens[prompt.covered : -1] for prompt in prompts])
+        mx.eval(caches.state(cache))
         for index, prompt in enumerate(prompts):
             if len(prompt.rows[0].tokens) > KEEP_PROMPT:
                 single = caches.extract(cache, index)
@@ -263,7 +253,7 @@ class Batch:
 
     def _enter_long(self, prompt: Prompt, cache: Cache) -> None:
         row = prompt.rows[0]
-        if not self._merges:
+        if not self._can.joins:
             if len(row.tokens) > KEEP_PROMPT:
                 self._prefix.store(row.tenant, row.tokens[:-1], caches.duplicate(cache))
             for choice in prompt.rows:
@@ -292,7 +282,9 @@ class Batch:
             best.join(cache, rows)
 
     def _cohort(self, cache: Cache, rows: list[Row]) -> Cohort:
-        return Cohort(model=self._model, vocab_size=self._vocab_size, cache=cache, rows=rows, single=not self._merges)
+        return Cohort(
+            model=self._model, vocab_size=self._vocab_size, cache=cache, rows=rows, single=not self._can.joins
+        )
 
 
 def _cache_of(prompt: Prompt) -> Cache:

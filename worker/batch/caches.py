@@ -6,6 +6,7 @@ A "cache" below is a list with one entry per layer, as `make_prompt_cache` retur
 import copy
 from typing import Any
 
+import mlx.core as mx
 from mlx_lm.models.cache import CacheList, can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 
 Cache = list[Any]
@@ -34,6 +35,22 @@ def _merges(layer: Any) -> bool:
 def merge(rows: list[Cache]) -> Cache:
     """One batched cache out of single ones; copies."""
     return [rows[0][layer].merge([row[layer] for row in rows]) for layer in range(len(rows[0]))]
+
+
+def prefill(model: Any, cache: Cache, parts: list[list[int]]) -> None:
+    """Feed each row its tokens in one forward pass, padded on the right; nothing is evaluated."""
+    lengths = [len(part) for part in parts]
+    width = max(lengths)
+    if not width:
+        return
+    padding = [width - length for length in lengths]
+    if any(padding):
+        for layer in cache:
+            layer.prepare(lengths=lengths, right_padding=padding)
+    model(mx.array([part + [0] * (width - len(part)) for part in parts]), cache=cache)
+    if any(padding):
+        for layer in cache:
+            layer.finalize()
 
 
 def extend(cache: Cache, other: Cache) -> None:

@@ -24,7 +24,7 @@ class Cohort:
         self.cache = cache
         self.rows = rows
         self._next: Pick | None = Pick(_last_tokens(rows))
-        self._told: Pick | None = None
+        self._fed: tuple[Pick, list[Row]] | None = None
         self._history = History.joined(None, [], rows, vocab_size) if rows else None
         self._renew()
 
@@ -38,7 +38,8 @@ class Cohort:
         fed = self._next
         if fed is None:
             raise RuntimeError("a cohort with nothing to feed was launched")
-        self._told = fed
+        # Rows may join between launch and collect: what was fed goes with who was here.
+        self._fed = (fed, self.rows)
         if all(row.fresh and row.position + 1 >= row.limit for row in self.rows):
             # Every row ends with the token that is known already: there is nothing to compute.
             self._next = None
@@ -49,13 +50,13 @@ class Cohort:
 
     def collect(self) -> list[Emission]:
         """The tokens that were fed by the last `launch`, of rows that generated them. Waits for them only."""
-        told, self._told = self._told, None
-        if told is None:
+        if self._fed is None:
             return []
-        tokens = told.tokens.tolist()
-        logprobs = told.logprobs(self.rows)
+        (fed, rows), self._fed = self._fed, None
+        tokens = fed.tokens.tolist()
+        logprobs = fed.logprobs(rows)
         emissions = []
-        for index, row in enumerate(self.rows):
+        for index, row in enumerate(rows):
             if row.fresh:
                 token = tokens[index]
                 row.tokens.append(token)

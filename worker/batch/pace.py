@@ -1,6 +1,6 @@
 """How many prompt tokens the next prefill chunk may take, so that running streams hardly notice. Pure arithmetic."""
 
-SMALLEST = 16
+SMALLEST = 8
 FIRST = 64
 SHARE = 4.0
 """A step with a chunk in it may take this many times a plain decode step; the promise is that gaps stay below ten."""

@@ -332,7 +332,7 @@ class ChatEngine:
             choice.text.feed(token)
             if emission.logprobs is not None:
                 logprobs.append(self._logprob(token, emission.logprobs))
-            finish = choice.text.stopped or ("length" if row.position >= row.limit else None)
+            finish = "stop" if choice.text.stopped else "length" if row.position >= row.limit else None
         if choice.job.first_at == 0.0:
             choice.job.first_at = self._clock()
         piece = choice.text.take() if finish is None else choice.text.finish(finish)
