@@ -160,10 +160,10 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    become(command)
+    return become(command)
 
 
-def become(command: Sequence[str]) -> NoReturn:
+def become(command: list[str]) -> NoReturn:
     """Run honcho in place of this process, with `python` meaning the environment's own."""
     os.chdir(ROOT)
     path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"

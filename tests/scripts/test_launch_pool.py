@@ -1,0 +1,127 @@
+"""`scripts/serve`: what its arguments mean to honcho and to the Procfile."""
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from honcho.environ import expand_processes, parse, parse_procfile
+from launch_pool import Plan, UsageError, make_plan, prepare, read_env_file
+
+ROOT = Path(__file__).resolve().parents[2]
+PROCFILE = (ROOT / "Procfile").read_text()
+
+
+def plan(*argv: str, environment: dict[str, str] | None = None, procfile: str = PROCFILE) -> Plan:
+    return make_plan(argv, procfile=procfile, environment=environment or {}, folder=ROOT)
+
+
+def test_nothing_given_serves_the_demo_model() -> None:
+    """One gateway, one chat worker, the bundled model."""
+    served = plan()
+    assert (served.concurrency, served.demos) == ("gateway=1,chat=1", ["chat"])
+    assert served.environment() == {"CHAT_MODEL": ".models/qwen3"}
+
+
+def test_named_model_workers_and_address_are_passed_on() -> None:
+    """What the command line says is what the Procfile gets."""
+    served = plan("--chat", "org/model-4bit", "--workers", "chat=3", "--host", "0.0.0.0", "--port", "9000")
+    assert (served.concurrency, served.demos) == ("gateway=1,chat=3", [])
+    assert served.environment() == {"CHAT_MODEL": "org/model-4bit", "POOL_HOST": "0.0.0.0", "POOL_PORT": "9000"}
+
+
+def test_model_in_the_environment_is_served_when_none_is_named() -> None:
+    """`CHAT_MODEL` in .env is no demo; a flag overrides it."""
+    environment = {"CHAT_MODEL": "org/one"}
+    assert plan(environment=environment).environment() == {"CHAT_MODEL": "org/one"}
+    assert plan("--chat", "org/two", environment=environment).environment() == {"CHAT_MODEL": "org/two"}
+
+
+def test_local_model_is_found_from_where_the_caller_is(tmp_path: Path) -> None:
+    """The pool runs in the project's folder; a relative path is the caller's."""
+    (tmp_path / "models").mkdir()
+    served = make_plan(["--chat", "models"], procfile=PROCFILE, environment={}, folder=tmp_path)
+    assert served.models == {"chat": str(tmp_path / "models")}
+
+
+def test_new_line_in_the_procfile_is_a_new_kind() -> None:
+    """Adding a model is adding a line: the script learns of it from there."""
+    more = PROCFILE + "vision: exec python -m worker --model-type vision\n"
+    served = plan("--vision", "org/v", "--only", "vision", "--workers", "vision=2", procfile=more)
+    assert served.concurrency == "gateway=1,chat=0,vision=2"
+    assert served.environment() == {"VISION_MODEL": "org/v"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--vision", "m"], "--vision: vision models are not in this version yet; there is chat"),
+        (["--embedding", "m"], "--embedding: embedding models are not in this version yet; there is chat"),
+        (["--only", "vision"], "--only: must be of chat, not 'vision'"),
+        (["--workers", "chat=0"], "--workers: must be KIND=N"),
+        (["--workers", "chat"], "--workers: must be KIND=N"),
+        (["--workers", "gateway=2"], "--workers: must be KIND=N"),
+        (["--port", "65536"], "--port: must be a number from 1 to 65535"),
+        (["--chat", "./missing"], "--chat: there is no "),
+        (["--chat"], "--chat: expected one argument"),
+        (["--cat", "m"], "unrecognized arguments: --cat m"),
+    ],
+)
+def test_bad_argument_is_named(argv: list[str], says: str) -> None:
+    """One line, the flag first."""
+    with pytest.raises(UsageError) as caught:
+        plan(*argv)
+    assert str(caught.value).startswith(says)
+
+
+def test_workers_of_a_kind_left_out_are_refused() -> None:
+    """Contradictions are not guessed at."""
+    more = PROCFILE + "vision: exec python -m worker --model-type vision\n"
+    with pytest.raises(UsageError, match="left out by --only"):
+        plan("--only", "chat", "--workers", "vision=2", procfile=more)
+
+
+def test_script_refuses_before_it_installs_anything() -> None:
+    """A wrong flag costs no minutes, and exit code 2."""
+    done = subprocess.run([ROOT / "scripts" / "serve", "--vision", "m"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("scripts/serve: --vision: vision models are not in this version yet")
+
+
+def test_honcho_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file for honcho is read by honcho as it was meant, also with blanks and quotes in a path."""
+    (tmp_path / ".run").mkdir()
+    monkeypatch.setattr("launch_pool.ROOT", tmp_path)
+    monkeypatch.setattr("launch_pool.ensure", lambda _extras: tmp_path / "python")
+    served = Plan(workers={"chat": 2}, models={"chat": "/my models/it's"}, host=None, port=8001)
+    command = prepare(served)
+    assert command[1:] == shlex.split("-m honcho -e .env,.run/serve.env -f Procfile start -c gateway=1,chat=2")
+    assert parse((tmp_path / ".run" / "serve.env").read_text()) == {
+        "CHAT_MODEL": "/my models/it's",
+        "POOL_PORT": "8001",
+    }
+
+
+def test_env_file_is_read_as_honcho_reads_it(tmp_path: Path) -> None:
+    """Comments, quotes, blanks around the sign."""
+    path = tmp_path / ".env"
+    text = "# models\nCHAT_MODEL = org/qwen-3.5 # mine\nPOOL_PORT=9000\nNAME='a b'\n\n"
+    path.write_text(text)
+    assert read_env_file(path) == parse(text) == {"CHAT_MODEL": "org/qwen-3.5", "POOL_PORT": "9000", "NAME": "a b"}
+    assert read_env_file(tmp_path / "none") == {}
+
+
+def test_procfile_scales_one_model() -> None:
+    """`honcho start -c chat=2` is two workers and one gateway; every line replaces its shell."""
+    processes = parse_procfile(PROCFILE).processes
+    names = [process.name for process in expand_processes(processes, concurrency={"chat": 2})]
+    assert names == ["gateway.1", "chat.1", "chat.2"]
+    assert all(command.startswith("exec ") for command in processes.values())
+
+
+@pytest.mark.parametrize("given", ["", "org/model", "/models/with a blank"])
+def test_procfile_passes_the_model_as_one_argument(given: str) -> None:
+    """A path with blanks stays one; without `CHAT_MODEL` the demo is served."""
+    command = parse_procfile(PROCFILE).processes["chat"].replace("exec python -m worker", 'exec printf "%s\\n"')
+    done = subprocess.run(["sh", "-c", command], env={"CHAT_MODEL": given}, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == (given or ".models/qwen3")
