@@ -22,6 +22,6 @@ async def read(request: web.Request, kind: type[R]) -> R:
     return decode(await request.read(), kind)
 
 
-def answer(body: Answer) -> web.Response:
-    """200 with a JSON body."""
-    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+def answer(body: Answer, *, status: int = 200) -> web.Response:
+    """A JSON body."""
+    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")

@@ -1,0 +1,57 @@
+"""`python -m gateway`: read the settings, listen, serve until told to stop."""
+
+import gc
+import logging
+import sys
+
+import uvloop
+from aiohttp import web
+
+from gateway.app import make_app
+from gateway.config import ConfigError, GatewayConfig, parse_arguments
+from gateway.logs import setup_logging
+from protocol.address import AddressError
+
+log = logging.getLogger("gateway")
+
+EXIT_CONFIG = 2
+
+
+def main() -> int:
+    """Run the gateway; returns its exit code."""
+    try:
+        config = parse_arguments(sys.argv[1:])
+    except ConfigError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    setup_logging(config.log_level, json=config.log_json, file=config.log_file)
+    # Start-up objects live as long as the process: the collector need not walk them, nor hurry over requests.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+    try:
+        _serve(config)
+    except (AddressError, OSError) as error:
+        log.error("the gateway can't start: %s", error)
+        return 1
+    return 0
+
+
+def _serve(config: GatewayConfig) -> None:
+    web.run_app(
+        make_app(config),
+        host=config.host,
+        port=config.port,
+        loop=uvloop.new_event_loop(),
+        # Without it a handler that waits for its first token never learns that its client has left.
+        handler_cancellation=True,
+        shutdown_timeout=config.drain_s,
+        keepalive_timeout=75.0,
+        backlog=1024,
+        access_log=None,
+        print=lambda line: log.info("%s", line.splitlines()[0].strip("= ")),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

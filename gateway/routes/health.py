@@ -1,0 +1,110 @@
+"""`/ping`, `/health`, `/health/live`, `/health/ready` and `/health/{model}`."""
+
+import time
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs, web
+
+from gateway.context import POOL
+from gateway.errors import ApiError
+from gateway.openapi import Operation, mount
+from gateway.routes.body import answer
+from gateway.schema.health import Alive, Health, Memory, ModelHealth
+from protocol.messages import Kind, State
+
+if TYPE_CHECKING:
+    from gateway.dispatch.model import Model
+
+STARTED: web.AppKey[float] = web.AppKey("started", float)
+
+
+async def ping(_request: web.Request) -> web.Response:
+    """The gateway runs; no work is done to find out."""
+    return answer(Alive(status="ok"))
+
+
+async def pool(request: web.Request) -> web.Response:
+    """200 if every model is up, else 503; the same body either way."""
+    models = [_model(model) for model in request.app[POOL].models()]
+    first = next((model for model in models if model.kind == Kind.CHAT), models[0] if models else None)
+    healthy = bool(models) and all(model.healthy for model in models)
+    body = Health(
+        status="ok",
+        model_id=first.id if first else None,
+        model_status="initialized" if first and first.healthy else "uninitialized",
+        model_loaded=bool(first and first.healthy),
+        models_healthy=healthy,
+        warmup_enabled=first.warmup_enabled if first else None,
+        warmup_completed=first.warmup_completed if first else None,
+        uptime=round(time.monotonic() - request.app[STARTED], 3),
+        memory=_sum([model.memory for model in models]),
+        models=models,
+    )
+    return answer(body, status=200 if healthy else 503)
+
+
+async def one(request: web.Request) -> web.Response:
+    """200 if the model is up, else 503."""
+    wanted = request.match_info["model"]
+    for model in request.app[POOL].models():
+        if wanted in (model.name, model.source, *model.aliases):
+            found = _model(model)
+            return answer(found, status=200 if found.healthy else 503)
+    raise ApiError("model_not_found", "There is no such model.", "model")
+
+
+def _model(model: "Model") -> ModelHealth:
+    ready = model.ready
+    up = model.state == State.READY
+    reports = [supervisor.report for supervisor in model.supervisors.values()]
+    beats = [worker.beat for worker in model.workers.values() if worker.beat is not None]
+    return ModelHealth(
+        id=model.name,
+        kind=model.kind.value,
+        state=model.state,
+        healthy=up,
+        replicas=model.replicas,
+        warmup_enabled=ready.warmup_enabled if ready else None,
+        warmup_completed=(up and ready.warmup_enabled) if ready else None,
+        load_s=round(ready.load_s, 3) if ready else None,
+        memory=Memory(
+            active_bytes=sum(beat.active_bytes for beat in beats),
+            cache_bytes=sum(beat.cache_bytes for beat in beats),
+            prefix_bytes=sum(beat.prefix_bytes for beat in beats),
+        ),
+        restarts=sum(report.restarts for report in reports),
+        last_exit_code=next((report.exit_code for report in reports if report.exit_code is not None), None),
+    )
+
+
+def _sum(memories: list[Memory]) -> Memory:
+    return Memory(
+        active_bytes=sum(memory.active_bytes for memory in memories),
+        cache_bytes=sum(memory.cache_bytes for memory in memories),
+        prefix_bytes=sum(memory.prefix_bytes for memory in memories),
+    )
+
+
+OPERATIONS = (
+    Operation(method=hdrs.METH_GET, path="/ping", handler=ping, summary="Liveness", tag="Health", answer=Alive),
+    Operation(method=hdrs.METH_GET, path="/health", handler=pool, summary="All models", tag="Health", answer=Health),
+    Operation(method=hdrs.METH_GET, path="/health/live", handler=ping, summary="Liveness", tag="Health", answer=Alive),
+    Operation(
+        method=hdrs.METH_GET, path="/health/ready", handler=pool, summary="Readiness", tag="Health", answer=Health
+    ),
+    Operation(
+        method=hdrs.METH_GET,
+        path="/health/{model:.+}",
+        handler=one,
+        summary="One model",
+        tag="Health",
+        answer=ModelHealth,
+        errors=("model_not_found",),
+    ),
+)
+
+
+def setup(app: web.Application) -> None:
+    """Add the routes of this module."""
+    app[STARTED] = time.monotonic()
+    mount(app, OPERATIONS)

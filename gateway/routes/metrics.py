@@ -1,0 +1,111 @@
+"""`GET /metrics`: Prometheus, for the gateway and all workers.
+
+Counters are read from the dispatcher's plain numbers when someone asks, so that requests pay nothing for them.
+"""
+
+from collections.abc import Iterator
+
+from aiohttp import hdrs, web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.context import POOL
+from gateway.dispatch.pool import Pool
+from gateway.dispatch.stats import Snapshot
+from gateway.openapi import Operation, mount
+
+WORKER_GAUGES = (
+    ("running_rows", "running", "Rows that decode."),
+    ("waiting_rows", "waiting", "Rows whose prompt is not computed yet."),
+    ("engine_steps", "step", "Steps of the engine loop since its process started."),
+    ("active_bytes", "active_bytes", "Memory that MLX uses."),
+    ("cache_bytes", "cache_bytes", "Freed memory that MLX keeps."),
+    ("peak_bytes", "peak_bytes", "Most memory that MLX ever used."),
+    ("resident_bytes", "resident_bytes", "Largest resident size of the process."),
+    ("prefix_bytes", "prefix_bytes", "Memory held by the prefix cache."),
+    ("prefix_lookups", "prefix_lookups", "Prompts looked up in the prefix cache."),
+    ("prefix_hits", "prefix_hits", "Prompts that found a prefix."),
+)
+
+
+class _Counts(Collector):
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._pool.snapshot()
+        yield from _totals(now)
+        yield from _queues(now)
+        yield from _workers(now)
+
+
+def _totals(now: Snapshot) -> Iterator[Metric]:
+    requests = CounterMetricFamily("pool_requests", "Requests that have ended.", labels=["model", "type", "outcome"])
+    for labels, count in now.requests.items():
+        requests.add_metric(labels, count)
+    yield requests
+    tokens = CounterMetricFamily("pool_tokens", "Tokens of requests that have ended.", labels=["direction"])
+    tokens.add_metric(["prompt"], now.prompt_tokens)
+    tokens.add_metric(["completion"], now.completion_tokens)
+    yield tokens
+    wire = CounterMetricFamily(
+        "pool_wire_events", "What the socket brought besides messages in order.", labels=["event"]
+    )
+    for event, count in now.wire.items():
+        wire.add_metric([event], count)
+    yield wire
+
+
+def _queues(now: Snapshot) -> Iterator[Metric]:
+    waiting = GaugeMetricFamily("pool_queue_size", "Requests that wait for a worker.", labels=["model"])
+    active = GaugeMetricFamily("pool_active_requests", "Requests at workers.", labels=["model"])
+    slots = GaugeMetricFamily("pool_slots", "Rows that the model's ready workers step together.", labels=["model"])
+    up = GaugeMetricFamily("pool_model_up", "1 if the model takes requests.", labels=["model"])
+    for model in now.models:
+        waiting.add_metric([model.name], model.queue_size)
+        active.add_metric([model.name], model.active_requests)
+        slots.add_metric([model.name], model.max_concurrency)
+        up.add_metric([model.name], float(model.running))
+    yield from (waiting, active, slots, up)
+
+
+def _workers(now: Snapshot) -> Iterator[Metric]:
+    for name, field, text in WORKER_GAUGES:
+        gauge = GaugeMetricFamily(f"pool_worker_{name}", text, labels=["model", "worker"])
+        for worker in now.workers:
+            if worker.beat is not None:
+                gauge.add_metric([worker.model, worker.uid[:8]], getattr(worker.beat, field))
+        yield gauge
+    restarts = CounterMetricFamily("pool_worker_restarts", "Engine processes started again.", labels=["model", "pid"])
+    for report in now.supervisors:
+        restarts.add_metric([report.model, str(report.pid)], report.restarts)
+    yield restarts
+
+
+REGISTRY: web.AppKey[CollectorRegistry] = web.AppKey("registry", CollectorRegistry)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """Everything, in Prometheus' text format."""
+    text = generate_latest(request.app[POOL].registry) + generate_latest(request.app[REGISTRY])
+    return web.Response(body=text, headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4; charset=utf-8"})
+
+
+OPERATIONS = (
+    Operation(
+        method=hdrs.METH_GET,
+        path="/metrics",
+        handler=metrics,
+        summary="Prometheus metrics",
+        tag="Operation",
+        media_type="text/plain",
+    ),
+)
+
+
+def setup(app: web.Application) -> None:
+    """Add the routes of this module."""
+    app[REGISTRY] = CollectorRegistry()
+    app[REGISTRY].register(_Counts(app[POOL]))
+    mount(app, OPERATIONS)
