@@ -70,9 +70,11 @@ def make_plan(argv: Sequence[str], *, procfile: str, environment: Mapping[str, s
         if kind not in only:
             raise UsageError(f"--workers: {kind} is left out by --only {options.only}")
         workers[kind] = count
-    if options.port is not None and not (re.fullmatch(r"\d{1,5}", options.port) and 0 < int(options.port) < 65536):
-        raise UsageError(f"--port: must be a number from 1 to 65535, not {options.port!r}")
-    return Plan(workers=workers, models=models, host=options.host, port=int(options.port) if options.port else None)
+    if options.port is not None and not (re.fullmatch(r"\d{1,5}", options.port) and int(options.port) < 65536):
+        raise UsageError(f"--port: must be a number from 0 (a free one) to 65535, not {options.port!r}")
+    return Plan(
+        workers=workers, models=models, host=options.host, port=int(options.port) if options.port is not None else None
+    )
 
 
 class _Parser(argparse.ArgumentParser):

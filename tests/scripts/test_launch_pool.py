@@ -61,7 +61,7 @@ def test_new_line_in_the_procfile_is_a_new_kind() -> None:
         (["--workers", "chat=0"], "--workers: must be KIND=N"),
         (["--workers", "chat"], "--workers: must be KIND=N"),
         (["--workers", "gateway=2"], "--workers: must be KIND=N"),
-        (["--port", "65536"], "--port: must be a number from 1 to 65535"),
+        (["--port", "65536"], "--port: must be a number from 0 (a free one) to 65535"),
         (["--chat", "./missing"], "--chat: there is no "),
         (["--chat"], "--chat: expected one argument"),
         (["--cat", "m"], "unrecognized arguments: --cat m"),
