@@ -1,0 +1,10 @@
+"""The dispatcher without sockets."""
+
+import pytest
+from dispatch_rig import Rig
+
+
+@pytest.fixture
+async def rig() -> Rig:
+    """A dispatcher with hand-fed frames; made inside a loop, since streams make futures."""
+    return Rig()

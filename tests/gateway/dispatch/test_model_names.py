@@ -1,0 +1,141 @@
+"""Which model a request means."""
+
+import pytest
+from dispatch_rig import Rig, announcement, readiness, supervision
+
+from gateway.dispatch.stream import JobFailed
+from protocol.messages import Kind, State, Watch
+
+
+@pytest.fixture
+async def served() -> Rig:
+    """A chat, a vision and an embedding model, the chat one with an alias."""
+    rig = Rig(aliases={"gpt-4": "chatty", "unused": "nobody"})
+    rig.feed(b"c", announcement("c", "chatty", source="org/Qwen3-8B-4bit", created=10), readiness(family="qwen3"))
+    rig.feed(
+        b"v",
+        announcement("v", "eyes", source="org/gemma-3-4b-it", kind=Kind.VISION, created=5),
+        readiness(family="gemma3"),
+    )
+    rig.feed(b"e", announcement("e", "vectors", kind=Kind.EMBEDDING, created=1), readiness(family="bert"))
+    return rig
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "found"),
+    [
+        ("chatty", Kind.CHAT, "chatty"),
+        ("gpt-4", Kind.CHAT, "chatty"),
+        ("org/Qwen3-8B-4bit", Kind.CHAT, "chatty"),
+        ("Qwen3-8B-4bit", Kind.CHAT, "chatty"),
+        ("qwen3", Kind.CHAT, "chatty"),
+        ("QWEN", Kind.CHAT, "chatty"),
+        ("gemma", Kind.CHAT, "eyes"),
+        ("gemma", Kind.VISION, "eyes"),
+        ("vectors", Kind.EMBEDDING, "vectors"),
+        (None, Kind.CHAT, "chatty"),
+        (None, Kind.VISION, "eyes"),
+        (None, Kind.EMBEDDING, "vectors"),
+    ],
+)
+async def test_resolve_finds_the_model_when_named_in_any_known_way(
+    served: Rig, name: str | None, kind: Kind, found: str
+) -> None:
+    """Served name, alias, hub id or its tail, family; and the default of each kind."""
+    assert served.roster.resolve(name, kind, settling=False).name == found
+
+
+@pytest.mark.parametrize(
+    "name", ["nobody", "unused", "", "../../x", "../chatty", "other/chatty", "Chatty", "org", "4bit"]
+)
+async def test_resolve_refuses_when_the_name_is_unknown(served: Rig, name: str) -> None:
+    """A name is a key: nothing near it will do."""
+    with pytest.raises(JobFailed) as failed:
+        served.roster.resolve(name, Kind.CHAT, settling=False)
+    assert (failed.value.code, failed.value.param) == ("model_not_found", "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("vectors", Kind.CHAT), ("chatty", Kind.VISION), ("chatty", Kind.EMBEDDING)]
+)
+async def test_resolve_refuses_when_the_model_is_of_another_kind(served: Rig, name: str, kind: Kind) -> None:
+    """What a model can't do is the request's fault, not a missing model."""
+    with pytest.raises(JobFailed) as failed:
+        served.roster.resolve(name, kind, settling=False)
+    assert (failed.value.code, failed.value.param) == ("invalid_request", "model")
+
+
+async def test_family_is_refused_when_two_models_have_it(served: Rig) -> None:
+    """A family is a name only while it is unambiguous."""
+    served.feed(b"c2", announcement("c2", "chatty2"), readiness(family="qwen2"))
+    with pytest.raises(JobFailed, match="does not exist"):
+        served.roster.resolve("qwen", Kind.CHAT, settling=False)
+    assert served.roster.resolve("qwen2", Kind.CHAT, settling=False).name == "chatty2"
+
+
+async def test_default_falls_to_vision_when_no_chat_model_is_there() -> None:
+    """A vision-only pool answers text."""
+    rig = Rig()
+    rig.feed(b"v", announcement("v", "eyes", kind=Kind.VISION), readiness())
+    assert rig.roster.resolve(None, Kind.CHAT, settling=False).name == "eyes"
+
+
+async def test_images_are_refused_when_only_chat_is_served(rig: Rig) -> None:
+    """A chat-only pool says that it is one."""
+    rig.join()
+    with pytest.raises(JobFailed) as failed:
+        rig.roster.resolve(None, Kind.VISION, settling=False)
+    assert failed.value.code == "invalid_request"
+
+
+async def test_default_avoids_a_model_when_it_is_out_of_order(rig: Rig) -> None:
+    """Whoever names no model does not ask for the broken one."""
+    rig.join("w1", "old", created=1)
+    rig.join("w2", "new", created=2)
+    assert rig.roster.resolve(None, Kind.CHAT, settling=False).name == "old"
+    rig.lose(rig.roster.workers[b"w1"])
+    assert rig.roster.resolve(None, Kind.CHAT, settling=False).name == "new"
+
+
+@pytest.mark.parametrize("name", [None, "anything"])
+async def test_resolve_asks_for_patience_when_nobody_has_registered(rig: Rig, name: str | None) -> None:
+    """A gateway that has just restarted does not call models unknown that are about to say hello."""
+    with pytest.raises(JobFailed) as failed:
+        rig.roster.resolve(name, Kind.CHAT, settling=False)
+    assert (failed.value.code, failed.value.retryable) == ("model_not_ready", True)
+    rig.join()
+    with pytest.raises(JobFailed) as failed:
+        rig.roster.resolve("another", Kind.CHAT, settling=True)
+    assert (failed.value.code, failed.value.retry_after_s) == ("model_not_ready", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("state", "watch", "shown"),
+    [
+        (State.LOADING, Watch.RUNNING, "loading"),
+        (State.WARMING, Watch.RUNNING, "warming"),
+        (State.READY, Watch.RUNNING, "ready"),
+        (State.DRAINING, Watch.RUNNING, "draining"),
+        (None, Watch.RUNNING, "starting"),
+        (None, Watch.BACKOFF, "backoff"),
+        (None, Watch.CRASH_LOOP, "crash_loop"),
+        (None, None, "lost"),
+    ],
+)
+async def test_state_is_the_best_known_when_workers_come_and_go(
+    rig: Rig, state: State | None, watch: Watch | None, shown: str
+) -> None:
+    """What the model list and health show."""
+    worker = rig.join(state=state or State.LOADING, ready=state is State.READY)
+    if watch is not None:
+        rig.supervise(supervision(engine="another", watch=watch))
+    if state is None:
+        rig.lose(worker)
+    assert rig.model.state == shown
+
+
+async def test_a_model_stays_known_when_its_last_worker_is_gone(rig: Rig) -> None:
+    """Its name, its window and its family survive a crash."""
+    rig.lose(rig.join())
+    model = rig.roster.resolve("m", Kind.CHAT, settling=False)
+    assert (model.state, model.replicas, model.ready) == ("lost", 0, readiness())

@@ -1,0 +1,76 @@
+"""What is counted."""
+
+from dispatch_rig import Rig, generate
+
+from gateway.dispatch.stats import model_snapshot, request_type
+from protocol.errors import Code
+from protocol.messages import Done, Failed, Kind, TextPrompt, TokenizeJob, Usage
+
+
+async def test_requests_are_counted_by_outcome_when_their_handlers_leave(rig: Rig) -> None:
+    """Tokens, time and errors of generations; a cancelled request is no error, a tokenise job counts nowhere."""
+    rig.join(slots=8)
+    good, bad, left, light = rig.submit(), rig.submit(), rig.submit(), rig.submit(TokenizeJob(0, 0, TextPrompt("x")))
+    rig.clock.now += 2
+    rig.feed(b"w1", Done(good.id, 1, Usage(10, 40)), Failed(bad.id, 1, Code.ENGINE_ERROR, "no"))
+    for flight in (good, bad, left, light):
+        rig.dispatcher.leave(flight)
+    stats = rig.stats
+    assert (stats.count("done"), stats.count("failed"), stats.count("cancelled")) == (1, 1, 1)
+    assert (stats.prompt_tokens, stats.completion_tokens, stats.total_time_s) == (10, 40, 6.0)
+    performance = stats.performance()
+    assert (performance.avg_tps, performance.max_tps, performance.min_tps) == (20.0, 20.0, 20.0)
+    assert performance.recent_requests == 1
+
+
+async def test_performance_is_zero_when_nothing_was_served(rig: Rig) -> None:
+    """Numbers from the first look on, not an error."""
+    performance = rig.stats.performance()
+    assert (performance.avg_tps, performance.max_tps, performance.min_tps, performance.recent_requests) == (0, 0, 0, 0)
+    assert rig.stats.by_type() == dict.fromkeys(["vision", "vision_stream", "text", "text_stream", "embedding"], 0)
+
+
+async def test_a_request_is_of_the_streamed_type_when_its_answer_was_over_before_it_was_read(rig: Rig) -> None:
+    """How it was read decides, whenever that was."""
+    rig.join()
+    flight = rig.submit()
+    rig.output(flight)
+    rig.done(flight)
+    await flight.stream.deltas()
+    rig.dispatcher.leave(flight)
+    assert rig.stats.by_type()["text_stream"] == 1
+
+
+async def test_the_type_follows_the_model_when_it_is_not_a_chat_model(rig: Rig) -> None:
+    """Vision and embedding requests are counted apart."""
+    rig.join(kind=Kind.VISION)
+    assert request_type(rig.submit()) == "vision"
+    rig.join("w2", "e", kind=Kind.EMBEDDING)
+    assert request_type(rig.submit(model=rig.roster.models["e"])) == "embedding"
+
+
+async def test_the_queue_is_described_when_jobs_run_and_wait(rig: Rig) -> None:
+    """Rows that are stepped, jobs aboard, jobs in line, and their bound."""
+    rig.join(slots=2, queue_size=9)
+    for _ in range(5):
+        rig.submit(generate())
+    rig.submit(TokenizeJob(0, 0, TextPrompt("x")))
+    snapshot = model_snapshot(rig.model)
+    assert (snapshot.running, snapshot.max_concurrency) == (True, 2)
+    assert (snapshot.active_requests, snapshot.queue_size, snapshot.max_queue_size) == (3, 2, 9)
+
+
+async def test_histograms_have_one_observation_per_request_when_many_tokens_came(rig: Rig) -> None:
+    """Nothing is measured per token."""
+    rig.join()
+    flight = rig.submit()
+    rig.clock.now += 0.3
+    for _ in range(50):
+        rig.output(flight)
+    rig.done(flight)
+    rig.dispatcher.leave(flight)
+    for name in ("queue_wait", "time_to_first_token", "request_duration"):
+        assert rig.stats.registry.get_sample_value(f"pool_{name}_seconds_count", {"model": "m"}) == 1
+    first = rig.stats.registry.get_sample_value("pool_time_to_first_token_seconds_sum", {"model": "m"})
+    assert first is not None
+    assert abs(first - 0.3) < 1e-6
