@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 import zmq
 import zmq.asyncio
 
-from protocol.address import AddressError, GatewayLock, endpoint, prepare_run_dir
+from protocol.address import SOCKET_NAME, AddressError, GatewayLock, endpoint, prepare_run_dir
 from protocol.codec import MAX_FRAME_BYTES
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class Link:
         self._socket: zmq.asyncio.Socket | None = None
         self._monitor: zmq.asyncio.Socket | None = None
         self._lock: GatewayLock | None = None
+        self._bound: Path | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._probes: list[asyncio.TimerHandle] = []
         self._unreachable: dict[bytes, bool] = {}
@@ -73,6 +74,7 @@ class Link:
             self._monitor = monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
             monitor.setsockopt(zmq.LINGER, 0)
             socket.bind(endpoint(run_dir))
+            self._bound = run_dir / SOCKET_NAME
         except zmq.ZMQError as error:
             await self.close()
             raise AddressError(f"can't listen in {run_dir}: {error}") from None
@@ -100,6 +102,10 @@ class Link:
         if self._context is not None:
             self._context.term()
             self._context = None
+        if self._bound is not None:
+            # libzmq leaves the file. While the lock is held, it is nobody else's.
+            self._bound.unlink(missing_ok=True)
+            self._bound = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None

@@ -8,8 +8,8 @@ def merge(deltas: list[Delta], *, choices: int) -> list[Delta]:
 
     Deltas of a choice that the job does not have (a faulty worker) are left out.
     """
-    if choices == 1 and not any([delta.choice for delta in deltas]):
-        return deltas if len(deltas) == 1 else [_join(deltas)]
+    if len(deltas) == 1 and deltas[0].choice == 0:
+        return deltas
     by_choice: dict[int, list[Delta]] = {}
     for delta in deltas:
         by_choice.setdefault(delta.choice, []).append(delta)

@@ -10,6 +10,7 @@ from gateway.dispatch.model import Model
 from protocol.messages import Beat, Kind, Supervision
 
 REQUEST_TYPES = ("vision", "vision_stream", "text", "text_stream", "embedding")
+WIRE_COUNTS = ("bad_frame", "contradiction", "stranger", "lost_workers")
 RECENT = 100
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -53,8 +54,10 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything countable, at one moment. Totals are since the start; a request counts once it has ended.
 
     `total_tokens` is prompt plus completion; `total_time_s` sums what each request took, queue included;
-    `error_count` leaves out requests whose client went away (`cancelled`). `wire` counts what the socket
-    brought that could not be used, and what became of workers and their jobs. Tokenise jobs count nowhere.
+    `error_count` leaves out requests whose client went away (`cancelled`). Tokenise jobs count nowhere. `wire` counts
+    frames that could not be used: `bad_frame` (not of this protocol), `stranger` (sender or epoch unknown),
+    `contradiction` (a peer that changes its mind about who it is), `stale` (for a job or attempt that is over); and
+    `lost_workers`.
     """
 
     models: list[ModelSnapshot]
@@ -80,7 +83,7 @@ class Stats:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests: Counter[tuple[str, str, str]] = Counter()
-        self.wire: Counter[str] = Counter()
+        self.wire: Counter[str] = Counter(dict.fromkeys(WIRE_COUNTS, 0))
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.total_time_s = 0.0
