@@ -59,4 +59,6 @@ def setup_logging(level: str = "INFO", *, json: bool = False, file: Path | None 
     formatter = JsonLines() if json else TextLines()
     for handler in handlers:
         handler.setFormatter(formatter)
+    # aiohttp's own access log writes whole addresses, and a query may hold a key.
+    logging.getLogger("aiohttp.access").setLevel(logging.CRITICAL)
     logging.basicConfig(level=level.upper(), handlers=handlers, force=True)

@@ -1,0 +1,241 @@
+"""A real aiohttp server over a pool whose one model follows a script."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from gateway.context import HTTP, POOL, HttpSettings
+from gateway.dispatch.stream import JobFailed
+from gateway.logs import TextLines
+from gateway.middleware import MIDDLEWARES
+from gateway.routes import chat, completions, docs, models, tokenize
+from protocol.messages import Accepted, Delta, Job, Kind, Ready, Usage
+
+READY = Ready(
+    context_length=4096, vocab_size=1000, family="qwen3", description="A small one", tags=["local", "chat"],
+    capabilities=[], weights_bytes=0, load_s=0, warmup_enabled=True, warmup_s=0,
+)  # fmt: skip
+
+Script = Callable[["Played"], Awaitable[None]]
+
+
+@dataclass(kw_only=True)
+class FakeModel:
+    name: str = "small"
+    source: str = "org/small-4bit"
+    kind: Kind = Kind.CHAT
+    created: int = 1_700_000_000
+    state: str = "ready"
+    replicas: int = 1
+    ready: Ready | None = READY
+    aliases: tuple[str, ...] = ("gpt-x",)
+
+
+class FakeStream:
+    """A job's stream as routes know it, fed by a script."""
+
+    def __init__(self, choices: int) -> None:
+        self.usage: Usage | None = None
+        self.answer: Any = None
+        self.accepted_as: Accepted | None = None
+        self.failure: JobFailed | None = None
+        self.pending: list[Any] = []
+        self.choices = choices
+        self.changed = asyncio.Condition()
+        self.collecting = False
+
+    @property
+    def ended(self) -> bool:
+        return self.usage is not None or self.answer is not None
+
+    async def wait(self, ready: Callable[[], bool]) -> None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: ready() or self.failure is not None)
+        if self.failure is not None and (self.collecting or not self.pending):
+            raise self.failure
+
+    async def accepted(self) -> Accepted:
+        await self.wait(lambda: self.accepted_as is not None)
+        assert self.accepted_as is not None
+        return self.accepted_as
+
+    async def deltas(self) -> list[Delta] | None:
+        await self.wait(lambda: bool(self.pending) or self.ended)
+        taken, self.pending = self.pending, []
+        async with self.changed:
+            self.changed.notify_all()
+        return taken or None
+
+    async def collect(self) -> list[Delta]:
+        self.collecting = True
+        async with self.changed:
+            self.changed.notify_all()
+        await self.wait(lambda: self.ended)
+        merged = [Delta(job=0, attempt=0, choice=choice, tokens=[]) for choice in range(self.choices)]
+        for delta in self.pending:
+            before = merged[delta.choice]
+            merged[delta.choice] = Delta(
+                job=0, attempt=0, choice=delta.choice, tokens=before.tokens + delta.tokens,
+                text=before.text + delta.text, reasoning=before.reasoning + delta.reasoning,
+                calls=before.calls + delta.calls, logprobs=before.logprobs + delta.logprobs, finish=delta.finish,
+            )  # fmt: skip
+        return merged
+
+    async def result(self) -> Any:
+        await self.wait(lambda: self.ended)
+        return self.answer
+
+
+@dataclass(kw_only=True)
+class Played:
+    """One job in the fake pool, with what a script does to its stream. Every step is seen before the next."""
+
+    job: Any
+    stream: FakeStream
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def accept(self) -> None:
+        await self._change(accepted_as=Accepted(job=0, attempt=0, prompt_tokens=3))
+
+    async def say(self, text: str = "", **fields: Any) -> None:
+        """A delta; returns once a streaming handler has taken it."""
+        delta = {"job": 0, "attempt": 0, "choice": 0, "tokens": [1], "text": text} | fields
+        await self.mumble(Delta(**delta))
+
+    async def mumble(self, anything: Any) -> None:
+        self.stream.pending.append(anything)
+        await self._change()
+        async with self.stream.changed:
+            await self.stream.changed.wait_for(lambda: not self.stream.pending or self.stream.collecting)
+
+    async def done(self, **fields: Any) -> None:
+        counts = {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1, "reasoning_tokens": 0}
+        await self._change(usage=Usage(**(counts | fields)))
+
+    async def answer(self, answer: Any) -> None:
+        await self._change(answer=answer)
+
+    async def fail(self, code: str, message: str = "words", **fields: Any) -> None:
+        await self._change(failure=JobFailed(code, message, **fields))
+
+    async def _change(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            setattr(self.stream, name, value)
+        async with self.stream.changed:
+            self.stream.changed.notify_all()
+
+
+async def hello(play: Played) -> None:
+    """The default script: two words per choice."""
+    await play.accept()
+    for choice in range(getattr(play.job, "n", 1)):
+        await play.say("Hello", choice=choice)
+        await play.say(" world", choice=choice)
+        await play.say(choice=choice, tokens=[], finish="stop")
+    await play.done()
+
+
+class FakePool:
+    def __init__(self) -> None:
+        self.served = [FakeModel()]
+        self.script: Script = hello
+        self.played: list[Played] = []
+        self.asked = asyncio.Event()
+        self.most_at_once = 0
+        self.running = 0
+
+    def models(self) -> list[FakeModel]:
+        return self.served
+
+    def resolve(self, name: str | None, kind: Kind) -> FakeModel:
+        for model in self.served:
+            if model.kind is kind and name in (None, model.name, *model.aliases):
+                return model
+        raise JobFailed("model_not_found", f"The model '{name}' does not exist.", param="model")
+
+    @asynccontextmanager
+    async def run(self, model: FakeModel, job: Job) -> AsyncIterator[FakeStream]:
+        play = Played(job=job, stream=FakeStream(getattr(job, "n", 1)))
+        self.played.append(play)
+        self.asked.set()
+        self.running += 1
+        self.most_at_once = max(self.most_at_once, self.running)
+        task = asyncio.ensure_future(self.script(play))
+        try:
+            yield play.stream
+        finally:
+            self.running -= 1
+            play.left.set()
+            task.cancel()
+
+
+@pytest.fixture
+def pool() -> FakePool:
+    return FakePool()
+
+
+@pytest.fixture
+def http_settings() -> HttpSettings:
+    """Overridden by tests that need another clock."""
+    return HttpSettings()
+
+
+@pytest.fixture
+async def client(
+    pool: FakePool, http_settings: HttpSettings
+) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+    app = web.Application(middlewares=MIDDLEWARES, client_max_size=100_000)
+    app[POOL] = pool  # type: ignore[assignment]
+    app[HTTP] = http_settings
+    for module in (chat, completions, models, tokenize, docs):
+        module.setup(app)
+
+    async def broken(_request: web.Request) -> web.Response:
+        raise ValueError("/secret/path")
+
+    app.router.add_get("/broken", broken)
+    server = TestServer(app)
+    await server.start_server(access_log=None)
+    async with TestClient(server) as connected:
+        yield connected
+
+
+class Collected(logging.Handler):
+    """Keeps formatted lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.grown = asyncio.Event()
+        self.setFormatter(TextLines())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+        self.grown.set()
+
+    async def wait_for(self, text: str) -> str:
+        """The first line that holds `text`, now or within five seconds."""
+        async with asyncio.timeout(5):
+            while not (found := [line for line in self.lines if text in line]):
+                self.grown.clear()
+                await self.grown.wait()
+        return found[0]
+
+
+@pytest.fixture
+def log() -> Iterator[Collected]:
+    """Everything logged from here on, as text lines."""
+    collected, root = Collected(), logging.getLogger()
+    before = root.level
+    root.addHandler(collected)
+    root.setLevel(logging.INFO)
+    yield collected
+    root.removeHandler(collected)
+    root.setLevel(before)

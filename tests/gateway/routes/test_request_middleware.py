@@ -1,0 +1,226 @@
+"""What happens around every request: ids, times, log lines, and the one shape of errors."""
+
+import asyncio
+import gzip
+import logging
+import re
+import uuid
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from yarl import URL
+
+from gateway.context import ON_GENERATED, Generated
+from gateway.logs import REQUEST, JsonLines, TextLines, setup_logging
+
+CHAT = "/v1/chat/completions"
+BODY = {"messages": [{"role": "user", "content": "sesame"}]}
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize("given", ["a", "A-z_0.9", "x" * 64])
+async def test_request_id_is_kept_when_legal(client: Any, given: str) -> None:
+    """An id that can't hurt a log is the request's id."""
+    assert (await client.get("/v1/models", headers={"X-Request-ID": given})).headers["X-Request-ID"] == given
+
+
+@pytest.mark.parametrize("given", [None, "", "x" * 65, "a b", "a\tb", "é", "a/b", "a,b"])
+async def test_request_id_is_replaced_when_illegal(client: Any, given: str | None) -> None:
+    """Anything else becomes a fresh UUID."""
+    headers = {} if given is None else {"X-Request-ID": given}
+    answer = await client.get("/v1/models", headers=headers)
+    uuid.UUID(answer.headers["X-Request-ID"])
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/nope", "/broken", "/nothing"])
+async def test_process_time_is_told_when_not_streamed(client: Any, path: str) -> None:
+    """Good or bad, an answer says how many seconds it took."""
+    assert 0 <= float((await client.get(path)).headers["X-Process-Time"]) < 5
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status", "code"),
+    [
+        ("GET", "/nothing", {}, 404, "not_found"),
+        ("GET", CHAT, {}, 405, "method_not_allowed"),
+        ("POST", "/v1/models", {}, 405, "method_not_allowed"),
+        ("GET", "/broken", {}, 500, "internal_error"),
+        ("POST", CHAT, {"data": b"{"}, 415, "unsupported_media_type"),
+        ("POST", CHAT, {"data": b"{}", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported_media_type"),
+        ("POST", CHAT, {"data": {"a": "b"}}, 415, "unsupported_media_type"),
+        ("POST", CHAT, {"data": b"{", "headers": JSON}, 400, "invalid_request"),
+        ("POST", CHAT, {"data": b"", "headers": JSON}, 400, "invalid_request"),
+        ("POST", CHAT, {"data": b"x" * 100_001, "headers": JSON}, 413, "body_too_large"),
+        ("POST", CHAT, {"data": gzip.compress(b"{}"), "headers": JSON | {"Content-Encoding": "gzip"}}, 415,
+         "unsupported_media_type"),
+        ("GET", "/v1/models", {"headers": {"Content-Encoding": "identity"}}, 415, "unsupported_media_type"),
+    ],
+)  # fmt: skip
+async def test_error_has_the_one_shape_when_http_refuses(
+    client: Any, method: str, path: str, options: dict[str, Any], status: int, code: str
+) -> None:
+    """aiohttp's refusals and bugs of ours look like every other error, and nothing leaks."""
+    answer = await client.request(method, path, **options)
+    assert answer.status == status
+    body = await answer.json()
+    assert set(body) == {"error"}
+    assert body["error"]["code"] == code
+    assert body["error"]["type"] == ("server_error" if status == 500 else "invalid_request_error")
+    assert "secret" not in str(body)
+    assert answer.headers["x-should-retry"] == "false"
+    assert ("Allow" in answer.headers) == (status == 405)
+
+
+async def test_body_is_refused_when_over_the_limit_without_a_length(client: Any) -> None:
+    """A chunked body is counted while it is read; at the limit it still is."""
+
+    async def chunks(size: int) -> Any:
+        prefix = b'{"prompt":"'
+        yield prefix
+        yield b"x" * (size - len(prefix) - 2)
+        yield b'"}'
+
+    for size, status in ((100_000, 200), (100_001, 413)):
+        answer = await client.post("/v1/completions", data=chunks(size), headers=JSON)
+        assert answer.status == status, await answer.text()
+
+
+async def test_charset_is_accepted_when_named(client: Any) -> None:
+    """The type counts, not its parameters."""
+    answer = await client.post(
+        CHAT, data=orjson.dumps(BODY), headers={"Content-Type": "application/json; charset=utf-8"}
+    )
+    assert answer.status == 200
+
+
+async def test_full_queue_says_so_twice_when_it_refuses(client: Any, pool: Any) -> None:
+    """The words and places that clients of this kind of server look for."""
+
+    async def full(play: Any) -> None:
+        await play.fail("queue_full", "internal words", retryable=True, retry_after_s=1.5)
+
+    pool.script = full
+    answer = await client.post(CHAT, json=BODY)
+    body = await answer.json()
+    assert answer.status == 429
+    assert body["detail"] == body["error"]["message"] == "Too many requests. Service is at capacity."
+    assert body["error"]["type"] == "rate_limit_error"
+    assert (answer.headers["retry-after"], answer.headers["retry-after-ms"]) == ("2", "1500")
+
+
+async def test_lines_have_the_agreed_form_when_a_request_passes(client: Any, log: Any) -> None:
+    """Start, generation and end, each with the time, the level and the id, and without prompt, answer or query."""
+    url = URL(f"{CHAT}?api_key=k3y", encoded=True)
+    await client.post(url, json=BODY, headers={"X-Request-ID": "req-123"})
+    await log.wait_for("Request completed")
+    mine = [line for line in log.lines if "req-123" in line]
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| INFO \| "
+    patterns = [
+        stamp + r"Request started: POST /v1/chat/completions \[request_id=req-123\]",
+        stamp + r"Generation ended: text model=small tokens=2 words=2 chars=11 time=\d+\.\d\ds tps=\d+\.\d\d"
+        r" \[request_id=req-123\]",
+        stamp + r"Request completed: POST /v1/chat/completions status=200 duration=\d+\.\d{3}s \[request_id=req-123\]",
+    ]
+    assert len(mine) == len(patterns)
+    for line, pattern in zip(mine, patterns, strict=True):
+        assert re.fullmatch(pattern, line), line
+    assert not re.search("k3y|sesame|Hello", "\n".join(log.lines))
+
+
+async def test_failure_is_logged_with_its_id_when_it_is_answered(client: Any, log: Any) -> None:
+    """The `error_id` of the answer finds the line, which holds what the answer hides."""
+    answer = await (await client.get("/broken")).json()
+    line = await log.wait_for(answer["error"]["error_id"])
+    assert "Traceback" in line
+    assert "/secret/path" in line
+
+
+async def test_path_cannot_forge_a_line_when_it_holds_controls(client: Any, log: Any) -> None:
+    """Encoded line breaks in a path stay encoded in the log."""
+    await client.get(URL("/x%0a2025-01-16%20|%20INFO%20|%20forged", encoded=True))
+    await log.wait_for("status=404")
+    assert not any(line.startswith("2025-01-16") for line in log.lines)
+    assert all("\n" not in line for line in log.lines)
+
+
+async def test_generation_is_reported_when_it_ends(client: Any, pool: Any) -> None:
+    """Whoever counts generations hears of each once, the failed ones with their code."""
+    heard: list[tuple[Generated, float]] = []
+    client.app._state[ON_GENERATED] = lambda generated, duration_s: heard.append((generated, duration_s))
+    await (await client.post(CHAT, json=BODY | {"stream": True})).read()
+
+    async def fail(play: Any) -> None:
+        await play.accept()
+        await play.say("x")
+        await play.fail("worker_lost")
+
+    pool.script = fail
+    await client.post(CHAT, json=BODY)
+    assert [(g.request_type, g.model, g.tokens, g.failed_code) for g, _ in heard] == [
+        ("text_stream", "small", 2, None),
+        ("text", "small", 0, "worker_lost"),
+    ]
+    assert all(duration_s > 0 for _, duration_s in heard)
+
+
+def record(message: str, **extra: Any) -> logging.LogRecord:
+    made = logging.LogRecord("gateway.x", logging.INFO, __file__, 1, message, (), None)
+    made.__dict__ |= extra
+    return made
+
+
+def test_text_line_is_one_line_when_the_message_is_not() -> None:
+    """Control characters are shown, not obeyed."""
+    assert TextLines().format(record("a\nb\x1b[31m\x9b")).endswith("| INFO | a\\x0ab\\x1b[31m\\x9b")
+
+
+def test_json_line_has_fields_when_the_record_has_them() -> None:
+    """One object: time, level, logger, message, the request's id and the record's own fields."""
+    token = REQUEST.set("rid")
+    try:
+        line = JsonLines().format(record("a\nb", fields={"status": 200}))
+    finally:
+        REQUEST.reset(token)
+    assert "\n" not in line
+    parsed = orjson.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", parsed.pop("time"))
+    assert parsed == {"level": "INFO", "logger": "gateway.x", "message": "a\nb", "request_id": "rid", "status": 200}
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_file_gets_lines_when_configured(tmp_path: Path, as_json: bool) -> None:
+    """Level and file are obeyed, in either form."""
+    root, access = logging.getLogger(), logging.getLogger("aiohttp.access")
+    before, level, access_level = root.handlers[:], root.level, access.level
+    root.handlers = []
+    try:
+        setup_logging("warning", json=as_json, file=tmp_path / "log")
+        logging.getLogger("gateway.y").info("quiet")
+        logging.getLogger("gateway.y").warning("loud")
+        logging.getLogger("aiohttp.access").error("GET /?api_key=k3y")
+        for handler in root.handlers:
+            handler.close()
+    finally:
+        root.handlers = before
+        root.setLevel(level)
+        access.setLevel(access_level)
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert orjson.loads(line)["message"] == "loud" if as_json else line.endswith("| WARNING | loud")
+
+
+async def test_ids_do_not_mix_when_requests_overlap(client: Any, pool: Any, log: Any) -> None:
+    """Concurrent requests log under their own ids."""
+    both = asyncio.Barrier(2)
+
+    async def together(play: Any) -> None:
+        await play.accept()
+        await both.wait()
+        await play.say("x", finish="stop")
+        await play.done()
+
+    pool.script = together
+    await asyncio.gather(*(client.post(CHAT, json=BODY, headers={"X-Request-ID": name}) for name in ("one", "two")))
+    for name in ("one", "two"):
+        assert len([line for line in log.lines if line.endswith(f"[request_id={name}]")]) == 3
