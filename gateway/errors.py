@@ -6,6 +6,7 @@ A message here or in an `ApiError` is written for the API caller: no paths, no t
 import math
 import secrets
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -38,32 +39,40 @@ class Policy:
     default: str = _INTERNAL
 
 
-TABLE: dict[str, Policy] = {
-    "invalid_request": Policy(status=400, type=_INVALID, default="The request is invalid."),
-    "unsupported_parameter": Policy(status=400, type=_INVALID, default="A parameter is not supported."),
-    "context_length_exceeded": Policy(status=400, type=_INVALID, default="The request exceeds the model's context."),
-    "not_found": Policy(status=404, type=_INVALID, default="There is nothing at this address."),
-    "model_not_found": Policy(status=404, type=_INVALID, default="The model does not exist."),
-    "method_not_allowed": Policy(status=405, type=_INVALID, default="This method is not allowed here."),
-    "body_too_large": Policy(status=413, type=_INVALID, default="The request body is too large."),
-    "unsupported_media_type": Policy(status=415, type=_INVALID, default="Send the body as application/json."),
-    "queue_full": Policy(status=429, type=_RATE, retry_after_s=1.0, public=AT_CAPACITY),
-    "engine_error": Policy(status=500, type=_SERVER, public=_INTERNAL),
-    "internal_error": Policy(status=500, type=_SERVER, public=_INTERNAL),
-    "worker_crashed": Policy(
-        status=500,
-        type=_SERVER,
-        default="The model crashed more than once on this request; it will not be tried again.",
-    ),
-    "cancelled": Policy(status=503, type=_SERVER, retry_after_s=1.0, public="The request was cancelled by the server."),
-    "draining": Policy(status=503, type=_SERVER, retry_after_s=1.0, default="The server is shutting down."),
-    "model_not_ready": Policy(status=503, type=_SERVER, retry_after_s=5.0, default="The model is not ready yet."),
-    "shutting_down": Policy(status=503, type=_SERVER, retry_after_s=1.0, default="The server is shutting down."),
-    "slow_reader": Policy(status=503, type=_SERVER, default="The client reads too slowly; its stream was dropped."),
-    "worker_lost": Policy(status=503, type=_SERVER, retry_after_s=1.0, default="The model stopped while answering."),
-    "queue_timeout": Policy(status=504, type=_SERVER, default="The request waited too long for a free slot."),
-    "out_of_memory": Policy(status=507, type=_SERVER, default="The request does not fit the model's memory."),
-}
+TABLE = MappingProxyType(
+    {
+        "invalid_request": Policy(status=400, type=_INVALID, default="The request is invalid."),
+        "unsupported_parameter": Policy(status=400, type=_INVALID, default="A parameter is not supported."),
+        "context_length_exceeded": Policy(
+            status=400, type=_INVALID, default="The request exceeds the model's context."
+        ),
+        "not_found": Policy(status=404, type=_INVALID, default="There is nothing at this address."),
+        "model_not_found": Policy(status=404, type=_INVALID, default="The model does not exist."),
+        "method_not_allowed": Policy(status=405, type=_INVALID, default="This method is not allowed here."),
+        "body_too_large": Policy(status=413, type=_INVALID, default="The request body is too large."),
+        "unsupported_media_type": Policy(status=415, type=_INVALID, default="Send the body as application/json."),
+        "queue_full": Policy(status=429, type=_RATE, retry_after_s=1.0, public=AT_CAPACITY),
+        "engine_error": Policy(status=500, type=_SERVER, public=_INTERNAL),
+        "internal_error": Policy(status=500, type=_SERVER, public=_INTERNAL),
+        "worker_crashed": Policy(
+            status=500,
+            type=_SERVER,
+            default="The model crashed more than once on this request; it will not be tried again.",
+        ),
+        "cancelled": Policy(
+            status=503, type=_SERVER, retry_after_s=1.0, public="The request was cancelled by the server."
+        ),
+        "draining": Policy(status=503, type=_SERVER, retry_after_s=1.0, default="The server is shutting down."),
+        "model_not_ready": Policy(status=503, type=_SERVER, retry_after_s=5.0, default="The model is not ready yet."),
+        "shutting_down": Policy(status=503, type=_SERVER, retry_after_s=1.0, default="The server is shutting down."),
+        "slow_reader": Policy(status=503, type=_SERVER, default="The client reads too slowly; its stream was dropped."),
+        "worker_lost": Policy(
+            status=503, type=_SERVER, retry_after_s=1.0, default="The model stopped while answering."
+        ),
+        "queue_timeout": Policy(status=504, type=_SERVER, default="The request waited too long for a free slot."),
+        "out_of_memory": Policy(status=507, type=_SERVER, default="The request does not fit the model's memory."),
+    }
+)
 """Every code that an API caller can see."""
 
 

@@ -8,13 +8,14 @@ import logging.handlers
 import time
 from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 
 import orjson
 
 REQUEST: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request that this code runs for; tasks inherit it."""
 
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))}
+_CONTROL = MappingProxyType({code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))})
 
 
 class TextLines(logging.Formatter):

@@ -5,6 +5,7 @@ import logging
 import re
 import time
 import uuid
+from types import MappingProxyType
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
@@ -18,7 +19,9 @@ CLIENT_LEFT = 499
 """Logged, never sent: the client was gone before its answer was."""
 
 _LEGAL_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
+_HTTP_CODES = MappingProxyType(
+    {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
+)
 
 logger = logging.getLogger(__name__)
 

@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Iterable
+from types import MappingProxyType
 
 from gateway.dispatch.model import Model
 from protocol.messages import Kind
 
-SERVES = {
-    Kind.CHAT: (Kind.CHAT, Kind.VISION),
-    Kind.VISION: (Kind.VISION,),
-    Kind.EMBEDDING: (Kind.EMBEDDING,),
-}
+SERVES = MappingProxyType(
+    {
+        Kind.CHAT: (Kind.CHAT, Kind.VISION),
+        Kind.VISION: (Kind.VISION,),
+        Kind.EMBEDDING: (Kind.EMBEDDING,),
+    }
+)
 """Which kinds of model can answer what a request needs, the one meant for it first."""
 
 

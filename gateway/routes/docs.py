@@ -5,6 +5,7 @@ No page loads anything from elsewhere. The content security policy guarantees it
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 
 import orjson
 from aiohttp import hdrs, web
@@ -29,7 +30,9 @@ POLICY = (
     "font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+HEADERS = MappingProxyType(
+    {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+)
 
 
 async def openapi(request: web.Request) -> web.Response:

@@ -5,6 +5,7 @@ milliseconds; that is the longest that anything here holds the event loop.
 """
 
 import re
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,16 +16,20 @@ from gateway.schema.base import Request
 
 R = TypeVar("R", bound=Request)
 
-_MEDIA = {
-    "image_url": "Images are not supported by any model of this pool.",
-    "input_audio": "Audio is not supported by any model of this pool.",
-    "video_url": "Video is not supported by any model of this pool.",
-    "file": "Files are not supported by any model of this pool.",
-    "custom": "Custom tools are not supported by this server; use tools of type 'function'.",
-}
+_MEDIA = MappingProxyType(
+    {
+        "image_url": "Images are not supported by any model of this pool.",
+        "input_audio": "Audio is not supported by any model of this pool.",
+        "video_url": "Video is not supported by any model of this pool.",
+        "file": "Files are not supported by any model of this pool.",
+        "custom": "Custom tools are not supported by this server; use tools of type 'function'.",
+    }
+)
 """Parts that OpenAI-style clients send and that are refused by name."""
 
-_TYPE_NAMES = {"float": "number", "int": "integer", "str": "string", "bool": "boolean", "array": "list"}
+_TYPE_NAMES = MappingProxyType(
+    {"float": "number", "int": "integer", "str": "string", "bool": "boolean", "array": "list"}
+)
 
 
 def decode(body: bytes, kind: type[R]) -> R:

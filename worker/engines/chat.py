@@ -39,6 +39,7 @@ from worker.batch.draws import row_key
 from worker.batch.prefix import PrefixCache
 from worker.batch.row import Emission, Logprobs, Row, RowSampling
 from worker.config import WorkerConfig
+from worker.engines.aboard import Choice, Prepared, Running
 from worker.engines.base import Gauges
 from worker.engines.loading import Loaded, family, load
 from worker.engines.prompts import Prompter
@@ -57,46 +58,13 @@ WARMUP_TOKENS = (24, 3)
 """Lengths of the warmup prompts: a padded group prefill and a batch of more than one row."""
 
 
-class _Prepared(msgspec.Struct, frozen=True):
-    job: GenerateJob
-    prompt: list[int]
-    limit: int
-    texts: list[ChannelText]
-    echo: str
-
-
-class _Choice:
-    __slots__ = ("finished", "held", "job", "row", "text")
-
-    def __init__(self, job: "_Running", text: ChannelText) -> None:
-        self.job = job
-        self.text = text
-        self.row: Row
-        self.finished = False
-        self.held: tuple[list[int], list[TokenLogprob]] = ([], [])
-
-
-class _Running:
-    """One job aboard."""
-
-    __slots__ = ("admitted_at", "choices", "first_at", "message", "open", "prompt")
-
-    def __init__(self, message: GenerateJob, now: float) -> None:
-        self.message = message
-        self.choices: list[_Choice] = []
-        self.open = 0
-        self.prompt: BatchPrompt
-        self.admitted_at = now
-        self.first_at = 0.0
-
-
 class ChatEngine:
     """See `worker.engines.base.Engine`."""
 
     def __init__(self, config: WorkerConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._clock = clock
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Running] = {}
         self._prefix = PrefixCache(config.prefix_cache_bytes)
         self._loaded: Loaded
         self._batch: Batch | None = None
@@ -185,7 +153,7 @@ class ChatEngine:
             case GenerateJob():
                 return self._prepare(job)
 
-    def _prepare(self, job: GenerateJob) -> _Prepared:
+    def _prepare(self, job: GenerateJob) -> Prepared:
         self._check_ids(job.sampling.logit_bias, "logit_bias")
         prompt = self._prompter.start(job.prompt)
         room = self._loaded.context_length - len(prompt)
@@ -198,9 +166,7 @@ class ChatEngine:
                 "prompt" if isinstance(job.prompt, TextPrompt) else "messages",
             )
         texts = [self._channels(job, choice, prompt) for choice in range(job.n)]
-        return _Prepared(
-            job, prompt, min(room, job.max_tokens or room), texts, self._echo(job.prompt, job.echo, prompt)
-        )
+        return Prepared(job, prompt, min(room, job.max_tokens or room), texts, self._echo(job.prompt, job.echo, prompt))
 
     def _echo(self, prompt: Prompt, wanted: bool, tokens: list[int]) -> str:
         if not wanted:
@@ -234,10 +200,10 @@ class ChatEngine:
     def admit(self, prepared: Any) -> Sequence[ToGateway]:
         """See `Engine.admit`."""
         job: GenerateJob = prepared.job
-        running = _Running(job, self._clock())
+        running = Running(job, self._clock())
         self._running[job.job] = running
         for index, text in enumerate(prepared.texts):
-            choice = _Choice(running, text)
+            choice = Choice(running, text)
             delivered = job.delivered[index] if job.delivered else []
             for token in delivered:
                 text.feed(token)
@@ -258,7 +224,7 @@ class ChatEngine:
             messages += [Delta(job.job, job.attempt, index, [], prepared.echo) for index in range(job.n)]
         return messages
 
-    def _queue(self, running: _Running) -> None:
+    def _queue(self, running: Running) -> None:
         rows = [choice.row for choice in running.choices]
         # Choices share a prompt, and so one prefill, unless they are resumed behind different tokens.
         shared = [rows] if not running.message.delivered else [[row] for row in rows]
@@ -301,7 +267,7 @@ class ChatEngine:
         """See `Engine.step`."""
         messages: list[ToGateway] = []
         for emission in self._ready_batch.step():
-            choice: _Choice = emission.row.owner
+            choice: Choice = emission.row.owner
             if choice.finished:
                 continue
             try:
@@ -319,7 +285,7 @@ class ChatEngine:
             messages.append(Progress(job.job, job.attempt, prompt.covered, prompt.covered + prompt.left))
         return messages
 
-    def _advance(self, choice: _Choice, emission: Emission, messages: list[ToGateway]) -> None:
+    def _advance(self, choice: Choice, emission: Emission, messages: list[ToGateway]) -> None:
         """One token further: to text, to a delta if there is something to say, to the end if it was the last."""
         row, token = emission.row, emission.token
         job = choice.job.message
@@ -355,7 +321,7 @@ class ChatEngine:
         if finish is not None:
             self._finish(choice, messages)
 
-    def _finish(self, choice: _Choice, messages: list[ToGateway]) -> None:
+    def _finish(self, choice: Choice, messages: list[ToGateway]) -> None:
         choice.finished = True
         self._ready_batch.release(choice.row, keep=True)
         running = choice.job
@@ -365,7 +331,7 @@ class ChatEngine:
             del self._running[job.job]
             messages.append(Done(job.job, job.attempt, self._usage(running)))
 
-    def _usage(self, running: _Running) -> Usage:
+    def _usage(self, running: Running) -> Usage:
         now = self._clock()
         started = running.prompt.started_at or running.admitted_at
         return Usage(

@@ -1,0 +1,45 @@
+"""What the chat engine knows of the jobs it has taken. Plain records; the engine moves them."""
+
+import msgspec
+
+from protocol.messages import GenerateJob, TokenLogprob
+from worker.batch.batch import Prompt
+from worker.batch.row import Row
+from worker.text.channels import ChannelText
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A job that has passed every check, with its prompt as tokens and a text pipeline per choice."""
+
+    job: GenerateJob
+    prompt: list[int]
+    limit: int
+    texts: list[ChannelText]
+    echo: str
+
+
+class Choice:
+    """One answer of a job: its row in the batch and its text; `held` is what no delta has told yet."""
+
+    __slots__ = ("finished", "held", "job", "row", "text")
+
+    def __init__(self, job: "Running", text: ChannelText) -> None:
+        self.job = job
+        self.text = text
+        self.row: Row
+        self.finished = False
+        self.held: tuple[list[int], list[TokenLogprob]] = ([], [])
+
+
+class Running:
+    """One job aboard; `open` counts the choices that have not finished."""
+
+    __slots__ = ("admitted_at", "choices", "first_at", "message", "open", "prompt")
+
+    def __init__(self, message: GenerateJob, now: float) -> None:
+        self.message = message
+        self.choices: list[Choice] = []
+        self.open = 0
+        self.prompt: Prompt
+        self.admitted_at = now
+        self.first_at = 0.0
