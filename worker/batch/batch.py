@@ -272,6 +272,8 @@ class Batch:
         length = max(len(row.tokens) for row in rows)
         best, least = None, float(self._weights_bytes + PASS_BYTES)
         for cohort in self._cohorts:
+            if cohort.ended:
+                continue
             difference = cohort.longest - length
             padded = difference * len(rows) if difference > 0 else -difference * len(cohort.rows)
             if padded * self._token_bytes < least:

@@ -33,6 +33,11 @@ class Cohort:
         """Tokens of the longest row."""
         return max(len(row.tokens) for row in self.rows)
 
+    @property
+    def ended(self) -> bool:
+        """Whether its last tokens have been launched: it computes nothing more, and nobody may join."""
+        return self._next is None
+
     def launch(self) -> None:
         """Start computing each row's next token; returns before it is known."""
         fed = self._next
