@@ -15,6 +15,7 @@ import msgspec
 from protocol.errors import Code, JobError
 from protocol.messages import (
     Accepted,
+    ChatPrompt,
     Delta,
     DetokenizeJob,
     Done,
@@ -182,11 +183,12 @@ class ChatEngine:
     def _channels(self, job: GenerateJob, choice: int, prompt: list[int]) -> ChannelText:
         """The text pipeline of one choice; a plain completion is plain text, markers and all."""
         tokenizer = self._loaded.tokenizer
-        chat = not isinstance(job.prompt, TextPrompt) and hasattr(job.prompt, "messages")
-        tools = msgspec.json.decode(job.prompt.tools) if chat and job.prompt.tools else None  # type: ignore[union-attr]
+        chat = isinstance(job.prompt, ChatPrompt)
+        offered = job.prompt.tools if isinstance(job.prompt, ChatPrompt) else None
+        tools = msgspec.json.decode(offered) if offered else None
         markers = self._markers if chat else Markers()
         return ChannelText(
-            detokenizer=tokenizer.detokenizer,
+            detokenizer=self._vocabulary.detokenizer(answer=chat),
             markers=markers,
             initial=initial_state(markers, tokenizer, prompt) if chat else markers.initial,
             stop=job.stop,

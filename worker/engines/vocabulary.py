@@ -1,36 +1,54 @@
-"""Token ids as text and bytes, one at a time, for log-probabilities and for what a client may name by id."""
+"""Token ids as text and bytes: for detokenizing, for log-probabilities, for what a client may name by id."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, SPMStreamingDetokenizer, _byte_decoder
 
+from worker.text.channels import Detokenizer
+from worker.text.detokenizer import ByteDetokenizer
+
 
 class Vocabulary:
-    """The text of single tokens. Lossy where a token is part of a character; the bytes are exact where known."""
+    """What each token id stands for. Where a tokenizer does not tell its bytes, mlx-lm's own detokenizer is used."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._detokenizer = tokenizer.detokenizer
-        self._known: dict[int, tuple[str, bytes]] = {}
+        self._raw = _bytes_of_tokens(tokenizer.detokenizer)
+        self._spaced = isinstance(tokenizer.detokenizer, SPMStreamingDetokenizer)
+
+    def detokenizer(self, *, answer: bool) -> Detokenizer:
+        """A fresh one. An `answer` starts anew; anything else continues its prompt, and its first space counts."""
+        if self._raw is None:
+            naive: Detokenizer = self._tokenizer.detokenizer
+            return naive
+        return ByteDetokenizer(self._raw, trim=answer and self._spaced)
 
     def __getitem__(self, token: int) -> tuple[str, bytes]:
-        """Text and bytes of one token id."""
-        found = self._known.get(token)
-        if found is None:
-            raw = self._raw(token)
-            found = self._known[token] = (raw.decode("utf-8", "replace"), raw)
-        return found
+        """Text and bytes of one token id; the text is lossy where a token is part of a character."""
+        if self._raw is None:
+            text: str = self._tokenizer.decode([token])
+            return text, text.encode()
+        raw = self._raw[token] if token < len(self._raw) else b""
+        return raw.decode("utf-8", "replace"), raw
 
-    def _raw(self, token: int) -> bytes:
-        match self._detokenizer:
-            case BPEStreamingDetokenizer(tokenmap=names) if token < len(names):
-                decoder = _byte_decoder()
-                return b"".join(
-                    bytes([decoder[letter]]) if letter in decoder else letter.encode() for letter in names[token]
-                )
-            case SPMStreamingDetokenizer(tokenmap=raws) if token < len(raws):
-                raw: bytes = raws[token].replace("\u2581".encode(), b" ")
-                return raw
-            case _:
-                text: str = self._tokenizer.decode([token])
-                return text.encode()
+
+def _bytes_of_tokens(detokenizer: Any) -> Sequence[bytes] | None:
+    match detokenizer:
+        case BPEStreamingDetokenizer(tokenmap=names):
+            decoder = _byte_decoder()
+            return [_bytes_of_name(name, decoder) for name in names]
+        case SPMStreamingDetokenizer(tokenmap=raws):
+            return [raw.replace("\u2581".encode(), b" ") for raw in raws]
+        case _:
+            return None
+
+
+def _bytes_of_name(name: str | None, decoder: dict[str, int]) -> bytes:
+    """A byte-level name spells bytes as letters; a special token's name is its text."""
+    if name is None:
+        return b""
+    try:
+        return bytes([decoder[letter] for letter in name])
+    except KeyError:
+        return name.encode()
