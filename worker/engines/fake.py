@@ -39,10 +39,11 @@ from worker.engines.base import Gauges
 PROGRAM = re.compile(r"fake:((?:\s*[a-z]+@[0-9.]+)+)")
 """Instructions inside a prompt: `die@K` SIGKILL before token K, `abort@K` SIGABRT, `raise@K` an exception in `step`,
 `stall@K` an endless loop, `oom@0` refusal for memory, `slow@S` S seconds a step, `tokens@N` stop after N tokens,
-`prefill@S` S seconds before the first token."""
+`prefill@S` S seconds before the first token, in chunks between the steps of the others."""
 
 CONTEXT_TOKENS = 131_072
 VOCAB_SIZE = 50_000
+PREFILL_CHUNK_S = 0.05
 WORDS = ("alpha", "bravo", "carol", "delta", "echo", "fox", "golf", "hotel", "india", "julia", "kilo", "lima")
 
 
@@ -51,7 +52,8 @@ class _Row(msgspec.Struct):
     choice: int
     seed: int
     left: int
-    position: int = 0
+    position: int
+    prefill_s: float
 
 
 class _Prepared(msgspec.Struct, frozen=True):
@@ -130,11 +132,10 @@ class FakeEngine:
         limit = min(limit, int(prepared.program.get("tokens", limit)))
         for choice in range(job.n):
             delivered = len(job.delivered[choice]) if job.delivered else 0
-            self._rows.append(_Row(job, choice, prepared.seed + choice, limit - delivered, delivered))
+            prefill_s = 0.0 if choice else prepared.program.get("prefill", 0.0)
+            self._rows.append(_Row(job, choice, prepared.seed + choice, limit - delivered, delivered, prefill_s))
         self._programs[job.job] = prepared.program
         self._usage[job.job] = [prepared.prompt_tokens, 0, job.n]
-        if "prefill" in prepared.program:
-            time.sleep(prepared.program["prefill"])
         return [Accepted(job.job, job.attempt, prepared.prompt_tokens)]
 
     def cancel(self, job: int) -> bool:
@@ -144,15 +145,22 @@ class FakeEngine:
         return self._usage.pop(job, None) is not None
 
     def step(self) -> Sequence[ToGateway]:
-        """One word for every row."""
+        """One word for every row whose prompt is done, and one chunk of the first prompt that is not."""
         messages: list[ToGateway] = []
         slow_s = 0.0
+        unread = {row.job.job: row for row in reversed(self._rows) if row.prefill_s > 0}
         for row in self._rows:
+            if row.job.job in unread:
+                continue
             program = self._programs[row.job.job]
             if program:
                 self._misbehave(program, row.position)
                 slow_s = max(slow_s, program.get("slow", 0.0))
             messages.append(self._advance(row))
+        for row in [*unread.values()][-1:]:
+            chunk_s = min(PREFILL_CHUNK_S, row.prefill_s)
+            row.prefill_s -= chunk_s
+            slow_s += chunk_s
         if slow_s:
             time.sleep(slow_s)
         if any(row.left <= 0 for row in self._rows):
