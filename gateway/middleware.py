@@ -42,6 +42,10 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
             response.headers["X-Process-Time"] = f"{time.perf_counter() - started:.4f}"
         status = response.status
         return response
+    except ConnectionError:
+        # The client left between two writes, a moment before this task would have been cancelled for it. Nobody gets
+        # this answer; raising instead would make aiohttp log a traceback.
+        return web.Response(status=CLIENT_LEFT)
     finally:
         duration_s = time.perf_counter() - started
         _report_generation(request, duration_s)
