@@ -1,0 +1,81 @@
+"""Pools as fixtures, for the folders whose tests talk to running processes. Import them in a `conftest.py`.
+
+The two shared pools live for the whole session, whichever folder asks first. What a test leaves in their logs is its
+own failure, so each looks at its share of them when it ends.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from running_pool import FAKE, RunningPool
+
+_POOLS: pytest.StashKey[dict[str, RunningPool]] = pytest.StashKey()
+QWEN_NAME = "acme/tiny-qwen3"
+CONTEXT = 8192
+
+
+def _shared(request: pytest.FixtureRequest, name: str, flags: Sequence[str]) -> Iterator[RunningPool]:
+    pools = request.session.stash.setdefault(_POOLS, {})
+    if name not in pools:
+        pools[name] = RunningPool(flags)
+        pools[name].wait_healthy()
+    pool = pools[name]
+    yield pool
+    pool.stop()
+    pool.check_logs()
+    pool.remove()
+
+
+@pytest.fixture(scope="session")
+def _qwen_session(request: pytest.FixtureRequest, model_folder: Callable[[str], Path]) -> Iterator[RunningPool]:
+    model = str(model_folder("qwen3"))
+    yield from _shared(
+        request, "qwen", ("--model-path", model, "--served-name", QWEN_NAME, "--prefix-cache-bytes", "128MB")
+    )
+
+
+@pytest.fixture(scope="session")
+def _fake_session(request: pytest.FixtureRequest) -> Iterator[RunningPool]:
+    yield from _shared(request, "fake", FAKE)
+
+
+@pytest.fixture
+def qwen(_qwen_session: RunningPool) -> Iterator[RunningPool]:
+    """The session's pool with the tiny Qwen3 model; nothing in it is killed."""
+    yield _qwen_session
+    _qwen_session.hang_up()
+    _qwen_session.check_logs()
+
+
+@pytest.fixture
+def fake(_fake_session: RunningPool) -> Iterator[RunningPool]:
+    """The session's pool with the fake engine (32 slots, 100 may wait); nothing in it is killed."""
+    yield _fake_session
+    _fake_session.hang_up()
+    _fake_session.check_logs()
+
+
+@pytest.fixture
+def start_pool(request: pytest.FixtureRequest) -> Iterator[Callable[..., RunningPool]]:
+    """Starts a pool of this test's own: `start_pool(flags, ...)` as `RunningPool`, waiting until it is healthy.
+
+    `expected` is a pattern of log lines that are no failure here.
+    """
+    started: list[tuple[RunningPool, str]] = []
+
+    def start(*workers: Sequence[str], expected: str = "", healthy: bool = True, **options: Any) -> RunningPool:
+        pool = RunningPool(*workers, **options)
+        started.append((pool, expected))
+        if healthy:
+            pool.wait_healthy()
+        return pool
+
+    yield start
+    for pool, _ in started:
+        pool.stop()
+    for pool, expected in started:
+        pool.check_logs(expected)
+        pool.remove()
