@@ -31,7 +31,10 @@ def prepare_run_dir(path: Path) -> Path:
         raise AddressError(
             f"{path} is too long for a socket path ({limit} bytes at most): choose a shorter POOL_RUN_DIR"
         )
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise AddressError(f"{path} can't be made ({error.strerror}): choose another POOL_RUN_DIR") from None
     status = path.stat()
     if status.st_uid != os.getuid():
         raise AddressError(f"{path} belongs to another user: choose another POOL_RUN_DIR")
