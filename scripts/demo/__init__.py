@@ -1,0 +1,1 @@
+"""The demo chat model, from generated text to weights and figures. Downloads nothing."""

@@ -1,0 +1,49 @@
+"""From a trainer to a model folder that mlx-lm loads, with the record of how it came about."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from models import tokenizer as tiny
+from tokenizers import Tokenizer
+
+from demo import text
+from demo.network import CONTEXT_LENGTH
+from demo.training import Trainer, half_precision
+
+_LIBRARIES = ("mlx", "mlx-lm", "numpy", "tokenizers")
+
+
+def write(
+    folder: Path, trainer: Trainer, tokenizer: Tokenizer, settings: dict[str, Any], run: Mapping[str, Any]
+) -> None:
+    """Write weights (half precision), configuration, tokenizer and `training.json` into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text.write(tokenizer, folder, context_length=CONTEXT_LENGTH)
+    ends = [tokenizer.token_to_id(token) for token in tiny.ENDS]
+    _json(folder / "config.json", settings)
+    # Greedy where a request says nothing: the model is small, and its second choices are worse than they look.
+    generation = {"eos_token_id": ends, "pad_token_id": ends[1], "do_sample": False, "temperature": 0.0}
+    _json(folder / "generation_config.json", generation)
+    weights = folder / "model.safetensors"
+    mx.save_safetensors(str(weights), half_precision(trainer.model), metadata={"format": "mlx"})
+    record = {
+        **run,
+        "parameters": sum(value.size for _, value in tree_flatten(trainer.model.parameters())),
+        "steps_done": trainer.step,
+        "training_s": round(trainer.trained_s),
+        "versions": {library: version(library) for library in _LIBRARIES},
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "loss": trainer.curve,
+    }
+    lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in record.items()]
+    (folder / "training.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def _json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,73 @@
+"""How much of each skill, and conversations made of several: an endless stream of training samples."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+from demo.draw import Draw
+from demo.sample import Message, Sample, chain, draw
+from demo.skills import SKILLS
+
+SHORT: Mapping[str, float] = MappingProxyType(
+    {
+        "echo": 4,
+        "spelling": 1.2,
+        "counting": 1.2,
+        "sorting": 1.2,
+        "sums": 6.5,
+        "thinking": 2.2,
+        "facts": 3,
+        "talk": 2,
+        "names": 2.5,
+        "json": 3,
+    }
+)
+LONG: Mapping[str, float] = MappingProxyType(
+    {"tool_call": 5, "tool_answer": 3.5, "story": 1.5, "names": 1, "json": 0.5}
+)
+_CHAINED = ("echo", "spelling", "counting", "sums", "sums", "sums", "facts", "talk", "json")
+_SYSTEM = (
+    "You are a helpful assistant.",
+    "You are a friendly assistant.",
+    "Answer in short sentences.",
+    "You are a demo model.",
+    "You are a helpful assistant. Be brief.",
+    "Be polite.",
+)
+
+
+def stream(source: Draw, mix: Mapping[str, float]) -> Iterator[Sample]:
+    """Training samples without end."""
+    names, weights = tuple(mix), tuple(mix.values())
+    while True:
+        yield _varied(source, draw(SKILLS[_weighted(source, names, weights)], source, held_out=False))
+
+
+def _weighted(source: Draw, names: Sequence[str], weights: Sequence[float]) -> str:
+    rest = source.below(10**6) / 10**6 * sum(weights)
+    for name, weight in zip(names, weights, strict=True):
+        rest -= weight
+        if rest < 0:
+            return name
+    return names[-1]
+
+
+def _varied(source: Draw, sample: Sample) -> Sample:
+    """Some are told not to think, some follow other talk, some have a system message."""
+    if sample.raw:
+        return sample
+    plain = sample.messages[-1].get("content") and not sample.messages[-1].get("reasoning_content")
+    if plain and source.chance(0.1):
+        sample = replace(sample, thinks=False)
+    elif sample.skill == "thinking" and source.chance(0.15):
+        *before, last = sample.messages
+        sample = replace(sample, thinks=False, messages=(*before, {"role": "assistant", "content": last["content"]}))
+    first: list[Message] = []
+    if source.chance(0.12):
+        first.append({"role": "system", "content": source.pick(_SYSTEM)})
+    earlier: list[Sample] = []
+    if not sample.tools and source.chance(0.25):
+        earlier.extend(
+            draw(SKILLS[source.pick(_CHAINED)], source, held_out=False) for _ in range(source.pick((1, 1, 2)))
+        )
+    return chain([*earlier, sample], first) if first or earlier else sample
