@@ -4,11 +4,14 @@ The arithmetic is that of mlx-lm's Qwen3, to rounding. Only exponentials are com
 most of a step's time on x86, here they are polynomials that a compiler can vectorise. Knows no data and no schedule.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models import qwen3
+
+_Arrays = tuple[mx.array, ...]
 
 CONTEXT_LENGTH = 2048
 """What the configuration promises; rows of training are shorter."""
@@ -44,7 +47,7 @@ def build(settings: dict[str, Any]) -> nn.Module:
     return model
 
 
-def loss(model: Any, blocks: list[tuple[mx.array, ...]]) -> mx.array:
+def loss(model: Any, blocks: list[_Arrays]) -> mx.array:
     """Mean cross-entropy of what is learnt in the blocks, each (tokens, bias, places, targets, weights)."""
     hidden = [_hidden(model, tokens, bias)[places] for tokens, bias, places, *_ in blocks]
     targets = mx.concatenate([targets for *_, targets, _ in blocks])
@@ -88,51 +91,35 @@ def _power(x: mx.array) -> mx.array:
     return (x.view(mx.int32) + (shifted.view(mx.int32) << 23)).view(mx.float32)
 
 
-_quick_power = mx.compile(_power)
-
-
-@mx.compile
-def _softmax_gradient(probabilities: mx.array, cotangent: mx.array, total: mx.array) -> mx.array:
-    return probabilities * (cotangent - total)
-
-
-@mx.custom_function
-def _softmax(scores: mx.array) -> mx.array:
+def _softmax_forward(scores: mx.array) -> mx.array:
     powers = _quick_power(scores - mx.max(scores, axis=-1, keepdims=True))
     return powers / mx.sum(powers, axis=-1, keepdims=True)
 
 
-@_softmax.vjp
-def _softmax_vjp(_: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
-    total = mx.sum(output * cotangent, axis=-1, keepdims=True)
-    return _softmax_gradient(output, cotangent, total)
+def _softmax_backward(_: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
+    gradient: mx.array = _quick_softmax_gradient(output, cotangent, mx.sum(output * cotangent, axis=-1, keepdims=True))
+    return gradient
 
 
-@mx.compile
+def _softmax_gradient(probabilities: mx.array, cotangent: mx.array, total: mx.array) -> mx.array:
+    return probabilities * (cotangent - total)
+
+
 def _gate(gate: mx.array, up: mx.array) -> tuple[mx.array, mx.array]:
     sigmoid = 1.0 / (1.0 + _power(mx.minimum(-gate, 80.0)))
     return gate * sigmoid * up, sigmoid
 
 
-@mx.compile
+def _gate_backward(primals: _Arrays, cotangents: _Arrays, outputs: _Arrays) -> _Arrays:
+    gradients: _Arrays = _quick_gate_gradient(*primals, outputs[1], cotangents[0])
+    return gradients
+
+
 def _gate_gradient(gate: mx.array, up: mx.array, sigmoid: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
     return cotangent * up * sigmoid * (1.0 + gate * (1.0 - sigmoid)), cotangent * gate * sigmoid
 
 
-@mx.custom_function
-def _swiglu(gate: mx.array, up: mx.array) -> tuple[mx.array, mx.array]:
-    return _gate(gate, up)
-
-
-@_swiglu.vjp
-def _swiglu_vjp(
-    primals: tuple[mx.array, mx.array], cotangents: tuple[mx.array, mx.array], outputs: tuple[mx.array, mx.array]
-) -> tuple[mx.array, mx.array]:
-    return _gate_gradient(*primals, outputs[1], cotangents[0])
-
-
-@mx.custom_function
-def _cross_entropy(logits: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.array, mx.array]:
+def _entropy_forward(logits: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.array, mx.array]:
     highest = mx.max(logits, axis=-1, keepdims=True)
     powers = _quick_power(logits - highest)
     total = mx.sum(powers, axis=-1, keepdims=True)
@@ -140,11 +127,23 @@ def _cross_entropy(logits: mx.array, targets: mx.array, weights: mx.array) -> tu
     return mx.sum((mx.log(total) + highest - said)[:, 0] * weights), powers / total
 
 
-@_cross_entropy.vjp
-def _cross_entropy_vjp(
-    primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
-) -> tuple[mx.array, mx.array, mx.array]:
+def _entropy_backward(primals: _Arrays, cotangents: _Arrays, outputs: _Arrays) -> _Arrays:
     _, targets, weights = primals
     chosen = mx.arange(outputs[1].shape[-1])[None] == targets[:, None]
     gradient = (outputs[1] - chosen.astype(mx.float32)) * (weights * cotangents[0])[:, None]
     return gradient, mx.zeros_like(targets), mx.zeros_like(weights)
+
+
+def _custom(forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward` with a gradient of its own; what it answers beside the first is there for `backward` alone."""
+    function: Any = mx.custom_function(forward)
+    function.vjp(backward)
+    return cast("Callable[..., Any]", function)
+
+
+_quick_power: Callable[..., Any] = mx.compile(_power)
+_quick_softmax_gradient: Callable[..., Any] = mx.compile(_softmax_gradient)
+_quick_gate_gradient: Callable[..., Any] = mx.compile(_gate_gradient)
+_softmax = _custom(_softmax_forward, _softmax_backward)
+_swiglu = _custom(mx.compile(_gate), _gate_backward)
+_cross_entropy = _custom(_entropy_forward, _entropy_backward)

@@ -4,11 +4,12 @@ from demo.draw import Draw
 from demo.sample import Sample, ask
 
 _CAPITALS = (
-    "France Paris|Germany Berlin|Italy Rome|Spain Madrid|Portugal Lisbon|Austria Vienna|Greece Athens|Ireland Dublin|"
-    "Norway Oslo|Sweden Stockholm|Finland Helsinki|Denmark Copenhagen|Poland Warsaw|Hungary Budapest|"
-    "Russia Moscow|Ukraine Kyiv|Turkey Ankara|Egypt Cairo|Kenya Nairobi|Nigeria Abuja|Ghana Accra|Morocco Rabat|Japan Tokyo|China Beijing|"
-    "India Delhi|Thailand Bangkok|Vietnam Hanoi|Nepal Kathmandu|Iran Tehran|Iraq Baghdad|Canada Ottawa|"
-    "Cuba Havana|Peru Lima|Chile Santiago|Brazil Brasilia|Colombia Bogota|Australia Canberra|Belgium Brussels|Iceland Reykjavik"
+    "France Paris|Germany Berlin|Italy Rome|Spain Madrid|Portugal Lisbon|Austria Vienna|Greece Athens|"
+    "Ireland Dublin|Norway Oslo|Sweden Stockholm|Finland Helsinki|Denmark Copenhagen|Poland Warsaw|"
+    "Hungary Budapest|Russia Moscow|Ukraine Kyiv|Turkey Ankara|Egypt Cairo|Kenya Nairobi|Nigeria Abuja|"
+    "Ghana Accra|Morocco Rabat|Japan Tokyo|China Beijing|India Delhi|Thailand Bangkok|Vietnam Hanoi|"
+    "Nepal Kathmandu|Iran Tehran|Iraq Baghdad|Canada Ottawa|Cuba Havana|Peru Lima|Chile Santiago|"
+    "Brazil Brasilia|Colombia Bogota|Australia Canberra|Belgium Brussels|Iceland Reykjavik"
 )
 _OTHER = (
     ("colour of the sky", "What color is the sky?", "The sky is blue."),

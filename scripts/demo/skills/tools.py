@@ -287,7 +287,10 @@ def _ask(source: Draw, tool: Tool) -> tuple[str, list[dict[str, str | int]]]:
 def _round(source: Draw, tools: list[Tool]) -> _Round:
     """A question, the calls, their results, the answer. Sometimes two functions are asked for in one question."""
     wanted = source.some(tools, 2) if len(tools) > 1 and source.chance(0.12) else [source.pick(tools)]
-    questions, calls, tells, results = [], [], [], []
+    questions: list[str] = []
+    calls: list[dict[str, Any]] = []
+    tells: list[str] = []
+    results: list[Message] = []
     for tool in wanted:
         question, arguments = _ask(source, tool)
         questions.append(question)
