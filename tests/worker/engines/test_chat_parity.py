@@ -4,10 +4,13 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 from engine_runs import job, run
 
-from protocol.messages import TokenPrompt
+from protocol.messages import GenerateJob, TokenPrompt
+from worker.batch import draws, sampler
 from worker.engines.chat import ChatEngine
 
 ARCHITECTURES = ("qwen3", "llama", "gemma3", "granitemoehybrid", "mamba2", "mamba")
@@ -37,20 +40,49 @@ SAMPLINGS: list[dict[str, Any]] = [
 ]
 
 
+NUDGES = [sign * size for size in (1e-6, 3e-6, 1e-5, 3e-5, 1e-4) for sign in (-1, 1)]
+"""Rounding differs with the number of rows in a matrix product: by 1e-6 to 1e-5 of probability, 1e-4 in mamba."""
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_crowd_gives_what_each_gives_alone(name: str, engine_of: Callable[..., ChatEngine]) -> None:
-    """16 concurrent requests with different lengths and sampling: every token as if it had been alone."""
+def test_crowd_gives_what_each_gives_alone(
+    name: str, engine_of: Callable[..., ChatEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 concurrent requests with different lengths and sampling: every token as if it had been alone.
+
+    A draw that falls on the very border between two tokens may go either way: rounding is not the same in a batch.
+    Such a row has to be shown to be one, and there may be one of them.
+    """
     engine = engine_of(name, prefix_cache_bytes=0)
     jobs = [
         job(i, TokenPrompt(tokens), max_tokens=20 + i, sampling={"ignore_eos": True, **SAMPLINGS[i % len(SAMPLINGS)]})
         for i, tokens in enumerate(prompts(16, 200))
     ]
-    together = run(engine, jobs)
-    alone = {one.job: run(engine, [one])[one.job] for one in jobs}
-    assert {i: outcome.tokens for i, outcome in together.items()} == {i: o.tokens for i, o in alone.items()}
-    assert all(len(outcome.tokens[0]) == 20 + i for i, outcome in together.items())
-    # Noise that repeats one token would pass the line above whatever the batch did.
-    assert all(len(set(alone[i].tokens[0])) > 8 for i in alone if i % len(SAMPLINGS) == 0)
+    together = {i: outcome.tokens[0] for i, outcome in run(engine, jobs).items()}
+    alone = {one.job: run(engine, [one])[one.job].tokens[0] for one in jobs}
+    different = [one for one in jobs if together[one.job] != alone[one.job]]
+    assert len(different) <= 1
+    for one in different:
+        assert on_a_border(engine, one, together[one.job], alone[one.job], monkeypatch)
+    assert all(len(tokens) == 20 + i for i, tokens in together.items())
+    # Noise that repeats one token would pass the lines above whatever the batch did.
+    assert all(len(set(alone[i])) > 8 for i in alone if i % len(SAMPLINGS) == 0)
+
+
+def on_a_border(
+    engine: ChatEngine, one: GenerateJob, together: list[int], alone: list[int], monkeypatch: pytest.MonkeyPatch
+) -> bool:
+    """Whether, where two answers part, a draw next to the real one gives the other token."""
+    place = next(i for i, pair in enumerate(zip(together, alone, strict=True)) if pair[0] != pair[1])
+    again = msgspec.structs.replace(one, delivered=[alone[:place]], max_tokens=place + 1)
+    found = set()
+    for nudge in NUDGES:
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                sampler, "uniforms", lambda keys, at, by=nudge: np.clip(draws.uniforms(keys, at) + by, 0, 1 - 2**-24)
+            )
+            found.add(run(engine, [again])[one.job].tokens[0][0])
+    return together[place] in found
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
