@@ -1,7 +1,6 @@
 """What requests find in the application and on themselves. Keys and their types only."""
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,6 @@ class Generated:
     model: str
     tokens: int = 0
     texts: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
-    failed_code: str | None = None
 
     def add(self, deltas: list[Delta], first_choice: int = 0) -> None:
         """Count deltas of a job whose choice 0 is the request's choice `first_choice`."""
@@ -55,8 +53,5 @@ class Generated:
 
 POOL: web.AppKey["Pool"] = web.AppKey("pool")
 HTTP: web.AppKey[HttpSettings] = web.AppKey("http", HttpSettings)
-ON_GENERATED: web.AppKey[Callable[[Generated, float], None]] = web.AppKey("on_generated")
-"""Optional; called once per generation when its request ends, with the seconds that it took."""
-
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 GENERATED: web.RequestKey[Generated] = web.RequestKey("generated", Generated)

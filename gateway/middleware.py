@@ -10,7 +10,7 @@ from types import MappingProxyType
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from gateway.context import GENERATED, ON_GENERATED, REQUEST_ID
+from gateway.context import GENERATED, REQUEST_ID
 from gateway.dispatch.stream import JobFailed
 from gateway.errors import ApiError
 from gateway.logs import REQUEST
@@ -65,9 +65,9 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
             raise ApiError("unsupported_media_type", "Request bodies with a 'Content-Encoding' are not accepted.")
         return await handler(request)
     except ApiError as error:
-        return _refusal(request, error)
+        return _refusal(error)
     except JobFailed as failure:
-        return _refusal(request, ApiError.of_job(failure))
+        return _refusal(ApiError.of_job(failure))
     except web.HTTPException as error:
         return _http_refusal(request, error)
     except (asyncio.CancelledError, ConnectionError):
@@ -75,17 +75,14 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except Exception:
         unknown = ApiError("internal_error")
         logger.exception("Unhandled error: error_id=%s", unknown.error_id)
-        return _refusal(request, unknown)
+        return _refusal(unknown)
 
 
 MIDDLEWARES = (observe, answer_errors)
 """In the order in which the application needs them."""
 
 
-def _refusal(request: web.Request, error: ApiError) -> web.Response:
-    generated = request.get(GENERATED)
-    if generated is not None:
-        generated.failed_code = error.code
+def _refusal(error: ApiError) -> web.Response:
     logger.log(
         logging.INFO if error.status < 500 else logging.WARNING,
         "Request failed: code=%s status=%d error_id=%s%s",
@@ -105,7 +102,7 @@ def _http_refusal(request: web.Request, error: web.HTTPException) -> web.StreamR
         raise error
     code = _HTTP_CODES.get(error.status) or ("invalid_request" if error.status < 500 else "internal_error")
     message = f"The request body is larger than {request.client_max_size} bytes." if error.status == 413 else None
-    response = _refusal(request, ApiError(code, message, status=error.status))
+    response = _refusal(ApiError(code, message, status=error.status))
     if hdrs.ALLOW in error.headers:
         response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
     return response
@@ -130,9 +127,6 @@ def _report_generation(request: web.Request, duration_s: float) -> None:
         *(fields[name] for name in ("request_type", "model", "tokens", "words", "chars", "time_s", "tps")),
         extra={"fields": fields},
     )
-    report = request.app.get(ON_GENERATED)
-    if report is not None:
-        report(generated, duration_s)
 
 
 def _request_id(given: str | None) -> str:

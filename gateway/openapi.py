@@ -23,7 +23,7 @@ class Operation:
     Args:
         path: aiohttp's pattern.
         tag: the group it is shown in.
-        body: type of the JSON request body.
+        body: type of the JSON request body, `example` a body to try it with.
         answer: type of the JSON answer; None where the answer is not JSON of a fixed shape.
         chunk: type of the frames where the route also streams.
         errors: codes of `gateway.errors.TABLE` that callers should expect.
@@ -38,6 +38,7 @@ class Operation:
     summary: str
     tag: str
     body: type[Request] | None = None
+    example: dict[str, Any] | None = None
     answer: type[Answer] | None = None
     chunk: type[Answer] | None = None
     errors: tuple[str, ...] = ()
@@ -68,6 +69,11 @@ def document(operations: list[Operation], *, title: str, version: str) -> dict[s
         types.update(kind for kind in (operation.body, operation.answer, operation.chunk) if kind is not None)
     ordered = sorted(types, key=lambda kind: kind.__name__)
     references, components = msgspec.json.schema_components(ordered, ref_template=_REF)
+    for component in components.values():
+        for field in component.get("properties", {}).values():
+            # "Absent" is how the types say it; to a reader of the document a default of null says nothing.
+            if field.get("default", ...) is None:
+                del field["default"]
     schemas = dict(zip(ordered, references, strict=True))
     paths: dict[str, Any] = {}
     for operation in shown:
@@ -107,6 +113,6 @@ def _describe(operation: Operation, path: str, schemas: dict[type, Any]) -> dict
     if operation.body is not None:
         described_operation["requestBody"] = {
             "required": True,
-            "content": {_JSON: {"schema": schemas[operation.body]}},
+            "content": {_JSON: {"schema": schemas[operation.body], "example": operation.example}},
         }
     return described_operation

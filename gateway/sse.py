@@ -11,7 +11,7 @@ from typing import Self
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from gateway.context import GENERATED, HTTP, REQUEST_ID
+from gateway.context import HTTP, REQUEST_ID
 from gateway.dispatch.stream import JobFailed
 from gateway.errors import ApiError
 
@@ -90,9 +90,6 @@ class EventStream:
 
     async def fail(self, error: ApiError) -> None:
         """An error frame, no `[DONE]`; the connection closes behind it."""
-        generated = self._request.get(GENERATED)
-        if generated is not None:
-            generated.failed_code = error.code
         logger.warning(
             "Stream failed: code=%s error_id=%s%s",
             error.code,

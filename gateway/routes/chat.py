@@ -102,6 +102,7 @@ OPERATIONS = (
         summary="Answer a conversation",
         tag="Chat",
         body=ChatCompletionRequest,
+        example={"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 64},
         answer=ChatCompletion,
         chunk=ChatCompletionChunk,
         errors=ERRORS,

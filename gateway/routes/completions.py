@@ -126,6 +126,7 @@ OPERATIONS = (
         summary="Continue one or several texts",
         tag="Completions",
         body=CompletionRequest,
+        example={"prompt": "Once upon a time", "max_tokens": 64},
         answer=Completion,
         chunk=Completion,
         errors=ERRORS,

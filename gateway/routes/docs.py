@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 from gateway.openapi import OPERATIONS as MOUNTED
 from gateway.openapi import Operation, document, mount
 
+DOCUMENT: web.AppKey[bytes] = web.AppKey("document", bytes)
 PAGES = Path(__file__).parent.parent / "static" / "docs"
 ASSETS = frozenset(
     {
@@ -37,8 +38,12 @@ HEADERS = MappingProxyType(
 
 async def openapi(request: web.Request) -> web.Response:
     """The OpenAPI document of every route that was mounted."""
-    described = document(request.app[MOUNTED], title="MLX pool", version=_version())
-    return web.Response(body=orjson.dumps(described), content_type="application/json")
+    return web.Response(body=request.app[DOCUMENT], content_type="application/json")
+
+
+async def write_document(app: web.Application) -> None:
+    """Make the document once, when all routes are there."""
+    app[DOCUMENT] = orjson.dumps(document(app[MOUNTED], title="MLX pool", version=_version()))
 
 
 async def swagger(_request: web.Request) -> web.FileResponse:
@@ -82,3 +87,4 @@ OPERATIONS = tuple(
 def setup(app: web.Application) -> None:
     """Add the routes of this module."""
     mount(app, OPERATIONS)
+    app.on_startup.append(write_document)

@@ -1,9 +1,10 @@
 """From bytes to a checked request: orjson parses, msgspec types, the request checks itself.
 
-Whatever the client sent, nothing but `ApiError` leaves here. A 20 MB body parses in some tens of
-milliseconds; that is the longest that anything here holds the event loop.
+Whatever the client sent, nothing but `ApiError` leaves here. This holds the event loop: 10 µs for an ordinary body,
+some 50 ms for 20 MB of messages, half a second for 20 MB that were built to be slow.
 """
 
+import gc
 import re
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from gateway.errors import ApiError, invalid, unsupported
 from gateway.schema.base import Request
 
 R = TypeVar("R", bound=Request)
+
+_LARGE_BYTES = 256 * 1024
 
 _MEDIA = MappingProxyType(
     {
@@ -34,11 +37,7 @@ _TYPE_NAMES = MappingProxyType(
 
 def decode(body: bytes, kind: type[R]) -> R:
     """Read a JSON body as `kind`. Raises `ApiError` with the field at fault as `param`."""
-    raw = parse(body)
-    for name in raw:
-        if name not in kind.__struct_encode_fields__:
-            shown = _clip(name)
-            raise ApiError("unsupported_parameter", f"Unsupported parameter: '{shown}'.", shown)
+    raw = _known(parse(body), kind.__struct_encode_fields__)
     try:
         kind.refuse(raw)
         request = msgspec.convert(raw, kind)
@@ -51,17 +50,37 @@ def decode(body: bytes, kind: type[R]) -> R:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """A JSON object without its top-level nulls. Raises `ApiError`.
+    """A JSON object. Raises `ApiError`.
 
     orjson refuses NaN, infinities, lone surrogates and more than 1,024 levels with an error of its own.
     """
     try:
-        raw = orjson.loads(body)
+        raw = orjson.loads(body) if len(body) < _LARGE_BYTES else _without_collector(body)
     except orjson.JSONDecodeError as error:
         raise invalid(f"The body is not valid JSON: {_clip(str(error))}.", None) from None
     if not isinstance(raw, dict):
         raise invalid("The body must be a JSON object.", None)
-    return {name: value for name, value in raw.items() if value is not None}
+    return raw
+
+
+def _without_collector(body: bytes) -> Any:
+    """Parse with the garbage collector off: it would walk the growing result over and over, three times the work."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        return orjson.loads(body)
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _known(raw: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    """The fields that are given: null means that they are not. Raises `ApiError` at the first unknown name."""
+    for name, value in raw.items():
+        if value is not None and name not in fields:
+            shown = _clip(name)
+            raise ApiError("unsupported_parameter", f"Unsupported parameter: '{shown}'.", shown)
+    return {name: raw[name] for name in fields if raw.get(name) is not None}
 
 
 def depth(value: Any, limit: int) -> int:

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 from yarl import URL
 
@@ -13,6 +14,7 @@ from gateway.errors import TABLE
 from gateway.openapi import OPERATIONS
 from gateway.routes.docs import ASSETS, PAGES
 from gateway.schema import answers, chat, completion, error, messages, models, sampling, tokenize, tools
+from gateway.schema.decode import decode
 
 MODULES = (answers, chat, completion, error, messages, models, sampling, tokenize, tools)
 
@@ -76,6 +78,14 @@ async def test_bounds_are_documented_when_they_are_enforced(client: Any) -> None
     temperature = request["properties"]["temperature"]["anyOf"][0]
     assert (temperature["minimum"], temperature["maximum"]) == (0, 2)
     assert request["properties"]["messages"]["maxItems"] == 2048
+
+
+async def test_example_is_a_legal_request_when_shown(client: Any) -> None:
+    """What a reader can try out works."""
+    shown = [operation for operation in client.app[OPERATIONS] if operation.body is not None]
+    assert len(shown) == 4
+    for operation in shown:
+        decode(orjson.dumps(operation.example), operation.body)
 
 
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])

@@ -12,7 +12,6 @@ import orjson
 import pytest
 from yarl import URL
 
-from gateway.context import ON_GENERATED, Generated
 from gateway.logs import REQUEST, JsonLines, TextLines, setup_logging
 
 CHAT = "/v1/chat/completions"
@@ -143,26 +142,6 @@ async def test_path_cannot_forge_a_line_when_it_holds_controls(client: Any, log:
     await log.wait_for("status=404")
     assert not any(line.startswith("2025-01-16") for line in log.lines)
     assert all("\n" not in line for line in log.lines)
-
-
-async def test_generation_is_reported_when_it_ends(client: Any, pool: Any) -> None:
-    """Whoever counts generations hears of each once, the failed ones with their code."""
-    heard: list[tuple[Generated, float]] = []
-    client.app._state[ON_GENERATED] = lambda generated, duration_s: heard.append((generated, duration_s))
-    await (await client.post(CHAT, json=BODY | {"stream": True})).read()
-
-    async def fail(play: Any) -> None:
-        await play.accept()
-        await play.say("x")
-        await play.fail("worker_lost")
-
-    pool.script = fail
-    await client.post(CHAT, json=BODY)
-    assert [(g.request_type, g.model, g.tokens, g.failed_code) for g, _ in heard] == [
-        ("text_stream", "small", 2, None),
-        ("text", "small", 0, "worker_lost"),
-    ]
-    assert all(duration_s > 0 for _, duration_s in heard)
 
 
 def record(message: str, **extra: Any) -> logging.LogRecord:
