@@ -164,10 +164,22 @@ class ChatEngine:
                 Code.CONTEXT_LENGTH,
                 f"This model's context holds {self._loaded.context_length} tokens: the prompt has {len(prompt)} "
                 f"and {wanted} more were asked for.",
-                "prompt" if isinstance(job.prompt, TextPrompt) else "messages",
+                "messages" if isinstance(job.prompt, ChatPrompt) else "prompt",
             )
         texts = [self._channels(job, choice, prompt) for choice in range(job.n)]
+        if job.delivered:
+            self._replay(job.delivered, texts)
         return Prepared(job, prompt, min(room, job.max_tokens or room), texts, self._echo(job.prompt, job.echo, prompt))
+
+    def _replay(self, delivered: list[list[int]], texts: list[ChannelText]) -> None:
+        """Bring each choice's text to where its client has it."""
+        if len(delivered) != len(texts):
+            raise JobError(Code.INVALID_REQUEST, "A resumed request needs the tokens of each of its choices.")
+        for tokens, text in zip(delivered, texts, strict=True):
+            self._check_ids(tokens, "delivered")
+            for token in tokens:
+                text.feed(token)
+            text.take()
 
     def _echo(self, prompt: Prompt, wanted: bool, tokens: list[int]) -> str:
         if not wanted:
@@ -206,15 +218,11 @@ class ChatEngine:
         self._running[job.job] = running
         for index, text in enumerate(prepared.texts):
             choice = Choice(running, text)
-            delivered = job.delivered[index] if job.delivered else []
-            for token in delivered:
-                text.feed(token)
-            text.take()
             choice.row = Row(
                 owner=choice,
                 tenant=job.tenant,
                 prompt=prepared.prompt,
-                delivered=delivered,
+                delivered=job.delivered[index] if job.delivered else [],
                 limit=prepared.limit,
                 sampling=self._sampling(job.sampling, index, job.logprobs),
             )

@@ -22,8 +22,8 @@ class Prompter:
         self._context_length = context_length
         vocabulary = tokenizer.get_vocab()
         self._longest_token = max((len(name) for name in vocabulary), default=1)
-        special = sorted((str(name) for name in tokenizer.all_special_tokens if len(str(name)) > 1), key=len)
-        self._special = re.compile("|".join(re.escape(name) for name in reversed(special))) if special else None
+        special = sorted(_control_tokens(tokenizer), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, special))) if special else None
 
     def tokens(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, at least one. Raises `JobError`."""
@@ -57,10 +57,10 @@ class Prompter:
                 Code.INVALID_REQUEST, "This model has no chat template: use /v1/completions instead.", "messages"
             )
         messages = [self._disarm(message) for message in json.loads(prompt.messages)]
-        tools = json.loads(prompt.tools) if prompt.tools else None
+        tools = self._disarm(json.loads(prompt.tools)) if prompt.tools else None
         try:
             text = self._tokenizer.apply_chat_template(
-                messages, tools=tools, add_generation_prompt=True, tokenize=False, **prompt.template
+                messages, tools=tools, add_generation_prompt=True, tokenize=False, **self._disarm(prompt.template)
             )
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             raise JobError(
@@ -78,7 +78,7 @@ class Prompter:
             case str():
                 return self._special.sub(lambda found: found[0][0] + JOINER + found[0][1:], value)
             case dict():
-                return {key: self._disarm(part) for key, part in value.items()}
+                return {self._disarm(key): self._disarm(part) for key, part in value.items()}
             case list():
                 return [self._disarm(part) for part in value]
             case _:
@@ -93,3 +93,16 @@ class Prompter:
                 f"The prompt has at least {least} tokens; this model's context holds {self._context_length}.",
                 param,
             )
+
+
+def _control_tokens(tokenizer: Any) -> set[str]:
+    """Texts that the tokenizer would turn into a control token wherever they stand.
+
+    What a tokenizer names (`all_special_tokens`) are a few of them only: the markers of roles are often mere added
+    tokens. Some models do not even mark those as special (DeepSeek's `<｜User｜>`), so their usual look counts as well.
+    Not `<think>` and the like: templates look for them in earlier answers.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    names = {token.content for token in added if token.special or token.content.startswith(("<|", "<｜"))}
+    names.update(str(name) for name in tokenizer.all_special_tokens)
+    return {name for name in names if len(name) > 1}

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from engine_runs import Outcome, chat, job, note, run
+from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from protocol.errors import Code, JobError
 from protocol.messages import (
@@ -609,14 +610,17 @@ def test_memory_is_never_wired(model_folder: Callable[[str], Path], monkeypatch:
     """`set_wired_limit` brings whole Macs down; loading, warming and generating must not call it."""
     calls: list[int] = []
     monkeypatch.setattr(mx, "set_wired_limit", lambda limit: calls.append(limit) or 0)
-    # As on a Mac, where mlx-lm would call it.
-    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    # As on a Mac, where mlx-lm's own generation would call it.
+    device = mx.device_info()
+    monkeypatch.setattr(mx, "device_info", lambda *_: {**device, "max_recommended_working_set_size": 1 << 40})
     engine = ChatEngine(WorkerConfig(model_path=str(model_folder("qwen3")), served_name="qwen3"))
     engine.load()
     engine.warm()
     assert not engine.busy
     run(engine, [job(1, chat("hi"), max_tokens=5), job(2, TokenPrompt([5] * 3000), max_tokens=5, n=2)])
     assert calls == []
+    maybe_set_recommended_wired_limit()
+    assert calls == [1 << 40]  # the trap does work
 
 
 def test_warming_leaves_nothing_behind(engine_of: EngineOf) -> None:
