@@ -1,0 +1,18 @@
+"""What the tests of the demo models share: a tokenizer learnt once, with an encoder of samples."""
+
+import pytest
+from demo.course import BRIEF, learn_tokenizer
+from demo.text import Encoder
+from tokenizers import Tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """A small one; the shipped model's is in its folder."""
+    return learn_tokenizer(BRIEF)
+
+
+@pytest.fixture(scope="session")
+def encoder(tokenizer: Tokenizer) -> Encoder:
+    """Samples to the ids of that tokenizer."""
+    return Encoder(tokenizer)
