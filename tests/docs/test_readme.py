@@ -1,0 +1,28 @@
+"""The README's tables of settings are the code's."""
+
+import re
+from pathlib import Path
+
+from gateway import config as gateway_config
+from worker import config as worker_config
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def rows(kind: str) -> dict[str, set[str]]:
+    """Flag → environment names, of the table headed by `kind`."""
+    table = README.split(f"| {kind} | variable |")[1].split("\n\n")[0]
+    found = (re.findall(r"`([^`]+)`", line.split("|")[1]) for line in table.splitlines()[2:])
+    flags = [flag[0] for flag in found]
+    variables = [set(re.findall(r"`([^`]+)`", line.split("|")[2])) for line in table.splitlines()[2:]]
+    return dict(zip(flags, variables, strict=True))
+
+
+def test_gateway_settings_are_documented_when_they_exist() -> None:
+    """Every flag with every variable, and nothing that is not there."""
+    assert rows("gateway") == {flag: set(names) for _, flag, names, _ in gateway_config.SETTINGS}
+
+
+def test_worker_settings_are_documented_when_they_exist() -> None:
+    """Every flag with every variable, and nothing that is not there."""
+    assert rows("worker") == {setting.flag: set(setting.environment) for setting in worker_config.SETTINGS}
