@@ -15,6 +15,8 @@ from protocol.address import AddressError
 log = logging.getLogger("gateway")
 
 EXIT_CONFIG = 2
+LAST_WORDS_S = 0.3
+"""What connections get to write their ends once the pool has drained; aiohttp may wait twice as long."""
 
 
 def main() -> int:
@@ -45,7 +47,7 @@ def _serve(config: GatewayConfig) -> None:
         loop=uvloop.new_event_loop(),
         # Without it a handler that waits for its first token never learns that its client has left.
         handler_cancellation=True,
-        shutdown_timeout=config.drain_s,
+        shutdown_timeout=LAST_WORDS_S,
         keepalive_timeout=75.0,
         backlog=1024,
         access_log=None,

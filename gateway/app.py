@@ -17,6 +17,7 @@ def make_app(config: GatewayConfig) -> web.Application:
     app[HTTP] = HttpSettings(keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s, tier=config.tier)
     app[POOL] = Pool(config.run_dir, aliases=config.aliases)
     app.cleanup_ctx.append(_pool)
+    app.on_shutdown.append(lambda app: app[POOL].drain(config.drain_s))
     for family in (chat, completions, models, tokenize, health, queue, metrics, docs):
         family.setup(app)
     return app

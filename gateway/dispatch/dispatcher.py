@@ -56,6 +56,8 @@ class Dispatcher:
 
     def __init__(self, *, epoch: int, line: Line, clock: Callable[[], float], limits: Limits, stats: Stats) -> None:
         self.ledger = Ledger()
+        self.listeners = 0
+        """Jobs whose handlers have not left yet."""
         self._epoch = epoch
         self._line = line
         self._clock = clock
@@ -67,6 +69,7 @@ class Dispatcher:
     def submit(self, model: Model, job: Job, stream: JobStream) -> Flight:
         """Take a job in. It is on its way, queued, or has already failed when this returns; the stream tells."""
         now = self._clock()
+        self.listeners += 1
         flight = self.ledger.open(model, job, stream, now)
         line = model.line_for(flight)
         if not model.hopeful:
@@ -80,6 +83,7 @@ class Dispatcher:
 
     def leave(self, flight: Flight) -> None:
         """The client is gone, or has all it wanted: stop the job if it still runs."""
+        self.listeners -= 1
         if flight.open:
             self._over(flight, "cancelled")
             self._abandon(flight)

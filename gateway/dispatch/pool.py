@@ -28,6 +28,9 @@ from protocol.messages import GenerateJob, Job, Kind
 
 log = logging.getLogger(__name__)
 
+DRAIN_LOOK_S = 0.02
+LAST_WORDS_S = 0.05
+
 
 class Pool:
     """Every served model, behind one socket in `run_dir`.
@@ -80,10 +83,21 @@ class Pool:
         self._liveness.look(self._born)
         self._ticker = asyncio.create_task(self._tick_for_ever(), name="pool-tick")
 
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until nobody listens to a job any more, then fail what still runs (`shutting_down`).
+
+        A handler that is cancelled can't tell its client anything; one whose job fails ends its stream in good order.
+        """
+        deadline = self._clock() + timeout_s
+        while self._dispatcher.listeners and self._clock() < deadline:  # noqa: ASYNC110 - leaving must stay cheap
+            await asyncio.sleep(DRAIN_LOOK_S)
+        self._dispatcher.close(_shutting_down())
+        # A worker's socket drops what it has not read yet when its gateway disconnects: let the cancellations be read.
+        await asyncio.sleep(LAST_WORDS_S)
+
     async def close(self) -> None:
         """Fail what still runs (`shutting_down`), stop every task, close the socket, free the lock."""
-        failure = JobFailed("shutting_down", "The server is shutting down.", retryable=True, retry_after_s=5.0)
-        self._dispatcher.close(failure)
+        self._dispatcher.close(_shutting_down())
         ticker, self._ticker = self._ticker, None
         if ticker is not None:
             ticker.cancel()
@@ -175,6 +189,10 @@ class Pool:
             self._intake.lose(worker, "its engine makes no progress", kill=True)
         for model in self._roster:
             self._dispatcher.expire(model)
+
+
+def _shutting_down() -> JobFailed:
+    return JobFailed("shutting_down", "The server is shutting down.", retryable=True, retry_after_s=5.0)
 
 
 class _Run:
