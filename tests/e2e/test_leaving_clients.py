@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
 from running_pool import FAKE, RunningPool, chat_body, open_files, until
 
 STEP_S = 0.05
@@ -159,7 +158,8 @@ async def _leave(port: int, outcome: str, chance: random.Random) -> None:
         case "at the end":
             seen = b""
             while not (seen.endswith((b"data: [DONE]\n\n\r\n0\r\n\r\n", b"}")) or b"[DONE]" in seen):
-                assert (chunk := await reader.read(65536)), seen[-200:]
+                chunk = await reader.read(65536)
+                assert chunk, seen[-200:]
                 seen += chunk
     if chance.random() < 0.5:
         connection = writer.get_extra_info("socket")

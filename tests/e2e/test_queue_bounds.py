@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 
 import pytest
-
 from running_pool import FAKE, RunningPool, until
 
 SMALL = (*FAKE, "--max-concurrency", "1", "--queue-size", "1", "--queue-timeout", "1")

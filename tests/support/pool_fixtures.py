@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from running_pool import FAKE, RunningPool
 
 _POOLS: pytest.StashKey[dict[str, RunningPool]] = pytest.StashKey()

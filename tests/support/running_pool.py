@@ -59,9 +59,24 @@ def children(pid: int) -> list[int]:
     return [int(child) for child, parent in pairs if int(parent) == pid]
 
 
+def descendants(pid: int) -> dict[int, str]:
+    """Command lines of all processes below `pid`, by process id."""
+    found = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    rows = [(int(child), int(parent), args) for child, parent, args in map(_row, found.stdout.splitlines())]
+    family = {pid}
+    while more := {child for child, parent, _ in rows if parent in family} - family:
+        family |= more
+    return {child: args for child, _, args in rows if child in family - {pid}}
+
+
+def _row(line: str) -> tuple[str, str, str]:
+    child, parent, *args = line.split(maxsplit=2)
+    return child, parent, "".join(args)
+
+
 def open_files(pid: int) -> int:
     """How many file descriptors a process holds (Linux only)."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,107 +148,12 @@ class Program:
         return [text for text in found if not (allowed and re.search(allowed, text))]
 
 
-class RunningPool:
-    """A gateway with workers. `workers` are the argument lists of `python -m worker`, one supervisor each."""
+class Api:
+    """The HTTP side of a pool that listens on `port`."""
 
-    def __init__(
-        self,
-        *workers: Sequence[str],
-        gateway: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="pool-", dir="/tmp"))
-        self._environment = {
-            "POOL_RUN_DIR": str(self.folder / "run"),
-            "PYTHONUNBUFFERED": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            **(environment or {}),
-        }
-        self._gateway_flags = [*gateway]
-        self._programs: list[Program] = []
-        self._connections: list[socket.socket] = []
+    def __init__(self) -> None:
         self.port = 0
-        self.supervisors: list[Program] = []
-        try:
-            self.gateway = self._start_gateway()
-            for flags in workers:
-                self.add_worker(flags)
-        except BaseException:
-            self.stop()
-            raise
-
-    # -- processes ---------------------------------------------------------
-
-    def _start(self, name: str, *command: str) -> Program:
-        program = Program(name, [sys.executable, *command], folder=self.folder, environment=self._environment)
-        self._programs.append(program)
-        return program
-
-    def _start_gateway(self) -> Program:
-        name = f"gateway-{sum(program.name.startswith('gateway') for program in self._programs)}"
-        flags = ["--port", str(self.port), "--log-level", "info", *self._gateway_flags]
-        gateway = self._start(name, "-W", "error", "-m", "gateway", *flags)
-
-        def listening() -> re.Match[str] | None:
-            assert gateway.running, gateway.text()
-            return re.search(r"Running on http://127\.0\.0\.1:(\d+)", gateway.text())
-
-        self.port = int(until(listening, what="the gateway listens")[1])
-        return gateway
-
-    def add_worker(self, flags: Sequence[str]) -> Program:
-        """Start one more supervisor."""
-        supervisor = self._start(f"worker-{len(self.supervisors)}", "-m", "worker", *flags)
-        self.supervisors.append(supervisor)
-        return supervisor
-
-    def restart_gateway(self, how: signal.Signals) -> float:
-        """End the gateway and start another one on the same port; returns the moment of the signal (monotonic)."""
-        began = time.monotonic()
-        self.gateway.signal(how)
-        self.gateway.wait()
-        self.gateway = self._start_gateway()
-        return began
-
-    def engine_pid(self, worker: int = 0) -> int:
-        """The engine process of a supervisor; 0 where there is none at the moment."""
-        found = children(self.supervisors[worker].pid)
-        return found[0] if found else 0
-
-    def pids(self) -> list[int]:
-        """All processes of the pool."""
-        engines = [pid for supervisor in self.supervisors for pid in children(supervisor.pid)]
-        return [self.gateway.pid, *(supervisor.pid for supervisor in self.supervisors), *engines]
-
-    def stop(self) -> None:
-        """End everything, wait for it, remove the run directory. Twice is once."""
-        self.hang_up()
-        for program in reversed(self._programs):
-            program.signal(signal.SIGTERM)
-        for program in reversed(self._programs):
-            program.stop()
-        shutil.rmtree(self.folder / "run", ignore_errors=True)
-
-    def remove(self) -> None:
-        """Throw the logs away, too."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    # -- logs --------------------------------------------------------------
-
-    def logs(self) -> str:
-        """The last lines of every process of the pool, without those of our own asking."""
-        tails = []
-        for program in self._programs:
-            lines = [line for line in program.text().splitlines() if ": GET /" not in line]
-            tails += [f"--- {program.name}", *lines[-60:]]
-        return "\n".join(tails)
-
-    def check_logs(self, allowed: str = "") -> None:
-        """Fail for lines since the last call that no healthy run writes; those matching `allowed` are expected."""
-        bad = [line for program in self._programs for line in program.check_log(allowed)]
-        assert not bad, "\n".join([*bad, self.logs()])
-
-    # -- HTTP --------------------------------------------------------------
+        self._connections: list[socket.socket] = []
 
     @property
     def url(self) -> str:
@@ -308,11 +228,7 @@ class RunningPool:
     def wait_healthy(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait until every model is up."""
 
-        def ready() -> bool:
-            assert all(program.running for program in (self.gateway, *self.supervisors)), self.logs()
-            return self.healthy()
-
-        until(ready, timeout_s=timeout_s, what="the pool is healthy", every_s=0.02)
+        until(self.healthy, timeout_s=timeout_s, what="the pool is healthy", every_s=0.02)
 
     def metric(self, name: str) -> float:
         """The sum of a metric over all its labels; -1 where it has no sample."""
@@ -344,6 +260,147 @@ class RunningPool:
         return stats["active_requests"] == 0 and stats["queue_size"] == 0
 
 
+class RunningPool(Api):
+    """A gateway with workers. `workers` are the argument lists of `python -m worker`, one supervisor each."""
+
+    def __init__(
+        self,
+        *workers: Sequence[str],
+        gateway: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="pool-", dir="/tmp"))
+        self._environment = {
+            "POOL_RUN_DIR": str(self.folder / "run"),
+            "PYTHONUNBUFFERED": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            **(environment or {}),
+        }
+        self._gateway_flags = [*gateway]
+        self.programs: list[Program] = []
+        self.supervisors: list[Program] = []
+        try:
+            self.start_gateway()
+            for flags in workers:
+                self.add_worker(flags)
+        except BaseException:
+            self.stop()
+            raise
+
+    # -- processes ---------------------------------------------------------
+
+    def start(self, name: str, *command: str) -> Program:
+        """Start any Python program in this pool's environment."""
+        program = Program(name, [sys.executable, *command], folder=self.folder, environment=self._environment)
+        self.programs.append(program)
+        return program
+
+    def start_gateway(self) -> None:
+        """Start a gateway, on the port that the last one had, and wait until it listens."""
+        name = f"gateway-{sum(program.name.startswith('gateway') for program in self.programs)}"
+        flags = ["--port", str(self.port), "--log-level", "info", *self._gateway_flags]
+        self.gateway = gateway = self.start(name, "-W", "error", "-m", "gateway", *flags)
+
+        def listening() -> re.Match[str] | None:
+            assert gateway.running, gateway.text()
+            return re.search(r"Running on http://127\.0\.0\.1:(\d+)", gateway.text())
+
+        self.port = int(until(listening, what="the gateway listens")[1])
+
+    def add_worker(self, flags: Sequence[str]) -> Program:
+        """Start one more supervisor."""
+        supervisor = self.start(f"worker-{len(self.supervisors)}", "-m", "worker", *flags)
+        self.supervisors.append(supervisor)
+        return supervisor
+
+    def engine_pid(self, worker: int = 0) -> int:
+        """The engine process of a supervisor; 0 where there is none at the moment."""
+        found = children(self.supervisors[worker].pid)
+        return found[0] if found else 0
+
+    def pids(self) -> list[int]:
+        """All processes of the pool."""
+        engines = [pid for supervisor in self.supervisors for pid in children(supervisor.pid)]
+        return [self.gateway.pid, *(supervisor.pid for supervisor in self.supervisors), *engines]
+
+    def stop(self) -> None:
+        """End everything, wait for it, remove the run directory. Twice is once."""
+        self.hang_up()
+        for program in reversed(self.programs):
+            program.signal(signal.SIGTERM)
+        for program in reversed(self.programs):
+            program.stop()
+        shutil.rmtree(self.folder / "run", ignore_errors=True)
+
+    def remove(self) -> None:
+        """Throw the logs away, too."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # -- logs --------------------------------------------------------------
+
+    def logs(self) -> str:
+        """The last lines of every process of the pool, without those of our own asking."""
+        tails = []
+        for program in self.programs:
+            lines = [line for line in program.text().splitlines() if ": GET /" not in line]
+            tails += [f"--- {program.name}", *lines[-60:]]
+        return "\n".join(tails)
+
+    def check_logs(self, allowed: str = "") -> None:
+        """Fail for lines since the last call that no healthy run writes; those matching `allowed` are expected."""
+        bad = [line for program in self.programs for line in program.check_log(allowed)]
+        assert not bad, "\n".join([*bad, self.logs()])
+
+
 def chat_body(content: str, **fields: Any) -> dict[str, Any]:
     """A chat request of one user message; the fake engine takes its faults from `content`."""
     return {"messages": [{"role": "user", "content": content}], **fields}
+
+
+class Procfile(Api):
+    """The project's Procfile under honcho, with the fake engine; `python` in it means this very environment's."""
+
+    def __init__(self, folder: Path, *, concurrency: str) -> None:
+        super().__init__()
+        environment = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "PYTHONUNBUFFERED": "1",
+            "POOL_RUN_DIR": str(folder / "run"),
+            "POOL_PORT": "0",
+            "POOL_ENGINE": FAKE[1],
+            "CHAT_MODEL": "fake",
+        }
+        command = [sys.executable, "-m", "honcho", "-e", os.devnull, "-f", "Procfile", "start", "-c", concurrency]
+        self.honcho = Program("honcho", command, folder=folder, environment=environment)
+        try:
+            self.port = int(until(self._listening)[1])
+        except BaseException:
+            self.stop()
+            raise
+
+    def _listening(self) -> re.Match[str] | None:
+        assert self.honcho.running, self.logs()
+        return re.search(r"Running on http://\S+:(\d+)", self.logs())
+
+    def gateway_pid(self) -> int:
+        """The gateway's process id, as the kernel knows it."""
+        return next(pid for pid, args in descendants(self.honcho.pid).items() if "-m gateway" in args)
+
+    def engines(self) -> list[int]:
+        """The engine processes."""
+        return [pid for pid, args in descendants(self.honcho.pid).items() if "-m worker.launch" in args]
+
+    def stop(self) -> None:
+        """End honcho, and so everything."""
+        self.hang_up()
+        self.honcho.stop()
+
+    def logs(self) -> str:
+        """All that was said."""
+        return self.honcho.text()
+
+    def check_logs(self) -> None:
+        """As of `RunningPool`."""
+        bad = self.honcho.check_log("")
+        assert not bad, "\n".join(bad)
