@@ -17,19 +17,25 @@ import zmq
 from protocol import codec
 from protocol.errors import Code
 from protocol.messages import (
+    Accepted,
     Announce,
     Beat,
     Bye,
     Cancel,
+    Delta,
     DetokenizeJob,
+    Done,
     Drain,
     Failed,
     GenerateJob,
     Hello,
     KillEngine,
+    Progress,
     Ready,
+    Text,
     ToGateway,
     TokenizeJob,
+    Tokens,
 )
 from worker.loop import Command, Reset, Stop
 from worker.reception import Reception
@@ -153,7 +159,7 @@ class Link:
             except queue.Empty:
                 return
             try:
-                socket.send(codec.encode(messages, epoch=epoch), zmq.NOBLOCK)
+                socket.send(_encode(messages, epoch), zmq.NOBLOCK)
             except zmq.Again:
                 # No gateway. Its next run starts a new epoch, which cancels what this was about.
                 log.debug("no gateway is connected; %d messages dropped", len(messages))
@@ -196,3 +202,24 @@ class Link:
                 self._command(Stop(message.grace_s))
             case KillEngine():
                 log.warning("KillEngine is for supervisors; ignored")
+
+
+def _encode(messages: Sequence[ToGateway], epoch: int) -> bytes:
+    try:
+        return codec.encode(messages, epoch=epoch)
+    except (ValueError, TypeError, OverflowError):
+        return codec.encode([fit for message in messages if (fit := _fit(message))], epoch=epoch)
+
+
+def _fit(message: ToGateway) -> ToGateway | None:
+    """The message, if it can be sent (half a surrogate pair can't); else the end of its job, not of this thread."""
+    try:
+        codec.encode([message], epoch=0)
+    except (ValueError, TypeError, OverflowError):
+        log.exception("a message of type %s can't be encoded", type(message).__name__)
+        match message:
+            case Accepted() | Progress() | Delta() | Done() | Tokens() | Text() | Failed():
+                return Failed(message.job, message.attempt, Code.ENGINE_ERROR, "The output can't be sent.")
+            case _:
+                return None
+    return message

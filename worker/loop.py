@@ -53,10 +53,13 @@ class Loop:
 
     def run(self) -> None:
         """Serve until `Stop`. Raises whatever the engine raised; jobs aboard have then been failed."""
+        self._pulse.stepped(busy=False)
         try:
             while not self._finished():
                 self._receive()
                 if self._engine.busy:
+                    if not self._pulse.busy:
+                        self._pulse.woke()
                     self._emit(self._engine.step())
                 self._pulse.stepped(busy=self._engine.busy)
         except BaseException:

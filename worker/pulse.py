@@ -19,6 +19,11 @@ class Pulse:
         self.busy = True
         self._moved_at = clock()
 
+    def woke(self) -> None:
+        """There is work again. A first step that never ends must show, and idle time must not count against it."""
+        self._moved_at = self._clock()
+        self.busy = True
+
     def stepped(self, *, busy: bool) -> None:
         """The engine loop went round once."""
         self.step += 1

@@ -1,0 +1,281 @@
+"""The engine loop with a scripted engine: no thread, no socket, no clock but a given one."""
+
+import queue
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from protocol.errors import Code
+from protocol.messages import Accepted, Cancel, Delta, Done, Failed, State, ToGateway, Usage
+from worker.engines.base import Gauges
+from worker.loop import Loop, Reset, Stop
+from worker.pulse import Pulse
+from worker.reception import Admit
+
+
+class Script:
+    """An engine whose jobs take a given number of steps; `at` holds what happens at a step, by its number."""
+
+    def __init__(self) -> None:
+        self.left: dict[int, int] = {}
+        self.attempts: dict[int, int] = {}
+        self.steps = 0
+        self.cancelled: list[int] = []
+        self.at: dict[int, Callable[[], None]] = {}
+
+    def admit(self, prepared: Any) -> Sequence[ToGateway]:
+        job, attempt, steps = prepared
+        self.left[job], self.attempts[job] = steps, attempt
+        return [Accepted(job, attempt, 1)]
+
+    def cancel(self, job: int) -> bool:
+        self.cancelled.append(job)
+        return self.left.pop(job, None) is not None
+
+    def step(self) -> Sequence[ToGateway]:
+        self.steps += 1
+        if self.steps in self.at:
+            self.at[self.steps]()
+        messages: list[ToGateway] = []
+        for job in list(self.left):
+            self.left[job] -= 1
+            messages.append(Delta(job, self.attempts[job], 0, [self.left[job]]))
+            if self.left[job] == 0:
+                del self.left[job]
+                messages.append(Done(job, self.attempts[job], Usage(1, 1)))
+        return messages
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.left)
+
+    def gauges(self) -> Gauges:
+        return Gauges(running=len(self.left))
+
+
+class Stage:
+    """A loop, its engine, and what it sent as (epoch, message)."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.engine = Script()
+        self.pulse = Pulse(lambda: self.now)
+        self.pulse.state = State.READY
+        self.sent: list[tuple[int, ToGateway]] = []
+        self.loop = Loop(
+            engine=self.engine,
+            pulse=self.pulse,
+            send=lambda epoch, messages: self.sent.extend((epoch, message) for message in messages),
+            clock=lambda: self.now,
+        )
+        self.put(Reset(7))
+
+    def put(self, *commands: Any) -> None:
+        for command in commands:
+            self.loop.inbox.put(command)
+
+    def job(self, number: int, steps: int, *, attempt: int = 1, epoch: int = 7) -> Admit:
+        return Admit(epoch, number, attempt, (number, attempt, steps))
+
+    def at(self, step: int, *commands: Any) -> None:
+        self.engine.at[step] = lambda: self.put(*commands)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [message for _, message in self.sent if isinstance(message, kind)]
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def test_job_runs_to_its_end(stage: Stage) -> None:
+    """Accepted, a delta per step, done; all in the epoch it came in."""
+    stage.put(stage.job(1, 3))
+    stage.at(3, Stop(1.0))
+    stage.loop.run()
+    kinds = [type(message).__name__ for _, message in stage.sent]
+    assert kinds == ["Accepted", "Delta", "Delta", "Delta", "Done"]
+    assert {epoch for epoch, _ in stage.sent} == {7}
+
+
+def test_command_is_taken_after_every_step(stage: Stage) -> None:
+    """What arrives while a step runs is obeyed before the next one: joins, cancels, all that is there."""
+    stage.put(stage.job(1, 5))
+    stage.at(2, stage.job(2, 2), stage.job(3, 9), Cancel(3, 1))
+    stage.at(5, Stop(1.0))
+    stage.loop.run()
+    assert [delta.tokens for delta in stage.of(Delta) if delta.job == 2] == [[1], [0]]
+    assert not [delta for delta in stage.of(Delta) if delta.job == 3]
+    assert stage.of(Failed) == [Failed(3, 1, Code.CANCELLED, "cancelled")]
+    assert stage.engine.steps == 5
+
+
+def test_cancel_frees_within_a_step_and_is_answered_once(stage: Stage) -> None:
+    """No delta after the answer; a second cancel, and one of another attempt or job, is not answered."""
+    stage.put(stage.job(1, 50, attempt=2), Cancel(1, 1), Cancel(9, 1))
+    stage.at(3, Cancel(1, 2), Cancel(1, 2))
+    stage.at(4, Stop(1.0))
+    stage.put(stage.job(2, 4))
+    stage.loop.run()
+    assert stage.of(Failed) == [Failed(1, 2, Code.CANCELLED, "cancelled")]
+    place = stage.sent.index((7, stage.of(Failed)[0]))
+    assert not [message for _, message in stage.sent[place + 1 :] if message.job == 1]
+    assert stage.engine.cancelled == [1]
+
+
+def test_cancel_of_a_finished_job_is_not_answered(stage: Stage) -> None:
+    """Its terminal was the answer."""
+    stage.put(stage.job(1, 1), stage.job(2, 4))
+    stage.at(2, Cancel(1, 1))
+    stage.at(4, Stop(1.0))
+    stage.loop.run()
+    assert len(stage.of(Done)) == 2
+    assert not stage.of(Failed)
+    assert stage.engine.cancelled == []
+
+
+def test_reset_drops_every_job_silently(stage: Stage) -> None:
+    """A new gateway run: old jobs stop at once, nobody hears of them, what still comes of the old run is ignored."""
+    stage.put(stage.job(1, 50), stage.job(2, 50))
+    stage.at(2, Reset(8), stage.job(3, 50, epoch=7), stage.job(1, 2, epoch=8))
+    stage.at(4, Stop(0.0))
+    stage.loop.run()
+    assert sorted(stage.engine.cancelled) == [1, 2]
+    assert not stage.of(Failed)
+    assert [message.job for epoch, message in stage.sent if epoch == 8] == [1, 1, 1, 1]
+    assert 3 not in {message.job for _, message in stage.sent}
+
+
+def test_nothing_before_the_first_epoch(stage: Stage) -> None:
+    """A job of an epoch that was never announced is nobody's."""
+    stage.put(stage.job(1, 3, epoch=6), Stop(0.0))
+    stage.loop.run()
+    assert stage.sent == []
+
+
+def test_stop_when_idle_ends_at_once(stage: Stage) -> None:
+    """Nothing runs: nothing is waited for."""
+    stage.put(Stop(1000.0))
+    stage.loop.run()
+    assert stage.engine.steps == 0
+    assert stage.pulse.state is State.DRAINING
+
+
+def test_drain_finishes_what_runs_and_refuses_what_comes(stage: Stage) -> None:
+    """Aboard runs to its end; later jobs are refused at once, retryable; cancels are still obeyed."""
+    stage.put(stage.job(1, 6), stage.job(2, 60))
+    stage.at(2, Stop(10.0), stage.job(3, 1))
+    stage.at(3, Cancel(2, 1))
+    stage.loop.run()
+    assert [done.job for done in stage.of(Done)] == [1]
+    draining, cancelled = stage.of(Failed)
+    assert (draining.job, draining.code, draining.retryable) == (3, Code.DRAINING, True)
+    assert (cancelled.job, cancelled.code) == (2, Code.CANCELLED)
+    assert stage.engine.steps == 6
+
+
+def test_deadline_fails_what_is_not_done(stage: Stage) -> None:
+    """When the grace is over each job aboard fails once, as draining and retryable."""
+    stage.put(stage.job(1, 500), stage.job(2, 3), stage.job(4, 500))
+    stage.at(2, Stop(2.0))
+
+    def tick() -> None:
+        stage.now += 1.0
+
+    for step in range(3, 20):
+        stage.engine.at[step] = tick
+    stage.loop.run()
+    assert [(failed.job, failed.code, failed.retryable) for failed in stage.of(Failed)] == [
+        (1, Code.DRAINING, True),
+        (4, Code.DRAINING, True),
+    ]
+    assert stage.engine.steps == 4
+
+
+def test_engine_exception_fails_everyone_aboard_and_goes_on_up(stage: Stage) -> None:
+    """Each job aboard, and none that had ended, fails as worker_lost, retryable; then the process must end."""
+
+    def broken() -> None:
+        raise RuntimeError("[METAL] command buffer failed")
+
+    stage.put(stage.job(1, 9), stage.job(2, 1), stage.job(3, 9, attempt=4))
+    stage.engine.at[3] = broken
+    with pytest.raises(RuntimeError, match="METAL"):
+        stage.loop.run()
+    assert [(failed.job, failed.attempt, failed.code, failed.retryable) for failed in stage.of(Failed)] == [
+        (1, 1, Code.WORKER_LOST, True),
+        (3, 4, Code.WORKER_LOST, True),
+    ]
+    assert all("METAL" not in failed.message for failed in stage.of(Failed))
+
+
+def test_exception_in_admit_counts_the_newcomer_too(stage: Stage) -> None:
+    """The job whose admission broke the engine is told as well."""
+
+    def admit(_: Any) -> Sequence[ToGateway]:
+        raise ValueError("broken")
+
+    stage.engine.admit = admit  # type: ignore[method-assign]
+    stage.put(stage.job(1, 9))
+    with pytest.raises(ValueError, match="broken"):
+        stage.loop.run()
+    assert [failed.job for failed in stage.of(Failed)] == [1]
+
+
+def test_every_job_has_one_terminal(stage: Stage) -> None:
+    """Done, cancelled, refused, cut off by the deadline: once each, and nothing behind it."""
+    stage.put(stage.job(1, 2), stage.job(2, 500), stage.job(3, 500))
+    stage.at(3, Cancel(2, 1), Stop(0.0), stage.job(4, 1))
+    stage.loop.run()
+    for number in (1, 2, 3, 4):
+        own = [message for _, message in stage.sent if message.job == number]
+        assert [isinstance(message, Done | Failed) for message in own].count(True) == 1
+        assert isinstance(own[-1], Done | Failed)
+
+
+def test_pulse_counts_the_turns(stage: Stage) -> None:
+    """The step counter moves with every turn and tells when there is nothing to do."""
+    seen: list[int] = []
+
+    def look() -> None:
+        assert stage.pulse.busy
+        seen.append(stage.pulse.step)
+
+    for step in (1, 2, 3):
+        stage.engine.at[step] = look
+    stage.put(stage.job(1, 3), Stop(9.0))
+    stage.loop.run()
+    assert seen == [seen[0], seen[0] + 1, seen[0] + 2]
+    assert not stage.pulse.busy
+    stage.now += 2.5
+    assert stage.pulse.age_s == 2.5
+
+
+def test_first_step_after_idling_shows_that_it_is_under_way(stage: Stage) -> None:
+    """While it runs the pulse is busy and its age counts from its begin: a hang shows, idle hours do not."""
+    seen: list[tuple[bool, float]] = []
+
+    def look() -> None:
+        stage.now += 4.0
+        seen.append((stage.pulse.busy, stage.pulse.age_s))
+
+    class Later:
+        """An inbox whose second command comes an hour after the first."""
+
+        def __init__(self) -> None:
+            self.commands = [Reset(7), stage.job(1, 1), Stop(0.0)]
+
+        def get(self) -> Any:
+            assert not stage.pulse.busy
+            stage.now += 3600.0
+            return self.commands.pop(0)
+
+        def get_nowait(self) -> Any:
+            raise queue.Empty
+
+    stage.engine.at[1] = look
+    stage.loop.inbox = Later()  # type: ignore[assignment]
+    stage.loop.run()
+    assert seen == [(True, 4.0)]

@@ -1,0 +1,153 @@
+"""Preparation off the engine's thread: what gets through, what does not, who answers."""
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from protocol.errors import Code, JobError
+from protocol.messages import DetokenizeJob, Failed, Job, Text
+from worker.reception import Admit, Reception
+
+PATIENCE_S = 10.0
+
+
+def job(number: int, attempt: int = 1) -> DetokenizeJob:
+    return DetokenizeJob(number, attempt, [])
+
+
+class Desk:
+    """A reception with a given `prepare`; everything that leaves it is in `out`, in order."""
+
+    def __init__(self, prepare: Callable[[Job], Any]) -> None:
+        self.out: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.reception = Reception(
+            prepare=prepare,
+            admit=self.out.put,
+            send=lambda epoch, messages: [self.out.put((epoch, message)) for message in messages],
+        )
+        self.reception.start()
+
+    def next(self) -> Any:
+        return self.out.get(timeout=PATIENCE_S)
+
+
+class Gate:
+    """A `prepare` that stops at job 1 until it is let go on."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.go = threading.Event()
+        self.prepared: list[int] = []
+
+    def __call__(self, job: Job) -> Any:
+        self.prepared.append(job.job)
+        if job.job == 1:
+            self.reached.set()
+            assert self.go.wait(PATIENCE_S)
+        return f"prepared {job.job}"
+
+
+def test_prepared_job_goes_to_the_loop() -> None:
+    """In the order of arrival, with epoch and attempt."""
+    desk = Desk(lambda job: job.job * 10)
+    desk.reception.take(7, job(1))
+    desk.reception.take(7, job(2, attempt=3))
+    assert desk.next() == Admit(7, 1, 1, 10)
+    assert desk.next() == Admit(7, 2, 3, 20)
+    assert desk.reception.waiting == 0
+
+
+def test_whole_answers_go_straight_out() -> None:
+    """What needs no engine never bothers it."""
+    desk = Desk(lambda job: Text(job.job, job.attempt, "text"))
+    desk.reception.take(7, job(1))
+    assert desk.next() == (7, Text(1, 1, "text"))
+
+
+def test_cancel_before_preparation_saves_the_work() -> None:
+    """A job that was cancelled while it queued is not even prepared."""
+    gate = Gate()
+    desk = Desk(gate)
+    for number in (1, 2, 3):
+        desk.reception.take(7, job(number))
+    assert gate.reached.wait(PATIENCE_S)
+    assert desk.reception.waiting == 3
+    assert desk.reception.cancel(7, 2, 1)
+    gate.go.set()
+    assert [desk.next().job, desk.next().job] == [1, 3]
+    assert gate.prepared == [1, 3]
+
+
+def test_cancel_during_preparation_stops_it_there() -> None:
+    """The outcome of a cancelled preparation goes nowhere; the canceller answers, once."""
+    gate = Gate()
+    desk = Desk(gate)
+    desk.reception.take(7, job(1))
+    assert gate.reached.wait(PATIENCE_S)
+    assert desk.reception.cancel(7, 1, 1)
+    assert not desk.reception.cancel(7, 1, 1)
+    gate.go.set()
+    desk.reception.take(7, job(2))
+    assert desk.next() == Admit(7, 2, 1, "prepared 2")
+
+
+@pytest.mark.parametrize("wrong", [(6, 1, 1), (7, 2, 1), (7, 1, 2)])
+def test_cancel_of_another_job_finds_nothing(wrong: tuple[int, int, int]) -> None:
+    """Epoch, job and attempt all have to be right."""
+    gate = Gate()
+    desk = Desk(gate)
+    desk.reception.take(7, job(1))
+    assert gate.reached.wait(PATIENCE_S)
+    assert not desk.reception.cancel(*wrong)
+    gate.go.set()
+    assert desk.next() == Admit(7, 1, 1, "prepared 1")
+    assert not desk.reception.cancel(7, 1, 1)
+
+
+def test_cleared_epoch_goes_no_further() -> None:
+    """Neither what is being prepared nor what waits survives a new gateway run; the same numbers come again safely."""
+    gate = Gate()
+    desk = Desk(gate)
+    desk.reception.take(7, job(1))
+    desk.reception.take(7, job(2))
+    assert gate.reached.wait(PATIENCE_S)
+    desk.reception.clear()
+    assert desk.reception.waiting == 0
+    desk.reception.take(8, job(2))
+    gate.go.set()
+    assert desk.next() == Admit(8, 2, 1, "prepared 2")
+    assert gate.prepared == [1, 2]
+
+
+def test_refusal_reaches_the_caller() -> None:
+    """A `JobError` becomes `Failed` with its code, message and parameter, not retryable."""
+
+    def prepare(_: Job) -> Any:
+        raise JobError(Code.CONTEXT_LENGTH, "too long", "messages")
+
+    desk = Desk(prepare)
+    desk.reception.take(7, job(1, attempt=2))
+    assert desk.next() == (7, Failed(1, 2, Code.CONTEXT_LENGTH, "too long", "messages"))
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("secret"), RecursionError("secret"), MemoryError("secret"), KeyError("x")]
+)
+def test_crash_of_one_preparation_is_its_own(error: Exception) -> None:
+    """It fails as engine_error, without its words, and the next job is prepared as ever."""
+
+    def prepare(job: Job) -> Any:
+        if job.job == 1:
+            raise error
+        return "fine"
+
+    desk = Desk(prepare)
+    desk.reception.take(7, job(1))
+    desk.reception.take(7, job(2))
+    epoch, failed = desk.next()
+    assert (epoch, failed.job, failed.code) == (7, 1, Code.ENGINE_ERROR)
+    assert "secret" not in failed.message
+    assert desk.next() == Admit(7, 2, 1, "fine")
