@@ -35,6 +35,7 @@ class Pace:
         size = SMALLEST
         while size * 2 <= min(wanted, 2 * tokens, self._largest):
             size *= 2
-        # A chunk smaller than allowed (the end of a prompt) says nothing against a larger one.
-        if tokens >= self._chunk or size < self._chunk:
+        # A chunk smaller than allowed (the end of a prompt, or a short one) says nothing against a larger one, unless
+        # it was too dear itself: most of such a step is the decode step, so its cost per token means little.
+        if tokens >= self._chunk or wanted < tokens:
             self._chunk = size
