@@ -1,0 +1,17 @@
+"""An unmodified OpenAI client in front of running pools."""
+
+from collections.abc import Iterator
+
+import pytest
+from openai import OpenAI
+from pool_fixtures import _fake_session, _qwen_session, fake, qwen, start_pool
+from running_pool import RunningPool
+
+__all__ = ["_fake_session", "_qwen_session", "fake", "qwen", "start_pool"]
+
+
+@pytest.fixture
+def client(qwen: RunningPool) -> Iterator[OpenAI]:
+    """Talks to the tiny Qwen3 model; never retries."""
+    with OpenAI(base_url=qwen.base_url, api_key="none", max_retries=0) as client:
+        yield client
