@@ -11,11 +11,11 @@ from demo.skills import SKILLS
 SHORT: Mapping[str, float] = MappingProxyType(
     {
         "echo": 4,
-        "spelling": 1.2,
-        "counting": 1.2,
-        "sorting": 1.2,
-        "sums": 6.5,
-        "thinking": 2.2,
+        "spelling": 1.8,
+        "counting": 1.8,
+        "sorting": 1.8,
+        "sums": 5.5,
+        "thinking": 2.5,
         "facts": 3,
         "talk": 2,
         "names": 2.5,
@@ -23,7 +23,7 @@ SHORT: Mapping[str, float] = MappingProxyType(
     }
 )
 LONG: Mapping[str, float] = MappingProxyType(
-    {"tool_call": 5, "tool_answer": 3.5, "story": 1.5, "names": 1, "json": 0.5}
+    {"tool_call": 5, "tool_answer": 3.5, "story": 1.2, "names": 1, "json": 0.5}
 )
 _CHAINED = ("echo", "spelling", "counting", "sums", "sums", "sums", "facts", "talk", "json")
 _SYSTEM = (
