@@ -227,3 +227,14 @@ def test_likeliest_are_what_sorting_finds(size: int, width: int, kind: str) -> N
     ).all()
     assert (ids < size).all()
     assert all(len(set(line.tolist())) == count for line in ids)
+
+
+def test_draw_is_that_of_the_position_in_flight() -> None:
+    """A row one token ahead of its host draws what it draws when it is resumed behind that token."""
+    logits = np.zeros((200, 1000), dtype=np.float32)
+    ahead = [row(i, [1], temperature=1.0) for i in range(200)]
+    for one in ahead:
+        one.fresh = True
+    resumed = [row(i, [1], [5], temperature=1.0) for i in range(200)]
+    assert pick(ahead, logits) == pick(resumed, logits)
+    assert pick(resumed, logits) != pick([row(i, [1], temperature=1.0) for i in range(200)], logits)
