@@ -220,7 +220,7 @@ class Batch:
     def _prefill_short(self, prompts: list[Prompt]) -> int:
         """Whole prompts in one forward pass, padded on the right."""
         width = max(prompt.left for prompt in prompts)
-        if not self._can.pads:
+        if len(prompts) == 1:
             return self._prefill_long(prompts[0], width)
         cache = caches.merge([_cache_of(prompt) for prompt in prompts])
         caches.prefill(self._model, cache, [prompt.rows[0].tokens[prompt.covered : -1] for prompt in prompts])
@@ -236,7 +236,7 @@ class Batch:
         return width * len(prompts)
 
     def _prefill_long(self, prompt: Prompt, budget: int) -> int:
-        """One chunk of one prompt, in its own cache, which the prefix cache then takes over as it is."""
+        """One chunk of one prompt, in its own cache, which the prefix cache then shares."""
         row = prompt.rows[0]
         cache = _cache_of(prompt)
         count = min(budget, prompt.left)
@@ -253,17 +253,13 @@ class Batch:
 
     def _enter_long(self, prompt: Prompt, cache: Cache) -> None:
         row = prompt.rows[0]
-        if not self._can.joins:
-            if len(row.tokens) > KEEP_PROMPT:
-                self._prefix.store(row.tenant, row.tokens[:-1], caches.duplicate(cache))
-            for choice in prompt.rows:
-                own = cache if choice is prompt.rows[-1] else caches.duplicate(cache)
-                self._cohorts.append(self._cohort(own, [choice]))
-            return
-        batched = caches.merge([cache] * len(prompt.rows))
         if len(row.tokens) > KEEP_PROMPT:
-            self._prefix.store(row.tenant, row.tokens[:-1], cache)
-        self._enter(batched, prompt.rows)
+            self._prefix.store(row.tenant, row.tokens[:-1], caches.duplicate(cache))
+        if len(prompt.rows) > 1 and self._can.joins:
+            self._enter(caches.merge([cache] * len(prompt.rows)), prompt.rows)
+            return
+        for choice in prompt.rows:
+            self._enter(cache if choice is prompt.rows[-1] else caches.duplicate(cache), [choice])
 
     # -- joining -------------------------------------------------------------
 
@@ -271,7 +267,7 @@ class Batch:
         """Put rows where they cost least: into a cohort of about their length, else into one of their own."""
         length = max(len(row.tokens) for row in rows)
         best, least = None, float(self._weights_bytes + PASS_BYTES)
-        for cohort in self._cohorts:
+        for cohort in self._cohorts if self._can.joins else ():
             if cohort.ended:
                 continue
             difference = cohort.longest - length
@@ -279,14 +275,9 @@ class Batch:
             if padded * self._token_bytes < least:
                 best, least = cohort, padded * self._token_bytes
         if best is None:
-            self._cohorts.append(self._cohort(cache, rows))
+            self._cohorts.append(Cohort(model=self._model, vocab_size=self._vocab_size, cache=cache, rows=rows))
         else:
             best.join(cache, rows)
-
-    def _cohort(self, cache: Cache, rows: list[Row]) -> Cohort:
-        return Cohort(
-            model=self._model, vocab_size=self._vocab_size, cache=cache, rows=rows, single=not self._can.joins
-        )
 
 
 def _cache_of(prompt: Prompt) -> Cache:

@@ -1,4 +1,4 @@
-"""A cohort: rows of similar length that share one batched cache and one forward pass a step.
+"""A cohort: rows of similar length that share one cache and one forward pass a step.
 
 Its decode step runs one token ahead of the host: the next tokens are being computed while those before them are
 turned into text. A model whose caches do not merge has cohorts of one row.
@@ -15,12 +15,14 @@ from worker.batch.sampler import History, Pick, Sampler
 
 
 class Cohort:
-    """Rows in cache order. `next` holds, per row, the token that is fed next."""
+    """Rows in cache order. The cache is a plain one for one row, a batched one for more.
 
-    def __init__(self, *, model: Any, vocab_size: int, cache: Cache, rows: list[Row], single: bool) -> None:
+    A plain one needs no mask and no array of offsets: fewer operations for a single stream.
+    """
+
+    def __init__(self, *, model: Any, vocab_size: int, cache: Cache, rows: list[Row]) -> None:
         self._model = model
         self._vocab_size = vocab_size
-        self._single = single
         self.cache = cache
         self.rows = rows
         self._next: Pick | None = Pick(_last_tokens(rows))
@@ -76,7 +78,7 @@ class Cohort:
 
     def copy_out(self, row: Row) -> Cache:
         """The row's own cache, to be kept. Only between steps."""
-        if self._single:
+        if len(self.rows) == 1:
             return caches.duplicate(self.cache)
         return caches.extract(self.cache, self.rows.index(row))
 
@@ -88,7 +90,10 @@ class Cohort:
         self.rows = [self.rows[index] for index in keep]
         if not keep or self._next is None:
             return False
-        caches.keep(self.cache, keep)
+        if len(keep) == 1:
+            self.cache = caches.extract(self.cache, keep[0])
+        else:
+            caches.keep(self.cache, keep)
         self._next = self._next.keep(keep)
         if self._history is not None:
             self._history = self._history.keep(self.rows, keep)
@@ -96,10 +101,11 @@ class Cohort:
         return True
 
     def join(self, cache: Cache, rows: list[Row]) -> None:
-        """Let rows in that have just been prefilled: all of their tokens but the last are in `cache`."""
+        """Let rows in that have just been prefilled: all of their tokens but the last are in `cache` (as above)."""
         if self._next is None:
             raise RuntimeError("rows joined a cohort that has ended")
-        caches.extend(self.cache, cache)
+        self.cache = _batched(self.cache, self.rows)
+        caches.extend(self.cache, _batched(cache, rows))
         self._next = self._next.followed_by(_last_tokens(rows))
         self._history = History.joined(self._history, self.rows, rows, self._vocab_size)
         self.rows = self.rows + rows
@@ -107,6 +113,10 @@ class Cohort:
 
     def _renew(self) -> None:
         self._sampler = Sampler(self.rows, self._vocab_size, self._history)
+
+
+def _batched(cache: Cache, rows: list[Row]) -> Cache:
+    return caches.merge([cache]) if len(rows) == 1 else cache
 
 
 def _last_tokens(rows: list[Row]) -> mx.array:

@@ -16,7 +16,6 @@ from worker.batch.row import Logprobs, Row
 
 FEW, MANY = 64, 256
 """How many likeliest tokens are looked at before the whole vocabulary is (steps, so that shapes repeat)."""
-CHUNK = 32
 
 
 class Pick(msgspec.Struct, frozen=True):
@@ -225,20 +224,29 @@ def likeliest_of(values: mx.array, width: int) -> tuple[mx.array, mx.array]:
     if width >= size:
         order = mx.argsort(-values, axis=-1)
         return mx.take_along_axis(values, order, axis=-1), order
-    if size // CHUNK >= 2 * width:
-        return _likeliest_by_chunks(values, width)
+    chunk = _chunk(size, width)
+    if size >= 2 * width * chunk:
+        return _likeliest_by_chunks(values, width, chunk)
     ids = mx.argpartition(-values, kth=width - 1, axis=-1)[:, :width]
     return _ordered(mx.take_along_axis(values, ids, axis=-1), ids)
 
 
-def _likeliest_by_chunks(values: mx.array, width: int) -> tuple[mx.array, mx.array]:
+def _chunk(size: int, width: int) -> int:
+    """A power of two near the square root of `size / width`: then both selections are equally long."""
+    chunk = 4
+    while chunk * chunk * width < size:
+        chunk *= 2
+    return chunk
+
+
+def _likeliest_by_chunks(values: mx.array, width: int, chunk: int) -> tuple[mx.array, mx.array]:
     rows, size = values.shape
-    spare = -size % CHUNK
+    spare = -size % chunk
     padded = mx.pad(values, [(0, 0), (0, spare)], constant_values=-float("inf")) if spare else values
-    chunks = padded.reshape(rows, -1, CHUNK)
+    chunks = padded.reshape(rows, -1, chunk)
     best = mx.argpartition(-chunks.max(axis=-1), kth=width - 1, axis=-1)[:, :width]
     inside = mx.take_along_axis(chunks, best[:, :, None], axis=1).reshape(rows, -1)
-    ids = (best[:, :, None] * CHUNK + mx.arange(CHUNK, dtype=best.dtype)).reshape(rows, -1)
+    ids = (best[:, :, None] * chunk + mx.arange(chunk, dtype=best.dtype)).reshape(rows, -1)
     place = mx.argpartition(-inside, kth=width - 1, axis=-1)[:, :width]
     return _ordered(mx.take_along_axis(inside, place, axis=-1), mx.take_along_axis(ids, place, axis=-1))
 
