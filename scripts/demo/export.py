@@ -36,6 +36,7 @@ def write(
         **run,
         "parameters": sum(value.size for _, value in tree_flatten(trainer.model.parameters())),
         "steps_done": trainer.step,
+        "resumed_at_steps": trainer.resumed,
         "training_s": round(trainer.trained_s),
         "versions": {library: version(library) for library in _LIBRARIES},
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),

@@ -48,6 +48,8 @@ class Trainer:
         self.model = model
         self.step = 0
         self.curve: list[tuple[int, float]] = []
+        self.resumed: list[int] = []
+        """Steps at which a run went on from a checkpoint: there the samples start anew, from another seed."""
         self.trained_s = 0.0
         self._encoder = encoder
         self._plan = plan
@@ -94,6 +96,7 @@ class Trainer:
         arrays = {f"model.{name}": value for name, value in tree_flatten(self.model.parameters())}
         arrays |= {f"optimizer.{name}": value for name, value in tree_flatten(self._optimizer.state)}
         note = {"step": str(self.step), "curve": json.dumps(self.curve), "trained_s": str(self.trained_s)}
+        note["resumed"] = json.dumps(self.resumed)
         fresh = folder / "fresh.safetensors"
         mx.save_safetensors(str(fresh), arrays, metadata=note)
         fresh.replace(folder / "checkpoint.safetensors")
@@ -106,6 +109,7 @@ class Trainer:
         self._optimizer.init(self.model.trainable_parameters())
         self._optimizer.state = tree_unflatten(state)
         self.step, self.curve = int(note["step"]), [tuple(point) for point in json.loads(note["curve"])]
+        self.resumed = [*json.loads(note.get("resumed", "[]")), self.step]
         self.trained_s = float(note["trained_s"])
 
 

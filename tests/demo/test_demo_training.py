@@ -94,6 +94,7 @@ def test_course_when_resumed_and_when_finished_early(tmp_path: Path) -> None:
     assert resumed.curve[: len(first.curve)] == first.curve
     finished = follow(whole, tmp_path / "c", run=run, resume=False, finish=True, report=lambda _: None)
     assert finished.step == 33
+    assert (first.resumed, resumed.resumed, finished.resumed) == ([], [20], [20, 30])
 
 
 def test_course_when_it_has_no_checkpoint_to_go_on_from(tmp_path: Path) -> None:
