@@ -148,11 +148,12 @@ class Link:
             await asyncio.sleep(0)
 
     def _take(self, socket: zmq.asyncio.Socket, most: int) -> None:
+        """Receive behind the wrapper's back, which is several times cheaper; whoever calls must have it look again."""
+        plain = zmq.Socket.shadow(socket.underlying)
         for _ in range(most):
-            received = _done(socket.recv_multipart(flags=zmq.NOBLOCK))
-            if received.exception() is not None:
+            if not int(plain.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 return
-            self._deliver(received.result())
+            self._deliver(plain.recv_multipart(zmq.NOBLOCK))
 
     def _deliver(self, parts: Sequence[bytes]) -> None:
         try:

@@ -1,0 +1,1 @@
+"""What `scripts/bench` runs: load from real sockets, rivals in process and as servers, figures as ratios."""

@@ -1,0 +1,69 @@
+"""`scripts/bench`: everything the pool promises about speed, measured on this machine in one run, as ratios."""
+
+import argparse
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import chat, gateway
+from benchmarks.processes import ROOT, direct, mlx_lm_server, pool
+from benchmarks.table import Table
+
+PARTS = ("chat", "gateway")
+PACKAGES = ("mlx", "mlx-lm", "aiohttp", "pyzmq", "uvloop", "msgspec")
+
+
+def main() -> int:
+    """Measure; exit 1 if a promise does not hold."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument(
+        "parts", nargs="*", choices=[*PARTS, []], help=f"what to measure: {', '.join(PARTS)}; default all"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement, taken in turn")
+    parser.add_argument("--requests", type=int, default=20_000, help="requests of the memory measurement")
+    options = parser.parse_args()
+    _describe()
+    table = Table()
+    parts = options.parts or PARTS
+    if "chat" in parts:
+        _chat(table, options.rounds)
+    if "gateway" in parts:
+        _gateway(table, options.rounds, options.requests)
+    for line in table.missed:
+        print(f"missed: {line.what}: {line.figure}, wanted {line.wanted}", file=sys.stderr)
+    return 1 if table.missed else 0
+
+
+def _describe() -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    print(f"{platform.platform()}, {os.cpu_count()} cores, {memory:.0f} GB, Python {platform.python_version()}")
+    print(", ".join(f"{name} {version(name)}" for name in PACKAGES))
+    print(
+        f"BLAS: {os.environ.get('LD_PRELOAD') or 'as built'}, threads {os.environ.get('OPENBLAS_NUM_THREADS', 'all')}"
+    )
+    print("model: bench-qwen3, made from its seed; load average", os.getloadavg()[0], flush=True)
+
+
+def _chat(table: Table, rounds: int) -> None:
+    from make_models import make
+
+    folder: Path = make("bench-qwen3", ROOT / ".models")
+    with pool("--model-path", str(folder)) as ours, mlx_lm_server(folder) as rival, direct() as plain:
+        chat.throughput(table, ours, rival, plain, folder, rounds=rounds)
+        chat.mixed_sampling(table, ours, plain, folder, rounds=min(rounds, 3))
+        chat.long_prompt(table, ours, rival, rounds=rounds)
+
+
+def _gateway(table: Table, rounds: int, requests: int) -> None:
+    fake = ("--engine", "worker.engines.fake:FakeEngine", "--model-path", "fake", "--max-concurrency", "64")
+    with pool(*fake) as ours:
+        gateway.first_token(table, ours)
+        gateway.throughput(table, ours, rounds=rounds)
+        gateway.memory(table, ours, requests=requests)
+        gateway.respawn(table, ours, rounds=min(rounds, 4))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

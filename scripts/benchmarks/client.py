@@ -1,0 +1,109 @@
+"""A load client that costs little: raw HTTP/1.1 over asyncio, events counted but not parsed."""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
+
+
+@dataclass
+class Stream:
+    """One streamed answer: seconds on the monotonic clock, tokens as the server counted them."""
+
+    sent_at: float
+    arrivals: list[float] = field(default_factory=list)
+    tokens: int = 0
+    events: int = 0
+    error: str | None = None
+
+    @property
+    def first_s(self) -> float:
+        """Time to the first event with output."""
+        return self.arrivals[0] - self.sent_at
+
+    @property
+    def gaps_s(self) -> list[float]:
+        """Times between arrivals."""
+        return [later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False)]
+
+
+class _Reader(asyncio.Protocol):
+    def __init__(self, request: bytes, stream: Stream, done: asyncio.Future[None]) -> None:
+        self._request = request
+        self._stream = stream
+        self._done = done
+        self._tail = b""
+        self._seen = 0
+        self._started = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self._stream.sent_at = time.perf_counter()
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        stream = self._stream
+        if not self._started and data[8:12] != b" 200":
+            stream.error = data[:300].decode(errors="replace")
+        self._started = True
+        self._seen += data.count(b"data: ")
+        # The first event only names the role.
+        if self._seen > 1:
+            stream.arrivals.append(time.perf_counter())
+        self._tail = (self._tail + data)[-400:]
+        if b"data: [DONE]" in self._tail or stream.error:
+            stream.events = self._seen
+            found = USAGE.findall(self._tail)
+            stream.tokens = int(found[-1]) if found else 0
+            self._transport.close()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
+
+
+async def stream(port: int, body: dict[str, Any], *, path: str = "/v1/chat/completions") -> Stream:
+    """Send one streaming request and read it to its end."""
+    content = json.dumps({"stream": True, "stream_options": {"include_usage": True}, **body}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(content)}\r\n\r\n"
+    loop = asyncio.get_running_loop()
+    answer = Stream(0.0)
+    done: asyncio.Future[None] = loop.create_future()
+    await loop.create_connection(lambda: _Reader(head.encode() + content, answer, done), "127.0.0.1", port)
+    await done
+    return answer
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of several streams at once."""
+
+    streams: list[Stream]
+    took_s: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """All tokens over the whole time."""
+        return sum(one.tokens for one in self.streams) / self.took_s
+
+    @property
+    def first_s(self) -> list[float]:
+        """Times to the first output, ascending."""
+        return sorted(one.first_s for one in self.streams)
+
+
+async def load(port: int, bodies: Sequence[dict[str, Any]], **options: Any) -> Load:
+    """Send all requests at once; raises on any error."""
+    began = time.perf_counter()
+    streams = await asyncio.gather(*(stream(port, body, **options) for body in bodies))
+    took_s = time.perf_counter() - began
+    errors = [one.error for one in streams if one.error or not one.tokens]
+    if errors:
+        raise RuntimeError(f"{len(errors)} of {len(streams)} streams failed: {errors[0]}")
+    return Load(list(streams), took_s)

@@ -1,0 +1,127 @@
+"""What is measured, as processes: the pool, mlx-lm's server, mlx-lm in a process of its own. Ended by pid."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 120.0
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def process(command: Sequence[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a session of its own, ended with the block."""
+    with log.open("wb") as out:
+        started = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **environment}, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        yield started
+    finally:
+        started.terminate()
+        try:
+            started.wait(8)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+
+
+def wait_for(url: str, log: Path) -> None:
+    """Until the address answers 200."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urlopen(url, timeout=2) as answer:  # noqa: S310 - our own address
+            if answer.status == 200:
+                return
+        time.sleep(0.05)
+    raise SystemExit(f"nothing answers at {url}; its log ends:\n{log.read_text()[-2000:]}")
+
+
+class Pool:
+    """A running gateway with one worker."""
+
+    def __init__(self, port: int, gateway: int, supervisor: int) -> None:
+        self.port = port
+        self.gateway = gateway
+        self.supervisor = supervisor
+
+
+@contextlib.contextmanager
+def pool(*worker: str) -> Iterator[Pool]:
+    """The pool with one worker of these flags."""
+    with tempfile.TemporaryDirectory(prefix="mp-", dir="/tmp") as folder, contextlib.ExitStack() as stack:
+        port, run_dir = free_port(), str(Path(folder) / "run")
+        logs = [Path(folder) / "gateway.log", Path(folder) / "worker.log"]
+        command = [sys.executable, "-m", "gateway", "--port", str(port), "--log-level", "warning"]
+        gateway = stack.enter_context(process(command, logs[0], POOL_RUN_DIR=run_dir))
+        command = [sys.executable, "-m", "worker", "--log-level", "warning", *worker]
+        supervisor = stack.enter_context(process(command, logs[1], POOL_RUN_DIR=run_dir))
+        wait_for(f"http://127.0.0.1:{port}/health", logs[1])
+        yield Pool(port, gateway.pid, supervisor.pid)
+
+
+@contextlib.contextmanager
+def mlx_lm_server(folder: Path) -> Iterator[int]:
+    """mlx-lm's own server; yields its port."""
+    with tempfile.TemporaryDirectory(prefix="mp-", dir="/tmp") as logs:
+        port, log = free_port(), Path(logs) / "server.log"
+        command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(folder), "--port", str(port)]
+        command += ["--log-level", "ERROR", "--decode-concurrency", "32", "--prompt-concurrency", "32"]
+        with process(command, log):
+            wait_for(f"http://127.0.0.1:{port}/health", log)
+            yield port
+
+
+class Direct:
+    """`benchmarks.direct` as a process that answers one measurement at a time."""
+
+    def __init__(self, started: subprocess.Popen[str]) -> None:
+        self._started = started
+
+    def measure(self, **asked: Any) -> float:
+        """Tokens per second."""
+        if self._started.stdin is None or self._started.stdout is None:
+            raise RuntimeError("started without pipes")
+        self._started.stdin.write(json.dumps(asked) + "\n")
+        self._started.stdin.flush()
+        return float(json.loads(self._started.stdout.readline()))
+
+
+@contextlib.contextmanager
+def direct() -> Iterator[Direct]:
+    """mlx-lm in a process of its own."""
+    command = [sys.executable, str(ROOT / "scripts" / "benchmarks" / "direct.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
+        yield Direct(started)
+        started.terminate()
+
+
+def resident_bytes(pid: int) -> int:
+    """What a process holds in memory now."""
+    answer = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=True)
+    return int(answer.stdout) * 1024
+
+
+def children(pid: int) -> list[int]:
+    """Process ids below a process."""
+    answer = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
+    pairs = [line.split() for line in answer.stdout.splitlines()]
+    return [int(child) for child, parent in pairs if int(parent) == pid]
