@@ -149,7 +149,7 @@ class Link:
 
     def _take(self, socket: zmq.asyncio.Socket, most: int) -> None:
         """Receive behind the wrapper's back, which is several times cheaper; whoever calls must have it look again."""
-        plain = zmq.Socket.shadow(socket.underlying)
+        plain: zmq.Socket[bytes] = zmq.Socket.shadow(socket.underlying)
         for _ in range(most):
             if not int(plain.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 return

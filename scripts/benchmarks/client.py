@@ -62,7 +62,7 @@ class _Reader(asyncio.Protocol):
             stream.tokens = int(found[-1]) if found else 0
             self._transport.close()
 
-    def connection_lost(self, _error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio names it
         if not self._done.done():
             self._done.set_result(None)
 
