@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# As plain integers: arithmetic on pyzmq's enums costs more than the receive that it decides about.
+EVENTS, POLLIN, NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
 TURN_MESSAGES = 64
 """Messages taken in one turn of the event loop, so that steps of several engines wake each stream once."""
 DRAIN_MESSAGES = 10_000
@@ -53,6 +55,7 @@ class Link:
         self._peers = peers
         self._context: zmq.asyncio.Context | None = None
         self._socket: zmq.asyncio.Socket | None = None
+        self._plain: zmq.Socket[bytes]
         self._monitor: zmq.asyncio.Socket | None = None
         self._lock: GatewayLock | None = None
         self._bound: Path | None = None
@@ -68,6 +71,7 @@ class Link:
         self._context = zmq.asyncio.Context()
         try:
             self._socket = socket = self._context.socket(zmq.ROUTER)
+            self._plain = zmq.Socket.shadow(socket.underlying)
             socket.setsockopt(zmq.LINGER, 0)
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
             socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
@@ -128,7 +132,7 @@ class Link:
         """Take in everything that has already arrived. Not from within `receive`."""
         if self._socket is None:
             return
-        self._take(self._socket, DRAIN_MESSAGES)
+        self._take(DRAIN_MESSAGES)
         # Asking for the events through the wrapper re-arms a waiting receiver if something is left.
         self._socket.get(zmq.EVENTS)
 
@@ -143,17 +147,16 @@ class Link:
                 await asyncio.sleep(0.05)
                 continue
             self._deliver(parts)
-            self._take(socket, TURN_MESSAGES - 1)
+            self._take(TURN_MESSAGES - 1)
             # With more waiting, the next receive returns without yielding: give the woken streams their turn.
             await asyncio.sleep(0)
 
-    def _take(self, socket: zmq.asyncio.Socket, most: int) -> None:
+    def _take(self, most: int) -> None:
         """Receive behind the wrapper's back, which is several times cheaper; whoever calls must have it look again."""
-        plain: zmq.Socket[bytes] = zmq.Socket.shadow(socket.underlying)
         for _ in range(most):
-            if not int(plain.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            if not int(self._plain.get(EVENTS)) & POLLIN:
                 return
-            self._deliver(plain.recv_multipart(zmq.NOBLOCK))
+            self._deliver(self._plain.recv_multipart(NOBLOCK))
 
     def _deliver(self, parts: Sequence[bytes]) -> None:
         try:
