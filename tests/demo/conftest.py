@@ -1,9 +1,10 @@
 """What the tests of the demo models share: a tokenizer learnt once, with an encoder of samples."""
 
 import pytest
+from tokenizers import Tokenizer
+
 from demo.course import BRIEF, learn_tokenizer
 from demo.text import Encoder
-from tokenizers import Tokenizer
 
 
 @pytest.fixture(scope="session")

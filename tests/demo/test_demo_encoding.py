@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
+from tokenizers import Tokenizer
+
+from demo import text
 from demo.answering import read
 from demo.batches import Packer, Shape, block
 from demo.draw import Draw
@@ -14,9 +17,6 @@ from demo.evaluation import Answer, Call
 from demo.mixture import LONG, SHORT, stream
 from demo.sample import Sample, ask, assistant, user
 from demo.skills import SKILLS
-from tokenizers import Tokenizer
-
-from demo import text
 
 SHAPES = (Shape(rows=3, length=128, learnt=250), Shape(rows=2, length=384, learnt=500))
 

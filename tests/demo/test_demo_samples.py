@@ -4,6 +4,7 @@ import itertools
 import json
 
 import pytest
+
 from demo.draw import Draw
 from demo.evaluation import Answer, Call, cases, score, table
 from demo.mixture import LONG, SHORT, stream

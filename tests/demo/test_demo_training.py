@@ -7,15 +7,15 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from demo.batches import Packer
-from demo.course import BRIEF, follow
-from demo.text import Encoder
-from demo.training import Plan, Trainer, rate
 from mlx.utils import tree_flatten
 from mlx_lm import load
 from tokenizers import Tokenizer
 
 from demo import network
+from demo.batches import Packer
+from demo.course import BRIEF, follow
+from demo.text import Encoder
+from demo.training import Plan, Trainer, rate
 
 pytestmark = pytest.mark.mlx
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+
 from demo.answering import InProcess
 from demo.course import FULL, learn_tokenizer
 from demo.evaluation import TARGETS, Case, cases, score

@@ -4,6 +4,7 @@ Everything is started and ended here, by process id, in a short run directory of
 a test fail for what only the logs show: tracebacks, warnings, tasks whose exception nobody saw.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -195,6 +196,18 @@ class Api:
     def post(self, path: str, body: Any, *, headers: Mapping[str, str] | None = None) -> Answer:
         """POST."""
         return self.request("POST", path, body, headers=headers)
+
+    def post_chunked(self, path: str, body: bytes) -> Answer:
+        """POST of JSON whose length is not told in advance."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            chunks = iter([body[at : at + 65536] for at in range(0, len(body), 65536)])
+            with contextlib.suppress(ConnectionError):  # refused before all was sent
+                connection.request("POST", path, chunks, {"Content-Type": "application/json"}, encode_chunked=True)
+            response = connection.getresponse()
+            return Answer(status=response.status, headers=response.headers, body=response.read())
+        finally:
+            connection.close()
 
     def chat(self, content: str = "hello", **fields: Any) -> Answer:
         """A chat completion of one user message."""
