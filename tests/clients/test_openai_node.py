@@ -32,6 +32,8 @@ def start() -> Iterator[Start]:
 
     def start(script: str, pool: RunningPool, model: str) -> "subprocess.Popen[str]":
         environment = {**os.environ, "POOL_BASE_URL": pool.base_url, "POOL_MODEL": model}
+        # OpenBLAS is for MLX; preloaded into node it starts threads that node trips over.
+        environment.pop("LD_PRELOAD", None)
         process = subprocess.Popen(
             ["node", script], cwd=NODE, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )

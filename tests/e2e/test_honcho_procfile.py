@@ -50,3 +50,10 @@ def test_everything_ends_in_time_when_honcho_is_told_to(stack: Procfile) -> None
     assert time.monotonic() - began < 5
     until(lambda: not any(map(alive, pids)), timeout_s=1)
     assert "SIGKILL" not in stack.logs()
+
+
+def test_everything_ends_when_honcho_is_killed(stack: Procfile) -> None:
+    """kill -9 of honcho tells nobody, and still leaves no process behind to hold the port or the model's memory."""
+    pids = [stack.gateway_pid(), *stack.engines()]
+    stack.honcho.signal(signal.SIGKILL)
+    until(lambda: not any(alive(pid) for pid in pids), timeout_s=10, what="the processes of a killed honcho are gone")

@@ -13,7 +13,8 @@ from running_pool import FAKE, RunningPool
 
 _POOLS: pytest.StashKey[dict[str, RunningPool]] = pytest.StashKey()
 QWEN_NAME = "acme/tiny-qwen3"
-CONTEXT = 8192
+CONTEXT = 2048
+"""Less than the model could, so that filling it takes a second."""
 
 
 def _shared(request: pytest.FixtureRequest, name: str, flags: Sequence[str]) -> Iterator[RunningPool]:
@@ -23,17 +24,18 @@ def _shared(request: pytest.FixtureRequest, name: str, flags: Sequence[str]) -> 
         pools[name].wait_healthy()
     pool = pools[name]
     yield pool
-    pool.stop()
-    pool.check_logs()
-    pool.remove()
+    # Each folder's fixture comes by here at the session's end; the first one closes.
+    if pools.pop(name, None) is not None:
+        pool.stop()
+        pool.check_logs()
+        pool.remove()
 
 
 @pytest.fixture(scope="session")
 def _qwen_session(request: pytest.FixtureRequest, model_folder: Callable[[str], Path]) -> Iterator[RunningPool]:
     model = str(model_folder("qwen3"))
-    yield from _shared(
-        request, "qwen", ("--model-path", model, "--served-name", QWEN_NAME, "--prefix-cache-bytes", "128MB")
-    )
+    flags = ("--model-path", model, "--served-name", QWEN_NAME, "--context-length", str(CONTEXT))
+    yield from _shared(request, "qwen", (*flags, "--prefix-cache-bytes", "128MB"))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,72 @@
+"""Every example runs against a pool as its reader would run it, and says what it promises."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pool_fixtures import QWEN_NAME
+from running_pool import ROOT, RunningPool
+
+pytestmark = pytest.mark.mlx
+
+EXAMPLES = ROOT / "examples"
+PROMISES = {
+    "chat.py": r"\[acme/tiny-qwen3: \d+ tokens in, \d+ out\]",
+    "chat_stream.py": r"\[\d+ tokens\]",
+    "completions.py": r"(?s)0: '.*1: '",
+    "conversation.py": r"(?s)0 of them cached.*[1-9]\d* of them cached",
+    "curl.sh": r"(?s)\"models_healthy\":true.*acme/tiny-qwen3.*chat\.completion\".*data: \[DONE\]",
+    "discover_models.py": rf"(?s)\"family\": \"qwen\".*{QWEN_NAME}: 1 worker",
+    "handle_errors.py": r"(?s)answered: .*model_not_found.*temperature \(.*context_length_exceeded",
+    "queue_stats.py": r"running 0 of 32\nwaiting 0 of 100\nserved  \d+ requests",
+    "track_requests.py": r"the id was kept\nrequest example-\S+ took \d\.\d+ s: '",
+    "wait_until_ready.py": rf"ready: {QWEN_NAME}",
+}
+
+
+def run(script: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run it outside the project's folder, warnings being errors."""
+    if script.suffix == ".sh" and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    command = ["sh"] if script.suffix == ".sh" else [sys.executable, "-W", "error"]
+    return subprocess.run(
+        [*command, str(script), *arguments],
+        cwd="/",
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_every_example_is_tested_and_listed() -> None:
+    """No script without a promise here and a line in the folder's README."""
+    scripts = {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".sh")}
+    assert scripts == PROMISES.keys()
+    assert set(re.findall(r"^\| `([\w.]+)`", (EXAMPLES / "README.md").read_text(), re.MULTILINE)) == scripts
+
+
+@pytest.mark.parametrize("name", PROMISES)
+def test_example_keeps_its_promise(qwen: RunningPool, name: str) -> None:
+    """It takes the address as its argument, ends with 0 and prints what it is there to show."""
+    done = run(EXAMPLES / name, qwen.url)
+    assert done.returncode == 0, done.stderr
+    assert re.search(PROMISES[name], done.stdout), done.stdout
+
+
+def test_address_may_come_from_the_environment(qwen: RunningPool) -> None:
+    """`POOL_URL` instead of an argument."""
+    done = run(EXAMPLES / "queue_stats.py", POOL_URL=qwen.url)
+    assert done.returncode == 0, done.stderr
+
+
+def test_waiting_gives_up_when_nobody_answers() -> None:
+    """Exit code 1 once the patience is over."""
+    done = run(EXAMPLES / "wait_until_ready.py", "http://127.0.0.1:9", "0.1")
+    assert done.returncode == 1
+    assert "not ready" in done.stderr

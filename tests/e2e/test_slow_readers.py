@@ -1,0 +1,63 @@
+"""Clients that stop reading, and clients that must hear something while they wait."""
+
+import contextlib
+import statistics
+from collections.abc import Callable
+
+import pytest
+from crowd import Crowd
+from running_pool import FAKE, RunningPool, chat_body, until
+
+FLOOD = "fake: slow@0.001 tokens@100000"
+PACED = "fake: slow@0.001 tokens@4000"
+WRITE_TIMEOUT_S = 0.5
+
+
+def test_client_is_dropped_when_it_stops_reading(
+    start_pool: Callable[..., RunningPool], record_property: Callable[[str, object], None]
+) -> None:
+    """Who reads nothing is cut off once the system's buffers are full and the write time-out is over, and its job
+    ends; who reads sees no pause."""
+    pool = start_pool(FAKE, gateway=("--write-timeout", str(WRITE_TIMEOUT_S)))
+    # Eight choices: their frames fill megabytes of socket buffers in seconds.
+    stuck = [pool.open_chat(FLOOD, stream=True, n=8, max_tokens=100_000) for _ in range(2)]
+    until(lambda: pool.active() == 2)
+    crowd = Crowd(pool, [chat_body(PACED, stream=True, max_tokens=4000) for _ in range(4)])
+    until(lambda: pool.gateway.text().count("Client stopped reading") == 2, what="both are dropped")
+    until(lambda: pool.active() <= 4, timeout_s=1, what="their jobs have ended")
+    assert all(client.well_formed and client.streamed.whole for client in crowd.join())
+    gaps = [
+        later - earlier
+        for client in crowd.clients
+        for earlier, later in zip(client.arrivals, client.arrivals[1:], strict=False)
+    ]
+    record_property("gaps_ms", [round(1000 * value, 1) for value in (statistics.median(gaps), max(gaps))])
+    assert max(gaps) < 0.3
+    for connection in stuck:
+        received = b""
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := connection.recv(1 << 20):
+                received += chunk
+        assert b"[DONE]" not in received
+        assert not received.endswith(b"\r\n0\r\n\r\n"), "cut off, not ended"
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+def test_comments_keep_the_connection_alive_when_the_prompt_takes_long(
+    start_pool: Callable[..., RunningPool], endpoint: str
+) -> None:
+    """With `POOL_KEEP_ALIVE=0.2`, a prefill of two seconds is bridged by comments; tokens come after them."""
+    pool = start_pool(FAKE, environment={"POOL_KEEP_ALIVE": "0.2"})
+    script = "fake: prefill@1.2 tokens@5"
+    if endpoint == "chat":
+        connection = pool.open_chat(script, stream=True)
+    else:
+        connection = pool.open("/v1/completions", {"prompt": script, "stream": True})
+    received = b""
+    with connection:
+        while b"[DONE]" not in received:
+            received += connection.recv(65536)
+    before, _, after = received.partition(b'"content":"r' if endpoint == "chat" else b'"text"')
+    assert 3 <= before.count(b": keep-alive\n\n") <= 6
+    assert b": keep-alive" not in after
+    assert received.count(b"data: ") >= 3
