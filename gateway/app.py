@@ -1,14 +1,24 @@
 """The only wiring of the gateway: what it holds, what happens around a request, which routes there are."""
 
+import asyncio
+import contextlib
+import logging
+import os
+import signal
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from gateway.config import BODY_BYTES, GatewayConfig
+from gateway.config import BODY_BYTES, GatewayConfig, honcho_process
 from gateway.context import HTTP, POOL, HttpSettings
 from gateway.dispatch.pool import Pool
 from gateway.middleware import MIDDLEWARES
 from gateway.routes import chat, completions, docs, health, metrics, models, queue, tokenize
+from protocol.ancestry import Ancestry
+
+log = logging.getLogger("gateway")
+
+ANCESTRY_S = 1.0
 
 
 def make_app(config: GatewayConfig) -> web.Application:
@@ -17,6 +27,8 @@ def make_app(config: GatewayConfig) -> web.Application:
     app[HTTP] = HttpSettings(keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s, tier=config.tier)
     app[POOL] = Pool(config.run_dir, aliases=config.aliases)
     app.cleanup_ctx.append(_pool)
+    if honcho_process():
+        app.cleanup_ctx.append(_follow_honcho)
     app.on_shutdown.append(lambda app: app[POOL].drain(config.drain_s))
     for family in (chat, completions, models, tokenize, health, queue, metrics, docs):
         family.setup(app)
@@ -27,3 +39,20 @@ async def _pool(app: web.Application) -> AsyncIterator[None]:
     await app[POOL].start()
     yield
     await app[POOL].close()
+
+
+async def _follow_honcho(_app: web.Application) -> AsyncIterator[None]:
+    """Leave when honcho is gone: one that was killed tells nobody, and its next run needs our port."""
+    ancestry = Ancestry()
+
+    async def watch() -> None:
+        while ancestry.alive():
+            await asyncio.sleep(ANCESTRY_S)  # noqa: ASYNC110 - a process that ends sets no event
+        log.warning("honcho is gone; stopping too")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = asyncio.create_task(watch(), name="ancestry")
+    yield
+    watcher.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watcher

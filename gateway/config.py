@@ -77,6 +77,11 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] | None =
     return config
 
 
+def honcho_process(environment: Mapping[str, str] | None = None) -> str | None:
+    """What honcho calls this process (`gateway.1`); None where honcho did not start it."""
+    return (os.environ if environment is None else environment).get("HONCHO_PROCESS_NAME")
+
+
 def _check(config: GatewayConfig) -> None:
     if not config.insecure and not _loopback(config.host):
         raise ConfigError(

@@ -20,8 +20,8 @@ import zmq
 
 from protocol import codec
 from protocol.address import endpoint
+from protocol.ancestry import Ancestry
 from protocol.messages import Hello, KillEngine, Supervision
-from worker.ancestry import Ancestry
 from worker.blas import ADVICE, find_openblas
 from worker.child import Child
 from worker.config import WorkerConfig, engine_environment, honcho_process
