@@ -32,7 +32,7 @@ class Course:
 
 FULL = Course(
     plan=Plan(
-        steps=6000, seed=1, shapes=(Shape(rows=14, length=128, learnt=900), Shape(rows=3, length=384, learnt=1000))
+        steps=3800, seed=1, shapes=(Shape(rows=14, length=128, learnt=900), Shape(rows=3, length=384, learnt=1000))
     )
 )
 BRIEF = Course(

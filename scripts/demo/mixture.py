@@ -11,11 +11,11 @@ from demo.skills import SKILLS
 SHORT: Mapping[str, float] = MappingProxyType(
     {
         "echo": 4,
-        "spelling": 1.8,
+        "spelling": 1.5,
         "counting": 1.8,
-        "sorting": 1.8,
-        "sums": 5.5,
-        "thinking": 2.5,
+        "sorting": 1.5,
+        "sums": 7,
+        "thinking": 2.2,
         "facts": 3,
         "talk": 2,
         "names": 2.5,

@@ -26,7 +26,7 @@ _DAYS = (
     "That night",
     "Soon",
 )
-_ACTS = (
+_ACTS = (  # what may happen, roughly in an order that makes sense
     "{day} {name} walked to the {place} with {friend}.",
     "{day} it began to rain, and {name} looked for a dry place.",
     "{name} found a small {thing} under a tree.",
@@ -79,8 +79,11 @@ def tell(source: Draw, animal: str, name: str, sentences: int) -> list[str]:
         f"Once upon a time there was a {animal} called {name}.",
         say(f"{name} lived near a {{place}} and had a friend called {{friend}}."),
     ]
-    # Nothing happens twice: a greedy model would else turn in circles, as each sentence is as likely as the others.
-    told.extend(say(act) for act in source.some(_ACTS, sentences))
+    # In the order of the list, with leaps: a greedy model would turn in circles if any sentence could follow any other.
+    act = source.below(4)
+    for _ in range(sentences):
+        told.append(say(_ACTS[act % len(_ACTS)]))
+        act += source.pick((1, 1, 1, 2, 2, 3))
     return [*told, say(source.pick(_ENDS))]
 
 
