@@ -80,3 +80,9 @@ def start_pool(request: pytest.FixtureRequest) -> Iterator[Callable[..., Running
     for pool, expected in started:
         pool.check_logs(expected)
         pool.remove()
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Callable[[str, object], None]:
+    """Notes a measured figure with the test; it is in the report (`--junitxml`)."""
+    return lambda name, value: request.node.user_properties.append((name, value))
