@@ -46,8 +46,8 @@ async def _follow_honcho(_app: web.Application) -> AsyncIterator[None]:
     ancestry = Ancestry()
 
     async def watch() -> None:
-        while ancestry.alive():
-            await asyncio.sleep(ANCESTRY_S)  # noqa: ASYNC110 - a process that ends sets no event
+        while ancestry.alive():  # noqa: ASYNC110 - a process that ends sets no event
+            await asyncio.sleep(ANCESTRY_S)
         log.warning("honcho is gone; stopping too")
         os.kill(os.getpid(), signal.SIGTERM)
 
