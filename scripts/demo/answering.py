@@ -20,12 +20,11 @@ class InProcess:
 
     def __init__(self, folder: Path) -> None:
         import mlx.core as mx
-        from mlx.utils import tree_map
         from mlx_lm import load
 
         mx.set_default_device(mx.cpu)
         self._model, self._tokenizer = load(str(folder))[:2]
-        self._model.update(tree_map(lambda value: value.astype(mx.float32), self._model.parameters()))
+        self._model.set_dtype(mx.float32)
 
     def answers(self, cases: Sequence[Case]) -> list[Answer]:
         """An answer for each case, in their order."""
