@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from environment import ROOT, StepError, ensure, run_step
+from environment import ROOT, StepError, ensure
 
 KINDS = ("chat", "vision", "embedding")
-DEMO_MODELS = {"chat": "qwen3"}
+DEMO_MODELS = {"chat": "demo/chat"}
 EXAMPLES = {"chat": "mlx-community/Qwen3-0.6B-4bit"}
 MAX_WORKERS = 64
 
@@ -45,7 +45,7 @@ class Plan:
     def environment(self) -> dict[str, str]:
         """What the Procfile's lines are told."""
         variables = {f"{kind.upper()}_MODEL": model for kind, model in self.models.items()}
-        variables |= {f"{kind.upper()}_MODEL": f".models/{DEMO_MODELS[kind]}" for kind in self.demos}
+        variables |= {f"{kind.upper()}_MODEL": DEMO_MODELS[kind] for kind in self.demos}
         if self.host is not None:
             variables["POOL_HOST"] = self.host
         if self.port is not None:
@@ -84,7 +84,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="scripts/serve", allow_abbrev=False, description="Serve models to OpenAI clients.")
-    parser.add_argument("--chat", metavar="MODEL", help="hub id or local path; default a tiny demo model")
+    parser.add_argument("--chat", metavar="MODEL", help="hub id or local path; default the bundled demo/chat")
     parser.add_argument("--vision", metavar="MODEL", help="not in this version yet")
     parser.add_argument("--embedding", metavar="MODEL", help="not in this version yet")
     parser.add_argument("--only", metavar="KINDS", help="serve these kinds only, as in --only chat")
@@ -136,9 +136,7 @@ def prepare(plan: Plan) -> list[str]:
     """Install, make demo models, write what the Procfile is told; returns honcho's command line. Raises `StepError`."""
     python = ensure(["worker"])
     for kind in plan.demos:
-        name = DEMO_MODELS[kind]
-        run_step(f"Making the demo {kind} model", [str(python), "scripts/make_models.py", ".models", name])
-        print(f"{kind}: the tiny demo model {name}, which talks nonsense. A real one: --{kind} {EXAMPLES[kind]}")
+        print(f"{kind}: the bundled {DEMO_MODELS[kind]}, small and of few words. A real one: --{kind} {EXAMPLES[kind]}")
     # honcho lets .env override what is exported to it: what this command line asks for goes into a file behind it.
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in plan.environment().items()]
     (ROOT / ".run" / "serve.env").write_text("".join(lines))

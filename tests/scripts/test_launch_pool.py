@@ -20,7 +20,7 @@ def test_nothing_given_serves_the_demo_model() -> None:
     """One gateway, one chat worker, the bundled model."""
     served = plan()
     assert (served.concurrency, served.demos) == ("gateway=1,chat=1", ["chat"])
-    assert served.environment() == {"CHAT_MODEL": ".models/qwen3"}
+    assert served.environment() == {"CHAT_MODEL": "demo/chat"}
 
 
 def test_named_model_workers_and_address_are_passed_on() -> None:
@@ -124,4 +124,4 @@ def test_procfile_passes_the_model_as_one_argument(given: str) -> None:
     """A path with blanks stays one; without `CHAT_MODEL` the demo is served."""
     command = parse_procfile(PROCFILE).processes["chat"].replace("exec python -m worker", 'exec printf "%s\\n"')
     done = subprocess.run(["sh", "-c", command], env={"CHAT_MODEL": given}, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == (given or ".models/qwen3")
+    assert done.stdout.splitlines()[-1] == (given or "demo/chat")
