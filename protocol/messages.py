@@ -146,6 +146,29 @@ class DetokenizeJob(Message, frozen=True):
     tokens: list[int]
 
 
+class EmbedJob(Message, frozen=True):
+    """Turn texts into vectors; answered by `Vectors`. Either `texts` or `tokens` holds the inputs, one each.
+
+    `max_tokens_per_text` cuts longer inputs; None refuses those that exceed the model's limit. `normalize` gives unit
+    vectors; `dimensions` keeps the leading ones (and makes them unit vectors again). `prompt_name` picks a prompt of
+    the model by its name, `input_type` the one that fits `query` or `document`, where the model has it.
+    `batch_size` is the most inputs that are computed together.
+    """
+
+    job: int
+    attempt: int
+    request_id: str
+    tenant: str
+    texts: list[str] = []
+    tokens: list[list[int]] = []
+    max_tokens_per_text: int | None = None
+    normalize: bool = True
+    dimensions: int | None = None
+    prompt_name: str | None = None
+    input_type: str | None = None
+    batch_size: int | None = None
+
+
 class Cancel(Message, frozen=True):
     """Stop a job; idempotent. Answered by `Failed(cancelled)` if the job was still running, else not at all."""
 
@@ -182,7 +205,10 @@ class Announce(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """What only start-up could know. Sent once warm, and again after each `Hello` to a ready worker."""
+    """What only start-up could know. Sent once warm, and again after each `Hello` to a ready worker.
+
+    `dimensions` is the length of an embedding model's vectors, `revision` changes with anything that changes them.
+    """
 
     context_length: int
     vocab_size: int
@@ -194,6 +220,10 @@ class Ready(Message, frozen=True):
     load_s: float
     warmup_enabled: bool
     warmup_s: float
+    dimensions: int = 0
+    revision: str = ""
+    backend: str = "mlx"
+    device: str = ""
 
 
 class Beat(Message, frozen=True):
@@ -310,6 +340,24 @@ class Text(Message, frozen=True):
     text: str
 
 
+class Vectors(Message, frozen=True):
+    """Terminal of `EmbedJob`: one vector per input, in order.
+
+    `data` holds little-endian float32, row by row. `token_counts` counts each input's tokens, after any cut.
+    `batches` counts the forward passes that the job took part in, `batch_size` is the largest of them, in inputs.
+    """
+
+    job: int
+    attempt: int
+    dimensions: int
+    token_counts: list[int]
+    data: bytes
+    wait_s: float = 0.0
+    compute_s: float = 0.0
+    batches: int = 0
+    batch_size: int = 0
+
+
 class Failed(Message, frozen=True):
     """Terminal: the job ends here. `retryable` says whether another worker might do better."""
 
@@ -356,7 +404,9 @@ class KillEngine(Message, frozen=True):
     reason: str
 
 
-ToWorker = Hello | GenerateJob | TokenizeJob | DetokenizeJob | Cancel | Drain | KillEngine
-ToGateway = Announce | Ready | Beat | Accepted | Progress | Delta | Done | Tokens | Text | Failed | Bye | Supervision
-Job = GenerateJob | TokenizeJob | DetokenizeJob
-Terminal = Done | Tokens | Text | Failed
+ToWorker = Hello | GenerateJob | TokenizeJob | DetokenizeJob | EmbedJob | Cancel | Drain | KillEngine
+ToGateway = (
+    Announce | Ready | Beat | Accepted | Progress | Delta | Done | Tokens | Text | Vectors | Failed | Bye | Supervision
+)
+Job = GenerateJob | TokenizeJob | DetokenizeJob | EmbedJob
+Terminal = Done | Tokens | Text | Vectors | Failed

@@ -19,6 +19,7 @@ from protocol.messages import (
     Delta,
     DetokenizeJob,
     Done,
+    EmbedJob,
     Failed,
     GenerateJob,
     Job,
@@ -153,6 +154,8 @@ class ChatEngine:
                 return Tokens(job.job, job.attempt, self._prompter.tokens(job.prompt))
             case GenerateJob():
                 return self._prepare(job)
+            case EmbedJob():
+                raise JobError(Code.INVALID_REQUEST, "This model generates text; it embeds none.", "model")
 
     def _prepare(self, job: GenerateJob) -> Prepared:
         self._check_ids(job.sampling.logit_bias, "logit_bias")
