@@ -16,7 +16,18 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 MAX_TOKENS = 256
-TOPICS = ("cats", "interest rates", "volcanoes", "jazz", "databases", "bread", "black holes", "football", "visas", "sleep")
+TOPICS = (
+    "cats",
+    "interest rates",
+    "volcanoes",
+    "jazz",
+    "databases",
+    "bread",
+    "black holes",
+    "football",
+    "visas",
+    "tea",
+)
 SENTENCES = (
     "The history of {} is longer than most people think.",
     "Where can I learn more about {}?",
@@ -56,7 +67,7 @@ VARIED = (
     "\u00a0non-breaking\u00a0blanks\u2003and\u200bothers",
     "1234567890 3.14159 -273.15 1e-9 0xff",
 )
-WORDS = "the of river market engine green quickly under seven light paper between stone music garden never winter".split()
+WORDS = ("the", "of", "river", "market", "engine", "green", "quickly", "under", "seven", "paper", "stone", "never")
 
 
 def texts() -> list[str]:
@@ -71,7 +82,7 @@ def main() -> int:
     """Print the table."""
     folder = Path(sys.argv[1])
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     inputs = texts()
     rows = []
     for text in inputs:

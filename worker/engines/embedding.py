@@ -206,7 +206,7 @@ class EmbeddingEngine:
             log.exception("a batch of %d texts of %d tokens failed", len(group), len(group[0].tokens))
             return {job: self._failure(job, Code.ENGINE_ERROR, "A batch could not be computed.") for job in jobs}
         failed: dict[int, Failed] = {}
-        finite: list[bool] = np.isfinite(vectors).all(axis=1).tolist()
+        finite = [bool(np.isfinite(vector).all()) for vector in vectors]
         for text, vector, good in zip(group, vectors, finite, strict=True):
             running = self._running[text.job]
             running.vectors[text.index] = vector[: self._dimensions]
