@@ -48,7 +48,8 @@ class Process:
             endpoint=endpoint(config.run_dir),
             identity=f"{config.served_name}/{worker_uid}".encode(),
             announce=self._announce,
-            ready=lambda: self._ready,
+            # A draining worker answers a greeting too, but must not look as if it took jobs.
+            ready=lambda: self._ready if self._pulse.state is State.READY else None,
             beat=self._beat,
             command=lambda command: self._loop.inbox.put(command),
             reception=lambda: self._reception,
@@ -144,8 +145,13 @@ class Process:
 
 
 def _engine(config: WorkerConfig) -> Engine:
-    module, _, name = (config.engine or BUILT_IN_ENGINES[config.kind]).partition(":")
-    engine: Engine = getattr(importlib.import_module(module), name)(config)
+    """Make the engine that the configuration names. Raises `EngineLoadError` where there is none of that name."""
+    path = config.engine or BUILT_IN_ENGINES[config.kind]
+    module, _, name = path.partition(":")
+    try:
+        engine: Engine = getattr(importlib.import_module(module), name)(config)
+    except (ImportError, AttributeError) as error:
+        raise EngineLoadError(f"--engine {path}: {error}") from error
     return engine
 
 
@@ -173,4 +179,9 @@ def main(config: WorkerConfig, *, worker_uid: str, lifeline_fd: int) -> int:
     # A tokenizer or template that runs on the reception thread must not hold the interpreter for the
     # default 5 ms while the engine thread waits to launch its next step.
     sys.setswitchinterval(0.0005)
-    return Process(config, worker_uid=worker_uid).run()
+    try:
+        process = Process(config, worker_uid=worker_uid)
+    except EngineLoadError as error:
+        log.error("%s can't be served: %s", config.served_name, error)
+        return EXIT_CONFIG
+    return process.run()

@@ -96,8 +96,15 @@ class Intake:
         if worker is not None:
             self.lose(worker, "it reads nothing" if frozen else "its connection is gone", kill=frozen)
         elif supervisor is not None:
-            log.warning("the supervisor of %s is gone", supervisor.report.model)
-            self._dispatcher.pump(self._roster.forget(supervisor))
+            # Not for good yet: jobs hope for an engine as long as there is a supervisor, and a connection that
+            # was only interrupted is back with its next beat. Its silence will tell.
+            grace_s = self._limits.supervisor_grace_s
+            supervisor.last_seen = min(supervisor.last_seen, self._clock() - self._limits.beat_timeout_s + grace_s)
+
+    def strike_off(self, supervisor: Supervisor) -> None:
+        """A supervisor has been silent for too long."""
+        log.warning("the supervisor of %s is gone", supervisor.report.model)
+        self._dispatcher.pump(self._roster.forget(supervisor))
 
     def lose(self, worker: Worker, why: str, *, kill: bool) -> None:
         """Strike a worker off and pass its jobs on; `kill` has its supervisor end a process that may still be there."""

@@ -10,6 +10,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """A connected peer that stays silent for longer is lost."""
     load_beat_timeout_s: float = 60.0
     """The same while a model loads or warms up: loading holds the interpreter for seconds at a time."""
+    supervisor_grace_s: float = 2.0
+    """So long a supervisor whose connection broke may take to be heard of again."""
     stall_s: float = 60.0
     """A ready engine whose step counter stands still for longer, with work to do, is killed."""
     light_jobs: int = 64

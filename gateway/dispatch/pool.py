@@ -188,7 +188,7 @@ class Pool:
         for worker in self._liveness.silent_workers(self._clock()):
             self._intake.lose(worker, "nothing was heard of it for too long", kill=True)
         for supervisor in self._liveness.silent_supervisors(self._clock()):
-            self._intake.on_gone(supervisor.identity, frozen=True)
+            self._intake.strike_off(supervisor)
         for worker in self._liveness.stalled_workers():
             self._intake.lose(worker, "its engine makes no progress", kill=True)
         for model in self._roster:

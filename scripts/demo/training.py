@@ -30,7 +30,7 @@ class Plan:
     shapes: tuple[Shape, Shape]
     matrix_rate: float = 0.02
     other_rate: float = 0.004
-    decay: float = 0.4
+    decay: float = 0.62
     checkpoint_s: float = 180.0
 
 

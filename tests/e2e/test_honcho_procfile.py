@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running_pool import Procfile, alive, until
+from honcho_stack import Procfile
+from running_pool import alive, until
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_stack_stays_up_when_an_engine_is_killed(stack: Procfile) -> None:
     for pid in first:
         os.kill(pid, signal.SIGKILL)
         answer = stack.chat("fake: slow@0.01 tokens@20")
-        assert answer.status == 200
+        assert answer.status == 200, stack.logs()
     until(lambda: len(set(stack.engines()) - first) == 2, what="two new engines")
     assert stack.honcho.running
     assert stack.gateway_pid() == gateway

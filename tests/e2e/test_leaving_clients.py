@@ -48,7 +48,7 @@ def measure(pool: RunningPool, record: Callable[[str, object], None]) -> float:
 )
 def test_slot_is_free_at_once_when_a_waiting_client_leaves(
     fake: RunningPool,
-    record_property: Callable[[str, object], None],
+    record: Callable[[str, object], None],
     content: str,
     fields: dict[str, Any],
     leave: Callable[[socket.socket], None],
@@ -57,7 +57,7 @@ def test_slot_is_free_at_once_when_a_waiting_client_leaves(
     connection = fake.open_chat(content, **fields)
     until(lambda: fake.active() == 1, what="the request runs")
     leave(connection)
-    assert measure(fake, record_property) < AT_ONCE_S
+    assert measure(fake, record) < AT_ONCE_S
     until(lambda: fake.metric("pool_worker_running_rows") == 0, timeout_s=3, what="the worker has no rows")
 
 
@@ -65,7 +65,7 @@ def test_slot_is_free_at_once_when_a_waiting_client_leaves(
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
 def test_slot_is_free_at_once_when_a_client_leaves_mid_stream(
     fake: RunningPool,
-    record_property: Callable[[str, object], None],
+    record: Callable[[str, object], None],
     endpoint: str,
     leave: Callable[[socket.socket], None],
 ) -> None:
@@ -78,7 +78,7 @@ def test_slot_is_free_at_once_when_a_client_leaves_mid_stream(
     while seen.count(b"data: ") < 4:
         seen += connection.recv(4096)
     leave(connection)
-    assert measure(fake, record_property) < AT_ONCE_S
+    assert measure(fake, record) < AT_ONCE_S
 
 
 def test_line_moves_on_when_a_queued_client_leaves(start_pool: Callable[..., RunningPool]) -> None:
@@ -102,14 +102,14 @@ def test_line_moves_on_when_a_queued_client_leaves(start_pool: Callable[..., Run
 
 
 def test_nothing_is_left_over_after_200_random_disconnects(
-    fake: RunningPool, record_property: Callable[[str, object], None]
+    fake: RunningPool, record: Callable[[str, object], None]
 ) -> None:
     """200 clients that leave at random moments in random ways leave no request, no row and no file descriptor."""
     assert fake.chat("fake: tokens@3").status == 200
     before = _files(fake)
     outcomes = asyncio.run(_leave_often(fake.port, 200))
     assert min(outcomes.values()) > 5, outcomes
-    record_property("outcomes", outcomes)
+    record("outcomes", outcomes)
     until(fake.idle, timeout_s=5, what="all slots are free")
     until(lambda: fake.metric("pool_worker_running_rows") == 0, timeout_s=5, what="the worker has no rows")
     until(lambda: _files(fake) <= before, timeout_s=5, what=f"{before} open files as before, not {_files(fake)}")

@@ -20,9 +20,7 @@ def full(start_pool: Callable[..., RunningPool]) -> RunningPool:
     return pool
 
 
-def test_refusal_is_immediate_when_the_queue_is_full(
-    full: RunningPool, record_property: Callable[[str, object], None]
-) -> None:
+def test_refusal_is_immediate_when_the_queue_is_full(full: RunningPool, record: Callable[[str, object], None]) -> None:
     """429 in milliseconds, saying when to come back in both headers, in OpenAI's shape and as top-level `detail`."""
     waiting = full.open_chat(LONG)
     until(lambda: full.waiting() == 1)
@@ -38,7 +36,7 @@ def test_refusal_is_immediate_when_the_queue_is_full(
         assert answer.error["code"] == "queue_full"
         assert answer.error["type"] == "rate_limit_error"
         assert answer.json()["detail"] == answer.error["message"] == "Too many requests. Service is at capacity."
-    record_property("refused_s", [round(value, 4) for value in took_s])
+    record("refused_s", [round(value, 4) for value in took_s])
     assert min(took_s) < 0.1
     waiting.close()
 

@@ -33,7 +33,7 @@ def serves(pool: RunningPool) -> bool:
 @pytest.mark.parametrize("loaded", [False, True], ids=["idle", "under load"])
 def test_pool_serves_again_without_reload_when_the_gateway_is_restarted(
     start_pool: Callable[..., RunningPool],
-    record_property: Callable[[str, object], None],
+    record: Callable[[str, object], None],
     how: signal.Signals,
     loaded: bool,
 ) -> None:
@@ -51,8 +51,8 @@ def test_pool_serves_again_without_reload_when_the_gateway_is_restarted(
     ended = time.monotonic()
     pool.start_gateway()
     until(lambda: serves(pool), what="the pool serves")
-    record_property("stopped_s", round(ended - began, 2))
-    record_property("serving_s", round(time.monotonic() - ended, 2))
+    record("stopped_s", round(ended - began, 2))
+    record("serving_s", round(time.monotonic() - ended, 2))
     assert time.monotonic() - ended < SERVING_S
     assert {pool.engine_pid(0), pool.engine_pid(1)} == engines
     until(lambda: worker_uids(pool) == uids, timeout_s=3, what="both workers are known by their old names")

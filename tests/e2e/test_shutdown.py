@@ -13,7 +13,7 @@ LONG = "fake: slow@0.05 tokens@2000"
 
 
 def test_every_client_gets_an_end_when_the_gateway_is_told_to_stop(
-    start_pool: Callable[..., RunningPool], record_property: Callable[[str, object], None]
+    start_pool: Callable[..., RunningPool], record: Callable[[str, object], None]
 ) -> None:
     """SIGTERM: what can end ends whole; long streams get an error frame, long whole answers a 503; exit 0 in time."""
     pool = start_pool((*FAKE, "--max-concurrency", "4"))
@@ -28,7 +28,7 @@ def test_every_client_gets_an_end_when_the_gateway_is_told_to_stop(
     clients = crowd.join()
     assert pool.gateway.wait() == 0
     took_s = time.monotonic() - began
-    record_property("exit_s", round(took_s, 2))
+    record("exit_s", round(took_s, 2))
     assert took_s < EXIT_S
     assert all(client.well_formed for client in clients), clients
     assert [len(client.text().split()) for client in clients[:2]] == [50, 50]
@@ -37,7 +37,7 @@ def test_every_client_gets_an_end_when_the_gateway_is_told_to_stop(
 
 
 def test_idle_gateway_stops_at_once_when_told_to(
-    start_pool: Callable[..., RunningPool], record_property: Callable[[str, object], None]
+    start_pool: Callable[..., RunningPool], record: Callable[[str, object], None]
 ) -> None:
     """Without requests there is nothing to wait for, also where clients keep connections open."""
     pool = start_pool(FAKE)
@@ -46,7 +46,7 @@ def test_idle_gateway_stops_at_once_when_told_to(
     began = time.monotonic()
     pool.gateway.signal(signal.SIGTERM)
     assert pool.gateway.wait() == 0
-    record_property("exit_s", round(time.monotonic() - began, 2))
+    record("exit_s", round(time.monotonic() - began, 2))
     assert time.monotonic() - began < 1.0
 
 

@@ -14,7 +14,7 @@ WRITE_TIMEOUT_S = 0.5
 
 
 def test_client_is_dropped_when_it_stops_reading(
-    start_pool: Callable[..., RunningPool], record_property: Callable[[str, object], None]
+    start_pool: Callable[..., RunningPool], record: Callable[[str, object], None]
 ) -> None:
     """Who reads nothing is cut off once the system's buffers are full and the write time-out is over, and its job
     ends; who reads sees no pause."""
@@ -31,7 +31,7 @@ def test_client_is_dropped_when_it_stops_reading(
         for client in crowd.clients
         for earlier, later in zip(client.arrivals, client.arrivals[1:], strict=False)
     ]
-    record_property("gaps_ms", [round(1000 * value, 1) for value in (statistics.median(gaps), max(gaps))])
+    record("gaps_ms", [round(1000 * value, 1) for value in (statistics.median(gaps), max(gaps))])
     assert max(gaps) < 0.3
     for connection in stuck:
         received = b""
@@ -60,4 +60,4 @@ def test_comments_keep_the_connection_alive_when_the_prompt_takes_long(
     before, _, after = received.partition(b'"content":"r' if endpoint == "chat" else b'"text"')
     assert 3 <= before.count(b": keep-alive\n\n") <= 6
     assert b": keep-alive" not in after
-    assert received.count(b"data: ") >= 3
+    assert received.count(b"data: ") >= 2

@@ -158,6 +158,13 @@ class Rig:
         """Its connection goes."""
         self.intake.on_gone(worker.identity, frozen=False)
 
+    def lose_supervisor(self) -> None:
+        """The supervisor's connection breaks, and it is not heard of again."""
+        self.intake.on_gone(b"sup", frozen=False)
+        self.clock.now += 2.1
+        for supervisor in self.liveness.silent_supervisors(self.clock()):
+            self.intake.strike_off(supervisor)
+
 
 def failure_code(flight: Flight) -> str | None:
     """Why a job failed, without waiting; None if it has not."""

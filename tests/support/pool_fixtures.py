@@ -26,8 +26,14 @@ def _shared(request: pytest.FixtureRequest, name: str, flags: Sequence[str]) -> 
     yield pool
     # Each folder's fixture comes by here at the session's end; the first one closes.
     if pools.pop(name, None) is not None:
-        pool.stop()
-        pool.check_logs()
+        _close(pool, "")
+
+
+def _close(pool: RunningPool, expected: str) -> None:
+    pool.stop()
+    try:
+        pool.check_logs(expected)
+    finally:
         pool.remove()
 
 
@@ -75,8 +81,11 @@ def start_pool(request: pytest.FixtureRequest) -> Iterator[Callable[..., Running
         return pool
 
     yield start
-    for pool, _ in started:
-        pool.stop()
     for pool, expected in started:
-        pool.check_logs(expected)
-        pool.remove()
+        _close(pool, expected)
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Callable[[str, object], None]:
+    """Notes a measured figure with the test; it is in the report (`--junitxml`)."""
+    return lambda name, value: request.node.user_properties.append((name, value))

@@ -38,6 +38,10 @@ def load(config: WorkerConfig) -> Loaded:
         if config.adapter_path:
             model = load_adapters(model, str(config.adapter_path))
             model.eval()
+        if mx.default_device() == mx.Device(mx.cpu) and "quantization" not in model_config:
+            # Half precision is software on the CPU, float32 is BLAS; small models are what one serves there.
+            model.set_dtype(mx.float32)
+            mx.eval(model.parameters())
         tokenizer = load_tokenizer(
             _folder(config.tokenizer_path) if config.tokenizer_path else path,
             eos_token_ids=model_config.get("eos_token_id"),

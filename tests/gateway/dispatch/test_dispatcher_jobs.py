@@ -192,8 +192,20 @@ async def test_waiting_jobs_fail_when_the_supervisor_leaves_too(rig: Rig) -> Non
     """The last hope has gone."""
     rig.supervise(supervision(watch=Watch.BACKOFF))
     flight = rig.submit()
-    rig.intake.on_gone(b"sup", frozen=False)
+    rig.lose_supervisor()
     assert failure_code(flight) == "model_not_ready"
+
+
+async def test_waiting_jobs_wait_on_when_the_supervisor_was_only_cut_off(rig: Rig) -> None:
+    """A broken connection is no verdict: its next beat comes over a new one."""
+    rig.supervise(supervision(watch=Watch.BACKOFF))
+    flight = rig.submit()
+    rig.intake.on_gone(b"sup", frozen=False)
+    rig.clock.now += 1.5
+    rig.supervise(supervision(watch=Watch.BACKOFF))
+    rig.clock.now += 4.5
+    assert rig.liveness.silent_supervisors(rig.clock()) == []
+    assert flight.open
 
 
 # -- cancellation ----------------------------------------------------------
@@ -551,7 +563,7 @@ async def test_every_job_ends_exactly_once_when_anything_happens(seed: int) -> N
             assert flight.open or flight.id not in rig.dispatcher.ledger.flights or flight.worker is not None
     for worker in list(rig.roster.workers.values()):
         rig.lose(worker)
-    rig.intake.on_gone(b"sup", frozen=False)
+    rig.lose_supervisor()
     assert not rig.dispatcher.ledger.flights
     assert not any(flight.open for flight in flights)
     assert all(flight.outcome == "done" or failure_code(flight) for flight in flights)

@@ -118,6 +118,11 @@ def test_sigterm_before_ready_ends_it_at_once(
     assert time.monotonic() - asked_at < 1.0
 
 
+def test_engine_that_is_not_there_is_a_settings_error(engine_process: EngineProcess, gateway: Any) -> None:
+    """A wrong `--engine` is no crash: the exit code says that starting it again will not help."""
+    assert engine_process("worker.engines.nothing:Engine").wait() == 2
+
+
 def test_model_that_cant_be_served_is_a_settings_error(engine_process: EngineProcess, gateway: Any) -> None:
     """Exit code 2, by which the supervisor knows that trying again soon changes nothing."""
     process = engine_process("slow_engines:Unservable")

@@ -1,0 +1,63 @@
+"""What is read from a model folder, and what is done about it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+from worker.config import WorkerConfig
+from worker.engines.base import EngineLoadError
+from worker.engines.loading import family, load
+
+
+def configured(folder: Path, **fields: object) -> WorkerConfig:
+    return WorkerConfig(model_path=str(folder), served_name="m", **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="on a GPU half precision stays")
+def test_half_precision_becomes_single_when_the_cpu_computes(
+    model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """On disk two bytes a number, in memory four: the CPU multiplies nothing else fast."""
+    folder = shutil.copytree(model_folder("qwen3"), tmp_path / "half")
+    weights = mx.load(str(folder / "model.safetensors"))
+    halved = {name: array.astype(mx.float16) for name, array in weights.items()}
+    mx.save_safetensors(str(folder / "model.safetensors"), halved, {"format": "mlx"})
+    loaded = load(configured(folder))
+    assert {array.dtype for _, array in tree_flatten(loaded.model.parameters())} == {mx.float32}
+    assert loaded.weights_bytes == sum(array.nbytes for array in weights.values())
+
+
+def test_context_is_the_smaller_one_when_one_is_asked_for(model_folder: Callable[[str], Path]) -> None:
+    """More than a model was trained for is not promised."""
+    folder = model_folder("qwen3")
+    assert load(configured(folder)).context_length == 8192
+    assert load(configured(folder, context_length=512)).context_length == 512
+    assert load(configured(folder, context_length=100_000)).context_length == 8192
+
+
+def test_code_in_a_model_folder_is_not_run(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """A folder that wants a module of its own is refused, and the module never imported (CVE-2026-5843)."""
+    folder = shutil.copytree(model_folder("qwen3"), tmp_path / "code")
+    canary = tmp_path / "canary"
+    (folder / "evil.py").write_text(f"open({str(canary)!r}, 'w').close()")
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace("{", '{"model_file": "evil.py", ', 1))
+    with pytest.raises(EngineLoadError, match="custom"):
+        load(configured(folder))
+    assert not canary.exists()
+
+
+def test_load_says_what_is_missing_when_a_folder_is_empty(tmp_path: Path) -> None:
+    """No traceback: one line that names the reason."""
+    with pytest.raises(EngineLoadError, match=r"config\.json"):
+        load(configured(tmp_path))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("gemma3_text", "gemma"), ("qwen3", "qwen"), ("llama", "llama"), ("", "")])
+def test_family_is_the_name_of_the_line(kind: str, name: str) -> None:
+    """Versions and variants are no part of it."""
+    assert family(kind) == name
