@@ -5,45 +5,18 @@ added at the end, with a default; a receiver ignores trailing fields it does not
 Durations are seconds, sizes bytes, times of day Unix seconds, token ids indices of the model's vocabulary.
 """
 
-from enum import StrEnum
-
 import msgspec
+
+from protocol.states import Kind as Kind
+from protocol.states import State as State
+from protocol.states import Watch as Watch
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Base of everything that travels."""
 
 
-class State(StrEnum):
-    """Life of an engine process, in order."""
-
-    LOADING = "loading"
-    WARMING = "warming"
-    READY = "ready"
-    DRAINING = "draining"
-    STOPPED = "stopped"
-
-
-class Watch(StrEnum):
-    """What a supervisor is doing about its engine process."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    BACKOFF = "backoff"
-    CRASH_LOOP = "crash_loop"
-    DRAINING = "draining"
-
-
-class Kind(StrEnum):
-    """What a model is for; decides which requests default to it."""
-
-    CHAT = "chat"
-    VISION = "vision"
-    EMBEDDING = "embedding"
-
-
-# ---------------------------------------------------------------------------
-# Parts of jobs
+# -- Parts of jobs
 
 
 class ChatPrompt(Message, frozen=True):
@@ -93,8 +66,7 @@ class Sampling(Message, frozen=True):
     ignore_eos: bool = False
 
 
-# ---------------------------------------------------------------------------
-# To a worker
+# -- To a worker
 
 
 class Hello(Message, frozen=True):
@@ -147,12 +119,10 @@ class DetokenizeJob(Message, frozen=True):
 
 
 class EmbedJob(Message, frozen=True):
-    """Turn texts into vectors; answered by `Vectors`. Either `texts` or `tokens` holds the inputs, one each.
+    """Turn inputs (either `texts` or `tokens`, one each) into vectors; answered by `Vectors`.
 
-    `max_tokens_per_text` cuts longer inputs; None refuses those that exceed the model's limit. `normalize` gives unit
-    vectors; `dimensions` keeps the leading ones (and makes them unit vectors again). `prompt_name` picks a prompt of
-    the model by its name, `input_type` the one that fits `query` or `document`, where the model has it.
-    `batch_size` is the most inputs that are computed together.
+    `max_tokens_per_text` cuts longer inputs; None refuses those that exceed the model's limit. `dimensions` keeps the
+    leading ones. `prompt_name` and `input_type` (`query`, `document`) pick one of the model's own prompts.
     """
 
     job: int
@@ -182,8 +152,7 @@ class Drain(Message, frozen=True):
     grace_s: float
 
 
-# ---------------------------------------------------------------------------
-# To the gateway
+# -- To the gateway
 
 
 class Announce(Message, frozen=True):
@@ -341,9 +310,8 @@ class Text(Message, frozen=True):
 
 
 class Vectors(Message, frozen=True):
-    """Terminal of `EmbedJob`: one vector per input, in order.
+    """Terminal of `EmbedJob`: one vector per input, in order, as little-endian float32, row by row.
 
-    `data` holds little-endian float32, row by row. `token_counts` counts each input's tokens, after any cut.
     `batches` counts the forward passes that the job took part in, `batch_size` is the largest of them, in inputs.
     """
 
@@ -375,8 +343,7 @@ class Bye(Message, frozen=True):
     reason: str
 
 
-# ---------------------------------------------------------------------------
-# Supervisors
+# -- Supervisors
 
 
 class Supervision(Message, frozen=True):
