@@ -22,6 +22,7 @@ from worker.engines.embedding import EmbeddingEngine
 pytestmark = pytest.mark.mlx
 
 REFERENCE = Path(__file__).with_name("minilm_reference.json")
+POOLINGS = ("cls_token", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 Rows = np.ndarray[Any, np.dtype[np.float32]]
 
 
