@@ -98,6 +98,9 @@ def engine_environment(preload: Path | None, environment: Mapping[str, str] | No
     child = dict(os.environ if environment is None else environment)
     if preload and preload.name not in child.get("LD_PRELOAD", ""):
         child["LD_PRELOAD"] = ":".join(filter(None, (str(preload), child.get("LD_PRELOAD"))))
+    if preload:
+        # Its threads spin while they wait: with one for every core they take from the gateway what they give.
+        child.setdefault("OPENBLAS_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     return child
 
 

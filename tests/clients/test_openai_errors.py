@@ -86,15 +86,19 @@ def test_request_id_is_kept_when_given_and_made_when_not(client: OpenAI) -> None
 
 
 class Counted:
-    """An `openai` client that notes when it sent a request."""
+    """An `openai` client that notes when it sent a request, and what it was answered."""
 
     def __init__(self, pool: RunningPool, *, max_retries: int = 2) -> None:
         self.sent_at: list[float] = []
-        self.http = openai.DefaultHttpxClient(event_hooks={"request": [self._count]})
+        self.statuses: list[int] = []
+        self.http = openai.DefaultHttpxClient(event_hooks={"request": [self._count], "response": [self._note]})
         self.client = OpenAI(base_url=pool.base_url, api_key="none", http_client=self.http, max_retries=max_retries)
 
     def _count(self, _request: Any) -> None:
         self.sent_at.append(time.monotonic())
+
+    def _note(self, response: Any) -> None:
+        self.statuses.append(response.status_code)
 
     @property
     def attempts(self) -> int:
@@ -121,7 +125,7 @@ def test_full_queue_is_tried_again_when_the_server_says(start_pool: Callable[...
     assert 500 <= int(raised.value.response.headers["retry-after-ms"]) <= 120_000
     with Counted(pool) as counted, ThreadPoolExecutor() as threads:
         call = threads.submit(counted.client.chat.completions.create, model="fake", messages=HELLO, max_tokens=3)
-        until(lambda: counted.attempts == 1)
+        until(lambda: counted.statuses == [429])
         for connection in (*held, waiting):
             connection.close()
         answer = call.result()

@@ -17,7 +17,7 @@ EXAMPLES = ROOT / "examples"
 PROMISES = {
     "chat.py": r"\[acme/tiny-qwen3: \d+ tokens in, \d+ out\]",
     "chat_stream.py": r"\[\d+ tokens\]",
-    "completions.py": r"(?s)0: '.*1: '",
+    "completions.py": r"(?s)0: ['\"].*1: ['\"]",
     "conversation.py": r"(?s)0 of them cached.*[1-9]\d* of them cached",
     "embeddings.py": r"(?s)^0\.\d\d Knead.*all-MiniLM-L6-v2: 384 dimensions, \d+ tokens",
     "curl.sh": r"(?s)\"models_healthy\":true.*acme/tiny-qwen3.*chat\.completion\".*data: \[DONE\]",

@@ -1,5 +1,6 @@
 """Settings of a worker: flags over environment over defaults, and errors that help."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -169,6 +170,14 @@ def test_preload_goes_in_front_of_what_is_there() -> None:
     """The engine gets OpenBLAS once, and keeps what its user preloads."""
     blas = Path("/usr/lib/libopenblas.so.0")
     assert engine_environment(None, {"A": "b"}) == {"A": "b"}
-    assert engine_environment(blas, {"A": "b"}) == {"A": "b", "LD_PRELOAD": str(blas)}
-    assert engine_environment(blas, {"LD_PRELOAD": "/x.so"}) == {"LD_PRELOAD": f"{blas}:/x.so"}
-    assert engine_environment(blas, {"LD_PRELOAD": "/opt/libopenblas.so.0"}) == {"LD_PRELOAD": "/opt/libopenblas.so.0"}
+    assert engine_environment(blas, {"A": "b"})["LD_PRELOAD"] == str(blas)
+    assert engine_environment(blas, {"LD_PRELOAD": "/x.so"})["LD_PRELOAD"] == f"{blas}:/x.so"
+    assert engine_environment(blas, {"LD_PRELOAD": "/opt/libopenblas.so.0"})["LD_PRELOAD"] == "/opt/libopenblas.so.0"
+
+
+def test_blas_leaves_cores_to_the_others_when_nothing_else_is_said() -> None:
+    """Half of them; a number that somebody chose stays."""
+    blas = Path("/usr/lib/libopenblas.so.0")
+    threads = int(engine_environment(blas, {})["OPENBLAS_NUM_THREADS"])
+    assert threads == max(1, (os.cpu_count() or 1) // 2)
+    assert engine_environment(blas, {"OPENBLAS_NUM_THREADS": "7"})["OPENBLAS_NUM_THREADS"] == "7"

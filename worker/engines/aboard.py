@@ -4,17 +4,18 @@ import msgspec
 
 from protocol.messages import GenerateJob, TokenLogprob
 from worker.batch.batch import Prompt
-from worker.batch.row import Row
+from worker.batch.row import Row, RowSampling
 from worker.text.channels import ChannelText
 
 
-class Prepared(msgspec.Struct, frozen=True):
-    """A job that has passed every check, with its prompt as tokens and a text pipeline per choice."""
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that has passed every check: prompt as tokens; sampling and text pipeline per choice."""
 
     job: GenerateJob
     prompt: list[int]
     limit: int
     texts: list[ChannelText]
+    samplings: list[RowSampling]
     echo: str
 
 

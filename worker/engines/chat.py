@@ -3,52 +3,38 @@
 Composes what others own: the prompter (text to tokens), the batch (tokens to tokens), the channels (tokens to text).
 """
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
-import msgspec
 
-from protocol.errors import Code, JobError
+from protocol.errors import Code
 from protocol.messages import (
     Accepted,
-    ChatPrompt,
     Delta,
-    DetokenizeJob,
     Done,
-    EmbedJob,
     Failed,
     GenerateJob,
     Job,
     Progress,
-    Prompt,
     Ready,
-    Sampling,
-    Text,
-    TextPrompt,
     ToGateway,
-    TokenizeJob,
     TokenLogprob,
-    Tokens,
     Usage,
 )
 from worker.batch.batch import Batch
 from worker.batch.batch import Prompt as BatchPrompt
-from worker.batch.draws import row_key
 from worker.batch.prefix import PrefixCache
 from worker.batch.row import Emission, Logprobs, Row, RowSampling
 from worker.config import WorkerConfig
-from worker.engines.aboard import Choice, Prepared, Running
+from worker.engines.aboard import Choice, Running
 from worker.engines.base import Gauges
 from worker.engines.loading import Loaded, family, load
-from worker.engines.prompts import Prompter
+from worker.engines.preparation import Preparation
 from worker.engines.vocabulary import Vocabulary
-from worker.text.calls import calls_from
-from worker.text.channels import ChannelText
-from worker.text.markers import Markers, initial_state, markers_of
+from worker.text.markers import markers_of
 
 log = logging.getLogger("worker")
 
@@ -77,14 +63,13 @@ class ChatEngine:
         """Load the model; see `Engine.load`."""
         mx.set_cache_limit(BUFFER_CACHE_BYTES)
         self._loaded = loaded = load(self._config)
-        self._vocab_size = _vocab_size(loaded)
         self._vocabulary = Vocabulary(loaded.tokenizer)
         self._markers = markers_of(loaded.tokenizer)
         self._eos = frozenset(loaded.tokenizer.eos_token_ids)
-        self._prompter = Prompter(loaded.tokenizer, vocab_size=self._vocab_size, context_length=loaded.context_length)
+        self._preparation = Preparation(loaded, self._vocabulary, self._markers)
         self._batch = Batch(
             model=loaded.model,
-            vocab_size=self._vocab_size,
+            vocab_size=loaded.vocab_size,
             weights_bytes=loaded.weights_bytes,
             max_rows=self._config.max_concurrency,
             prefix=self._prefix,
@@ -124,7 +109,7 @@ class ChatEngine:
         capabilities += ["reasoning"] if self._markers.think_start else []
         return Ready(
             context_length=loaded.context_length,
-            vocab_size=self._vocab_size,
+            vocab_size=loaded.vocab_size,
             family=name,
             description=f"{name.capitalize()} language model running on MLX",
             tags=["local", "chat", *(["quantized"] if quantised else [])],
@@ -141,76 +126,9 @@ class ChatEngine:
             raise RuntimeError("the engine was used before it was loaded")
         return self._batch
 
-    # -- before the device ---------------------------------------------------
-
     def prepare(self, job: Job) -> Any:
-        """Render, tokenise and check; see `Engine.prepare`."""
-        match job:
-            case DetokenizeJob():
-                self._check_ids(job.tokens, "tokens")
-                text = self._loaded.tokenizer.decode(job.tokens, skip_special_tokens=False)
-                return Text(job.job, job.attempt, text)
-            case TokenizeJob():
-                return Tokens(job.job, job.attempt, self._prompter.tokens(job.prompt))
-            case GenerateJob():
-                return self._prepare(job)
-            case EmbedJob():
-                raise JobError(Code.INVALID_REQUEST, "This model generates text; it embeds none.", "model")
-
-    def _prepare(self, job: GenerateJob) -> Prepared:
-        self._check_ids(job.sampling.logit_bias, "logit_bias")
-        prompt = self._prompter.start(job.prompt)
-        room = self._loaded.context_length - len(prompt)
-        wanted = job.max_tokens or 1
-        if room < wanted:
-            raise JobError(
-                Code.CONTEXT_LENGTH,
-                f"This model's context holds {self._loaded.context_length} tokens: the prompt has {len(prompt)} "
-                f"and {wanted} more were asked for.",
-                "messages" if isinstance(job.prompt, ChatPrompt) else "prompt",
-            )
-        texts = [self._channels(job, choice, prompt) for choice in range(job.n)]
-        if job.delivered:
-            self._replay(job.delivered, texts)
-        return Prepared(job, prompt, min(room, job.max_tokens or room), texts, self._echo(job.prompt, job.echo, prompt))
-
-    def _replay(self, delivered: list[list[int]], texts: list[ChannelText]) -> None:
-        """Bring each choice's text to where its client has it."""
-        if len(delivered) != len(texts):
-            raise JobError(Code.INVALID_REQUEST, "A resumed request needs the tokens of each of its choices.")
-        for tokens, text in zip(delivered, texts, strict=True):
-            self._check_ids(tokens, "delivered")
-            for token in tokens:
-                text.feed(token)
-            text.take()
-
-    def _echo(self, prompt: Prompt, wanted: bool, tokens: list[int]) -> str:
-        if not wanted:
-            return ""
-        text: str = prompt.text if isinstance(prompt, TextPrompt) else self._loaded.tokenizer.decode(tokens)
-        return text
-
-    def _check_ids(self, ids: Sequence[int] | dict[int, float], param: str) -> None:
-        """An id outside the vocabulary is an out-of-bounds access in MLX: it ends the process."""
-        if any(not 0 <= token < self._vocab_size for token in ids):
-            raise JobError(Code.INVALID_REQUEST, f"Token ids of this model are 0 to {self._vocab_size - 1}.", param)
-
-    def _channels(self, job: GenerateJob, choice: int, prompt: list[int]) -> ChannelText:
-        """The text pipeline of one choice; a plain completion is plain text, markers and all."""
-        tokenizer = self._loaded.tokenizer
-        chat = isinstance(job.prompt, ChatPrompt)
-        offered = job.prompt.tools if isinstance(job.prompt, ChatPrompt) else None
-        tools = msgspec.json.decode(offered) if offered else None
-        markers = self._markers if chat else Markers()
-        return ChannelText(
-            detokenizer=self._vocabulary.detokenizer(answer=chat),
-            markers=markers,
-            initial=initial_state(markers, tokenizer, prompt) if chat else markers.initial,
-            stop=job.stop,
-            parse_calls=calls_from(tokenizer.tool_parser, tools) if tools and tokenizer.has_tool_calling else None,
-            call_ids=lambda index: _call_id(job.request_id, choice, index),
-            parallel_calls=job.parallel_tool_calls,
-        )
+        """See `Engine.prepare`."""
+        return self._preparation.prepare(job)
 
     # -- aboard --------------------------------------------------------------
 
@@ -227,7 +145,7 @@ class ChatEngine:
                 prompt=prepared.prompt,
                 delivered=job.delivered[index] if job.delivered else [],
                 limit=prepared.limit,
-                sampling=self._sampling(job.sampling, index, job.logprobs),
+                sampling=prepared.samplings[index],
             )
             running.choices.append(choice)
         running.open = len(running.choices)
@@ -244,27 +162,6 @@ class ChatEngine:
         for group in shared:
             running.prompt = BatchPrompt(group)
             self._ready_batch.add(running.prompt)
-
-    def _sampling(self, asked: Sampling, choice: int, logprobs: int | None) -> RowSampling:
-        """Fill what the request left open from the model's generation_config.json, else as OpenAI does."""
-        own = self._loaded.generation
-        greedy = own.get("do_sample") is False
-
-        def value(given: float | None, name: str, otherwise: float) -> float:
-            return given if given is not None else own.get(name) if own.get(name) is not None else otherwise  # type: ignore[return-value]
-
-        return RowSampling(
-            key=row_key(asked.seed, choice),
-            temperature=value(asked.temperature, "temperature", 0.0 if greedy else 1.0),
-            top_p=value(asked.top_p, "top_p", 1.0),
-            top_k=int(value(asked.top_k, "top_k", 0)),
-            min_p=value(asked.min_p, "min_p", 0.0),
-            repetition_penalty=value(asked.repetition_penalty, "repetition_penalty", 1.0),
-            presence_penalty=asked.presence_penalty,
-            frequency_penalty=asked.frequency_penalty,
-            logit_bias=asked.logit_bias,
-            logprobs=logprobs,
-        )
 
     def cancel(self, job: int) -> bool:
         """See `Engine.cancel`."""
@@ -380,15 +277,3 @@ class ChatEngine:
             prefix_hits=self._prefix.hits,
             prefix_lookups=self._prefix.lookups,
         )
-
-
-def _vocab_size(loaded: Loaded) -> int:
-    """Rows of the output head: what logits, and so every id from a request, index."""
-    text = loaded.config.get("text_config") or {}
-    size = loaded.config.get("vocab_size") or text.get("vocab_size") or len(loaded.tokenizer)
-    return int(size)
-
-
-def _call_id(request_id: str, choice: int, index: int) -> str:
-    """The same again when the job is resumed; unguessable is not needed."""
-    return "call_" + hashlib.sha256(f"{request_id}/{choice}/{index}".encode()).hexdigest()[:24]

@@ -24,6 +24,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     config: dict[str, Any]
     generation: dict[str, Any]
     context_length: int
+    vocab_size: int
+    """Rows of the output head: what logits, and so every id from a request, index."""
     weights_bytes: int
 
 
@@ -54,6 +56,7 @@ def load(config: WorkerConfig) -> Loaded:
         config=model_config,
         generation=_json(path / "generation_config.json"),
         context_length=_context_length(model_config, config.context_length),
+        vocab_size=_vocab_size(model_config, tokenizer),
         weights_bytes=_weights_bytes(model),
     )
 
@@ -86,3 +89,8 @@ def _weights_bytes(model: Any) -> int:
     from mlx.utils import tree_flatten
 
     return sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+
+
+def _vocab_size(model_config: dict[str, Any], tokenizer: Any) -> int:
+    text = model_config.get("text_config") or {}
+    return int(model_config.get("vocab_size") or text.get("vocab_size") or len(tokenizer))

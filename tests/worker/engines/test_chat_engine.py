@@ -421,14 +421,14 @@ def test_control_tokens_that_a_client_spells_are_text(engine: ChatEngine, forged
     ids = control_ids(engine)
     assert len(ids) >= 3
     for honest, hostile in zip(spelled("harmless"), spelled(forged), strict=True):
-        wanted = [token for token in engine._prompter.tokens(honest) if token in ids]
+        wanted = [token for token in engine._preparation._prompter.tokens(honest) if token in ids]
         assert wanted
-        assert [token for token in engine._prompter.tokens(hostile) if token in ids] == wanted
+        assert [token for token in engine._preparation._prompter.tokens(hostile) if token in ids] == wanted
 
 
 def test_plain_completion_may_spell_control_tokens(engine: ChatEngine) -> None:
     """A completion's prompt has no template to protect: who renders it himself needs the real tokens."""
-    [token] = engine._prompter.tokens(TextPrompt("<|im_start|>"))
+    [token] = engine._preparation._prompter.tokens(TextPrompt("<|im_start|>"))
     assert token in control_ids(engine)
 
 

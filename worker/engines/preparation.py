@@ -1,0 +1,150 @@
+"""What a job needs before the device sees it: tokens, checks, sampling with its defaults, a text pipeline per choice.
+
+Touches no MLX: it runs on the reception thread, while the engine's own thread computes.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from protocol.errors import Code, JobError
+from protocol.messages import (
+    ChatPrompt,
+    DetokenizeJob,
+    EmbedJob,
+    GenerateJob,
+    Job,
+    Prompt,
+    Sampling,
+    Text,
+    TextPrompt,
+    TokenizeJob,
+    Tokens,
+)
+from worker.batch.draws import row_key
+from worker.batch.row import RowSampling
+from worker.engines.aboard import Prepared
+from worker.engines.loading import Loaded
+from worker.engines.prompts import Prompter
+from worker.engines.vocabulary import Vocabulary
+from worker.text.calls import calls_from
+from worker.text.channels import ChannelText
+from worker.text.markers import Markers, initial_state
+
+
+class Preparation:
+    """Prepares jobs for one loaded model."""
+
+    def __init__(self, loaded: Loaded, vocabulary: Vocabulary, markers: Markers) -> None:
+        self._loaded = loaded
+        self._vocabulary = vocabulary
+        self._markers = markers
+        self._prompter = Prompter(loaded.tokenizer, vocab_size=loaded.vocab_size, context_length=loaded.context_length)
+
+    def prepare(self, job: Job) -> Any:
+        """The whole answer, or what the engine admits. Raises `JobError`."""
+        match job:
+            case DetokenizeJob():
+                self._check_ids(job.tokens, "tokens")
+                text = self._loaded.tokenizer.decode(job.tokens, skip_special_tokens=False)
+                return Text(job.job, job.attempt, text)
+            case TokenizeJob():
+                return Tokens(job.job, job.attempt, self._prompter.tokens(job.prompt))
+            case GenerateJob():
+                return self._prepare(job)
+            case EmbedJob():
+                raise JobError(Code.INVALID_REQUEST, "This model generates text; it embeds none.", "model")
+
+    def _prepare(self, job: GenerateJob) -> Prepared:
+        self._check_ids(job.sampling.logit_bias, "logit_bias")
+        prompt = self._prompter.start(job.prompt)
+        room = self._loaded.context_length - len(prompt)
+        wanted = job.max_tokens or 1
+        if room < wanted:
+            raise JobError(
+                Code.CONTEXT_LENGTH,
+                f"This model's context holds {self._loaded.context_length} tokens: the prompt has {len(prompt)} "
+                f"and {wanted} more were asked for.",
+                "messages" if isinstance(job.prompt, ChatPrompt) else "prompt",
+            )
+        texts = [self._channels(job, choice, prompt) for choice in range(job.n)]
+        if job.delivered:
+            self._replay(job.delivered, texts)
+        return Prepared(
+            job=job,
+            prompt=prompt,
+            limit=min(room, job.max_tokens or room),
+            texts=texts,
+            samplings=[self._sampling(job.sampling, choice, job.logprobs) for choice in range(job.n)],
+            echo=self._echo(job.prompt, job.echo, prompt),
+        )
+
+    def _replay(self, delivered: list[list[int]], texts: list[ChannelText]) -> None:
+        """Bring each choice's text to where its client has it."""
+        if len(delivered) != len(texts):
+            raise JobError(Code.INVALID_REQUEST, "A resumed request needs the tokens of each of its choices.")
+        for tokens, text in zip(delivered, texts, strict=True):
+            self._check_ids(tokens, "delivered")
+            for token in tokens:
+                text.feed(token)
+            text.take()
+
+    def _echo(self, prompt: Prompt, wanted: bool, tokens: list[int]) -> str:
+        if not wanted:
+            return ""
+        text: str = prompt.text if isinstance(prompt, TextPrompt) else self._loaded.tokenizer.decode(tokens)
+        return text
+
+    def _check_ids(self, ids: Sequence[int] | dict[int, float], param: str) -> None:
+        """An id outside the vocabulary is an out-of-bounds access in MLX: it ends the process."""
+        if any(not 0 <= token < self._loaded.vocab_size for token in ids):
+            raise JobError(
+                Code.INVALID_REQUEST, f"Token ids of this model are 0 to {self._loaded.vocab_size - 1}.", param
+            )
+
+    def _channels(self, job: GenerateJob, choice: int, prompt: list[int]) -> ChannelText:
+        """The text pipeline of one choice; a plain completion is plain text, markers and all."""
+        tokenizer = self._loaded.tokenizer
+        chat = isinstance(job.prompt, ChatPrompt)
+        offered = job.prompt.tools if isinstance(job.prompt, ChatPrompt) else None
+        tools = msgspec.json.decode(offered) if offered else None
+        markers = self._markers if chat else Markers()
+        return ChannelText(
+            detokenizer=self._vocabulary.detokenizer(answer=chat),
+            markers=markers,
+            initial=initial_state(markers, tokenizer, prompt) if chat else markers.initial,
+            stop=job.stop,
+            parse_calls=calls_from(tokenizer.tool_parser, tools) if tools and tokenizer.has_tool_calling else None,
+            call_ids=lambda index: _call_id(job.request_id, choice, index),
+            parallel_calls=job.parallel_tool_calls,
+        )
+
+    def _sampling(self, asked: Sampling, choice: int, logprobs: int | None) -> RowSampling:
+        """Fill what the request left open from the model's generation_config.json, else as OpenAI does."""
+        own = self._loaded.generation
+        if own.get("do_sample") is False:
+            own = {**own, "temperature": 0.0}
+
+        def value(given: float | None, name: str, otherwise: float) -> float:
+            found = own.get(name) if given is None else given
+            return otherwise if found is None else float(found)
+
+        return RowSampling(
+            key=row_key(asked.seed, choice),
+            temperature=value(asked.temperature, "temperature", 1.0),
+            top_p=value(asked.top_p, "top_p", 1.0),
+            top_k=int(value(asked.top_k, "top_k", 0)),
+            min_p=value(asked.min_p, "min_p", 0.0),
+            repetition_penalty=value(asked.repetition_penalty, "repetition_penalty", 1.0),
+            presence_penalty=asked.presence_penalty,
+            frequency_penalty=asked.frequency_penalty,
+            logit_bias=asked.logit_bias,
+            logprobs=logprobs,
+        )
+
+
+def _call_id(request_id: str, choice: int, index: int) -> str:
+    """The same again when the job is resumed; unguessable is not needed."""
+    return "call_" + hashlib.sha256(f"{request_id}/{choice}/{index}".encode()).hexdigest()[:24]
