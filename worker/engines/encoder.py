@@ -131,9 +131,11 @@ def _model(folder: Path, config: dict[str, Any]) -> Any:
     try:
         model = module.Model(module.ModelArgs.from_dict(config))
         weights = _weights(folder)
+        # Saved from a model with a head: the encoder's names have its prefix, and the head is not needed.
         prefix = f"{str(config['model_type']).rpartition('-')[2]}."
         weights = model.sanitize({name.removeprefix(prefix): array for name, array in weights.items()})
-        if quantization := config.get("quantization"):
+        quantization = config.get("quantization")
+        if quantization:
             nn.quantize(
                 model,
                 group_size=quantization["group_size"],
@@ -141,11 +143,13 @@ def _model(folder: Path, config: dict[str, Any]) -> Any:
                 class_predicate=lambda path, layer: hasattr(layer, "to_quantized") and f"{path}.scales" in weights,
             )
         wanted = {name for name, _ in tree_flatten(model.parameters())}
-        # Saved from a model with a head: the encoder's names have its prefix, and the head is not needed.
         missing = {name for name in wanted - weights.keys() if not name.startswith(OPTIONAL)}
         if missing:
             raise EngineLoadError(f"{len(missing)} weights are missing, {min(missing)} for one")
         model.load_weights([(name, array) for name, array in weights.items() if name in wanted], strict=False)
+        if mx.default_device() == mx.Device(mx.cpu) and not quantization:
+            # Half precision is software on the CPU, float32 is BLAS.
+            model.set_dtype(mx.float32)
         mx.eval(model.parameters())
     except EngineLoadError:
         raise
