@@ -16,8 +16,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """A ready engine whose step counter stands still for longer, with work to do, is killed."""
     light_jobs: int = 64
     """Tokenise and detokenise jobs aboard one worker; they take no slot."""
-    settle_s: float = 1.0
-    """After start-up an unknown model is answered with "not ready" for so long: workers are still registering."""
+    settle_s: float = 1.5
+    """So long after start-up an unknown model is "not ready" and no model is lost: peers beat once a second, and
+    until then nobody knows who is there."""
     hello_interval_s: float = 0.2
     """A peer that has not announced itself is greeted at most this often."""
     tick_s: float = 0.25

@@ -83,6 +83,8 @@ class Model:
         """How long a job takes, averaged over the recent ones."""
         self.ready: Ready | None = None
         """What its workers last said of it once they were warm; stays while they are away."""
+        self.settling = False
+        """Whether the gateway has only just started, so that more peers may be about to register."""
         self._turns = 0
 
     @property
@@ -118,9 +120,11 @@ class Model:
 
     @property
     def hopeful(self) -> bool:
-        """Whether waiting for it makes sense: a worker is up or coming, or a supervisor is about to start one."""
-        return any(worker.state in COMING for worker in self.workers.values()) or any(
-            supervisor.report.watch in RESTARTING for supervisor in self.supervisors.values()
+        """Whether waiting for it makes sense: a worker is up or coming, or somebody may start one."""
+        return (
+            self.settling
+            or any(worker.state in COMING for worker in self.workers.values())
+            or any(supervisor.report.watch in RESTARTING for supervisor in self.supervisors.values())
         )
 
     @property

@@ -81,6 +81,7 @@ class Pool:
         await self._link.open()
         self._born = self._clock()
         self._liveness.look(self._born)
+        self._roster.settling = True
         self._ticker = asyncio.create_task(self._tick_for_ever(), name="pool-tick")
 
     async def drain(self, timeout_s: float) -> None:
@@ -107,7 +108,7 @@ class Pool:
 
     def resolve(self, name: str | None, kind: Kind) -> Model:
         """Find the model for a request. Raises `JobFailed`: `model_not_found`, `model_not_ready`, `invalid_request`."""
-        return self._roster.resolve(name, kind, settling=self._clock() - self._born < self._limits.settle_s)
+        return self._roster.resolve(name, kind, settling=self._roster.settling)
 
     def models(self) -> list[Model]:
         """All models that were ever announced, by name."""
@@ -181,6 +182,8 @@ class Pool:
                 log.exception("a look at silence and queues failed")
 
     def _tick(self) -> None:
+        if self._roster.settling and self._clock() - self._born >= self._limits.settle_s:
+            self._roster.settle()
         self._liveness.look(self._clock())
         if self._liveness.silent_workers(self._clock()) or self._liveness.silent_supervisors(self._clock()):
             # Perhaps we are late, not they: what has arrived counts.
@@ -193,6 +196,8 @@ class Pool:
             self._intake.lose(worker, "its engine makes no progress", kill=True)
         for model in self._roster:
             self._dispatcher.expire(model)
+            # Time alone can end hope: see `Model.settling`.
+            self._dispatcher.pump(model)
 
 
 def _shutting_down() -> JobFailed:

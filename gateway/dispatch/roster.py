@@ -23,12 +23,19 @@ class Roster:
         self.workers: dict[bytes, Worker] = {}
         self.supervisors: dict[bytes, Supervisor] = {}
         self.models: dict[str, Model] = {}
+        self.settling = False
         self._aliases = aliases
         self._wall = wall
 
     def identities(self) -> list[bytes]:
         """Everyone who can be written to."""
         return [*self.workers, *self.supervisors]
+
+    def settle(self) -> None:
+        """Whoever was there before the gateway has registered by now."""
+        self.settling = False
+        for model in self.models.values():
+            model.settling = False
 
     def announce(self, identity: bytes, announce: Announce, now: float) -> Worker | None:
         """Register or update a worker; None if it contradicts what is known (then it is ignored)."""
@@ -120,6 +127,7 @@ class Roster:
             aliases = tuple(sorted(alias for alias, target in self._aliases.items() if target == name))
             born = int(self._wall()) if created is None else created
             model = self.models[name] = Model(name, kind, created=born, aliases=aliases)
+            model.settling = self.settling
         elif model.kind is not kind:
             if model.workers or model.supervisors:
                 return None

@@ -33,7 +33,7 @@ def run_dir() -> Iterator[Path]:
 async def pool(run_dir: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Pool]:
     """A running pool with quick timers. After the test, nothing of it may be left, nor any error have been logged."""
     handles = open_files()
-    pool = Pool(run_dir, limits=Limits(tick_s=0.05))
+    pool = Pool(run_dir, limits=Limits(tick_s=0.05, settle_s=0.0))
     await pool.start()
     yield pool
     await pool.close()

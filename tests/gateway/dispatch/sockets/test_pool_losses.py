@@ -48,6 +48,22 @@ def spawn(run_dir: Path) -> Iterator[Spawn]:
         process.wait()
 
 
+async def test_jobs_wait_when_the_gateway_has_only_just_started(run_dir: Path, until: Until) -> None:
+    """A worker that dies before its supervisor has registered: another may be on its way, so its jobs wait a little."""
+    pool = Pool(run_dir, limits=Limits(tick_s=0.05, settle_s=0.6))
+    await pool.start()
+    began = time.perf_counter()
+    async with Peer(run_dir, f"m/{uuid.uuid4().hex}") as worker:
+        await worker.register()
+        await until(lambda: bool(pool.models()) and pool.models()[0].replicas == 1)
+    async with pool.run(pool.models()[0], generate()) as stream:
+        with pytest.raises(JobFailed) as failed:
+            await stream.accepted()
+    assert failed.value.code == "model_not_ready"
+    assert time.perf_counter() - began >= 0.5
+    await pool.close()
+
+
 async def test_a_killed_worker_is_noticed_within_100_ms(
     pool: Pool, serving: Serving, spawn: Spawn, record_property: Callable[[str, object], None]
 ) -> None:
