@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains the bundled chat model from text that this repository generates. About two hours on one CPU core.
+"""Trains the bundled chat model from text that this repository generates. About half an hour on one CPU core.
 
     python scripts/train_chat.py                  # train, with checkpoints in .run/train_chat, and export to demo/chat
     python scripts/train_chat.py --resume         # go on where a run stopped
