@@ -9,7 +9,7 @@ url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("POOL_URL", "http://1
 client = OpenAI(base_url=f"{url}/v1", api_key="not-needed")
 
 stream = client.chat.completions.create(
-    model=client.models.list().data[0].id,
+    model=next(model.id for model in client.models.list() if (model.model_extra or {})["kind"] == "chat"),
     messages=[{"role": "user", "content": "Tell me a short story."}],
     max_tokens=96,
     stream=True,

@@ -9,7 +9,7 @@ from openai import OpenAI
 url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("POOL_URL", "http://127.0.0.1:8000")
 # Full queues and restarting models are tried again by the client itself, when the server says so.
 client = OpenAI(base_url=f"{url}/v1", api_key="not-needed", max_retries=3)
-model = client.models.list().data[0].id
+model = next(model.id for model in client.models.list() if (model.model_extra or {})["kind"] == "chat")
 
 
 def ask(**fields: object) -> None:

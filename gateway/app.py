@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from gateway.config import BODY_BYTES, GatewayConfig, honcho_process
-from gateway.context import HTTP, POOL, HttpSettings
+from gateway.context import HTTP, POOL, VECTORS, HttpSettings
 from gateway.dispatch.pool import Pool
 from gateway.middleware import MIDDLEWARES
-from gateway.routes import chat, completions, docs, health, metrics, models, queue, tokenize
+from gateway.routes import chat, completions, docs, embeddings, health, metrics, models, queue, tokenize
+from gateway.vectors import VectorCache
 from protocol.ancestry import Ancestry
 
 log = logging.getLogger("gateway")
@@ -26,11 +27,16 @@ def make_app(config: GatewayConfig) -> web.Application:
     app = web.Application(middlewares=MIDDLEWARES, client_max_size=BODY_BYTES)
     app[HTTP] = HttpSettings(keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s, tier=config.tier)
     app[POOL] = Pool(config.run_dir, aliases=config.aliases)
+    app[VECTORS] = (
+        VectorCache(capacity_bytes=config.cache_bytes, capacity_entries=config.cache_entries, ttl_s=config.cache_ttl_s)
+        if config.cache_enabled
+        else None
+    )
     app.cleanup_ctx.append(_pool)
     if honcho_process():
         app.cleanup_ctx.append(_follow_honcho)
     app.on_shutdown.append(lambda app: app[POOL].drain(config.drain_s))
-    for family in (chat, completions, models, tokenize, health, queue, metrics, docs):
+    for family in (chat, completions, embeddings, models, tokenize, health, queue, metrics, docs):
         family.setup(app)
     return app
 

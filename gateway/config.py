@@ -6,6 +6,7 @@ The only module here that reads the environment.
 import argparse
 import ipaddress
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -40,6 +41,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float = 3.5
     tier: str = "3A"
     aliases: dict[str, str] = {}
+    cache_enabled: bool = True
+    cache_bytes: int = 64 << 20
+    cache_entries: int = 1_000_000
+    cache_ttl_s: float = 3600.0
     insecure: bool = False
 
 
@@ -56,6 +61,10 @@ SETTINGS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("drain_s", "--drain", ("POOL_DRAIN",), "seconds that running requests get at shutdown (3.5)"),
     ("tier", "--tier", ("POOL_TIER",), "tier shown by /v1/models (3A)"),
     ("aliases", "--aliases", ("POOL_ALIASES",), "further names of models, as in gpt-4o=qwen3,fast=qwen3"),
+    ("cache_enabled", "--cache", ("POOL_CACHE_ENABLED", "EMBEDDING_CACHE_ENABLED"), "false to keep no vectors (true)"),
+    ("cache_bytes", "--cache-bytes", ("POOL_CACHE_BYTES",), "most memory for vectors, such as 512MB (64MB)"),
+    ("cache_entries", "--cache-entries", ("POOL_CACHE_ENTRIES", "EMBEDDING_CACHE_SIZE"), "most vectors kept (1000000)"),
+    ("cache_ttl_s", "--cache-ttl", ("POOL_CACHE_TTL",), "seconds that a vector is kept (3600)"),
     ("insecure", "--insecure", ("POOL_INSECURE",), "true to listen beyond this machine without authentication (false)"),
 )
 
@@ -103,15 +112,27 @@ def _parse(field: str, text: str, where: str) -> Any:
     try:
         if field == "aliases":
             return dict(_alias(part) for part in text.split(","))
+        if field.endswith("_bytes"):
+            return _bytes(text)
         kind = next(found.type for found in msgspec.structs.fields(GatewayConfig) if found.name == field)
         value = msgspec.convert(text, kind, strict=False, dec_hook=lambda wanted, given: wanted(given))
     except (msgspec.ValidationError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from None
     if field == "port" and not 0 <= value <= 65535:
         raise ConfigError(f"{where}: must be from 0 to 65535, not {value}")
+    if field == "cache_entries" and not 0 <= value <= 1_000_000_000:
+        raise ConfigError(f"{where}: must be from 0 to 1000000000, not {value}")
     if field.endswith("_s") and not 0 < value < 86_400:
         raise ConfigError(f"{where}: must be a number of seconds from 0 to 86400, not {text}")
     return value
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    size = int(float(match[1]) * (1 << 10 * " KMGT".index(match[2].upper() or " "))) if match else -1
+    if not 0 <= size <= 16 << 40:
+        raise ValueError(f"must be a size such as 512MB or 2GB (powers of 1024), not {text!r}")
+    return size
 
 
 def _alias(part: str) -> tuple[str, str]:

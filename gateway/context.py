@@ -10,6 +10,7 @@ from protocol.messages import Delta
 
 if TYPE_CHECKING:
     from gateway.dispatch.pool import Pool
+    from gateway.vectors import VectorCache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +53,8 @@ class Generated:
 
 
 POOL: web.AppKey["Pool"] = web.AppKey("pool")
+VECTORS: web.AppKey["VectorCache | None"] = web.AppKey("vectors")
+"""None: nothing is cached."""
 HTTP: web.AppKey[HttpSettings] = web.AppKey("http", HttpSettings)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 GENERATED: web.RequestKey[Generated] = web.RequestKey("generated", Generated)

@@ -53,6 +53,9 @@ TABLE = MappingProxyType(
         "unsupported_media_type": Policy(status=415, type=_INVALID, default="Send the body as application/json."),
         "queue_full": Policy(status=429, type=_RATE, retry_after_s=1.0, public=AT_CAPACITY),
         "engine_error": Policy(status=500, type=_SERVER, public=_INTERNAL),
+        "output_not_finite": Policy(
+            status=500, type=_SERVER, default="The model computed something that is no number."
+        ),
         "internal_error": Policy(status=500, type=_SERVER, public=_INTERNAL),
         "worker_crashed": Policy(
             status=500,

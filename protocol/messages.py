@@ -5,45 +5,18 @@ added at the end, with a default; a receiver ignores trailing fields it does not
 Durations are seconds, sizes bytes, times of day Unix seconds, token ids indices of the model's vocabulary.
 """
 
-from enum import StrEnum
-
 import msgspec
+
+from protocol.states import Kind as Kind
+from protocol.states import State as State
+from protocol.states import Watch as Watch
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Base of everything that travels."""
 
 
-class State(StrEnum):
-    """Life of an engine process, in order."""
-
-    LOADING = "loading"
-    WARMING = "warming"
-    READY = "ready"
-    DRAINING = "draining"
-    STOPPED = "stopped"
-
-
-class Watch(StrEnum):
-    """What a supervisor is doing about its engine process."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    BACKOFF = "backoff"
-    CRASH_LOOP = "crash_loop"
-    DRAINING = "draining"
-
-
-class Kind(StrEnum):
-    """What a model is for; decides which requests default to it."""
-
-    CHAT = "chat"
-    VISION = "vision"
-    EMBEDDING = "embedding"
-
-
-# ---------------------------------------------------------------------------
-# Parts of jobs
+# -- Parts of jobs
 
 
 class ChatPrompt(Message, frozen=True):
@@ -93,8 +66,7 @@ class Sampling(Message, frozen=True):
     ignore_eos: bool = False
 
 
-# ---------------------------------------------------------------------------
-# To a worker
+# -- To a worker
 
 
 class Hello(Message, frozen=True):
@@ -146,6 +118,27 @@ class DetokenizeJob(Message, frozen=True):
     tokens: list[int]
 
 
+class EmbedJob(Message, frozen=True):
+    """Turn inputs (either `texts` or `tokens`, one each) into vectors; answered by `Vectors`.
+
+    `max_tokens_per_text` cuts longer inputs; None refuses those that exceed the model's limit. `dimensions` keeps the
+    leading ones. `prompt_name` and `input_type` (`query`, `document`) pick one of the model's own prompts.
+    """
+
+    job: int
+    attempt: int
+    request_id: str
+    tenant: str
+    texts: list[str] = []
+    tokens: list[list[int]] = []
+    max_tokens_per_text: int | None = None
+    normalize: bool = True
+    dimensions: int | None = None
+    prompt_name: str | None = None
+    input_type: str | None = None
+    batch_size: int | None = None
+
+
 class Cancel(Message, frozen=True):
     """Stop a job; idempotent. Answered by `Failed(cancelled)` if the job was still running, else not at all."""
 
@@ -159,8 +152,7 @@ class Drain(Message, frozen=True):
     grace_s: float
 
 
-# ---------------------------------------------------------------------------
-# To the gateway
+# -- To the gateway
 
 
 class Announce(Message, frozen=True):
@@ -182,7 +174,10 @@ class Announce(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """What only start-up could know. Sent once warm, and again after each `Hello` to a ready worker."""
+    """What only start-up could know. Sent once warm, and again after each `Hello` to a ready worker.
+
+    `dimensions` is the length of an embedding model's vectors, `revision` changes with anything that changes them.
+    """
 
     context_length: int
     vocab_size: int
@@ -194,6 +189,10 @@ class Ready(Message, frozen=True):
     load_s: float
     warmup_enabled: bool
     warmup_s: float
+    dimensions: int = 0
+    revision: str = ""
+    backend: str = "mlx"
+    device: str = ""
 
 
 class Beat(Message, frozen=True):
@@ -310,6 +309,23 @@ class Text(Message, frozen=True):
     text: str
 
 
+class Vectors(Message, frozen=True):
+    """Terminal of `EmbedJob`: one vector per input, in order, as little-endian float32, row by row.
+
+    `batches` counts the forward passes that the job took part in, `batch_size` is the largest of them, in inputs.
+    """
+
+    job: int
+    attempt: int
+    dimensions: int
+    token_counts: list[int]
+    data: bytes
+    wait_s: float = 0.0
+    compute_s: float = 0.0
+    batches: int = 0
+    batch_size: int = 0
+
+
 class Failed(Message, frozen=True):
     """Terminal: the job ends here. `retryable` says whether another worker might do better."""
 
@@ -327,8 +343,7 @@ class Bye(Message, frozen=True):
     reason: str
 
 
-# ---------------------------------------------------------------------------
-# Supervisors
+# -- Supervisors
 
 
 class Supervision(Message, frozen=True):
@@ -356,7 +371,9 @@ class KillEngine(Message, frozen=True):
     reason: str
 
 
-ToWorker = Hello | GenerateJob | TokenizeJob | DetokenizeJob | Cancel | Drain | KillEngine
-ToGateway = Announce | Ready | Beat | Accepted | Progress | Delta | Done | Tokens | Text | Failed | Bye | Supervision
-Job = GenerateJob | TokenizeJob | DetokenizeJob
-Terminal = Done | Tokens | Text | Failed
+ToWorker = Hello | GenerateJob | TokenizeJob | DetokenizeJob | EmbedJob | Cancel | Drain | KillEngine
+ToGateway = (
+    Announce | Ready | Beat | Accepted | Progress | Delta | Done | Tokens | Text | Vectors | Failed | Bye | Supervision
+)
+Job = GenerateJob | TokenizeJob | DetokenizeJob | EmbedJob
+Terminal = Done | Tokens | Text | Vectors | Failed

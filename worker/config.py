@@ -20,7 +20,9 @@ from protocol.messages import Kind
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127})?")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 UNITS = MappingProxyType({"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40})
-BUILT_IN_ENGINES = MappingProxyType({Kind.CHAT: "worker.engines.chat:ChatEngine"})
+BUILT_IN_ENGINES = MappingProxyType(
+    {Kind.CHAT: "worker.engines.chat:ChatEngine", Kind.EMBEDDING: "worker.engines.embedding:EmbeddingEngine"}
+)
 """Which engine serves a kind of model when none is named."""
 
 

@@ -26,6 +26,7 @@ from protocol.messages import (
     DetokenizeJob,
     Done,
     Drain,
+    EmbedJob,
     Failed,
     GenerateJob,
     Hello,
@@ -36,6 +37,7 @@ from protocol.messages import (
     ToGateway,
     TokenizeJob,
     Tokens,
+    Vectors,
 )
 from worker.loop import Command, Reset, Stop
 from worker.reception import Reception
@@ -159,7 +161,8 @@ class Link:
             except queue.Empty:
                 return
             try:
-                socket.send(_encode(messages, epoch), zmq.NOBLOCK)
+                for frame in _frames(messages, epoch):
+                    socket.send(frame, zmq.NOBLOCK)
             except zmq.Again:
                 # No gateway. Its next run starts a new epoch, which cancels what this was about.
                 log.debug("no gateway is connected; %d messages dropped", len(messages))
@@ -188,7 +191,7 @@ class Link:
 
     def _obey(self, message: object) -> None:
         match message:
-            case GenerateJob() | TokenizeJob() | DetokenizeJob():
+            case GenerateJob() | EmbedJob() | TokenizeJob() | DetokenizeJob():
                 self._reception().take(self._epoch, message)
             case Cancel():
                 if self._reception().cancel(self._epoch, message.job, message.attempt):
@@ -202,6 +205,14 @@ class Link:
                 self._command(Stop(message.grace_s))
             case KillEngine():
                 log.warning("KillEngine is for supervisors; ignored")
+
+
+def _frames(messages: Sequence[ToGateway], epoch: int) -> list[bytes]:
+    """One frame, or several where one would be larger than is read: the vectors of many jobs may end in one step."""
+    frame = _encode(messages, epoch)
+    if len(frame) <= codec.MAX_FRAME_BYTES or len(messages) < 2:
+        return [frame]
+    return [_encode([message], epoch) for message in messages]
 
 
 def _encode(messages: Sequence[ToGateway], epoch: int) -> bytes:
@@ -218,7 +229,7 @@ def _fit(message: ToGateway) -> ToGateway | None:
     except (ValueError, TypeError, OverflowError):
         log.exception("a message of type %s can't be encoded", type(message).__name__)
         match message:
-            case Accepted() | Progress() | Delta() | Done() | Tokens() | Text() | Failed():
+            case Accepted() | Progress() | Delta() | Done() | Tokens() | Text() | Vectors() | Failed():
                 return Failed(message.job, message.attempt, Code.ENGINE_ERROR, "The output can't be sent.")
             case _:
                 return None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from protocol.errors import Code
-from protocol.messages import Cancel, Done, Failed, State, ToGateway
+from protocol.messages import Cancel, Done, Failed, State, ToGateway, Vectors
 from worker.engines.base import Engine
 from worker.pulse import Pulse
 from worker.reception import Admit
@@ -112,7 +112,7 @@ class Loop:
         if not messages:
             return
         for message in messages:
-            if isinstance(message, Done | Failed):
+            if isinstance(message, Done | Vectors | Failed):
                 self._aboard.pop(message.job, None)
         self._send(self._epoch, messages)
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from protocol.errors import Code, JobError
-from protocol.messages import Failed, Job, Text, ToGateway, Tokens
+from protocol.messages import Failed, Job, Text, ToGateway, Tokens, Vectors
 
 log = logging.getLogger("worker")
 
@@ -86,7 +86,7 @@ class Reception:
                     continue
                 self._waiting.discard(key)
                 match outcome:
-                    case Tokens() | Text() | Failed():
+                    case Tokens() | Text() | Vectors() | Failed():
                         self._send(epoch, [outcome])
                     case prepared:
                         self._admit(Admit(epoch, job.job, job.attempt, prepared))

@@ -24,6 +24,7 @@ from protocol.messages import (
     Delta,
     DetokenizeJob,
     Done,
+    EmbedJob,
     Failed,
     GenerateJob,
     Job,
@@ -35,6 +36,7 @@ from protocol.messages import (
     Tokens,
     ToWorker,
     Usage,
+    Vectors,
 )
 
 log = logging.getLogger(__name__)
@@ -198,6 +200,8 @@ class Dispatcher:
         match terminal, flight.job:
             case (Done(usage=usage), GenerateJob()):
                 self._finish(flight, usage)
+            case (Vectors() as vectors, EmbedJob()):
+                self._finish(flight, vectors)
             case (Tokens() as tokens, TokenizeJob()):
                 self._finish(flight, tokens)
             case (Text() as text, DetokenizeJob()):
@@ -257,7 +261,7 @@ class Dispatcher:
         self._over(flight, "failed")
         self._abandon(flight)
 
-    def _finish(self, flight: Flight, outcome: Usage | Tokens | Text) -> None:
+    def _finish(self, flight: Flight, outcome: Usage | Tokens | Text | Vectors) -> None:
         flight.stream.finish(outcome)
         if flight.sent_at is not None and not flight.light:
             flight.model.took(self._clock() - flight.sent_at)

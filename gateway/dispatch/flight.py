@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from gateway.dispatch.stream import JobStream
-from protocol.messages import GenerateJob, Job
+from protocol.messages import EmbedJob, GenerateJob, Job
 
 if TYPE_CHECKING:
     from gateway.dispatch.model import Model, Worker
@@ -43,7 +43,7 @@ class Flight:
         self.model = model
         self.job = job
         self.stream = stream
-        self.light = not isinstance(job, GenerateJob)
+        self.light = not isinstance(job, GenerateJob | EmbedJob)
         self.worker: Worker | None = None
         self.rows = 0
         self.retries = 0

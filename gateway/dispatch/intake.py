@@ -31,6 +31,7 @@ from protocol.messages import (
     Text,
     ToGateway,
     Tokens,
+    Vectors,
     Watch,
 )
 
@@ -135,7 +136,7 @@ class Intake:
                 self._dispatcher.on_delta(worker, message)
             case Accepted() | Progress():
                 self._dispatcher.on_news(worker, message)
-            case Done() | Tokens() | Text() | Failed():
+            case Done() | Tokens() | Text() | Vectors() | Failed():
                 self._dispatcher.on_terminal(worker, message)
             case Beat():
                 worker.beat = message

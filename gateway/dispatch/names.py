@@ -17,6 +17,10 @@ SERVES = MappingProxyType(
 """Which kinds of model can answer what a request needs, the one meant for it first."""
 
 
+OPENAI_EMBEDDING_NAMES = frozenset({"text-embedding-ada-002", "text-embedding-3-small", "text-embedding-3-large"})
+"""What clients of OpenAI ask for by default: the default embedding model, unless an alias says otherwise."""
+
+
 def default_of(models: Iterable[Model], kind: Kind) -> Model | None:
     """Return the model for requests that name none: the best kind, of those not out of order, the oldest."""
     serving = [model for model in models if model.kind in SERVES[kind]]
@@ -27,7 +31,9 @@ def default_of(models: Iterable[Model], kind: Kind) -> Model | None:
 
 
 def named(models: Iterable[Model], name: str, kind: Kind) -> Model | None:
-    """Look `name` up: served name, alias, hub id or its last part, then family; the last two only if one model has it.
+    """Look `name` up: served name, alias, hub id or its last part, OpenAI's name, family.
+
+    Ids and families count only if one model has them.
 
     A served name or an alias is found whatever its kind, so that the caller can say what is wrong with it.
     """
@@ -41,6 +47,8 @@ def named(models: Iterable[Model], name: str, kind: Kind) -> Model | None:
     by_source = [model for model in known if name in (model.source, model.source.rpartition("/")[2])]
     if len(by_source) == 1:
         return by_source[0]
+    if kind is Kind.EMBEDDING and name in OPENAI_EMBEDDING_NAMES:
+        return default_of(known, kind)
     family = [model for model in known if model.kind in SERVES[kind] and name.casefold() in _families(model)]
     return family[0] if len(family) == 1 else None
 

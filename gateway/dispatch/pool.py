@@ -122,6 +122,10 @@ class Pool:
         """
         return _Run(self._dispatcher, model, job)
 
+    def answered(self, model: Model, kind: str, *, took_s: float, prompt_tokens: int) -> None:
+        """Count a request of type `kind` that was answered without any job."""
+        self._stats.answered(model, kind, took_s=took_s, prompt_tokens=prompt_tokens)
+
     @property
     def registry(self) -> CollectorRegistry:
         """Histograms of waiting, first token and duration, per model."""

@@ -116,6 +116,13 @@ class Stats:
         if flight.sent_at is not None and flight.over_at > flight.sent_at and usage.completion_tokens > 0:
             self._tps.append(usage.completion_tokens / (flight.over_at - flight.sent_at))
 
+    def answered(self, model: Model, kind: str, *, took_s: float, prompt_tokens: int) -> None:
+        """A request was answered without any job."""
+        self.requests[model.name, kind, "done"] += 1
+        self.total_time_s += took_s
+        self.prompt_tokens += prompt_tokens
+        self._duration.labels(model.name).observe(took_s)
+
     def performance(self) -> Performance:
         """Speeds of recent requests; zeros before the first."""
         recent = self._tps or [0.0]

@@ -8,7 +8,7 @@ import asyncio
 
 from gateway.dispatch.merge import merge, weight
 from protocol.errors import Code
-from protocol.messages import Accepted, Delta, Progress, Text, Tokens, Usage
+from protocol.messages import Accepted, Delta, Progress, Text, Tokens, Usage, Vectors
 
 MAX_UNREAD = 1024 * 1024
 """Characters (logprobs and ids estimated) that may wait for a streaming reader."""
@@ -76,7 +76,7 @@ class JobStream:
         self.progress: Progress | None = None
         self.streamed = False
         self._accepted: Accepted | None = None
-        self._result: Tokens | Text | None = None
+        self._result: Tokens | Text | Vectors | None = None
         self._failure: JobFailed | None = None
         self._pending: list[Delta] = []
         self._touched = False
@@ -125,8 +125,8 @@ class JobStream:
         merged = {delta.choice: delta for delta in self._take()}
         return [merged.get(at) or Delta(job=0, attempt=0, choice=at, tokens=[]) for at in range(self.choices)]
 
-    async def result(self) -> Tokens | Text:
-        """Wait for the answer of a tokenise or detokenise job. Raises `JobFailed`."""
+    async def result(self) -> Tokens | Text | Vectors:
+        """Wait for the answer of a job that does not generate. Raises `JobFailed`."""
         while self._result is None:
             self._raise_failure()
             if self._ended:
@@ -160,12 +160,14 @@ class JobStream:
         if self._reader is None:
             self._wake()
 
-    def finish(self, outcome: Usage | Tokens | Text) -> None:
+    def finish(self, outcome: Usage | Tokens | Text | Vectors) -> None:
         """End well."""
         if isinstance(outcome, Usage):
             self.usage = outcome
         else:
             self._result = outcome
+            if isinstance(outcome, Vectors):
+                self.usage = Usage(prompt_tokens=sum(outcome.token_counts), completion_tokens=0)
         self._ended = True
         self._wake()
 

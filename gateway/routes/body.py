@@ -1,6 +1,7 @@
 """Reading a JSON body and writing a JSON answer, with every refusal that HTTP itself asks for."""
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -12,14 +13,17 @@ from gateway.schema.decode import decode
 R = TypeVar("R", bound=Request)
 
 
-async def read(request: web.Request, kind: type[R]) -> R:
-    """The body as a checked `kind`. Raises `ApiError`, or aiohttp's own 413 for a body over the limit."""
+async def read(request: web.Request, kind: type[R], *, beside: Mapping[str, Any] | None = None) -> R:
+    """The body as a checked `kind`, over fields given `beside` it.
+
+    Raises `ApiError`, or aiohttp's own 413 for a body over the limit.
+    """
     if request.content_type != "application/json":
         raise ApiError("unsupported_media_type", "The body must be sent with 'Content-Type: application/json'.")
     declared = request.content_length
     if declared is not None and declared > request.client_max_size:
         raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size, actual_size=declared)
-    return decode(await request.read(), kind)
+    return decode(await request.read(), kind, beside=beside)
 
 
 def answer(body: Answer, *, status: int = 200) -> web.Response:

@@ -10,10 +10,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.context import POOL
+from gateway.context import POOL, VECTORS
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.stats import Snapshot
 from gateway.openapi import Operation, mount
+from gateway.vectors import VectorCache
 
 WORKER_GAUGES = (
     ("running_rows", "running", "Rows that decode."),
@@ -30,14 +31,17 @@ WORKER_GAUGES = (
 
 
 class _Counts(Collector):
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, vectors: VectorCache | None) -> None:
         self._pool = pool
+        self._vectors = vectors
 
     def collect(self) -> Iterator[Metric]:
         now = self._pool.snapshot()
         yield from _totals(now)
         yield from _queues(now)
         yield from _workers(now)
+        if self._vectors is not None:
+            yield from _cached(self._vectors)
 
 
 def _totals(now: Snapshot) -> Iterator[Metric]:
@@ -83,6 +87,21 @@ def _workers(now: Snapshot) -> Iterator[Metric]:
     yield restarts
 
 
+def _cached(vectors: VectorCache) -> Iterator[Metric]:
+    lookups = CounterMetricFamily(
+        "pool_vector_cache_lookups", "Inputs looked up in the vector cache.", labels=["result"]
+    )
+    lookups.add_metric(["hit"], vectors.counts.hits)
+    lookups.add_metric(["miss"], vectors.counts.misses)
+    yield lookups
+    dropped = CounterMetricFamily("pool_vector_cache_dropped", "Vectors that were not kept.", labels=["reason"])
+    dropped.add_metric(["evicted"], vectors.counts.evicted)
+    dropped.add_metric(["expired"], vectors.counts.expired)
+    yield dropped
+    yield GaugeMetricFamily("pool_vector_cache_bytes", "Memory held by cached vectors.", value=vectors.used_bytes)
+    yield GaugeMetricFamily("pool_vector_cache_entries", "Cached vectors.", value=len(vectors))
+
+
 REGISTRY: web.AppKey[CollectorRegistry] = web.AppKey("registry", CollectorRegistry)
 
 
@@ -107,5 +126,5 @@ OPERATIONS = (
 def setup(app: web.Application) -> None:
     """Add the routes of this module."""
     app[REGISTRY] = CollectorRegistry()
-    app[REGISTRY].register(_Counts(app[POOL]))
+    app[REGISTRY].register(_Counts(app[POOL], app[VECTORS]))
     mount(app, OPERATIONS)

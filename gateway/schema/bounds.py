@@ -7,6 +7,7 @@ from msgspec import Meta
 MAX_MESSAGES = 2048
 MAX_TOOLS = 128
 MAX_PROMPTS = 128
+MAX_EMBEDDING_INPUTS = 2048
 MAX_LOGIT_BIAS = 1024
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 32
@@ -41,6 +42,16 @@ Choices = Annotated[int, Meta(ge=1, le=8, description="Answers per prompt; the p
 TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 LegacyLogprobs = Annotated[int, Meta(ge=0, le=5)]
 TokenId = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
+EmbeddingText = Annotated[str, Meta(min_length=1)]
+EmbeddingTokens = Annotated[list[TokenId], Meta(min_length=1)]
+Dimensions = Annotated[
+    int, Meta(ge=1, le=65_536, description="Keep so many leading dimensions, as vectors of length 1 again.")
+]
+BatchSize = Annotated[int, Meta(ge=1, le=128, description="Inputs computed together. Default: by their tokens.")]
+MaxTokensPerText = Annotated[
+    int, Meta(ge=1, le=8192, description="Longer inputs are cut. Absent: one over the model's limit is refused.")
+]
+PromptName = Annotated[str, Meta(min_length=1, max_length=256)]
 Bookkeeping = Annotated[str, Meta(max_length=1024, description="Accepted for the caller's own records.")]
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],

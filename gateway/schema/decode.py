@@ -6,6 +6,7 @@ some 50 ms for 20 MB of messages, half a second for 20 MB that were built to be 
 
 import gc
 import re
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -35,9 +36,14 @@ _TYPE_NAMES = MappingProxyType(
 )
 
 
-def decode(body: bytes, kind: type[R]) -> R:
-    """Read a JSON body as `kind`. Raises `ApiError` with the field at fault as `param`."""
+def decode(body: bytes, kind: type[R], *, beside: Mapping[str, Any] | None = None) -> R:
+    """Read a JSON body as `kind`. Raises `ApiError` with the field at fault as `param`.
+
+    `beside` holds fields that were given elsewhere; the body wins.
+    """
     raw = _known(parse(body), kind.__struct_encode_fields__)
+    if beside:
+        raw = {**beside, **raw}
     try:
         kind.refuse(raw)
         request = msgspec.convert(raw, kind)
@@ -47,6 +53,14 @@ def decode(body: bytes, kind: type[R]) -> R:
         raise invalid("The body is nested too deeply.", None) from None
     request.check()
     return request
+
+
+def read_option(text: str, kind: Any, where: str) -> Any:
+    """A field that was given as text, in a header or a query. Raises `ApiError` with `where` as `param`."""
+    try:
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise invalid(_explain(f"{error} - at `$.{where}`").message, where) from None
 
 
 def parse(body: bytes) -> dict[str, Any]:

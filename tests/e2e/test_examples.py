@@ -19,6 +19,7 @@ PROMISES = {
     "chat_stream.py": r"\[\d+ tokens\]",
     "completions.py": r"(?s)0: ['\"].*1: ['\"]",
     "conversation.py": r"(?s)0 of them cached.*[1-9]\d* of them cached",
+    "embeddings.py": r"(?s)^0\.\d\d Knead.*all-MiniLM-L6-v2: 384 dimensions, \d+ tokens",
     "curl.sh": r"(?s)\"models_healthy\":true.*acme/tiny-qwen3.*chat\.completion\".*data: \[DONE\]",
     "discover_models.py": rf"(?s)\"family\": \"qwen\".*{QWEN_NAME}: 1 worker",
     "handle_errors.py": r"(?s)answered: .*model_not_found.*temperature \(.*context_length_exceeded",
@@ -52,9 +53,10 @@ def test_every_example_is_tested_and_listed() -> None:
 
 
 @pytest.mark.parametrize("name", PROMISES)
-def test_example_keeps_its_promise(qwen: RunningPool, name: str) -> None:
+def test_example_keeps_its_promise(request: pytest.FixtureRequest, name: str) -> None:
     """It takes the address as its argument, ends with 0 and prints what it is there to show."""
-    done = run(EXAMPLES / name, qwen.url)
+    pool: RunningPool = request.getfixturevalue("minilm" if name == "embeddings.py" else "qwen")
+    done = run(EXAMPLES / name, pool.url)
     assert done.returncode == 0, done.stderr
     assert re.search(PROMISES[name], done.stdout), done.stdout
 

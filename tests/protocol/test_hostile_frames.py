@@ -204,7 +204,7 @@ def test_unknown_state_is_refused() -> None:
 @both
 def test_one_bad_message_spoils_its_envelope(decoder: Decoder) -> None:
     """An envelope is read as a whole or not at all."""
-    good = TO_WORKER[4] if decoder is decode_to_worker else TO_GATEWAY[3]
+    good = TO_WORKER[5] if decoder is decode_to_worker else TO_GATEWAY[3]
     frame = encode([good, good], epoch=7)
     assert len(decoder(frame).messages) == 2
     refused(decoder, frame[: -len(b"\x05")] + b"\xc0")

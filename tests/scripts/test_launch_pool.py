@@ -5,8 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from environment import StepError
 from honcho.environ import expand_processes, parse, parse_procfile
-from launch_pool import Plan, UsageError, make_plan, prepare, read_env_file
+from launch_pool import Plan, UsageError, link_model, make_plan, prepare, read_env_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCFILE = (ROOT / "Procfile").read_text()
@@ -17,24 +18,30 @@ def plan(*argv: str, environment: dict[str, str] | None = None, procfile: str = 
 
 
 def test_nothing_given_serves_the_demo_model() -> None:
-    """One gateway, one chat worker, the bundled model."""
+    """One gateway, one worker of each kind, the bundled models."""
     served = plan()
-    assert (served.concurrency, served.demos) == ("gateway=1,chat=1", ["chat"])
-    assert served.environment() == {"CHAT_MODEL": "demo/chat"}
+    assert (served.concurrency, served.demos) == ("gateway=1,chat=1,embedding=1", ["chat", "embedding"])
+    assert served.environment() == {
+        "CHAT_MODEL": "demo/chat",
+        "EMBEDDING_MODEL": ".models/all-MiniLM-L6-v2",
+    }
 
 
 def test_named_model_workers_and_address_are_passed_on() -> None:
     """What the command line says is what the Procfile gets."""
-    served = plan("--chat", "org/model-4bit", "--workers", "chat=3", "--host", "0.0.0.0", "--port", "9000")
-    assert (served.concurrency, served.demos) == ("gateway=1,chat=3", [])
+    flags = ("--only", "chat", "--workers", "chat=3", "--host", "0.0.0.0", "--port", "9000")
+    served = plan("--chat", "org/model-4bit", *flags)
+    assert (served.concurrency, served.demos) == ("gateway=1,chat=3,embedding=0", [])
     assert served.environment() == {"CHAT_MODEL": "org/model-4bit", "POOL_HOST": "0.0.0.0", "POOL_PORT": "9000"}
 
 
 def test_model_in_the_environment_is_served_when_none_is_named() -> None:
     """`CHAT_MODEL` in .env is no demo; a flag overrides it."""
     environment = {"CHAT_MODEL": "org/one"}
-    assert plan(environment=environment).environment() == {"CHAT_MODEL": "org/one"}
-    assert plan("--chat", "org/two", environment=environment).environment() == {"CHAT_MODEL": "org/two"}
+    assert plan("--only", "chat", environment=environment).environment() == {"CHAT_MODEL": "org/one"}
+    assert plan("--only", "chat", "--chat", "org/two", environment=environment).environment() == {
+        "CHAT_MODEL": "org/two"
+    }
 
 
 def test_local_model_is_found_from_where_the_caller_is(tmp_path: Path) -> None:
@@ -48,16 +55,15 @@ def test_new_line_in_the_procfile_is_a_new_kind() -> None:
     """Adding a model is adding a line: the script learns of it from there."""
     more = PROCFILE + "vision: exec python -m worker --model-type vision\n"
     served = plan("--vision", "org/v", "--only", "vision", "--workers", "vision=2", procfile=more)
-    assert served.concurrency == "gateway=1,chat=0,vision=2"
+    assert served.concurrency == "gateway=1,chat=0,vision=2,embedding=0"
     assert served.environment() == {"VISION_MODEL": "org/v"}
 
 
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--vision", "m"], "--vision: vision models are not in this version yet; there is chat"),
-        (["--embedding", "m"], "--embedding: embedding models are not in this version yet; there is chat"),
-        (["--only", "vision"], "--only: must be of chat, not 'vision'"),
+        (["--vision", "m"], "--vision: vision models are not in this version yet; there is chat, embedding"),
+        (["--only", "vision"], "--only: must be of chat, embedding, not 'vision'"),
         (["--workers", "chat=0"], "--workers: must be KIND=N"),
         (["--workers", "chat"], "--workers: must be KIND=N"),
         (["--workers", "gateway=2"], "--workers: must be KIND=N"),
@@ -102,6 +108,21 @@ def test_honcho_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.Monk
     }
 
 
+def test_packaged_model_is_linked_to_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`.models` holds a link to the package of the environment in use, also after that has moved."""
+    monkeypatch.setattr("launch_pool.ROOT", tmp_path)
+    for venv in ("one", "two"):
+        folder = tmp_path / venv / "lib" / "python3.11" / "site-packages" / "carrier" / "model"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(venv)
+        for _ in range(2):
+            link_model(tmp_path / venv / "bin" / "python", "carrier/model", ".models/named")
+        assert (tmp_path / ".models" / "named" / "config.json").read_text() == venv
+    assert [path.name for path in (tmp_path / ".models").iterdir()] == ["named"]
+    with pytest.raises(StepError, match="carrier/model is not installed"):
+        link_model(tmp_path / "three" / "bin" / "python", "carrier/model", ".models/named")
+
+
 def test_env_file_is_read_as_honcho_reads_it(tmp_path: Path) -> None:
     """Comments, quotes, blanks around the sign."""
     path = tmp_path / ".env"
@@ -115,7 +136,7 @@ def test_procfile_scales_one_model() -> None:
     """`honcho start -c chat=2` is two workers and one gateway; every line replaces its shell."""
     processes = parse_procfile(PROCFILE).processes
     names = [process.name for process in expand_processes(processes, concurrency={"chat": 2})]
-    assert names == ["gateway.1", "chat.1", "chat.2"]
+    assert names == ["gateway.1", "chat.1", "chat.2", "embedding.1"]
     assert all(command.startswith("exec ") for command in processes.values())
 
 

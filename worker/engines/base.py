@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from protocol.messages import Job, Ready, Text, ToGateway, Tokens
+from protocol.messages import Job, Ready, Text, ToGateway, Tokens, Vectors
 
 
 class Gauges(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +40,7 @@ class Engine(Protocol):
     def prepare(self, job: Job) -> Any:
         """Do what needs no device: render, tokenise, check. Called on another thread than the rest.
 
-        Returns `Tokens` or `Text` (the whole answer) or whatever `admit` takes.
+        Returns `Tokens`, `Text` or `Vectors` (the whole answer) or whatever `admit` takes.
         Raises `JobError` for a job that can't run.
         """
 
@@ -68,4 +68,4 @@ class EngineLoadError(Exception):
     """The model can't be served as configured. The message says what to do about it."""
 
 
-Answer = Tokens | Text
+Answer = Tokens | Text | Vectors

@@ -4,10 +4,13 @@ Its answer to a prompt is a sequence of tokens that depends on the prompt alone,
 scripted in the prompt itself (`fake: die@5`), so that each request of a test brings its own; `PROGRAM` lists them.
 """
 
+import math
 import os
 import re
 import signal
+import sys
 import time
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +23,7 @@ from protocol.messages import (
     Delta,
     DetokenizeJob,
     Done,
+    EmbedJob,
     Failed,
     GenerateJob,
     Job,
@@ -32,6 +36,7 @@ from protocol.messages import (
     TokenPrompt,
     Tokens,
     Usage,
+    Vectors,
 )
 from worker.config import WorkerConfig
 from worker.engines.base import Gauges
@@ -43,6 +48,7 @@ PROGRAM = re.compile(r"fake:((?:\s*[a-z]+@[0-9.]+)+)")
 
 CONTEXT_TOKENS = 131_072
 VOCAB_SIZE = 50_000
+DIMENSIONS = 8
 PREFILL_CHUNK_S = 0.05
 WORDS = ("alpha", "bravo", "carol", "delta", "echo", "fox", "golf", "hotel", "india", "julia", "kilo", "lima")
 
@@ -92,6 +98,9 @@ class FakeEngine:
             load_s=0.0,
             warmup_enabled=False,
             warmup_s=0.0,
+            dimensions=DIMENSIONS,
+            revision="fake",
+            device="cpu",
         )
 
     def prepare(self, job: Job) -> Any:
@@ -103,6 +112,8 @@ class FakeEngine:
                 return Tokens(job.job, job.attempt, _tokens(job.prompt))
             case GenerateJob():
                 return self._prepare(job)
+            case EmbedJob():
+                return _vectors(job)
 
     def _prepare(self, job: GenerateJob) -> _Prepared:
         tokens = _tokens(job.prompt)
@@ -210,6 +221,16 @@ class FakeEngine:
     def gauges(self) -> Gauges:
         """Rows."""
         return Gauges(running=len(self._rows))
+
+
+def _vectors(job: EmbedJob) -> Vectors:
+    """Vectors that depend on each input alone: the sines of its sum of bytes (or ids), times 1, 2, …"""
+    inputs = [_tokens(TextPrompt(text)) for text in job.texts] + job.tokens
+    length = job.dimensions or DIMENSIONS
+    data = array("f", (math.sin(sum(tokens) * at) for tokens in inputs for at in range(1, length + 1)))
+    if sys.byteorder == "big":
+        data.byteswap()
+    return Vectors(job.job, job.attempt, length, [len(tokens) for tokens in inputs], data.tobytes(), batches=1)
 
 
 def _tokens(prompt: Prompt) -> list[int]:

@@ -13,6 +13,7 @@ from protocol.errors import Code, JobError
 from protocol.messages import (
     ChatPrompt,
     DetokenizeJob,
+    EmbedJob,
     GenerateJob,
     Job,
     Prompt,
@@ -53,6 +54,8 @@ class Preparation:
                 return Tokens(job.job, job.attempt, self._prompter.tokens(job.prompt))
             case GenerateJob():
                 return self._prepare(job)
+            case EmbedJob():
+                raise JobError(Code.INVALID_REQUEST, "This model generates text; it embeds none.", "model")
 
     def _prepare(self, job: GenerateJob) -> Prepared:
         self._check_ids(job.sampling.logit_bias, "logit_bias")

@@ -13,7 +13,7 @@ STATUSES = {
     "not_found": 404, "method_not_allowed": 405, "body_too_large": 413, "unsupported_media_type": 415,
     "queue_full": 429, "queue_timeout": 504, "model_not_ready": 503, "out_of_memory": 507, "worker_lost": 503,
     "worker_crashed": 500, "draining": 503, "shutting_down": 503, "slow_reader": 503, "cancelled": 503,
-    "engine_error": 500, "internal_error": 500,
+    "engine_error": 500, "internal_error": 500, "output_not_finite": 500,
 }  # fmt: skip
 TRANSIENT = {"queue_full", "model_not_ready", "worker_lost", "draining", "shutting_down", "cancelled"}
 

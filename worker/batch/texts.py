@@ -1,0 +1,92 @@
+"""Which texts are computed next: those of all jobs, in turn, up to a budget of tokens. Pure; knows no model.
+
+Every job that waits has a text in the next batch, as far as the budget reaches, and who was left out comes first in the
+one after: a job of thousands of texts holds nobody up.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+class Text(msgspec.Struct, frozen=True):
+    """One input of one job, as token ids. `skip` leading tokens are computed but not pooled."""
+
+    job: int
+    index: int
+    tokens: list[int]
+    skip: int = 0
+
+
+class _Line:
+    """The texts of a job that are still to be computed: longest first, taken from the front."""
+
+    __slots__ = ("at", "limit", "served", "texts")
+
+    def __init__(self, texts: Sequence[Text], limit: int | None) -> None:
+        # Longest first: what does not fit memory shows at once, and neighbours in line have similar lengths.
+        self.texts = sorted(texts, key=lambda text: -len(text.tokens))
+        self.at = 0
+        self.limit = limit
+        self.served = -1
+
+
+class TextQueue:
+    """Texts of all jobs aboard."""
+
+    def __init__(self) -> None:
+        self._lines: dict[int, _Line] = {}
+        self._batch = 0
+
+    def __len__(self) -> int:
+        return sum(len(line.texts) - line.at for line in self._lines.values())
+
+    def add(self, job: int, texts: Sequence[Text], *, limit: int | None) -> None:
+        """Queue a job's texts; at most `limit` of them are computed together."""
+        self._lines[job] = _Line(texts, limit)
+
+    def remove(self, job: int) -> bool:
+        """Forget a job. False if nothing of it waits."""
+        return self._lines.pop(job, None) is not None
+
+    def take(self, budget: int) -> list[Text]:
+        """The next batch: at most `budget` tokens, but at least one text where any waits."""
+        self._batch += 1
+        turns = [line for _, line in sorted(self._lines.items(), key=lambda item: (item[1].served, item[0]))]
+        taken: list[Text] = []
+        left = budget
+        while turns:
+            again = []
+            for line in turns:
+                text = line.texts[line.at]
+                if len(text.tokens) > left and taken:
+                    continue
+                taken.append(text)
+                left -= len(text.tokens)
+                line.at += 1
+                line.served = self._batch
+                if line.at < len(line.texts):
+                    again.append(line)
+            turns = again
+        self._lines = {job: line for job, line in self._lines.items() if line.at < len(line.texts)}
+        return taken
+
+
+def groups(texts: Sequence[Text], *, limits: dict[int, int], ratio: float, budget: int) -> list[list[Text]]:
+    """Cut a batch into forward passes of similar lengths: none shorter than `ratio` times the longest beside it.
+
+    `limits` says for some jobs how many texts may be together; no pass has more than `budget` tokens, padding included.
+    """
+    found: list[list[Text]] = []
+    longest = most = 0
+    for text in sorted(texts, key=lambda text: -len(text.tokens)):
+        limit = limits.get(text.job, len(texts))
+        group = found[-1] if found else []
+        fits = len(group) < min(most, limit) and len(text.tokens) >= ratio * longest
+        if group and fits and (len(group) + 1) * longest <= budget:
+            group.append(text)
+            most = min(most, limit)
+        else:
+            found.append([text])
+            longest, most = len(text.tokens), limit
+    return found

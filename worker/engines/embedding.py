@@ -1,0 +1,269 @@
+"""The embedding engine: texts of all clients in, one vector each out, one batch of bounded size per step.
+
+Composes what others own: the tokenizer (text to tokens), the queue (whose turn it is), the encoder (tokens to vectors).
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import msgspec
+import numpy as np
+from tokenizers import Tokenizer
+
+from protocol.errors import Code, JobError
+from protocol.messages import Accepted, EmbedJob, Failed, Job, Ready, ToGateway, Vectors
+from worker.batch.texts import Text, TextQueue, groups
+from worker.config import WorkerConfig
+from worker.engines import sentence_files
+from worker.engines.base import EngineLoadError, Gauges
+from worker.engines.encoder import Encoder
+from worker.engines.sentences import Sentences
+
+log = logging.getLogger("worker")
+
+BUFFER_CACHE_BYTES = 1 << 30
+"""What MLX may keep of freed buffers. Its own default is nearly all memory, per process."""
+LARGEST_BATCH = 16_384
+"""Tokens in one step at most, whatever the machine: bounds the activations in memory."""
+SMALLEST_BATCH = 256
+BATCH_S = 0.25
+"""How long a step should take: nobody waits for more than two of them, and a cancel for one."""
+SMOOTHING = 0.5
+LARGEST_ANSWER = 56 << 20
+"""Bytes of one job's vectors: they have to fit one frame."""
+WARMUP_TOKENS = (16, 100, 16, 400)
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A job that has passed every check, with its inputs as tokens."""
+
+    job: EmbedJob
+    texts: list[Text]
+
+
+class _Running:
+    """One job aboard: what it has so far."""
+
+    __slots__ = ("admitted_at", "batch_size", "batches", "began_at", "job", "left", "texts", "vectors")
+
+    def __init__(self, prepared: Prepared, dimensions: int, now: float) -> None:
+        self.job = prepared.job
+        self.texts = prepared.texts
+        self.left = len(prepared.texts)
+        self.vectors = np.zeros((len(prepared.texts), dimensions), dtype="<f4")
+        self.admitted_at = now
+        self.began_at: float | None = None
+        self.batches = 0
+        self.batch_size = 0
+
+
+class EmbeddingEngine:
+    """See `worker.engines.base.Engine`."""
+
+    def __init__(self, config: WorkerConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._clock = clock
+        self._running: dict[int, _Running] = {}
+        self._queue = TextQueue()
+        self._tokens_per_s: float | None = None
+        self._encoder: Encoder
+        self._sentences: Sentences
+
+    # -- life ----------------------------------------------------------------
+
+    def load(self) -> None:
+        """Load the model; see `Engine.load`."""
+        mx.set_cache_limit(BUFFER_CACHE_BYTES)
+        if self._config.device == "cpu":
+            mx.set_default_device(mx.cpu)
+        if self._config.adapter_path:
+            raise EngineLoadError("--adapter-path: embedding models take no adapters")
+        try:
+            folder = _folder(self._config.model_path)
+            files = sentence_files.read(folder)
+            tokenizer = _tokenizer(_folder(self._config.tokenizer_path) if self._config.tokenizer_path else folder)
+            self._encoder = Encoder(folder, files)
+            self._sentences = Sentences(tokenizer, files, asked=self._config.context_length)
+            settings = (self._sentences.limit, self._config.tokenizer_path or "")
+            self._revision = sentence_files.revision(folder, settings=settings)
+        except EngineLoadError:
+            raise
+        except Exception as error:
+            raise EngineLoadError(f"{type(error).__name__}: {error}") from error
+        self._family = str(files.config["model_type"])
+        self._dimensions = min(self._encoder.dimensions, files.dimensions or self._encoder.dimensions)
+        self._ratio = self._encoder.padding_ratio()
+
+    def warm(self) -> None:
+        """Short and long texts, so that what is compiled at first use is, and the pace of the machine is known."""
+        for length in WARMUP_TOKENS:
+            tokens = [0] * min(length, self._sentences.limit)
+            began = self._clock()
+            self._encoder.encode([Text(0, 0, tokens)] * 4, normalize=True)
+            self._learn(4 * len(tokens), self._clock() - began)
+
+    def describe(self) -> Ready:
+        """See `Engine.describe`."""
+        return Ready(
+            context_length=self._sentences.limit,
+            vocab_size=self._encoder.vocab_size,
+            family=self._family,
+            description=f"{self._family.capitalize()} text embedding model running on MLX",
+            tags=["local", "embedding"],
+            capabilities=["embeddings"],
+            weights_bytes=self._encoder.weights_bytes,
+            load_s=0.0,
+            warmup_enabled=False,
+            warmup_s=0.0,
+            dimensions=self._dimensions,
+            revision=self._revision,
+            backend="mlx",
+            device="cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu",
+        )
+
+    # -- jobs ----------------------------------------------------------------
+
+    def prepare(self, job: Job) -> Prepared:
+        """Tokenise and check; see `Engine.prepare`."""
+        if not isinstance(job, EmbedJob):
+            raise JobError(Code.INVALID_REQUEST, "This model embeds texts; it generates none.", "model")
+        if job.dimensions is not None and not 1 <= job.dimensions <= self._dimensions:
+            raise JobError(
+                Code.INVALID_REQUEST, f"The vectors of this model have {self._dimensions} dimensions.", "dimensions"
+            )
+        inputs = len(job.texts) + len(job.tokens)
+        if 4 * self._dimensions * inputs > LARGEST_ANSWER:
+            most = LARGEST_ANSWER // (4 * self._dimensions)
+            raise JobError(Code.INVALID_REQUEST, f"This model takes at most {most} inputs at a time.", "input")
+        return Prepared(job, self._sentences.texts(job, vocab_size=self._encoder.vocab_size))
+
+    def admit(self, prepared: Prepared) -> Sequence[ToGateway]:
+        """Queue its texts; see `Engine.admit`."""
+        job = prepared.job
+        self._running[job.job] = _Running(prepared, self._dimensions, self._clock())
+        self._queue.add(job.job, prepared.texts, limit=job.batch_size)
+        return [Accepted(job.job, job.attempt, sum(len(text.tokens) for text in prepared.texts))]
+
+    def cancel(self, job: int) -> bool:
+        """Its texts leave the queue; see `Engine.cancel`."""
+        self._queue.remove(job)
+        return self._running.pop(job, None) is not None
+
+    def step(self) -> Sequence[ToGateway]:
+        """Compute one batch. What fails in it fails the jobs that it served, and no others."""
+        began = self._clock()
+        batch = self._queue.take(self.budget)
+        limits = {job: running.job.batch_size for job, running in self._running.items() if running.job.batch_size}
+        touched = {text.job for text in batch}
+        for job in touched:
+            running = self._running[job]
+            running.began_at = began if running.began_at is None else running.began_at
+        failed: dict[int, Failed] = {}
+        for group in groups(batch, limits=limits, ratio=self._ratio, budget=max(self.budget, self._sentences.limit)):
+            failed |= self._compute([text for text in group if text.job not in failed])
+        self._learn(sum(len(text.tokens) for text in batch), self._clock() - began)
+        for job in failed:
+            self.cancel(job)
+        done = [self._finish(self._running[job]) for job in touched - failed.keys() if not self._running[job].left]
+        return [*failed.values(), *done]
+
+    @property
+    def budget(self) -> int:
+        """Tokens that one step may take, by what this machine does in a fraction of a second."""
+        if self._tokens_per_s is None:
+            return SMALLEST_BATCH
+        return int(min(LARGEST_BATCH, max(SMALLEST_BATCH, self._tokens_per_s * BATCH_S)))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a text waits."""
+        return bool(self._running)
+
+    def gauges(self) -> Gauges:
+        """Jobs aboard, texts that wait, MLX's memory."""
+        return Gauges(
+            running=len(self._running),
+            waiting=len(self._queue),
+            active_bytes=mx.get_active_memory(),
+            cache_bytes=mx.get_cache_memory(),
+            peak_bytes=mx.get_peak_memory(),
+        )
+
+    # -- inside --------------------------------------------------------------
+
+    def _compute(self, group: list[Text]) -> dict[int, Failed]:
+        """One forward pass; returns the jobs that it was the end of."""
+        if not group:
+            return {}
+        jobs = {text.job for text in group}
+        try:
+            vectors = self._encoder.encode(group, normalize=False)
+        except Exception:
+            # Shapes or memory: the weights are untouched, and a batch of other texts may well be computed.
+            log.exception("a batch of %d texts of %d tokens failed", len(group), len(group[0].tokens))
+            return {job: self._failure(job, Code.ENGINE_ERROR, "A batch could not be computed.") for job in jobs}
+        failed: dict[int, Failed] = {}
+        finite = [bool(np.isfinite(vector).all()) for vector in vectors]
+        for text, vector, good in zip(group, vectors, finite, strict=True):
+            running = self._running[text.job]
+            running.vectors[text.index] = vector[: self._dimensions]
+            running.left -= 1
+            if not good:
+                message = f"The model's output for input {text.index} is not a finite number."
+                failed[text.job] = self._failure(text.job, Code.NOT_FINITE, message)
+        for job in jobs:
+            self._running[job].batches += 1
+            self._running[job].batch_size = max(self._running[job].batch_size, len(group))
+        return failed
+
+    def _failure(self, job: int, code: Code, message: str) -> Failed:
+        return Failed(job, self._running[job].job.attempt, code, message, "input")
+
+    def _finish(self, running: _Running) -> Vectors:
+        job = running.job
+        del self._running[job.job]
+        vectors = running.vectors
+        if job.dimensions is not None:
+            vectors = vectors[:, : job.dimensions]
+        if job.normalize:
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        began_at = running.admitted_at if running.began_at is None else running.began_at
+        return Vectors(
+            job=job.job,
+            attempt=job.attempt,
+            dimensions=vectors.shape[1],
+            token_counts=[len(text.tokens) for text in running.texts],
+            data=np.ascontiguousarray(vectors, dtype="<f4").tobytes(),
+            wait_s=began_at - running.admitted_at,
+            compute_s=self._clock() - began_at,
+            batches=running.batches,
+            batch_size=running.batch_size,
+        )
+
+    def _learn(self, tokens: int, seconds: float) -> None:
+        pace = tokens / max(seconds, 1e-6)
+        if self._tokens_per_s is None:
+            self._tokens_per_s = pace
+        self._tokens_per_s += SMOOTHING * (pace - self._tokens_per_s)
+
+
+def _folder(source: str) -> Path:
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    if (folder / "tokenizer.json").exists():
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    # Seconds to import, so only for folders that come without the one file.
+    from transformers import AutoTokenizer
+
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).backend_tokenizer
+    return tokenizer
