@@ -16,13 +16,19 @@ class Ancestry:
     def __init__(self) -> None:
         self._helper = os.getppid()
         self._honcho = parent_of(self._helper)
+        self._exact = sys.platform == "linux"
+        # An orphaned helper belongs to init: then honcho was killed before we had started.
+        self._late = self._honcho == 1 and "honcho" not in command_of(1)
 
     def alive(self) -> bool:
         """False once either is gone."""
-        if os.getppid() != self._helper:
+        if self._late or os.getppid() != self._helper:
             return False
         if self._honcho is None:
             return True
+        if self._exact:
+            # A number can be given to another process; who the helper belongs to can't be mistaken.
+            return parent_of(self._helper) == self._honcho
         try:
             os.kill(self._honcho, 0)
         except ProcessLookupError:
@@ -38,6 +44,17 @@ def parent_of(pid: int, *, platform: str = sys.platform) -> int | None:
         if platform == "linux":
             # The name in parentheses may hold anything; the fields count from behind it.
             return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        command = ["/bin/ps", "-o", "ppid=", "-p", str(pid)]
-        return int(subprocess.run(command, capture_output=True, timeout=5, check=True).stdout)  # noqa: S603
+        return int(_ps("ppid=", pid))
     return None
+
+
+def command_of(pid: int) -> str:
+    """The command line of process `pid`; empty where the system does not tell."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return _ps("args=", pid)
+    return ""
+
+
+def _ps(column: str, pid: int) -> str:
+    command = ["/bin/ps", "-o", column, "-p", str(pid)]
+    return subprocess.run(command, capture_output=True, timeout=5, check=True, text=True).stdout  # noqa: S603
