@@ -73,7 +73,6 @@ class FakeEngine:
     """Generates `WORDS` in an order given by the prompt, at whatever speed the host manages."""
 
     def __init__(self, config: WorkerConfig) -> None:
-        self._slots = config.max_concurrency
         self._context = config.context_length or CONTEXT_TOKENS
         self._rows: list[_Row] = []
         self._programs: dict[int, dict[str, float]] = {}
@@ -116,6 +115,10 @@ class FakeEngine:
                 return _vectors(job)
 
     def _prepare(self, job: GenerateJob) -> _Prepared:
+        # What words in a fixed order can't honour is refused, as a real engine would refuse it.
+        for param, asked in (("logprobs", job.logprobs is not None), ("echo", job.echo), ("stop", job.stop)):
+            if asked:
+                raise JobError(Code.UNSUPPORTED, f"The fake engine has no {param!r}.", param)
         tokens = _tokens(job.prompt)
         if len(tokens) + (job.max_tokens or 1) > self._context:
             raise JobError(

@@ -46,6 +46,18 @@ def serving(engine_process: EngineProcess, gateway: Any) -> Any:
     return process
 
 
+@pytest.mark.parametrize(
+    ("param", "fields"), [("logprobs", {"logprobs": 0}), ("echo", {"echo": True}), ("stop", {"stop": ["x"]})]
+)
+def test_fake_engine_refuses_what_it_would_ignore(
+    serving: Any, gateway: Any, param: str, fields: dict[str, Any]
+) -> None:
+    """No field is taken and dropped, not even by an engine without a model."""
+    gateway.send(generate(1, "one two", **fields))
+    failed = gateway.until(Failed)
+    assert (failed.code, failed.param) == (Code.UNSUPPORTED, param)
+
+
 def test_life_of_a_process(serving: Any, gateway: Any) -> None:
     """Ready with its own facts, serves jobs, drains on SIGTERM with a `Bye`, and exits with 0."""
     gateway.send(generate(1, "one two three", max_tokens=4), TokenizeJob(2, 1, TokenPrompt([5, 6])))
