@@ -5,66 +5,19 @@ added at the end, with a default; a receiver ignores trailing fields it does not
 Durations are seconds, sizes bytes, times of day Unix seconds, token ids indices of the model's vocabulary.
 """
 
-import msgspec
-
+from protocol.parts import ChatPrompt as ChatPrompt
+from protocol.parts import Image as Image
+from protocol.parts import Message as Message
+from protocol.parts import Prompt as Prompt
+from protocol.parts import Sampling as Sampling
+from protocol.parts import TextPrompt as TextPrompt
+from protocol.parts import TokenLogprob as TokenLogprob
+from protocol.parts import TokenPrompt as TokenPrompt
+from protocol.parts import ToolCall as ToolCall
+from protocol.parts import Usage as Usage
 from protocol.states import Kind as Kind
 from protocol.states import State as State
 from protocol.states import Watch as Watch
-
-
-class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
-    """Base of everything that travels."""
-
-
-# -- Parts of jobs
-
-
-class ChatPrompt(Message, frozen=True):
-    """A conversation, to be rendered by the model's own chat template.
-
-    `messages` and `tools` are JSON as the client sent them (validated), so that the gateway pays one
-    copy and the worker one parse. `template` holds allow-listed scalars for the template.
-    """
-
-    messages: bytes
-    tools: bytes | None = None
-    template: dict[str, bool | int | float | str] = {}
-
-
-class TextPrompt(Message, frozen=True):
-    """Plain text, tokenised as it is."""
-
-    text: str
-    add_special_tokens: bool = True
-
-
-class TokenPrompt(Message, frozen=True):
-    """Token ids, used as they are."""
-
-    tokens: list[int]
-
-
-Prompt = ChatPrompt | TextPrompt | TokenPrompt
-
-
-class Sampling(Message, frozen=True):
-    """How one row picks its next token. `None` means: the model's own default.
-
-    A row's draws depend on `(seed, choice, position)` alone, so an answer depends neither on its
-    neighbours nor on where it is resumed. `top_k` 0 and `min_p` 0 are off.
-    """
-
-    seed: int
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: dict[int, float] = {}
-    ignore_eos: bool = False
-
 
 # -- To a worker
 
@@ -79,12 +32,13 @@ class Hello(Message, frozen=True):
 
 
 class GenerateJob(Message, frozen=True):
-    """Generate text: chat, plain completion or, later, vision.
+    """Generate text: chat or plain completion, with images or without.
 
     `delivered` holds, per choice, the tokens that the client already has (a job that goes on after its
     worker died); generation resumes behind them and only later deltas are sent.
     `logprobs` is None (off) or the number of alternatives, 0 to 20.
     `max_tokens` None means: as much as the context holds.
+    `images` are those of the prompt's `{"type": "image"}` parts, in order.
     """
 
     job: int
@@ -100,6 +54,7 @@ class GenerateJob(Message, frozen=True):
     echo: bool = False
     parallel_tool_calls: bool = True
     delivered: list[list[int]] = []
+    images: list[Image] = []
 
 
 class TokenizeJob(Message, frozen=True):
@@ -108,6 +63,7 @@ class TokenizeJob(Message, frozen=True):
     job: int
     attempt: int
     prompt: Prompt
+    images: list[Image] = []
 
 
 class DetokenizeJob(Message, frozen=True):
@@ -121,6 +77,7 @@ class DetokenizeJob(Message, frozen=True):
 class EmbedJob(Message, frozen=True):
     """Turn inputs (either `texts` or `tokens`, one each) into vectors; answered by `Vectors`.
 
+    `images` are inputs of their own; beside as many `texts`, each input is a text with its image.
     `max_tokens_per_text` cuts longer inputs; None refuses those that exceed the model's limit. `dimensions` keeps the
     leading ones. `prompt_name` and `input_type` (`query`, `document`) pick one of the model's own prompts.
     """
@@ -137,6 +94,9 @@ class EmbedJob(Message, frozen=True):
     prompt_name: str | None = None
     input_type: str | None = None
     batch_size: int | None = None
+    images: list[Image] = []
+    backend: str | None = None
+    device: str | None = None
 
 
 class Cancel(Message, frozen=True):
@@ -177,6 +137,8 @@ class Ready(Message, frozen=True):
     """What only start-up could know. Sent once warm, and again after each `Hello` to a ready worker.
 
     `dimensions` is the length of an embedding model's vectors, `revision` changes with anything that changes them.
+    `capabilities` are plain words, `vision` and `embed_image` for models that take images. `quantization` says how the
+    weights are held (`none`, `q4`, `q8`).
     """
 
     context_length: int
@@ -193,6 +155,7 @@ class Ready(Message, frozen=True):
     revision: str = ""
     backend: str = "mlx"
     device: str = ""
+    quantization: str = "none"
 
 
 class Beat(Message, frozen=True):
@@ -214,6 +177,9 @@ class Beat(Message, frozen=True):
     prefix_bytes: int = 0
     prefix_hits: int = 0
     prefix_lookups: int = 0
+    feature_bytes: int = 0
+    feature_hits: int = 0
+    feature_lookups: int = 0
 
 
 class Accepted(Message, frozen=True):
@@ -233,27 +199,6 @@ class Progress(Message, frozen=True):
     total_tokens: int
 
 
-class ToolCall(Message, frozen=True):
-    """One parsed tool call; `arguments` is JSON text."""
-
-    index: int
-    id: str
-    name: str
-    arguments: str
-
-
-class TokenLogprob(Message, frozen=True):
-    """One generated token with its log-probability (nats) and the most likely alternatives.
-
-    `token` is the text of the token, lossy where it is part of a character; `raw` its bytes.
-    """
-
-    token: str
-    raw: bytes
-    logprob: float
-    top: list[tuple[str, bytes, float]] = []
-
-
 class Delta(Message, frozen=True):
     """What one engine step added to one choice of one job.
 
@@ -271,18 +216,6 @@ class Delta(Message, frozen=True):
     calls: list[ToolCall] = []
     logprobs: list[TokenLogprob] = []
     finish: str | None = None
-
-
-class Usage(Message, frozen=True):
-    """What a job cost, in tokens and seconds."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-    wait_s: float = 0.0
-    prefill_s: float = 0.0
-    decode_s: float = 0.0
 
 
 class Done(Message, frozen=True):

@@ -180,7 +180,7 @@ class Link:
                 continue
             self._turn_epoch(envelope.epoch)
             for message in envelope.messages:
-                self._obey(message)
+                self._obey(message, frames[1:])
 
     def _turn_epoch(self, epoch: int) -> None:
         """A gateway run that is new to us: whatever the last one asked for is nobody's any more."""
@@ -189,10 +189,10 @@ class Link:
             self._reception().clear()
             self._command(Reset(epoch))
 
-    def _obey(self, message: object) -> None:
+    def _obey(self, message: object, buffers: Sequence[bytes]) -> None:
         match message:
             case GenerateJob() | EmbedJob() | TokenizeJob() | DetokenizeJob():
-                self._reception().take(self._epoch, message)
+                self._reception().take(self._epoch, message, buffers)
             case Cancel():
                 if self._reception().cancel(self._epoch, message.job, message.attempt):
                     self.send(self._epoch, [Failed(message.job, message.attempt, Code.CANCELLED, "cancelled")])

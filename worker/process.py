@@ -141,6 +141,9 @@ class Process:
             prefix_bytes=gauges.prefix_bytes,
             prefix_hits=gauges.prefix_hits,
             prefix_lookups=gauges.prefix_lookups,
+            feature_bytes=gauges.feature_bytes,
+            feature_hits=gauges.feature_hits,
+            feature_lookups=gauges.feature_lookups,
         )
 
 

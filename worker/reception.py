@@ -33,14 +33,14 @@ class Reception:
     def __init__(
         self,
         *,
-        prepare: Callable[[Job], Any],
+        prepare: Callable[[Job, Sequence[bytes]], Any],
         admit: Callable[[Admit], None],
         send: Callable[[int, Sequence[ToGateway]], None],
     ) -> None:
         self._prepare = prepare
         self._admit = admit
         self._send = send
-        self._queue: queue.SimpleQueue[tuple[int, Job]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[int, Job, Sequence[bytes]]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting: set[tuple[int, int, int]] = set()
         self._thread = threading.Thread(target=self._run, name="reception", daemon=True)
@@ -54,11 +54,11 @@ class Reception:
         """Jobs that have not reached the engine yet."""
         return len(self._waiting)
 
-    def take(self, epoch: int, job: Job) -> None:
-        """Queue a job for preparation. Never blocks."""
+    def take(self, epoch: int, job: Job, buffers: Sequence[bytes] = ()) -> None:
+        """Queue a job, and the raw frames that came with it, for preparation. Never blocks."""
         with self._lock:
             self._waiting.add((epoch, job.job, job.attempt))
-        self._queue.put((epoch, job))
+        self._queue.put((epoch, job, buffers))
 
     def cancel(self, epoch: int, job: int, attempt: int) -> bool:
         """Whether the job was still here; if so it goes no further and its caller answers for it."""
@@ -75,11 +75,11 @@ class Reception:
 
     def _run(self) -> None:
         while True:
-            epoch, job = self._queue.get()
+            epoch, job, buffers = self._queue.get()
             key = (epoch, job.job, job.attempt)
             if key not in self._waiting:
                 continue
-            outcome = self._outcome(job)
+            outcome = self._outcome(job, buffers)
             # Taken out and passed on under the lock: a cancel comes either before or after, never between.
             with self._lock:
                 if key not in self._waiting:
@@ -91,9 +91,9 @@ class Reception:
                     case prepared:
                         self._admit(Admit(epoch, job.job, job.attempt, prepared))
 
-    def _outcome(self, job: Job) -> Any:
+    def _outcome(self, job: Job, buffers: Sequence[bytes]) -> Any:
         try:
-            return self._prepare(job)
+            return self._prepare(job, buffers)
         except JobError as error:
             return Failed(job.job, job.attempt, error.code, error.message, error.param)
         except Exception:

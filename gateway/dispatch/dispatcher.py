@@ -49,8 +49,11 @@ LOST_MESSAGE = "The model's process ended while it was working on this request."
 class Line(Protocol):
     """The way out."""
 
-    def send(self, identity: bytes, frame: bytes) -> bool:
-        """Send without waiting; False if the peer can't take it (the line then reports it gone by itself)."""
+    def send(self, identity: bytes, frame: bytes, buffers: Sequence[bytes] = ()) -> bool:
+        """Send a frame, with raw buffers behind it, without waiting.
+
+        False if the peer can't take it (the line then reports it gone by itself).
+        """
 
 
 class Dispatcher:
@@ -68,11 +71,14 @@ class Dispatcher:
 
     # -- the client's side -------------------------------------------------
 
-    def submit(self, model: Model, job: Job, stream: JobStream) -> Flight:
-        """Take a job in. It is on its way, queued, or has already failed when this returns; the stream tells."""
+    def submit(self, model: Model, job: Job, stream: JobStream, buffers: Sequence[bytes] = ()) -> Flight:
+        """Take a job in, with the raw frames that go with it.
+
+        It is on its way, queued, or has already failed when this returns; the stream tells.
+        """
         now = self._clock()
         self.listeners += 1
-        flight = self.ledger.open(model, job, stream, now)
+        flight = self.ledger.open(model, job, stream, now, buffers)
         line = model.line_for(flight)
         if not model.hopeful:
             self._fail(flight, _not_ready(model))
@@ -189,7 +195,7 @@ class Dispatcher:
         if len(frame) > MAX_FRAME_BYTES:
             self._fail(flight, JobFailed(Code.INVALID_REQUEST, "The request is too large."))
             return True
-        if not self._line.send(worker.identity, frame):
+        if not self._line.send(worker.identity, frame, flight.buffers):
             worker.suspect = True
             return False
         self._stats.sent(flight, now)

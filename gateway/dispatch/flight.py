@@ -1,5 +1,6 @@
 """One job in flight: where it is, which attempt this is, who listens. A record; the dispatcher moves it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from gateway.dispatch.stream import JobStream
@@ -15,13 +16,15 @@ Outcome = Literal["done", "failed", "cancelled"]
 class Flight:
     """A job from the moment it is asked for until its slot is free again.
 
-    `worker` is None while it queues. It is `open` until its client has its answer, or has left: then `outcome` and
-    `over_at` are set, but it may still hold its slot until the worker says that it has stopped.
+    `buffers` are the raw frames that go with the job. `worker` is None while it queues. It is `open` until its client
+    has its answer, or has left: then `outcome` and `over_at` are set, but it may still hold its slot until the worker
+    says that it has stopped.
     """
 
     __slots__ = (
         "attempt",
         "began_at",
+        "buffers",
         "id",
         "job",
         "light",
@@ -37,11 +40,14 @@ class Flight:
         "worker",
     )
 
-    def __init__(self, flight_id: int, model: "Model", job: Job, stream: JobStream, now: float) -> None:
+    def __init__(
+        self, flight_id: int, model: "Model", job: Job, stream: JobStream, now: float, buffers: Sequence[bytes] = ()
+    ) -> None:
         self.id = flight_id
         self.attempt = 1
         self.model = model
         self.job = job
+        self.buffers = buffers
         self.stream = stream
         self.light = not isinstance(job, GenerateJob | EmbedJob)
         self.worker: Worker | None = None

@@ -3,6 +3,8 @@
 A frame counts only if its job is known, its attempt the current one, and its sender the worker that has it.
 """
 
+from collections.abc import Sequence
+
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.model import Model, Worker
 from gateway.dispatch.stream import JobStream
@@ -17,10 +19,10 @@ class Ledger:
         self.stale = 0
         self._last = 0
 
-    def open(self, model: Model, job: Job, stream: JobStream, now: float) -> Flight:
+    def open(self, model: Model, job: Job, stream: JobStream, now: float, buffers: Sequence[bytes] = ()) -> Flight:
         """Enter a new job under an id of its own."""
         self._last += 1
-        flight = Flight(self._last, model, job, stream, now)
+        flight = Flight(self._last, model, job, stream, now, buffers)
         self.flights[flight.id] = flight
         return flight
 

@@ -114,13 +114,16 @@ class Link:
             self._lock.release()
             self._lock = None
 
-    def send(self, identity: bytes, frame: bytes) -> bool:
-        """Send now. False if the peer is gone, or takes nothing any more; `gone` is then called in a later turn."""
+    def send(self, identity: bytes, frame: bytes, buffers: Sequence[bytes] = ()) -> bool:
+        """Send a frame, with raw buffers behind it, now.
+
+        False if the peer is gone, or takes nothing any more; `gone` is then called in a later turn.
+        """
         if self._socket is None:
             return False
         # Finished when it returns: NOBLOCK is tried on the spot. The wrapper also re-arms the receiver, whose
         # wake-up this send may have consumed; a send behind its back would lose it.
-        error = _done(self._socket.send_multipart([identity, frame], flags=zmq.NOBLOCK)).exception()
+        error = _done(self._socket.send_multipart([identity, frame, *buffers], flags=zmq.NOBLOCK)).exception()
         if error is None:
             return True
         self._unreachable[identity] = isinstance(error, zmq.Again)

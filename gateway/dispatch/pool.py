@@ -114,13 +114,15 @@ class Pool:
         """All models that were ever announced, by name."""
         return [*self._roster]
 
-    def run(self, model: Model, job: Job) -> AbstractAsyncContextManager[JobStream]:
+    def run(self, model: Model, job: Job, buffers: Sequence[bytes] = ()) -> AbstractAsyncContextManager[JobStream]:
         """Run a job (its `job` and `attempt` are set here) for as long as the block lasts.
+
+        `buffers` are what the job's images point into; each has to fit `MAX_FRAME_BYTES`.
 
         Entering never waits and never raises: a full queue, too, is told by the stream. Leaving the block
         before the end cancels the job, without waiting.
         """
-        return _Run(self._dispatcher, model, job)
+        return _Run(self._dispatcher, model, job, buffers)
 
     def answered(self, model: Model, kind: str, *, took_s: float, prompt_tokens: int) -> None:
         """Count a request of type `kind` that was answered without any job."""
@@ -207,15 +209,16 @@ def _shutting_down() -> JobFailed:
 class _Run:
     """One job's time in the pool. Neither end awaits, so a handler's cancellation can't interrupt it."""
 
-    def __init__(self, dispatcher: Dispatcher, model: Model, job: Job) -> None:
+    def __init__(self, dispatcher: Dispatcher, model: Model, job: Job, buffers: Sequence[bytes]) -> None:
         self._dispatcher = dispatcher
         self._model = model
         self._job = job
+        self._buffers = buffers
         self._flight: Flight | None = None
 
     async def __aenter__(self) -> JobStream:
         stream = JobStream(self._job.n if isinstance(self._job, GenerateJob) else 1)
-        self._flight = self._dispatcher.submit(self._model, self._job, stream)
+        self._flight = self._dispatcher.submit(self._model, self._job, stream, self._buffers)
         return stream
 
     async def __aexit__(

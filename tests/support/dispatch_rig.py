@@ -1,5 +1,7 @@
 """The dispatcher without a socket or a clock: frames go in by hand, what would be sent is looked at."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from gateway.dispatch.dispatcher import Dispatcher
@@ -50,10 +52,12 @@ class Line:
     def __init__(self) -> None:
         self.sent: list[tuple[bytes, list[ToWorker]]] = []
         self.dead: set[bytes] = set()
+        self.buffers: list[Sequence[bytes]] = []
 
-    def send(self, identity: bytes, frame: bytes) -> bool:
+    def send(self, identity: bytes, frame: bytes, buffers: Sequence[bytes] = ()) -> bool:
         if identity in self.dead:
             return False
+        self.buffers.append(buffers)
         self.sent.append((identity, decode_to_worker(frame).messages))
         return True
 
@@ -121,11 +125,11 @@ class Rig:
     def model(self) -> Model:
         return self.roster.models["m"]
 
-    def submit(self, job: Job | None = None, model: Model | None = None) -> Flight:
+    def submit(self, job: Job | None = None, model: Model | None = None, buffers: Sequence[bytes] = ()) -> Flight:
         """A handler asks for a job."""
         job = generate() if job is None else job
         stream = JobStream(job.n if isinstance(job, GenerateJob) else 1)
-        return self.dispatcher.submit(model or self.model, job, stream)
+        return self.dispatcher.submit(model or self.model, job, stream, buffers)
 
     def sent(self, kind: type | None = None) -> list[tuple[str, ToWorker]]:
         """What was sent since the last look: (worker uid, message)."""

@@ -18,6 +18,7 @@ from protocol.messages import (
     Failed,
     GenerateJob,
     Hello,
+    Image,
     KillEngine,
     Kind,
     Message,
@@ -59,7 +60,8 @@ SAMPLING = Sampling(
 )
 CHAT = ChatPrompt(messages=b'[{"role":"user"}]', tools=b"[]", template={"enable_thinking": False, "effort": "low"})
 
-PARTS = (CHAT, TextPrompt("grüß dich", False), TokenPrompt([1, 151_643]), SAMPLING)
+IMAGE = Image(3, b"\xe3\xb0\xc4\x42", "low")
+PARTS = (CHAT, TextPrompt("grüß dich", False), TokenPrompt([1, 151_643]), SAMPLING, IMAGE)
 TO_WORKER = (
     Hello(4711),
     GenerateJob(
@@ -76,10 +78,27 @@ TO_WORKER = (
         echo=True,
         parallel_tool_calls=False,
         delivered=[[9, 8], []],
+        images=[IMAGE],
     ),
-    TokenizeJob(6, 1, PARTS[1]),
+    TokenizeJob(6, 1, PARTS[1], [IMAGE]),
     DetokenizeJob(7, 1, [1, 2, 3]),
-    EmbedJob(8, 1, "req-2", "tenant", ["grüß dich", "b"], [[1, 30_521]], 256, False, 128, "query", "document", 32),
+    EmbedJob(
+        job=8,
+        attempt=1,
+        request_id="req-2",
+        tenant="tenant",
+        texts=["grüß dich", "b"],
+        tokens=[[1, 30_521]],
+        max_tokens_per_text=256,
+        normalize=False,
+        dimensions=128,
+        prompt_name="query",
+        input_type="document",
+        batch_size=32,
+        images=[IMAGE],
+        backend="torch",
+        device="cpu",
+    ),
     Cancel(5, 2),
     Drain(3.5),
     KillEngine("0f1e2d", "no step for 60 s"),
@@ -104,8 +123,9 @@ TO_GATEWAY = (
         "c0ffee",
         "torch",
         "gpu",
+        "q4",
     ),
-    Beat(State.READY, 1000, 0.125, True, 3, 2, 2**32, 2**20, 2**34, 2**35, 2**21, 4, 6),
+    Beat(State.READY, 1000, 0.125, True, 3, 2, 2**32, 2**20, 2**34, 2**35, 2**21, 4, 6, 2**22, 1, 2),
     Accepted(5, 2, 10),
     Progress(5, 2, 512, 4096),
     Delta(5, 2, 1, [11, 12], "text", "thought", [CALL], [LOGPROB], "tool_calls"),
@@ -125,6 +145,8 @@ def frame_of(message: Message) -> bytes:
     match message:
         case ChatPrompt() | TextPrompt() | TokenPrompt():
             message = TokenizeJob(6, 1, message)
+        case Image():
+            message = TokenizeJob(6, 1, PARTS[1], [message])
         case Sampling():
             message = GenerateJob(5, 2, "req-1", "tenant", PARTS[1], message)
         case ToolCall():

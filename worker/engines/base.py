@@ -23,6 +23,9 @@ class Gauges(msgspec.Struct, frozen=True, kw_only=True):
     prefix_bytes: int = 0
     prefix_hits: int = 0
     prefix_lookups: int = 0
+    feature_bytes: int = 0
+    feature_hits: int = 0
+    feature_lookups: int = 0
 
 
 class Engine(Protocol):
@@ -37,9 +40,10 @@ class Engine(Protocol):
     def describe(self) -> Ready:
         """What only loading could know; durations and warmup flags are filled in by the process."""
 
-    def prepare(self, job: Job) -> Any:
+    def prepare(self, job: Job, buffers: Sequence[bytes] = (), /) -> Any:
         """Do what needs no device: render, tokenise, check. Called on another thread than the rest.
 
+        `buffers` are the raw frames that came with the job: what its `Image`s point into.
         Returns `Tokens`, `Text` or `Vectors` (the whole answer) or whatever `admit` takes.
         Raises `JobError` for a job that can't run.
         """

@@ -126,7 +126,7 @@ class ChatEngine:
             raise RuntimeError("the engine was used before it was loaded")
         return self._batch
 
-    def prepare(self, job: Job) -> Any:
+    def prepare(self, job: Job, _buffers: Sequence[bytes] = ()) -> Any:
         """See `Engine.prepare`."""
         return self._preparation.prepare(job)
 

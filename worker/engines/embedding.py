@@ -126,7 +126,7 @@ class EmbeddingEngine:
 
     # -- jobs ----------------------------------------------------------------
 
-    def prepare(self, job: Job) -> Prepared:
+    def prepare(self, job: Job, _buffers: Sequence[bytes] = ()) -> Prepared:
         """Tokenise and check; see `Engine.prepare`."""
         if not isinstance(job, EmbedJob):
             raise JobError(Code.INVALID_REQUEST, "This model embeds texts; it generates none.", "model")

@@ -102,7 +102,7 @@ class FakeEngine:
             device="cpu",
         )
 
-    def prepare(self, job: Job) -> Any:
+    def prepare(self, job: Job, _buffers: Sequence[bytes] = ()) -> Any:
         """One token a word; faults are read from the text."""
         match job:
             case DetokenizeJob():

@@ -384,6 +384,15 @@ async def test_a_job_without_output_starts_over_when_its_worker_is_lost(rig: Rig
     assert all(later.id > flight.id for later in last)
 
 
+async def test_a_job_keeps_its_buffers_when_it_starts_over(rig: Rig) -> None:
+    """Its images go to the next worker as they went to the first."""
+    worker = rig.join("w1")
+    rig.submit(buffers=[b"picture"])
+    rig.join("w2")
+    rig.lose(worker)
+    assert rig.line.buffers == [[b"picture"], [b"picture"]]
+
+
 async def test_requeued_jobs_keep_their_order_when_several_were_aboard(rig: Rig) -> None:
     """The oldest goes first."""
     rig.supervise(supervision())

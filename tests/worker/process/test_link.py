@@ -2,7 +2,7 @@
 
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ class FakeReception:
         self.calls: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self.has: set[int] = set()
 
-    def take(self, epoch: int, job: Any) -> None:
-        self.calls.put(("take", epoch, job))
+    def take(self, epoch: int, job: Any, buffers: Sequence[bytes]) -> None:
+        self.calls.put(("take", epoch, job, *buffers))
 
     def cancel(self, epoch: int, job: int, attempt: int) -> bool:
         return job in self.has

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ def job(number: int, attempt: int = 1) -> DetokenizeJob:
 class Desk:
     """A reception with a given `prepare`; everything that leaves it is in `out`, in order."""
 
-    def __init__(self, prepare: Callable[[Job], Any]) -> None:
+    def __init__(self, prepare: Callable[[Job, Sequence[bytes]], Any]) -> None:
         self.out: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.reception = Reception(
             prepare=prepare,
@@ -42,7 +42,7 @@ class Gate:
         self.go = threading.Event()
         self.prepared: list[int] = []
 
-    def __call__(self, job: Job) -> Any:
+    def __call__(self, job: Job, _buffers: Sequence[bytes]) -> Any:
         self.prepared.append(job.job)
         if job.job == 1:
             self.reached.set()
@@ -52,7 +52,7 @@ class Gate:
 
 def test_prepared_job_goes_to_the_loop() -> None:
     """In the order of arrival, with epoch and attempt."""
-    desk = Desk(lambda job: job.job * 10)
+    desk = Desk(lambda job, _buffers: job.job * 10)
     desk.reception.take(7, job(1))
     desk.reception.take(7, job(2, attempt=3))
     assert desk.next() == Admit(7, 1, 1, 10)
@@ -62,7 +62,7 @@ def test_prepared_job_goes_to_the_loop() -> None:
 
 def test_whole_answers_go_straight_out() -> None:
     """What needs no engine never bothers it."""
-    desk = Desk(lambda job: Text(job.job, job.attempt, "text"))
+    desk = Desk(lambda job, _buffers: Text(job.job, job.attempt, "text"))
     desk.reception.take(7, job(1))
     assert desk.next() == (7, Text(1, 1, "text"))
 
@@ -125,7 +125,7 @@ def test_cleared_epoch_goes_no_further() -> None:
 def test_refusal_reaches_the_caller() -> None:
     """A `JobError` becomes `Failed` with its code, message and parameter, not retryable."""
 
-    def prepare(_: Job) -> Any:
+    def prepare(_: Job, _buffers: Sequence[bytes]) -> Any:
         raise JobError(Code.CONTEXT_LENGTH, "too long", "messages")
 
     desk = Desk(prepare)
@@ -139,7 +139,7 @@ def test_refusal_reaches_the_caller() -> None:
 def test_crash_of_one_preparation_is_its_own(error: Exception) -> None:
     """It fails as engine_error, without its words, and the next job is prepared as ever."""
 
-    def prepare(job: Job) -> Any:
+    def prepare(job: Job, _buffers: Sequence[bytes]) -> Any:
         if job.job == 1:
             raise error
         return "fine"

@@ -1,0 +1,105 @@
+"""What messages are made of: the base of everything that travels, prompts, sampling, images, pieces of answers."""
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """Base of everything that travels."""
+
+
+# -- Parts of jobs
+
+
+class ChatPrompt(Message, frozen=True):
+    """A conversation, to be rendered by the model's own chat template.
+
+    `messages` and `tools` are JSON as the client sent them (validated), so that the gateway pays one
+    copy and the worker one parse. `template` holds allow-listed scalars for the template.
+    """
+
+    messages: bytes
+    tools: bytes | None = None
+    template: dict[str, bool | int | float | str] = {}
+
+
+class TextPrompt(Message, frozen=True):
+    """Plain text, tokenised as it is."""
+
+    text: str
+    add_special_tokens: bool = True
+
+
+class TokenPrompt(Message, frozen=True):
+    """Token ids, used as they are."""
+
+    tokens: list[int]
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt
+
+
+class Sampling(Message, frozen=True):
+    """How one row picks its next token. `None` means: the model's own default.
+
+    A row's draws depend on `(seed, choice, position)` alone, so an answer depends neither on its
+    neighbours nor on where it is resumed. `top_k` 0 and `min_p` 0 are off.
+    """
+
+    seed: int
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    ignore_eos: bool = False
+
+
+class Image(Message, frozen=True):
+    """A picture that belongs to a job, as the client's file.
+
+    `buffer` is its place among the raw frames behind the envelope, `digest` the SHA-256 of its bytes: what caches know
+    it by. `detail` is OpenAI's: `auto`, `low` or `high`.
+    """
+
+    buffer: int
+    digest: bytes
+    detail: str = "auto"
+
+
+# -- Parts of answers
+
+
+class ToolCall(Message, frozen=True):
+    """One parsed tool call; `arguments` is JSON text."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+class TokenLogprob(Message, frozen=True):
+    """One generated token with its log-probability (nats) and the most likely alternatives.
+
+    `token` is the text of the token, lossy where it is part of a character; `raw` its bytes.
+    """
+
+    token: str
+    raw: bytes
+    logprob: float
+    top: list[tuple[str, bytes, float]] = []
+
+
+class Usage(Message, frozen=True):
+    """What a job cost, in tokens and seconds."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    wait_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
