@@ -40,6 +40,7 @@ def test_stack_stays_up_when_an_engine_is_killed(stack: Procfile) -> None:
     stack.wait_healthy()
 
 
+@pytest.mark.timed
 def test_everything_ends_in_time_when_honcho_is_told_to(stack: Procfile) -> None:
     """SIGTERM with a stream running: all processes are gone before honcho would have killed them."""
     stack.open_chat("fake: slow@0.05 tokens@2000", stream=True)

@@ -35,6 +35,7 @@ def bodies(kind: str, count: int) -> list[dict[str, Any]]:
             return [chat_body(f"fake: slow@0.02 tokens@{40 + at}") for at in range(count)]
 
 
+@pytest.mark.timed
 def test_everybody_is_answered_when_the_engine_is_killed_under_load(
     start_pool: Callable[..., RunningPool], record: Record
 ) -> None:
@@ -106,6 +107,7 @@ def test_stream_ends_in_an_error_frame_when_the_engine_fails(
     assert pool.chat("fake: tokens@3").status == 200
 
 
+@pytest.mark.timed
 @pytest.mark.mlx
 def test_real_model_serves_again_within_its_load_time_when_its_engine_is_killed(
     start_pool: Callable[..., RunningPool], model_folder: Callable[[str], Path], record: Record

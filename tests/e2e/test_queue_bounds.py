@@ -20,6 +20,7 @@ def full(start_pool: Callable[..., RunningPool]) -> RunningPool:
     return pool
 
 
+@pytest.mark.timed
 def test_refusal_is_immediate_when_the_queue_is_full(full: RunningPool, record: Callable[[str, object], None]) -> None:
     """429 in milliseconds, saying when to come back in both headers, in OpenAI's shape and as top-level `detail`."""
     waiting = full.open_chat(LONG)
@@ -48,6 +49,7 @@ def test_room_is_there_again_when_the_running_request_ends(full: RunningPool) ->
     assert full.chat("fake: tokens@3").status == 200
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("stream", [True, False])
 def test_waiting_ends_with_504_when_the_queue_timeout_is_over(full: RunningPool, stream: bool) -> None:
     """504, not to be retried, after the time-out and not much later; streams get it as a status, too."""

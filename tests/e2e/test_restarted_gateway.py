@@ -29,6 +29,7 @@ def serves(pool: RunningPool) -> bool:
         return False
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("loaded", [False, True], ids=["idle", "under load"])
 def test_pool_serves_again_without_reload_when_the_gateway_is_restarted(

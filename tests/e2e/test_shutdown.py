@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Callable
 
+import pytest
 from crowd import Crowd
 from running_pool import FAKE, RunningPool, chat_body, until
 
@@ -12,6 +13,7 @@ EXIT_S = 4.5
 LONG = "fake: slow@0.05 tokens@2000"
 
 
+@pytest.mark.timed
 def test_every_client_gets_an_end_when_the_gateway_is_told_to_stop(
     start_pool: Callable[..., RunningPool], record: Callable[[str, object], None]
 ) -> None:
@@ -36,6 +38,7 @@ def test_every_client_gets_an_end_when_the_gateway_is_told_to_stop(
     assert {client.status for client in clients if not client.body["stream"]} == {200, 503}
 
 
+@pytest.mark.timed
 def test_idle_gateway_stops_at_once_when_told_to(
     start_pool: Callable[..., RunningPool], record: Callable[[str, object], None]
 ) -> None:
@@ -50,6 +53,7 @@ def test_idle_gateway_stops_at_once_when_told_to(
     assert time.monotonic() - began < 1.0
 
 
+@pytest.mark.timed
 def test_streams_end_in_good_order_when_a_worker_is_told_to_stop(start_pool: Callable[..., RunningPool]) -> None:
     """SIGTERM of a supervisor: short streams end whole, long ones with an error frame; then the model is not ready."""
     pool = start_pool(FAKE)

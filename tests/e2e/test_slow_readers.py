@@ -13,6 +13,7 @@ PACED = "fake: slow@0.001 tokens@4000"
 WRITE_TIMEOUT_S = 0.5
 
 
+@pytest.mark.timed
 def test_client_is_dropped_when_it_stops_reading(
     start_pool: Callable[..., RunningPool], record: Callable[[str, object], None]
 ) -> None:

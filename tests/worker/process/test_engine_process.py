@@ -58,6 +58,7 @@ def test_fake_engine_refuses_what_it_would_ignore(
     assert (failed.code, failed.param) == (Code.UNSUPPORTED, param)
 
 
+@pytest.mark.timed
 def test_life_of_a_process(serving: Any, gateway: Any) -> None:
     """Ready with its own facts, serves jobs, drains on SIGTERM with a `Bye`, and exits with 0."""
     gateway.send(generate(1, "one two three", max_tokens=4), TokenizeJob(2, 1, TokenPrompt([5, 6])))
@@ -72,6 +73,7 @@ def test_life_of_a_process(serving: Any, gateway: Any) -> None:
     assert time.monotonic() - asked_at < 1.0
 
 
+@pytest.mark.timed
 def test_sigterm_cuts_a_slow_job_off_in_time(serving: Any, gateway: Any) -> None:
     """A job that would take minutes fails as draining before honcho or the supervisor would kill, in under 4 s."""
     gateway.send(generate(1, "fake: slow@0.05", max_tokens=5000))
@@ -103,6 +105,7 @@ def test_drain_lets_a_job_finish(serving: Any, gateway: Any, by: str) -> None:
     assert serving.wait(2.0) == 0
 
 
+@pytest.mark.timed
 def test_second_sigterm_ends_it_now(serving: Any, gateway: Any) -> None:
     """Whoever asks twice means it."""
     gateway.send(generate(1, "fake: slow@0.02", max_tokens=5000))
@@ -115,6 +118,7 @@ def test_second_sigterm_ends_it_now(serving: Any, gateway: Any) -> None:
     assert time.monotonic() - asked_at < 1.0
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(("engine", "state"), [("SlowToLoad", State.LOADING), ("SlowToWarm", State.WARMING)])
 def test_sigterm_before_ready_ends_it_at_once(
     engine_process: EngineProcess, gateway: Any, engine: str, state: State
@@ -166,6 +170,7 @@ def test_engine_exception_ends_the_process_with_its_jobs_told(serving: Any, gate
     assert serving.wait() == 70
 
 
+@pytest.mark.timed
 def test_cancel_is_answered_and_frees_the_row(serving: Any, gateway: Any) -> None:
     """`Failed(cancelled)` within a step, and nothing of the job after it."""
     gateway.send(generate(1, "fake: slow@0.01", max_tokens=100_000))
@@ -194,6 +199,7 @@ def test_gateway_restart_keeps_the_process(serving: Any, gateway: Any, gateway_a
     assert serving.process.poll() is None
 
 
+@pytest.mark.timed
 def test_closed_lifeline_ends_it(serving: Any, gateway: Any) -> None:
     """With its supervisor gone it leaves, busy or not."""
     gateway.send(generate(1, "fake: stall@1", max_tokens=5))
@@ -204,6 +210,7 @@ def test_closed_lifeline_ends_it(serving: Any, gateway: Any) -> None:
     assert time.monotonic() - cut_at < 1.0
 
 
+@pytest.mark.timed
 @linux
 @pytest.mark.parametrize("with_gateway", [True, False])
 def test_idle_process_costs_nothing(

@@ -127,6 +127,7 @@ def test_ready_follows_the_announcement(rig: Rig, gateway: Any) -> None:
     assert gateway.until(Beat, timeout_s=0.5).step == 41
 
 
+@pytest.mark.timed
 def test_beats_come_every_second(met: Any, rig: Rig) -> None:
     """Three in about three seconds, with the counter as it is."""
     gateway = met
@@ -162,6 +163,7 @@ def test_messages_keep_the_epoch_they_were_made_in(met: Any, rig: Rig) -> None:
     assert found == {1: 3, 2: 7}
 
 
+@pytest.mark.timed
 def test_new_gateway_gets_nothing_of_the_old_one(rig: Rig, gateway_at: Callable[..., Any]) -> None:
     """Reconnected by itself, with a beat first and none that waited; messages without a gateway are dropped."""
     old = gateway_at(7)
@@ -187,6 +189,7 @@ def test_new_gateway_gets_nothing_of_the_old_one(rig: Rig, gateway_at: Callable[
     assert not [message for _, message in new.heard if isinstance(message, Delta)]
 
 
+@pytest.mark.timed
 def test_no_gateway_at_all_blocks_nobody(rig: Rig) -> None:
     """Sending into the void returns at once, and the link still closes."""
     began = time.monotonic()

@@ -28,6 +28,7 @@ def honcho(start: Callable[..., Any], run_dir: Path, tmp_path: Path) -> Any:
     return start(sys.executable, "-m", "honcho", "-f", str(procfile), "-d", str(tmp_path), "start", env=environment)
 
 
+@pytest.mark.timed
 def test_killed_engine_does_not_stop_honcho(honcho: Any, gone: Callable[[int, float], bool]) -> None:
     """kill -9 of an engine: honcho lives, the log explains, a new engine is up. Then SIGTERM: all gone within 5 s."""
     first = honcho.engine_pid()

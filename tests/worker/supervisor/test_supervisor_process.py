@@ -17,6 +17,7 @@ Gone = Callable[[int, float], bool]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc or needs prctl")
 
 
+@pytest.mark.timed
 def test_killed_engine_is_noticed_at_once_and_replaced(supervise: Supervise, gateway: Any) -> None:
     """kill -9 of an engine reaches the gateway within 100 ms; the next engine is another process."""
     program = supervise()
@@ -35,6 +36,7 @@ def test_killed_engine_is_noticed_at_once_and_replaced(supervise: Supervise, gat
     assert program.engine_pid() == second.engine_pid
 
 
+@pytest.mark.timed
 def test_reports_carry_the_epoch_of_the_greeting(supervise: Supervise, gateway: Any) -> None:
     """Epoch 0 before the greeting, the gateway's afterwards; one report answers at once, one comes each second."""
     supervise().engine_pid()
@@ -48,6 +50,7 @@ def test_reports_carry_the_epoch_of_the_greeting(supervise: Supervise, gateway: 
     assert time.monotonic() - greeted_at < 2
 
 
+@pytest.mark.timed
 def test_gateway_restart_finds_the_supervisor_again(supervise: Supervise, gateway_at: Callable[..., Any]) -> None:
     """Without a gateway the engine is kept alive; each new gateway hears of it within two seconds."""
     program = supervise()
@@ -94,6 +97,7 @@ def test_garbage_from_the_socket_is_survived(supervise: Supervise, gateway: Any)
     assert sum("was ignored" in line for line in program.seen) == 1
 
 
+@pytest.mark.timed
 def test_term_drains_the_engine_and_ends_with_zero(supervise: Supervise, gone: Gone) -> None:
     """SIGTERM and SIGINT are handed on, and nothing is left."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -114,6 +118,7 @@ def test_deaf_engine_is_killed_when_its_drain_is_over(supervise: Supervise, gone
     program.line("is not done; killing it")
 
 
+@pytest.mark.timed
 def test_second_signal_ends_it_now(supervise: Supervise, gone: Gone) -> None:
     """Whoever asks twice does not wait for the drain."""
     program = supervise("deaf", drain_s=60)

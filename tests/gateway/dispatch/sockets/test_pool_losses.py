@@ -64,6 +64,7 @@ async def test_jobs_wait_when_the_gateway_has_only_just_started(run_dir: Path, u
     await pool.close()
 
 
+@pytest.mark.timed
 async def test_a_killed_worker_is_noticed_within_100_ms(
     pool: Pool, serving: Serving, spawn: Spawn, record_property: Callable[[str, object], None]
 ) -> None:
@@ -125,6 +126,7 @@ async def test_a_lost_supervisor_is_noticed_when_it_dies(pool: Pool, run_dir: Pa
     assert await until(lambda: pool.models()[0].state == "lost") < 3.5
 
 
+@pytest.mark.timed
 async def test_a_stopped_worker_is_given_up_and_killed_when_its_beats_end(
     run_dir: Path, spawn: Spawn, until: Until
 ) -> None:
@@ -156,6 +158,7 @@ async def test_a_stopped_worker_is_given_up_and_killed_when_its_beats_end(
     await pool.close()
 
 
+@pytest.mark.timed
 async def test_nothing_hangs_when_a_worker_reads_nothing(
     pool: Pool, run_dir: Path, serving: Serving, until: Until
 ) -> None:
