@@ -8,8 +8,9 @@ import uvloop
 from aiohttp import web
 
 from gateway.app import make_app
-from gateway.config import ConfigError, GatewayConfig, parse_arguments
+from gateway.config import GatewayConfig, load
 from gateway.logs import setup_logging
+from gateway.settings import ConfigError
 from protocol.address import AddressError
 
 log = logging.getLogger("gateway")
@@ -22,29 +23,41 @@ LAST_WORDS_S = 0.3
 def main() -> int:
     """Run the gateway; returns its exit code."""
     try:
-        config = parse_arguments(sys.argv[1:])
+        loaded = load(sys.argv[1:])
     except ConfigError as error:
         print(f"gateway: {error}", file=sys.stderr)
         return EXIT_CONFIG
-    setup_logging(config.log_level, json=config.log_json, file=config.log_file)
+    if loaded.show:
+        print("\n".join(loaded.lines()))
+        return 0
+    config = loaded.config
+    try:
+        setup_logging(config)
+        app = make_app(config)
+    except (ConfigError, OSError) as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    log.info("Settings: %s", loaded.file or "no file")
     # Start-up objects live as long as the process: the collector need not walk them, nor hurry over requests.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     try:
-        _serve(config)
+        _serve(app, config)
     except (AddressError, OSError) as error:
         log.error("the gateway can't start: %s", error)
         return 1
     return 0
 
 
-def _serve(config: GatewayConfig) -> None:
+def _serve(app: web.Application, config: GatewayConfig) -> None:
+    loop = uvloop.new_event_loop()
+    loop.set_debug(config.debug)
     web.run_app(
-        make_app(config),
+        app,
         host=config.host,
         port=config.port,
-        loop=uvloop.new_event_loop(),
+        loop=loop,
         # Without it a handler that waits for its first token never learns that its client has left.
         handler_cancellation=True,
         shutdown_timeout=LAST_WORDS_S,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from gateway.context import HTTP, POOL, VECTORS, HttpSettings
 from gateway.dispatch.pool import Pool
 from gateway.middleware import MIDDLEWARES
 from gateway.routes import chat, completions, docs, embeddings, health, metrics, models, queue, tokenize
+from gateway.settings import ConfigError
 from gateway.vectors import VectorCache
 from protocol.ancestry import Ancestry
 
@@ -38,7 +40,18 @@ def make_app(config: GatewayConfig) -> web.Application:
     app.on_shutdown.append(lambda app: app[POOL].drain(config.drain_s))
     for family in (chat, completions, embeddings, models, tokenize, health, queue, metrics, docs):
         family.setup(app)
+    for name in config.plugins:
+        _plug_in(app, name)
     return app
+
+
+def _plug_in(app: web.Application, name: str) -> None:
+    """Let a module of the operator's own add its routes. Raises `ConfigError`; what the module raises itself passes."""
+    try:
+        setup = importlib.import_module(name).setup
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"plugins: {error}") from error
+    setup(app)
 
 
 async def _pool(app: web.Application) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""What the gateway is told: flags, environment, defaults, in that order, as one frozen object.
+"""What the gateway is told, as one frozen object: flags over environment over file over defaults.
 
 The only module here that reads the environment.
 """
@@ -6,21 +6,22 @@ The only module here that reads the environment.
 import argparse
 import ipaddress
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import msgspec
+import yaml
 
+from gateway import settings, settings_file
+from gateway.settings import SECRET, ConfigError, Setting, nearest
 from protocol.address import default_run_dir
 
 BODY_BYTES = 20 * 1024 * 1024
 """Largest JSON body."""
-
-
-class ConfigError(Exception):
-    """A setting that can't be used. One line: which setting, what is allowed."""
+FILES = ("config.dev.yaml", "config.yaml")
+"""Looked for in the working folder; the first one that is there is read."""
+FILE_VARIABLE = "POOL_CONFIG"
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,14 +29,18 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     `keep_alive_s`: a stream that was silent for so long gets a comment line. `write_timeout_s`: a client that has not
     read for so long is dropped. `drain_s`: how long running requests may go on after a SIGTERM (honcho kills after 5).
+    `log_file_bytes`: 0 leaves rotation to others.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     run_dir: Path = msgspec.field(default_factory=default_run_dir)
+    debug: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False
     log_file: Path | None = None
+    log_file_bytes: int = 0
+    log_file_count: int = 5
     keep_alive_s: float = 5.0
     write_timeout_s: float = 30.0
     drain_s: float = 3.5
@@ -45,45 +50,120 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     cache_bytes: int = 64 << 20
     cache_entries: int = 1_000_000
     cache_ttl_s: float = 3600.0
+    plugins: tuple[str, ...] = ()
     insecure: bool = False
 
 
-# Field, flag, names in the environment (the first one set wins), help.
-SETTINGS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
-    ("host", "--host", ("POOL_HOST", "SERVER_HOST", "EMBEDDING_HOST"), "address to listen on (127.0.0.1)"),
-    ("port", "--port", ("POOL_PORT", "SERVER_PORT", "EMBEDDING_PORT"), "port to listen on (8000); 0 takes a free one"),
-    ("run_dir", "--run-dir", ("POOL_RUN_DIR",), "private folder where workers find the gateway (/tmp/mlx-pool-UID)"),
-    ("log_level", "--log-level", ("POOL_LOG_LEVEL", "LOG_LEVEL", "EMBEDDING_LOG_LEVEL"), "debug|info|warning|error"),
-    ("log_json", "--log-json", ("POOL_LOG_JSON",), "true for one JSON object per line (false)"),
-    ("log_file", "--log-file", ("POOL_LOG_FILE", "EMBEDDING_LOG_FILE"), "log to this file too"),
-    ("keep_alive_s", "--keep-alive", ("POOL_KEEP_ALIVE",), "seconds of silence before a stream gets a comment (5)"),
-    ("write_timeout_s", "--write-timeout", ("POOL_WRITE_TIMEOUT",), "seconds before a stuck reader is dropped (30)"),
-    ("drain_s", "--drain", ("POOL_DRAIN",), "seconds that running requests get at shutdown (3.5)"),
-    ("tier", "--tier", ("POOL_TIER",), "tier shown by /v1/models (3A)"),
-    ("aliases", "--aliases", ("POOL_ALIASES",), "further names of models, as in gpt-4o=qwen3,fast=qwen3"),
-    ("cache_enabled", "--cache", ("POOL_CACHE_ENABLED", "EMBEDDING_CACHE_ENABLED"), "false to keep no vectors (true)"),
-    ("cache_bytes", "--cache-bytes", ("POOL_CACHE_BYTES",), "most memory for vectors, such as 512MB (64MB)"),
-    ("cache_entries", "--cache-entries", ("POOL_CACHE_ENTRIES", "EMBEDDING_CACHE_SIZE"), "most vectors kept (1000000)"),
-    ("cache_ttl_s", "--cache-ttl", ("POOL_CACHE_TTL",), "seconds that a vector is kept (3600)"),
-    ("insecure", "--insecure", ("POOL_INSECURE",), "true to listen beyond this machine without authentication (false)"),
+SETTINGS = (
+    Setting("host", settings.word, "address to listen on (127.0.0.1)", aliases=("SERVER_HOST", "EMBEDDING_HOST")),
+    Setting(
+        "port",
+        settings.whole(0, 65535),
+        "port to listen on (8000); 0 takes a free one",
+        aliases=("SERVER_PORT", "EMBEDDING_PORT"),
+    ),
+    Setting("run_dir", settings.path, "private folder where workers find the gateway (/tmp/mlx-pool-UID)"),
+    Setting(
+        "debug",
+        settings.switch,
+        "log at debug level, and name what holds up the event loop (false)",
+        aliases=("EMBEDDING_DEBUG",),
+    ),
+    Setting(
+        "log_level",
+        settings.choice("debug", "info", "warning", "error"),
+        "debug, info, warning or error (info)",
+        aliases=("LOG_LEVEL", "EMBEDDING_LOG_LEVEL"),
+    ),
+    Setting("log_json", settings.switch, "one JSON object per line (false)"),
+    Setting("log_file", settings.path, "log to this file too", aliases=("EMBEDDING_LOG_FILE",)),
+    Setting(
+        "log_file_bytes",
+        settings.size,
+        "start a new log file at this size, such as 50MB (0: rotation is left to others)",
+    ),
+    Setting("log_file_count", settings.whole(1, 1000), "old log files that are kept (5)"),
+    Setting(
+        "keep_alive",
+        settings.seconds,
+        "seconds of silence before a stream gets a comment line (5)",
+        field="keep_alive_s",
+    ),
+    Setting(
+        "write_timeout",
+        settings.seconds,
+        "seconds before a reader that is stuck is dropped (30)",
+        field="write_timeout_s",
+    ),
+    Setting("drain", settings.seconds, "seconds that running requests get at shutdown (3.5)", field="drain_s"),
+    Setting("tier", settings.word, "shown by /v1/models (3A)"),
+    Setting("aliases", settings.pairs, "further names of models, as in gpt-4o=qwen3,fast=qwen3"),
+    Setting(
+        "cache_enabled",
+        settings.switch,
+        "keep vectors for texts that come again (true)",
+        aliases=("EMBEDDING_CACHE_ENABLED",),
+    ),
+    Setting("cache_bytes", settings.size, "most memory for them, such as 512MB (64MB)"),
+    Setting(
+        "cache_entries", settings.whole(0, 1_000_000_000), "most of them (1000000)", aliases=("EMBEDDING_CACHE_SIZE",)
+    ),
+    Setting("cache_ttl", settings.seconds, "seconds that each is kept (3600)", field="cache_ttl_s"),
+    Setting("plugins", settings.modules, "Python modules whose setup(app) adds routes of your own"),
+    Setting("insecure", settings.switch, "listen beyond this machine without authentication (false)"),
 )
+"""Every setting, in the order of `--help`. The README's table and the shipped files are checked against this one."""
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """A configuration, and where those of its values came from that are no defaults."""
+
+    config: GatewayConfig
+    file: Path | None
+    origins: dict[str, str]
+    show: bool = False
+
+    def lines(self) -> Iterator[str]:
+        """The configuration as YAML, secrets masked."""
+        yield f"# {self.file or 'no configuration file'}"
+        width = max(len(setting.key) for setting in SETTINGS) + 2
+        for setting in SETTINGS:
+            value = getattr(self.config, setting.name)
+            shown = SECRET if setting.secret and value else settings.show(value)
+            text = yaml.safe_dump(shown, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+            yield f"{setting.key + ':':{width}}{text}  # {self.origins.get(setting.key, 'default')}"
 
 
 def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> GatewayConfig:
-    """Read flags over `environment` (this process's own unless given). Raises `ConfigError`; `--help` exits."""
+    """The configuration alone; see `load`."""
+    return load(argv, environment).config
+
+
+def load(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Loaded:
+    """Read flags over `environment` (this process's own unless given) over the file. Raises `ConfigError`."""
     environment = os.environ if environment is None else environment
-    given = vars(_parser().parse_args(list(argv)))
+    given = _read_flags(argv)
+    file = settings_file.find(given["config"] or environment.get(FILE_VARIABLE), FILES)
+    written = settings_file.read(file, [setting.key for setting in SETTINGS]) if file is not None else {}
     values: dict[str, Any] = {}
-    for field, flag, names, _ in SETTINGS:
-        text, where = given[field], flag
-        if text is None:
-            where = next((name for name in names if environment.get(name)), "")
-            text = environment.get(where)
+    origins: dict[str, str] = {}
+    for setting in SETTINGS:
+        name = next((name for name in setting.variables if environment.get(name)), None)
+        if (text := given.get(setting.key)) is not None:
+            origins[setting.key] = str(setting.flag)
+        elif name is not None:
+            origins[setting.key], text = name, environment[name]
+        elif file is not None and (text := written.get(setting.key)) is not None:
+            origins[setting.key] = file.name
         if text is not None:
-            values[field] = _parse(field, text, where)
+            from_file = file is not None and origins[setting.key] == file.name
+            value = setting.read(text, f"{origins[setting.key]}: {setting.key}" if from_file else origins[setting.key])
+            if file is not None and from_file and isinstance(value, Path):
+                value = file.parent.absolute() / value
+            values[setting.name] = value
     config = GatewayConfig(**values)
     _check(config)
-    return config
+    return Loaded(config=config, file=file, origins=origins, show=given["print_config"] is not None)
 
 
 def honcho_process(environment: Mapping[str, str] | None = None) -> str | None:
@@ -95,7 +175,7 @@ def _check(config: GatewayConfig) -> None:
     if not config.insecure and not _loopback(config.host):
         raise ConfigError(
             f"--host: {config.host} is reachable from other machines and this version has no authentication: "
-            "listen on 127.0.0.1, or say --insecure true"
+            "listen on 127.0.0.1, or say --insecure"
         )
 
 
@@ -108,47 +188,31 @@ def _loopback(host: str) -> bool:
         return False
 
 
-def _parse(field: str, text: str, where: str) -> Any:
-    try:
-        if field == "aliases":
-            return dict(_alias(part) for part in text.split(","))
-        if field.endswith("_bytes"):
-            return _bytes(text)
-        kind = next(found.type for found in msgspec.structs.fields(GatewayConfig) if found.name == field)
-        value = msgspec.convert(text, kind, strict=False, dec_hook=lambda wanted, given: wanted(given))
-    except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from None
-    if field == "port" and not 0 <= value <= 65535:
-        raise ConfigError(f"{where}: must be from 0 to 65535, not {value}")
-    if field == "cache_entries" and not 0 <= value <= 1_000_000_000:
-        raise ConfigError(f"{where}: must be from 0 to 1000000000, not {value}")
-    if field.endswith("_s") and not 0 < value < 86_400:
-        raise ConfigError(f"{where}: must be a number of seconds from 0 to 86400, not {text}")
-    return value
-
-
-def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
-    size = int(float(match[1]) * (1 << 10 * " KMGT".index(match[2].upper() or " "))) if match else -1
-    if not 0 <= size <= 16 << 40:
-        raise ValueError(f"must be a size such as 512MB or 2GB (powers of 1024), not {text!r}")
-    return size
-
-
-def _alias(part: str) -> tuple[str, str]:
-    name, found, target = part.strip().partition("=")
-    if not (name and found and target):
-        raise ValueError(f"must be NAME=MODEL,..., not {part!r}")
-    return name, target
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message.removeprefix("argument "))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m gateway", description="Serve the pool over HTTP.", allow_abbrev=False)
-    for field, flag, names, text in SETTINGS:
-        parser.add_argument(flag, dest=field, metavar=field.upper(), help=f"{text} [{', '.join(names)}]")
-    return parser
+def _read_flags(argv: Sequence[str]) -> dict[str, str | None]:
+    parser = _Parser(
+        prog="python -m gateway",
+        description="Serve the pool over HTTP. A flag overrides the variables named in brackets, and those the file.",
+        epilog="`python -m gateway keys --help`: API keys.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help=f"settings ({' if present, else '.join(FILES)}) [{FILE_VARIABLE}]"
+    )
+    parser.add_argument("--print-config", nargs="?", const="true", help="show what all of this amounts to, and exit")
+    for setting in SETTINGS:
+        if setting.flag is not None:
+            words = f"{setting.help} [{', '.join(setting.variables)}]"
+            option = parser.add_argument(setting.flag, dest=setting.key, metavar="VALUE", help=words)
+            if setting.parse is settings.switch:
+                option.nargs, option.const = "?", "true"
+    known, unknown = parser.parse_known_args(list(argv))
+    if unknown:
+        flags = [setting.flag for setting in SETTINGS if setting.flag is not None]
+        near = nearest(unknown[0].partition("=")[0], flags)
+        raise ConfigError(f"{unknown[0]}: no such flag{near or '; see --help'}")
+    return vars(known)

@@ -7,10 +7,13 @@ import logging
 import logging.handlers
 import time
 from contextvars import ContextVar
-from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import orjson
+
+if TYPE_CHECKING:
+    from gateway.config import GatewayConfig
 
 REQUEST: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request that this code runs for; tasks inherit it."""
@@ -52,14 +55,24 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-def setup_logging(level: str = "INFO", *, json: bool = False, file: Path | None = None) -> None:
-    """Send everything to stderr, and to `file` too where one is given (it may be rotated from outside)."""
+def setup_logging(config: "GatewayConfig") -> None:
+    """Send everything to stderr, and to a file too where one is configured. Raises `OSError`.
+
+    Without a size, the file may be rotated from outside: it is opened again once it has been moved away.
+    """
     handlers: list[logging.Handler] = [logging.StreamHandler()]
-    if file is not None:
-        handlers.append(logging.handlers.WatchedFileHandler(file, encoding="utf-8"))
-    formatter = JsonLines() if json else TextLines()
+    if config.log_file is not None and config.log_file_bytes:
+        handlers.append(
+            logging.handlers.RotatingFileHandler(
+                config.log_file, maxBytes=config.log_file_bytes, backupCount=config.log_file_count, encoding="utf-8"
+            )
+        )
+    elif config.log_file is not None:
+        handlers.append(logging.handlers.WatchedFileHandler(config.log_file, encoding="utf-8"))
+    formatter = JsonLines() if config.log_json else TextLines()
     for handler in handlers:
         handler.setFormatter(formatter)
     # aiohttp's own access log writes whole addresses, and a query may hold a key.
     logging.getLogger("aiohttp.access").setLevel(logging.CRITICAL)
-    logging.basicConfig(level=level.upper(), handlers=handlers, force=True)
+    level = "DEBUG" if config.debug else config.log_level.upper()
+    logging.basicConfig(level=level, handlers=handlers, force=True)

@@ -14,6 +14,7 @@ from gateway.context import GENERATED, REQUEST_ID
 from gateway.dispatch.stream import JobFailed
 from gateway.errors import ApiError
 from gateway.logs import REQUEST
+from gateway.openapi import ROUTES
 
 CLIENT_LEFT = 499
 """Logged, never sent: the client was gone before its answer was."""
@@ -34,7 +35,9 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     line = f"{request.method} {request.rel_url.raw_path[:200]}"
     started = time.perf_counter()
     status = CLIENT_LEFT
-    logger.info("Request started: %s", line, extra={"fields": {"method": request.method}})
+    operation = request.app[ROUTES].get(request.match_info.route)
+    level = logging.DEBUG if operation is not None and operation.quiet else logging.INFO
+    logger.log(level, "Request started: %s", line, extra={"fields": {"method": request.method}})
     try:
         response = await handler(request)
         if not response.prepared:
@@ -50,8 +53,8 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         duration_s = time.perf_counter() - started
         _report_generation(request, duration_s)
         fields = {"method": request.method, "status": status, "duration_s": round(duration_s, 6)}
-        logger.info(
-            "Request completed: %s status=%d duration=%.3fs", line, status, duration_s, extra={"fields": fields}
+        logger.log(
+            level, "Request completed: %s status=%d duration=%.3fs", line, status, duration_s, extra={"fields": fields}
         )
         REQUEST.reset(token)
 

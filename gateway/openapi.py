@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
+from aiohttp.web_urldispatcher import AbstractRoute
 
 from gateway.errors import TABLE
 from gateway.schema.base import Answer, Request
@@ -29,6 +30,7 @@ class Operation:
         errors: codes of `gateway.errors.TABLE` that callers should expect.
         media_type: of an answer without a type.
         documented: False for pages that are no API.
+        quiet: True for what machines ask every few seconds; its log lines are for debugging only.
 
     """
 
@@ -44,21 +46,23 @@ class Operation:
     errors: tuple[str, ...] = ()
     media_type: str = _JSON
     documented: bool = True
+    quiet: bool = False
 
 
 OPERATIONS: web.AppKey[list[Operation]] = web.AppKey("operations", list)
+ROUTES: web.AppKey[dict[AbstractRoute, Operation]] = web.AppKey("routes", dict)
+"""What is known of a request, by the route object it was resolved to; its path has many spellings."""
 
 
 def mount(app: web.Application, operations: tuple[Operation, ...]) -> None:
-    """Add routes; what is added here is documented."""
-    if OPERATIONS not in app:
-        app[OPERATIONS] = []
-    app[OPERATIONS].extend(operations)
+    """Add routes; what is added here is documented. GET answers HEAD, too."""
+    app.setdefault(OPERATIONS, []).extend(operations)
+    routes = app.setdefault(ROUTES, {})
     for operation in operations:
-        if operation.method == hdrs.METH_GET:
-            app.router.add_get(operation.path, operation.handler)
-        else:
-            app.router.add_route(operation.method, operation.path, operation.handler)
+        resource = app.router.add_resource(operation.path)
+        methods = (hdrs.METH_HEAD, hdrs.METH_GET) if operation.method == hdrs.METH_GET else (operation.method,)
+        for method in methods:
+            routes[resource.add_route(method, operation.handler)] = operation
 
 
 def document(operations: list[Operation], *, title: str, version: str) -> dict[str, Any]:

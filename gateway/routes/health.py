@@ -85,22 +85,24 @@ def _sum(memories: list[Memory]) -> Memory:
     )
 
 
-OPERATIONS = (
-    Operation(method=hdrs.METH_GET, path="/ping", handler=ping, summary="Liveness", tag="Health", answer=Alive),
-    Operation(method=hdrs.METH_GET, path="/health", handler=pool, summary="All models", tag="Health", answer=Health),
-    Operation(method=hdrs.METH_GET, path="/health/live", handler=ping, summary="Liveness", tag="Health", answer=Alive),
-    Operation(
-        method=hdrs.METH_GET, path="/health/ready", handler=pool, summary="Readiness", tag="Health", answer=Health
-    ),
+OPERATIONS = tuple(
     Operation(
         method=hdrs.METH_GET,
-        path="/health/{model:.+}",
-        handler=one,
-        summary="One model",
+        path=path,
+        handler=handler,
+        summary=summary,
         tag="Health",
-        answer=ModelHealth,
-        errors=("model_not_found",),
-    ),
+        answer=kind,
+        errors=errors,
+        quiet=True,
+    )
+    for path, handler, summary, kind, errors in (
+        ("/ping", ping, "Liveness", Alive, ()),
+        ("/health", pool, "All models", Health, ()),
+        ("/health/live", ping, "Liveness", Alive, ()),
+        ("/health/ready", pool, "Readiness", Health, ()),
+        ("/health/{model:.+}", one, "One model", ModelHealth, ("model_not_found",)),
+    )
 )
 
 

@@ -119,6 +119,7 @@ OPERATIONS = (
         summary="Prometheus metrics",
         tag="Operation",
         media_type="text/plain",
+        quiet=True,
     ),
 )
 

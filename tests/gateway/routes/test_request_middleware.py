@@ -12,6 +12,7 @@ import orjson
 import pytest
 from yarl import URL
 
+from gateway.config import GatewayConfig
 from gateway.logs import REQUEST, JsonLines, TextLines, setup_logging
 
 CHAT = "/v1/chat/completions"
@@ -175,7 +176,7 @@ def test_file_gets_lines_when_configured(tmp_path: Path, as_json: bool) -> None:
     before, level, access_level = root.handlers[:], root.level, access.level
     root.handlers = []
     try:
-        setup_logging("warning", json=as_json, file=tmp_path / "log")
+        setup_logging(GatewayConfig(log_level="warning", log_json=as_json, log_file=tmp_path / "log"))
         logging.getLogger("gateway.y").info("quiet")
         logging.getLogger("gateway.y").warning("loud")
         logging.getLogger("aiohttp.access").error("GET /?api_key=k3y")
