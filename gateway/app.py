@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from gateway.config import BODY_BYTES, GatewayConfig, honcho_process
-from gateway.context import HTTP, POOL, VECTORS, HttpSettings
+from gateway.context import GALLERY, HTTP, POOL, VECTORS, HttpSettings
 from gateway.dispatch.pool import Pool
+from gateway.media.gallery import Gallery
 from gateway.middleware import MIDDLEWARES
 from gateway.routes import chat, completions, docs, embeddings, health, metrics, models, queue, tokenize
 from gateway.settings import ConfigError
@@ -29,6 +30,7 @@ def make_app(config: GatewayConfig) -> web.Application:
     app = web.Application(middlewares=MIDDLEWARES, client_max_size=BODY_BYTES)
     app[HTTP] = HttpSettings(keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s, tier=config.tier)
     app[POOL] = Pool(config.run_dir, aliases=config.aliases)
+    app[GALLERY] = Gallery(remote=None)
     app[VECTORS] = (
         VectorCache(capacity_bytes=config.cache_bytes, capacity_entries=config.cache_entries, ttl_s=config.cache_ttl_s)
         if config.cache_enabled

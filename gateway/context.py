@@ -10,6 +10,7 @@ from protocol.messages import Delta
 
 if TYPE_CHECKING:
     from gateway.dispatch.pool import Pool
+    from gateway.media.gallery import Gallery
     from gateway.vectors import VectorCache
 
 
@@ -30,8 +31,8 @@ class HttpSettings:
 class Generated:
     """What a generation amounted to; filled while it runs, reported when its request ends, however it ends.
 
-    `request_type` is `text` or `text_stream`. `tokens` counts what was delivered until the workers' own count replaces
-    it. `texts` (pieces by choice) are kept only to be counted: they are never logged.
+    `request_type` is one of `gateway.dispatch.stats.REQUEST_TYPES`. `tokens` counts what was delivered until the
+    workers' own count replaces it. `texts` (pieces by choice) are kept only to be counted: they are never logged.
     """
 
     request_type: str
@@ -55,6 +56,7 @@ class Generated:
 POOL: web.AppKey["Pool"] = web.AppKey("pool")
 VECTORS: web.AppKey["VectorCache | None"] = web.AppKey("vectors")
 """None: nothing is cached."""
+GALLERY: web.AppKey["Gallery"] = web.AppKey("gallery")
 HTTP: web.AppKey[HttpSettings] = web.AppKey("http", HttpSettings)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 GENERATED: web.RequestKey[Generated] = web.RequestKey("generated", Generated)

@@ -281,6 +281,8 @@ class Dispatcher:
 
     def _over(self, flight: Flight, outcome: Outcome) -> None:
         flight.outcome = outcome
+        # It is not sent again; a worker that is slow to let go of it need not keep its images in our memory.
+        flight.buffers = ()
         flight.over_at = self._clock()
 
 

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from gateway.dispatch.flight import Flight, Outcome
 from gateway.dispatch.model import Model
-from protocol.messages import Beat, Kind, Supervision
+from protocol.messages import Beat, GenerateJob, Kind, Supervision
 
 REQUEST_TYPES = ("vision", "vision_stream", "text", "text_stream", "embedding")
 WIRE_COUNTS = ("bad_frame", "contradiction", "stranger", "lost_workers")
@@ -147,10 +147,15 @@ class Stats:
 
 def request_type(flight: Flight) -> str:
     """How `request_types` calls it."""
-    if flight.model.kind is Kind.EMBEDDING:
+    if not isinstance(flight.job, GenerateJob):
         return "embedding"
-    name = "vision" if flight.model.kind is Kind.VISION else "text"
-    return f"{name}_stream" if flight.stream.streamed else name
+    return type_of(images=bool(flight.job.images), streamed=flight.stream.streamed)
+
+
+def type_of(*, images: bool, streamed: bool) -> str:
+    """What `request_types` calls a generation: it is what is in it that counts, not which model answers."""
+    name = "vision" if images else "text"
+    return f"{name}_stream" if streamed else name
 
 
 def model_snapshot(model: Model) -> ModelSnapshot:

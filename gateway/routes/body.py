@@ -1,5 +1,6 @@
 """Reading a JSON body and writing a JSON answer, with every refusal that HTTP itself asks for."""
 
+import io
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -23,7 +24,16 @@ async def read(request: web.Request, kind: type[R], *, beside: Mapping[str, Any]
     declared = request.content_length
     if declared is not None and declared > request.client_max_size:
         raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size, actual_size=declared)
-    return decode(await request.read(), kind, beside=beside)
+    return decode(await _whole(request), kind, beside=beside)
+
+
+async def _whole(request: web.Request) -> bytes:
+    """The body. `request.read()` would keep it for the request's whole life, and it may be 20 MB of images."""
+    data = io.BytesIO()
+    async for chunk in request.content.iter_any():
+        if data.write(chunk) and data.tell() > request.client_max_size:
+            raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size, actual_size=data.tell())
+    return data.getvalue()
 
 
 def answer(body: Answer, *, status: int = 200) -> web.Response:

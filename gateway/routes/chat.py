@@ -1,13 +1,24 @@
 """`POST /v1/chat/completions`."""
 
+import msgspec
 from aiohttp import hdrs, web
 
-from gateway.context import GENERATED, POOL, REQUEST_ID, Generated
+from gateway.context import GALLERY, GENERATED, POOL, REQUEST_ID, Generated
+from gateway.dispatch.stats import type_of
 from gateway.dispatch.stream import JobStream
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
 from gateway.routes.chat_chunks import ChatChunks
-from gateway.routes.generation import ERRORS, TENANT, closing_extras, cost, timings_asked
+from gateway.routes.generation import (
+    ERRORS,
+    TENANT,
+    blaming,
+    closing_extras,
+    cost,
+    forget_urls,
+    model_for,
+    timings_asked,
+)
 from gateway.routes.origin import Origin, finish_of, logprob_of
 from gateway.schema.answers import (
     ChatChoice,
@@ -21,23 +32,29 @@ from gateway.schema.answers import (
 )
 from gateway.schema.chat import ChatCompletionRequest
 from gateway.sse import EventStream
-from protocol.messages import Delta, Kind
+from protocol.messages import Delta
 
 
 async def create(request: web.Request) -> web.StreamResponse:
     """Answer a conversation, whole or as a stream."""
     wanted = await read(request, ChatCompletionRequest)
+    shown = wanted.pictures
     pool = request.app[POOL]
-    model = pool.resolve(wanted.model, Kind.CHAT)
-    job = wanted.job(model.ready, request_id=request[REQUEST_ID], tenant=TENANT)
-    kind = "text_stream" if wanted.stream else "text"
+    model = model_for(pool, wanted.model, shown)
+    kind = type_of(images=bool(shown), streamed=bool(wanted.stream))
     request[GENERATED] = Generated(request_type=kind, model=model.name)
-    origin = Origin.of(model, "chatcmpl")
-    async with pool.run(model, job) as stream:
-        await stream.accepted()
-        if wanted.stream:
-            return await _stream(request, wanted, origin, stream)
-        return await _whole(request, wanted, origin, stream)
+    async with request.app[GALLERY].collect(shown) as album:
+        job = wanted.job(model.ready, request_id=request[REQUEST_ID], tenant=TENANT, images=album.images)
+        # The text of an image is a third larger than the image itself, and nobody reads it again.
+        wanted = msgspec.structs.replace(wanted, messages=[])
+        names = forget_urls(shown)
+        async with pool.run(model, job, album.buffers) as stream:
+            with blaming(names):
+                await stream.accepted()
+            origin = Origin.of(model, "chatcmpl")
+            if wanted.stream:
+                return await _stream(request, wanted, origin, stream)
+            return await _whole(request, wanted, origin, stream)
 
 
 async def _stream(

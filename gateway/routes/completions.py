@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from aiohttp import hdrs, web
 
 from gateway.context import GENERATED, POOL, REQUEST_ID, Generated
+from gateway.dispatch.stats import type_of
 from gateway.dispatch.stream import JobStream
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
@@ -34,7 +35,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     wanted = await read(request, CompletionRequest)
     model = request.app[POOL].resolve(wanted.model, Kind.CHAT)
     jobs = wanted.jobs(model.ready, request_id=request[REQUEST_ID], tenant=TENANT)
-    kind = "text_stream" if wanted.stream else "text"
+    kind = type_of(images=False, streamed=bool(wanted.stream))
     request[GENERATED] = Generated(request_type=kind, model=model.name)
     if wanted.stream:
         return await _stream(request, wanted, model, jobs)

@@ -1,10 +1,22 @@
-"""What chat and plain completions share: expected errors, usage, and the wait for several jobs at once."""
+"""What routes that run jobs on conversations and texts share: expected errors, usage, models for images."""
 
-from gateway.dispatch.stream import JobStream
-from gateway.errors import ApiError
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from gateway.dispatch.stream import JobFailed, JobStream
+from gateway.errors import ApiError, invalid
 from gateway.schema.answers import Timings, Usage, timings_of, usage_of
+from gateway.schema.pictures import Picture
 from gateway.schema.sampling import Generation
+from protocol.errors import Code
+from protocol.messages import Kind
 from protocol.messages import Usage as JobUsage
+
+if TYPE_CHECKING:
+    from gateway.dispatch.model import Model
+    from gateway.dispatch.pool import Pool
 
 TENANT = ""
 """Callers are not told apart: all share one prefix cache."""
@@ -24,6 +36,37 @@ MODEL_ERRORS = (
     "queue_timeout",
 )
 ERRORS = (*READING_ERRORS, *MODEL_ERRORS, "out_of_memory")
+
+
+def model_for(pool: "Pool", name: str | None, shown: list[Picture]) -> "Model":
+    """The model for a conversation: one that sees, where there is something to see.
+
+    Raises `JobFailed`, or `ApiError` where the images are the problem.
+    """
+    try:
+        return pool.resolve(name, Kind.VISION if shown else Kind.CHAT)
+    except JobFailed as failure:
+        if shown and failure.code == Code.INVALID_REQUEST:
+            raise invalid(failure.message, shown[0].where) from None
+        raise
+
+
+@contextmanager
+def blaming(images: list[str]) -> Iterator[None]:
+    """Give an image that a worker refused (`images[2]`) the name that it has in the request, one of `images`."""
+    try:
+        yield
+    except JobFailed as failure:
+        if found := re.fullmatch(r"images\[(\d{1,2})\]", failure.param or ""):
+            failure.param = dict(enumerate(images)).get(int(found[1]), "messages")
+        raise
+
+
+def forget_urls(shown: list[Picture]) -> list[str]:
+    """Empty the list, which everyone who had the images in hand shares; returns the images' names in the request."""
+    names = [picture.where for picture in shown]
+    shown.clear()
+    return names
 
 
 def cost(stream: JobStream) -> JobUsage:

@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.context import POOL, VECTORS
+from gateway.context import GALLERY, POOL, VECTORS
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.stats import Snapshot
+from gateway.media.gallery import Gallery
 from gateway.openapi import Operation, mount
 from gateway.vectors import VectorCache
 
@@ -27,12 +28,16 @@ WORKER_GAUGES = (
     ("prefix_bytes", "prefix_bytes", "Memory held by the prefix cache."),
     ("prefix_lookups", "prefix_lookups", "Prompts looked up in the prefix cache."),
     ("prefix_hits", "prefix_hits", "Prompts that found a prefix."),
+    ("feature_bytes", "feature_bytes", "Memory held by features of images."),
+    ("feature_lookups", "feature_lookups", "Images looked up in the feature cache."),
+    ("feature_hits", "feature_hits", "Images whose features were found."),
 )
 
 
 class _Counts(Collector):
-    def __init__(self, pool: Pool, vectors: VectorCache | None) -> None:
+    def __init__(self, pool: Pool, gallery: Gallery, vectors: VectorCache | None) -> None:
         self._pool = pool
+        self._gallery = gallery
         self._vectors = vectors
 
     def collect(self) -> Iterator[Metric]:
@@ -40,6 +45,9 @@ class _Counts(Collector):
         yield from _totals(now)
         yield from _queues(now)
         yield from _workers(now)
+        yield GaugeMetricFamily(
+            "pool_image_held_bytes", "Images held for requests that are not over.", value=self._gallery.held_bytes
+        )
         if self._vectors is not None:
             yield from _cached(self._vectors)
 
@@ -127,5 +135,5 @@ OPERATIONS = (
 def setup(app: web.Application) -> None:
     """Add the routes of this module."""
     app[REGISTRY] = CollectorRegistry()
-    app[REGISTRY].register(_Counts(app[POOL], app[VECTORS]))
+    app[REGISTRY].register(_Counts(app[POOL], app[GALLERY], app[VECTORS]))
     mount(app, OPERATIONS)

@@ -2,11 +2,11 @@
 
 from aiohttp import hdrs, web
 
-from gateway.context import POOL
+from gateway.context import GALLERY, POOL
 from gateway.errors import ApiError
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
-from gateway.routes.generation import ERRORS
+from gateway.routes.generation import ERRORS, blaming, forget_urls, model_for
 from gateway.schema.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 from protocol.messages import Kind, Text, Tokens
 
@@ -14,10 +14,15 @@ from protocol.messages import Kind, Text, Tokens
 async def tokenize(request: web.Request) -> web.Response:
     """Count and name the tokens of a text or a conversation."""
     wanted = await read(request, TokenizeRequest)
+    shown = wanted.pictures
     pool = request.app[POOL]
-    model = pool.resolve(wanted.model, Kind.CHAT)
-    async with pool.run(model, wanted.job()) as stream:
-        result = await stream.result()
+    model = model_for(pool, wanted.model, shown)
+    async with (
+        request.app[GALLERY].collect(shown) as album,
+        pool.run(model, wanted.job(album.images), album.buffers) as stream,
+    ):
+        with blaming(forget_urls(shown)):
+            result = await stream.result()
     if not isinstance(result, Tokens) or model.ready is None:
         raise ApiError("internal_error", detail="a tokenize job was not answered by tokens of a ready worker")
     return answer(

@@ -13,6 +13,9 @@ MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 32
 MAX_JSON_DEPTH = 64
 MAX_TOKEN_ID = 2**31 - 1
+MAX_IMAGES = 16
+MAX_IMAGE_BYTES = 20 * 1024 * 1024
+MAX_IMAGE_PIXELS = 33_000_000
 
 ModelName = Annotated[
     str,
@@ -52,6 +55,14 @@ MaxTokensPerText = Annotated[
     int, Meta(ge=1, le=8192, description="Longer inputs are cut. Absent: one over the model's limit is refused.")
 ]
 PromptName = Annotated[str, Meta(min_length=1, max_length=256)]
+ImageAddress = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        description="A PNG, JPEG, WebP or GIF file of up to 20 MB and 33 megapixels: data:image/png;base64,..., or an "
+        "http(s) address on the public internet.",
+    ),
+]
 Bookkeeping = Annotated[str, Meta(max_length=1024, description="Accepted for the caller's own records.")]
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],

@@ -1,5 +1,6 @@
 """`POST /v1/chat/completions`: the request, and the job it becomes."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -9,10 +10,11 @@ from gateway.errors import invalid, unsupported
 from gateway.schema.base import Part
 from gateway.schema.bounds import Bookkeeping, Effort, MaxTokens, Metadata, TopLogprobs
 from gateway.schema.messages import Message, Messages
+from gateway.schema.pictures import Picture, pictures
 from gateway.schema.sampling import Generation
 from gateway.schema.template import check_messages, template_messages
 from gateway.schema.tools import Tool, Tools, check_tools
-from protocol.messages import ChatPrompt, GenerateJob, Ready
+from protocol.messages import ChatPrompt, GenerateJob, Image, Ready
 
 
 class ResponseFormat(Part, frozen=True, kw_only=True):
@@ -77,8 +79,16 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
         check_messages(self.messages)
         check_tools(self.tools or [])
 
-    def job(self, ready: Ready | None, *, request_id: str, tenant: str) -> GenerateJob:
-        """The job for a worker; the pool fills in its numbers. `ready`: see `Generation.sampling`."""
+    @property
+    def pictures(self) -> list[Picture]:
+        """The images of the conversation, in order. Raises `ApiError` if there are too many."""
+        return pictures(self.messages)
+
+    def job(self, ready: Ready | None, *, request_id: str, tenant: str, images: Sequence[Image] = ()) -> GenerateJob:
+        """The job for a worker; the pool fills in its numbers. `images`: what its `pictures` have become.
+
+        `ready`: see `Generation.sampling`.
+        """
         return GenerateJob(
             job=0,
             attempt=0,
@@ -95,6 +105,7 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
             n=self.n or 1,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             parallel_tool_calls=self.parallel_tool_calls is not False,
+            images=[*images],
         )
 
 

@@ -22,7 +22,7 @@ _LARGE_BYTES = 256 * 1024
 
 _MEDIA = MappingProxyType(
     {
-        "image_url": "Images are not supported by any model of this pool.",
+        "image_url": "Images are only accepted in messages of the role 'user'.",
         "input_audio": "Audio is not supported by any model of this pool.",
         "video_url": "Video is not supported by any model of this pool.",
         "file": "Files are not supported by any model of this pool.",

@@ -1,11 +1,11 @@
 """Messages of a conversation as clients send them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from gateway.schema.base import Part
-from gateway.schema.bounds import MAX_MESSAGES
+from gateway.schema.bounds import MAX_MESSAGES, ImageAddress
 
 Name = Annotated[str, Meta(max_length=256)]
 
@@ -22,7 +22,21 @@ class RefusalPart(Part, frozen=True, kw_only=True, tag_field="type", tag="refusa
     refusal: str
 
 
+class ImageUrl(Part, frozen=True, kw_only=True):
+    """Where an image is, and how closely to look at it: `low` is cheap, `original` is taken as `high`."""
+
+    url: ImageAddress
+    detail: Literal["auto", "low", "high", "original"] | None = None
+
+
+class ImagePart(Part, frozen=True, kw_only=True, tag_field="type", tag="image_url"):
+    """An image, for models that can see."""
+
+    image_url: ImageUrl | ImageAddress
+
+
 TextParts = Annotated[list[TextPart], Meta(min_length=1)]
+UserParts = Annotated[list[TextPart | ImagePart], Meta(min_length=1)]
 AssistantParts = Annotated[list[TextPart | RefusalPart], Meta(min_length=1)]
 
 
@@ -56,9 +70,9 @@ class DeveloperMessage(Part, frozen=True, kw_only=True, tag_field="role", tag="d
 
 
 class UserMessage(Part, frozen=True, kw_only=True, tag_field="role", tag="user"):
-    """What the user said."""
+    """What the user said and showed."""
 
-    content: str | TextParts
+    content: str | UserParts
     name: Name | None = None
 
 

@@ -1,4 +1,7 @@
-"""Messages in the form that chat templates expect: string contents, parsed tool arguments, no developer role."""
+"""Messages in the form that chat templates expect: parsed tool arguments, no developer role, string contents.
+
+A content with images is a list of parts instead, with `{"type": "image"}` where each image belongs.
+"""
 
 from typing import Any, assert_never
 
@@ -11,6 +14,7 @@ from gateway.schema.messages import (
     AssistantMessage,
     CalledTool,
     DeveloperMessage,
+    ImagePart,
     Message,
     RefusalPart,
     SystemMessage,
@@ -42,9 +46,9 @@ def template_messages(messages: list[Message]) -> bytes:
 def _plain(message: Message) -> dict[str, Any]:
     match message:
         case SystemMessage() | DeveloperMessage():
-            plain = {"role": "system", "content": _text(message.content)}
+            plain: dict[str, Any] = {"role": "system", "content": _text(message.content)}
         case UserMessage():
-            plain = {"role": "user", "content": _text(message.content)}
+            plain = {"role": "user", "content": _shown(message.content)}
         case ToolMessage():
             plain = {"role": "tool", "content": _text(message.content), "tool_call_id": message.tool_call_id}
         case AssistantMessage():
@@ -67,6 +71,17 @@ def _assistant(message: AssistantMessage) -> dict[str, Any]:
             for call in message.tool_calls
         ]
     return plain
+
+
+def _shown(content: str | list[TextPart | ImagePart]) -> str | list[dict[str, str]]:
+    if isinstance(content, str):
+        return content
+    texts = [part for part in content if isinstance(part, TextPart)]
+    if len(texts) == len(content):
+        return _text(texts)
+    return [
+        {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": "image"} for part in content
+    ]
 
 
 def _text(content: str | list[TextPart] | list[TextPart | RefusalPart]) -> str:

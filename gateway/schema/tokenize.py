@@ -1,5 +1,6 @@
 """`POST /v1/tokenize` and `/v1/detokenize`, in vLLM's shapes."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from msgspec import Meta
@@ -9,10 +10,11 @@ from gateway.schema.base import Answer, Request
 from gateway.schema.bounds import ModelName, TokenId
 from gateway.schema.chat import TemplateOptions, chat_prompt, template_options
 from gateway.schema.messages import Messages
+from gateway.schema.pictures import Picture, pictures
 from gateway.schema.sampling import check_tokens
 from gateway.schema.template import check_messages
 from gateway.schema.tools import Tools, check_tools
-from protocol.messages import DetokenizeJob, Ready, TextPrompt, TokenizeJob
+from protocol.messages import DetokenizeJob, Image, Ready, TextPrompt, TokenizeJob
 
 
 class TokenizeRequest(Request, frozen=True, kw_only=True):
@@ -42,11 +44,17 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
         check_messages(self.messages)
         check_tools(self.tools or [])
 
-    def job(self) -> TokenizeJob:
-        """The job for a worker; the pool fills in its numbers."""
+    @property
+    def pictures(self) -> list[Picture]:
+        """The images of the conversation, in order. Raises `ApiError` if there are too many."""
+        return pictures(self.messages or [])
+
+    def job(self, images: Sequence[Image] = ()) -> TokenizeJob:
+        """The job for a worker; the pool fills in its numbers. `images`: what its `pictures` have become."""
         if self.messages is not None:
             template = template_options(self.chat_template_kwargs, None)
-            return TokenizeJob(job=0, attempt=0, prompt=chat_prompt(self.messages, tools=self.tools, template=template))
+            prompt = chat_prompt(self.messages, tools=self.tools, template=template)
+            return TokenizeJob(job=0, attempt=0, prompt=prompt, images=[*images])
         return TokenizeJob(
             job=0,
             attempt=0,

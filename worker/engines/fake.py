@@ -4,6 +4,7 @@ Its answer to a prompt is a sequence of tokens that depends on the prompt alone,
 scripted in the prompt itself (`fake: die@5`), so that each request of a test brings its own; `PROGRAM` lists them.
 """
 
+import hashlib
 import math
 import os
 import re
@@ -26,7 +27,9 @@ from protocol.messages import (
     EmbedJob,
     Failed,
     GenerateJob,
+    Image,
     Job,
+    Kind,
     Prompt,
     Ready,
     Text,
@@ -47,6 +50,8 @@ PROGRAM = re.compile(r"fake:((?:\s*[a-z]+@[0-9.]+)+)")
 `prefill@S` S seconds before the first token, in chunks between the steps of the others."""
 
 CONTEXT_TOKENS = 131_072
+IMAGE_TOKENS = 16
+"""What each image adds to its prompt."""
 VOCAB_SIZE = 50_000
 DIMENSIONS = 8
 PREFILL_CHUNK_S = 0.05
@@ -74,6 +79,7 @@ class FakeEngine:
 
     def __init__(self, config: WorkerConfig) -> None:
         self._context = config.context_length or CONTEXT_TOKENS
+        self._kind = config.kind
         self._rows: list[_Row] = []
         self._programs: dict[int, dict[str, float]] = {}
         self._usage: dict[int, list[int]] = {}
@@ -91,7 +97,7 @@ class FakeEngine:
             vocab_size=VOCAB_SIZE,
             family="fake",
             description="Deterministic words without a model",
-            tags=["local", "chat", "fake"],
+            tags=["local", self._kind.value, "fake"],
             capabilities=["chat", "completions"],
             weights_bytes=0,
             load_s=0.0,
@@ -102,24 +108,32 @@ class FakeEngine:
             device="cpu",
         )
 
-    def prepare(self, job: Job, _buffers: Sequence[bytes] = ()) -> Any:
-        """One token a word; faults are read from the text."""
+    def prepare(self, job: Job, buffers: Sequence[bytes] = ()) -> Any:
+        """One token a word, and `IMAGE_TOKENS` an image; faults are read from the text."""
         match job:
             case DetokenizeJob():
                 return Text(job.job, job.attempt, " ".join(WORDS[token % len(WORDS)] for token in job.tokens))
             case TokenizeJob():
-                return Tokens(job.job, job.attempt, _tokens(job.prompt))
+                return Tokens(job.job, job.attempt, _tokens(job.prompt) + self._see(job, buffers))
             case GenerateJob():
-                return self._prepare(job)
+                return self._prepare(job, self._see(job, buffers))
             case EmbedJob():
                 return _vectors(job)
 
-    def _prepare(self, job: GenerateJob) -> _Prepared:
+    def _see(self, job: GenerateJob | TokenizeJob, buffers: Sequence[bytes]) -> list[int]:
+        """The tokens of a job's images, the same for the same files. Raises `ValueError` for the gateway's mistakes."""
+        if job.images and self._kind is not Kind.VISION:
+            raise JobError(Code.INVALID_REQUEST, "This model takes no images.", "images[0]")
+        if isinstance(job.prompt, ChatPrompt) and _places(job.prompt) != len(job.images):
+            raise ValueError("a prompt has another number of places for images than its job has images")
+        return [token for image in job.images for token in _look(image, buffers[image.buffer])]
+
+    def _prepare(self, job: GenerateJob, seen: list[int]) -> _Prepared:
         # What words in a fixed order can't honour is refused, as a real engine would refuse it.
         for param, asked in (("logprobs", job.logprobs is not None), ("echo", job.echo), ("stop", job.stop)):
             if asked:
                 raise JobError(Code.UNSUPPORTED, f"The fake engine has no {param!r}.", param)
-        tokens = _tokens(job.prompt)
+        tokens = _tokens(job.prompt) + seen
         if len(tokens) + (job.max_tokens or 1) > self._context:
             raise JobError(
                 Code.CONTEXT_LENGTH,
@@ -234,6 +248,19 @@ def _vectors(job: EmbedJob) -> Vectors:
     if sys.byteorder == "big":
         data.byteswap()
     return Vectors(job.job, job.attempt, length, [len(tokens) for tokens in inputs], data.tobytes(), batches=1)
+
+
+def _places(prompt: ChatPrompt) -> int:
+    """How many images the messages have a place for."""
+    contents = [message["content"] for message in msgspec.json.decode(prompt.messages)]
+    return sum(part["type"] == "image" for parts in contents if isinstance(parts, list) for part in parts)
+
+
+def _look(image: Image, data: bytes) -> bytes:
+    digest = hashlib.sha256(data).digest()
+    if digest != image.digest:
+        raise ValueError("an image is not the one that its job says")
+    return digest[:IMAGE_TOKENS]
 
 
 def _tokens(prompt: Prompt) -> list[int]:

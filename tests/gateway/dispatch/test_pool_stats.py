@@ -4,7 +4,7 @@ from dispatch_rig import Rig, generate
 
 from gateway.dispatch.stats import model_snapshot, request_type
 from protocol.errors import Code
-from protocol.messages import Done, Failed, Kind, TextPrompt, TokenizeJob, Usage
+from protocol.messages import Done, EmbedJob, Failed, Image, Kind, TextPrompt, TokenizeJob, Usage
 
 
 async def test_requests_are_counted_by_outcome_when_their_handlers_leave(rig: Rig) -> None:
@@ -41,12 +41,17 @@ async def test_a_request_is_of_the_streamed_type_when_its_answer_was_over_before
     assert rig.stats.by_type()["text_stream"] == 1
 
 
-async def test_the_type_follows_the_model_when_it_is_not_a_chat_model(rig: Rig) -> None:
-    """Vision and embedding requests are counted apart."""
-    rig.join(kind=Kind.VISION)
-    assert request_type(rig.submit()) == "vision"
+async def test_the_type_follows_what_is_in_the_job_when_a_vision_model_answers(rig: Rig) -> None:
+    """Images make a vision request; text is text, whoever answers it; embeddings are counted apart."""
+    rig.join(slots=8, kind=Kind.VISION)
+    seen = generate(images=[Image(0, b"digest")])
+    assert request_type(rig.submit(seen)) == "vision"
+    assert request_type(rig.submit()) == "text"
+    streamed = rig.submit(seen)
+    streamed.stream.streamed = True
+    assert request_type(streamed) == "vision_stream"
     rig.join("w2", "e", kind=Kind.EMBEDDING)
-    assert request_type(rig.submit(model=rig.roster.models["e"])) == "embedding"
+    assert request_type(rig.submit(EmbedJob(0, 0, "r", "", texts=["x"]), model=rig.roster.models["e"])) == "embedding"
 
 
 async def test_the_queue_is_described_when_jobs_run_and_wait(rig: Rig) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +11,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from gateway.context import HTTP, POOL, HttpSettings
+from gateway.context import GALLERY, HTTP, POOL, HttpSettings
 from gateway.dispatch.stream import JobFailed
 from gateway.logs import TextLines
+from gateway.media.gallery import Gallery
 from gateway.middleware import MIDDLEWARES
 from gateway.routes import chat, completions, docs, models, tokenize
 from protocol.messages import Accepted, Delta, Job, Kind, Ready, Usage
@@ -99,6 +100,7 @@ class Played:
 
     job: Any
     stream: FakeStream
+    buffers: list[bytes] = field(default_factory=list)
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def accept(self) -> None:
@@ -161,8 +163,8 @@ class FakePool:
         raise JobFailed("model_not_found", f"The model '{name}' does not exist.", param="model")
 
     @asynccontextmanager
-    async def run(self, model: FakeModel, job: Job) -> AsyncIterator[FakeStream]:
-        play = Played(job=job, stream=FakeStream(getattr(job, "n", 1)))
+    async def run(self, model: FakeModel, job: Job, buffers: Sequence[bytes] = ()) -> AsyncIterator[FakeStream]:
+        play = Played(job=job, buffers=[*buffers], stream=FakeStream(getattr(job, "n", 1)))
         self.played.append(play)
         self.asked.set()
         self.running += 1
@@ -194,6 +196,7 @@ async def client(
     app = web.Application(middlewares=MIDDLEWARES, client_max_size=100_000)
     app[POOL] = pool  # type: ignore[assignment]
     app[HTTP] = http_settings
+    app[GALLERY] = Gallery(remote=None)
     for module in (chat, completions, models, tokenize, docs):
         module.setup(app)
 

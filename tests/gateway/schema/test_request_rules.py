@@ -89,7 +89,6 @@ def test_unsupported_parameter_is_named_when_it_is_sent(fields: dict[str, Any], 
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        (part("image_url", {"url": "data:image/png;base64,AA=="}), "messages[1].content[1].image_url"),
         (part("input_audio", {"data": "", "format": "wav"}), "messages[1].content[1].input_audio"),
         (part("file", {"file_id": "f"}), "messages[1].content[1].file"),
     ],

@@ -1,0 +1,113 @@
+"""The images of one request, from URLs to the buffers and descriptions that its job takes along.
+
+What is held for all requests together is bounded, and given back when each request ends.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.errors import ApiError, invalid
+from gateway.media.formats import read_header
+from gateway.media.inline import File, read_inline
+from gateway.schema.bounds import MAX_IMAGE_PIXELS
+from gateway.schema.pictures import Picture
+from protocol.messages import Image
+
+HELD_BYTES = 1 << 30
+"""Images of all requests in memory at once: three of the largest legal requests, hundreds of usual ones."""
+SMALL = 256 * 1024
+"""Characters of a data: URL that are decoded at once, in less than a millisecond; more goes to a thread."""
+
+Hold = Callable[[int], None]
+"""Notes that so many more bytes are held. Raises `ApiError` where that is too much."""
+
+
+class Source(Protocol):
+    """Whoever fetches what is not in the URL itself."""
+
+    async def fetch(self, url: str, where: str, hold: Hold) -> File:
+        """Fetch a file. Raises `ApiError` with `where` as its `param`."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Album:
+    """What a job takes along: one `Image` per picture, in order; each file once."""
+
+    images: list[Image] = field(default_factory=list)
+    buffers: list[bytes] = field(default_factory=list)
+
+
+class Gallery:
+    """Collects images for requests. `remote` None: only from data: URLs."""
+
+    def __init__(self, *, remote: Source | None, held_bytes: int = HELD_BYTES) -> None:
+        self._remote = remote
+        self._most_bytes = held_bytes
+        self.held_bytes = 0
+        """Held for all requests together."""
+
+    @asynccontextmanager
+    async def collect(self, shown: list[Picture]) -> AsyncIterator[Album]:
+        """Collect the images of a request, all at once, and hold them for as long as the block lasts.
+
+        Raises `ApiError` with the parameter of the first image that can't be had.
+        """
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            if self.held_bytes + size > self._most_bytes:
+                raise ApiError("queue_full")
+            held += size
+            self.held_bytes += size
+
+        try:
+            yield await self._album(shown, hold)
+        finally:
+            self.held_bytes -= held
+
+    async def _album(self, shown: list[Picture], hold: Hold) -> Album:
+        # Several pictures may share one URL, and several URLs one file.
+        files = await self._files({picture.url: picture.where for picture in reversed(shown)}, hold)
+        album, places = Album(), dict[bytes, int]()
+        for picture in shown:
+            file = files[picture.url]
+            place = places.setdefault(file.digest, len(places))
+            if place == len(album.buffers):
+                album.buffers.append(file.data)
+            album.images.append(Image(buffer=place, digest=file.digest, detail=picture.detail))
+        return album
+
+    async def _files(self, wanted: dict[str, str], hold: Hold) -> dict[str, File]:
+        """By URL; `wanted` says which parameter to blame for each."""
+        if len(wanted) < 2:
+            return {url: await self._file(url, where, hold) for url, where in wanted.items()}
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = {url: group.create_task(self._file(url, where, hold)) for url, where in wanted.items()}
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return {url: task.result() for url, task in tasks.items()}
+
+    async def _file(self, url: str, where: str, hold: Hold) -> File:
+        if url[:5].lower() == "data:":
+            hold(len(url) // 4 * 3)
+            small = len(url) <= SMALL
+            file = read_inline(url, where) if small else await asyncio.to_thread(read_inline, url, where)
+        elif self._remote is None:
+            raise invalid("Images are only accepted as data: URLs by this server.", where)
+        else:
+            file = await self._remote.fetch(url, where, hold)
+        header = read_header(file.data)
+        if header is None:
+            raise invalid("The image is not a PNG, JPEG, WebP or GIF file.", where)
+        if header.width * header.height > MAX_IMAGE_PIXELS:
+            raise invalid(
+                f"The image has {header.width} x {header.height} pixels; "
+                f"at most {MAX_IMAGE_PIXELS // 1_000_000} megapixels are allowed.",
+                where,
+            )
+        return file

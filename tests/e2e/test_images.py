@@ -1,0 +1,149 @@
+"""Images through a whole pool: a gateway, a model that sees, one that does not, sixteen images at once."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+from crowd import Crowd
+from openai import BadRequestError, OpenAI
+from picture_files import data_url, image_part, padded, picture, showing
+from running_pool import FAKE, RunningPool, until
+
+RED, BLUE = data_url(picture(colour="red")), data_url(picture(colour="blue"))
+EYES = (*FAKE, "--model-type", "vision", "--served-name", "eyes")
+WORDS = (*FAKE, "--served-name", "words")
+IMAGE_TOKENS = 16
+Start = Callable[..., RunningPool]
+
+
+@pytest.fixture(scope="module")
+def _both() -> Iterator[RunningPool]:
+    pool = RunningPool(EYES, WORDS)
+    try:
+        pool.wait_healthy()
+        yield pool
+        pool.stop()
+        pool.check_logs()
+    finally:
+        pool.stop()
+        pool.remove()
+
+
+@pytest.fixture
+def both(_both: RunningPool) -> Iterator[RunningPool]:
+    """A vision and a chat model; nothing in this pool is killed."""
+    yield _both
+    _both.hang_up()
+    _both.check_logs()
+
+
+def counts(pool: RunningPool) -> dict[str, int]:
+    """Requests by type."""
+    found: dict[str, int] = pool.get("/v1/queue/stats").json()["metrics"]["request_types"]
+    return found
+
+
+def test_an_image_is_seen_when_no_model_is_named(both: RunningPool) -> None:
+    """It goes to the model that sees, as itself: the answer depends on it, and its tokens are counted."""
+    red, again, blue = (both.post("/v1/chat/completions", showing(url)).json() for url in (RED, RED, BLUE))
+    text = both.chat("what is this?", max_tokens=8).json()
+    said = [answer["choices"][0]["message"]["content"] for answer in (red, again, blue)]
+    assert said[0] == said[1] != said[2]
+    assert (red["model"], text["model"]) == ("eyes", "words")
+    two = both.post("/v1/chat/completions", showing(RED, BLUE)).json()
+    assert two["usage"]["prompt_tokens"] == red["usage"]["prompt_tokens"] + IMAGE_TOKENS
+
+
+def test_an_unmodified_client_shows_an_image_when_streaming_and_not(both: RunningPool) -> None:
+    """The OpenAI SDK's own message types, in a conversation of several turns."""
+    with OpenAI(base_url=both.base_url, api_key="none", max_retries=0) as client:
+        messages = [
+            {"role": "user", "content": [image_part(RED, detail="low"), {"type": "text", "text": "what is this?"}]},
+            {"role": "assistant", "content": "red"},
+            {"role": "user", "content": [{"type": "text", "text": "and this?"}, image_part(BLUE)]},
+        ]
+        whole = client.chat.completions.create(model="eyes", messages=messages, max_tokens=8)  # type: ignore[arg-type]
+        with client.chat.completions.create(
+            model="eyes",
+            messages=messages,
+            max_tokens=8,
+            stream=True,  # type: ignore[arg-type]
+        ) as stream:
+            pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
+        assert "".join(pieces) == whole.choices[0].message.content
+        with pytest.raises(BadRequestError) as raised:
+            client.chat.completions.create(model="words", messages=messages)  # type: ignore[arg-type]
+        assert raised.value.param == "messages[0].content[0].image_url.url"
+
+
+def test_requests_are_counted_by_what_is_in_them(both: RunningPool) -> None:
+    """`vision` and `vision_stream` in the statistics, the metrics and the log; text is text on any model."""
+    before = counts(both)
+    both.post("/v1/chat/completions", showing(RED), headers={"X-Request-ID": "seen-1"})
+    both.post("/v1/chat/completions", showing(RED, stream=True))
+    both.chat("hello", model="eyes", max_tokens=2)
+    until(lambda: sum(counts(both).values()) == sum(before.values()) + 3)
+    after = counts(both)
+    grown = {kind for kind in after if after[kind] > before[kind]}
+    assert grown == {"vision", "vision_stream", "text"}
+    stats = both.get("/v1/queue/stats").json()["queue_stats"]
+    assert (stats["vision_queue"]["running"], stats["chat_queue"]["running"]) == (True, True)
+    metrics = both.get("/metrics").body.decode()
+    assert 'pool_requests_total{model="eyes",outcome="done",type="vision_stream"}' in metrics
+    assert "pool_image_held_bytes 0.0" in metrics
+    [line] = [text for text in both.gateway.text().splitlines() if "Generation ended" in text and "seen-1" in text]
+    assert "Generation ended: vision model=eyes" in line
+    assert "base64" not in both.gateway.text()
+
+
+def test_tokens_are_counted_with_images_when_tokenizing(both: RunningPool) -> None:
+    """`/v1/tokenize` sees what a chat would."""
+    messages = showing(RED, BLUE)["messages"]
+    count = both.post("/v1/tokenize", {"messages": messages}).json()["count"]
+    usage = both.post("/v1/chat/completions", showing(RED, BLUE)).json()["usage"]
+    assert count == usage["prompt_tokens"]
+    refused = both.post("/v1/tokenize", {"messages": messages, "model": "words"})
+    assert (refused.status, refused.error["param"]) == (400, "messages[0].content[1].image_url.url")
+
+
+def test_bounds_hold_when_images_are_many_or_large(both: RunningPool) -> None:
+    """Sixteen images and a body of almost 20 MB are answered; one more is refused by name."""
+    urls = [data_url(picture((at + 1, 5))) for at in range(17)]
+    assert both.post("/v1/chat/completions", showing(*urls[:16])).status == 200
+    refused = both.post("/v1/chat/completions", showing(*urls))
+    assert (refused.status, refused.error["param"]) == (400, "messages[0].content[17].image_url.url")
+    large = data_url(padded(15_700_000))
+    assert both.post("/v1/chat/completions", showing(large)).status == 200
+    assert both.post("/v1/chat/completions", showing(large + "A" * 100_000)).status == 413
+
+
+def test_images_are_answered_when_only_a_vision_model_is_there(start_pool: Start) -> None:
+    """It answers text, too; a chat-only pool names the image that it can't take."""
+    pool = start_pool(EYES)
+    assert pool.chat("hello", max_tokens=2).json()["model"] == "eyes"
+    assert pool.post("/v1/completions", {"prompt": "hello", "max_tokens": 2}).json()["model"] == "eyes"
+    assert pool.post("/v1/chat/completions", showing(RED)).json()["model"] == "eyes"
+
+
+def test_images_are_refused_when_no_model_sees(fake: RunningPool) -> None:
+    """400 that names the first image; the model is not asked."""
+    asked = partial(fake.post, "/v1/chat/completions", showing(RED, BLUE))
+    # A gateway that has just started waits to hear from other models.
+    until(lambda: asked().status != 503)
+    refused = asked()
+    assert (refused.status, refused.error["param"]) == (400, "messages[0].content[1].image_url.url")
+    assert refused.headers["x-should-retry"] == "false"
+
+
+def test_images_are_not_lost_when_the_engine_dies_under_them(start_pool: Start) -> None:
+    """Jobs without output start again on the next engine, with their images, and answer as if nothing had been."""
+    pool = start_pool(EYES)
+    bodies = [showing(url, RED, text="fake: prefill@0.3 tokens@9") for url in (RED, BLUE)]
+    undisturbed = [client.text() for client in Crowd(pool, bodies).join()]
+    crowd = Crowd(pool, bodies)
+    until(lambda: pool.active() == len(bodies), what="they are aboard")
+    os.kill(pool.engine_pid(), signal.SIGKILL)
+    assert [client.text() for client in crowd.join()] == undisturbed
+    until(lambda: pool.metric("pool_image_held_bytes") == 0)

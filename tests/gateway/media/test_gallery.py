@@ -1,0 +1,144 @@
+"""What a request's images become, and how much of them is held."""
+
+import asyncio
+import hashlib
+
+import pytest
+from picture_files import data_url, padded, picture
+
+from gateway.errors import ApiError
+from gateway.media.gallery import SMALL, Gallery, Hold
+from gateway.media.inline import File
+from gateway.schema.pictures import Picture
+from protocol.messages import Image
+
+RED, BLUE = picture(colour="red"), picture(colour="blue")
+
+
+class Shelf:
+    """A remote source: files by URL; None never comes."""
+
+    def __init__(self, **files: bytes | None) -> None:
+        self.files = files
+        self.asked: list[str] = []
+        self.cancelled: list[str] = []
+        self.all_asked = asyncio.Event()
+
+    async def fetch(self, url: str, where: str, hold: Hold) -> File:
+        self.asked.append(url)
+        if len(self.asked) == len(self.files):
+            self.all_asked.set()
+        data = self.files[url]
+        if data is None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled.append(url)
+                raise
+        assert data is not None
+        hold(len(data))
+        return File(data, hashlib.sha256(data).digest())
+
+
+def shown(*urls: str) -> list[Picture]:
+    return [Picture(where=f"p{at}", url=url, detail="low" if at == 1 else "auto") for at, url in enumerate(urls)]
+
+
+async def refusal(gallery: Gallery, *urls: str) -> ApiError:
+    with pytest.raises(ApiError) as raised:
+        async with gallery.collect(shown(*urls)):
+            pass
+    assert gallery.held_bytes == 0
+    return raised.value
+
+
+async def test_each_file_travels_once_when_it_is_shown_twice() -> None:
+    """One image per picture, in order, by URL or by content the same; each with its own detail."""
+    shelf = Shelf(far=RED)
+    urls = data_url(RED), data_url(BLUE), data_url(RED), "far", "far"
+    async with Gallery(remote=shelf).collect(shown(*urls)) as album:
+        assert album.buffers == [RED, BLUE]
+        red, blue = hashlib.sha256(RED).digest(), hashlib.sha256(BLUE).digest()
+        assert album.images == [Image(0, red), Image(1, blue, "low"), Image(0, red), Image(0, red), Image(0, red)]
+    assert shelf.asked == ["far"]
+
+
+async def test_nothing_is_collected_when_nothing_is_shown() -> None:
+    """A text request has an empty album."""
+    async with Gallery(remote=None).collect([]) as album:
+        assert (album.images, album.buffers) == ([], [])
+
+
+async def test_bytes_are_held_for_as_long_as_the_block_lasts() -> None:
+    """And given back however it ends."""
+    gallery = Gallery(remote=Shelf(far=BLUE))
+    with pytest.raises(ValueError, match="mine"):
+        async with gallery.collect(shown(data_url(RED), "far")):
+            assert gallery.held_bytes >= len(RED) + len(BLUE)
+            raise ValueError("mine")
+    assert gallery.held_bytes == 0
+
+
+async def test_a_request_is_turned_away_when_too_much_is_held() -> None:
+    """Another one's images leave no room: come again later, rather than no memory."""
+    gallery = Gallery(remote=None, held_bytes=3 * SMALL)
+    large = data_url(padded(SMALL))
+    async with gallery.collect(shown(large, data_url(padded(SMALL, colour="blue")))):
+        with pytest.raises(ApiError) as raised:
+            async with gallery.collect(shown(data_url(padded(2 * SMALL)))):
+                pass
+        assert (raised.value.status, raised.value.retry_after_s) == (429, 1.0)
+    async with gallery.collect(shown(large)):
+        pass
+
+
+async def test_other_fetches_are_cancelled_when_one_image_fails() -> None:
+    """And the error is that of the image that failed, with its parameter."""
+    shelf = Shelf(slow=None, text=b"<html>")
+    error = await refusal(Gallery(remote=shelf), "slow", "text")
+    assert (error.code, error.param) == ("invalid_request", "p1")
+    assert shelf.cancelled == ["slow"]
+
+
+async def test_fetches_are_cancelled_when_the_client_leaves() -> None:
+    """Nothing goes on for nobody."""
+    shelf = Shelf(slow=None, slower=None)
+    gallery = Gallery(remote=shelf)
+
+    async def handler() -> None:
+        async with gallery.collect(shown("slow", "slower")):
+            pass
+
+    task = asyncio.create_task(handler())
+    await shelf.all_asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sorted(shelf.cancelled) == ["slow", "slower"]
+    assert gallery.held_bytes == 0
+
+
+@pytest.mark.parametrize("url", ["https://example.com/a.png", "file:///etc/passwd", "/etc/passwd", "blob:x", "x"])
+async def test_other_urls_are_refused_when_nothing_is_fetched(url: str) -> None:
+    """A gateway that fetches nothing takes data: URLs alone."""
+    error = await refusal(Gallery(remote=None), url)
+    assert (error.code, error.param) == ("invalid_request", "p0")
+
+
+@pytest.mark.parametrize("data", [b"", b"<svg/>", b"<html>", b"\x89PNG\r\n\x1a\n"])
+async def test_a_file_is_refused_when_it_is_no_image(data: bytes) -> None:
+    """By its bytes, whatever its URL calls it."""
+    assert "not a PNG, JPEG, WebP or GIF" in (await refusal(Gallery(remote=None), data_url(data))).message
+
+
+async def test_a_bomb_is_refused_when_its_header_says_so() -> None:
+    """33 megapixels pass, more are named with their size; no pixel is decoded to find out."""
+    async with Gallery(remote=None).collect(shown(data_url(_claiming(6000, 5500)))):
+        pass
+    error = await refusal(Gallery(remote=None), data_url(_claiming(9000, 9000)))
+    assert (error.status, error.param) == (400, "p0")
+    assert "9000 x 9000" in error.message
+
+
+def _claiming(width: int, height: int) -> bytes:
+    return RED[:16] + width.to_bytes(4, "big") + height.to_bytes(4, "big") + RED[24:]

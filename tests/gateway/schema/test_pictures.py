@@ -1,0 +1,98 @@
+"""Images in messages: where they stand, what a worker's template sees of them."""
+
+from typing import Any
+
+import orjson
+import pytest
+from picture_files import data_url, image_part, picture, showing
+
+from gateway.errors import ApiError
+from gateway.schema.bounds import MAX_IMAGES
+from gateway.schema.chat import ChatCompletionRequest
+from gateway.schema.decode import decode
+from gateway.schema.tokenize import TokenizeRequest
+from protocol.messages import ChatPrompt
+
+URL = data_url(picture())
+TEXT = {"type": "text", "text": "look"}
+
+
+def read(*messages: dict[str, Any]) -> ChatCompletionRequest:
+    return decode(orjson.dumps({"messages": messages}), ChatCompletionRequest)
+
+
+def user(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "user", "content": [*parts]}
+
+
+def rendered(request: ChatCompletionRequest) -> Any:
+    prompt = request.job(None, request_id="r", tenant="").prompt
+    assert isinstance(prompt, ChatPrompt)
+    return orjson.loads(prompt.messages)
+
+
+def test_images_are_found_in_order_wherever_they_stand() -> None:
+    """With the name of the parameter that holds each URL, and the detail that was asked for."""
+    request = read(
+        user(image_part("a", detail="low"), TEXT, image_part("b", detail="original")),
+        {"role": "assistant", "content": "nice"},
+        {"role": "user", "content": "text"},
+        user(TEXT, {"type": "image_url", "image_url": "c"}),
+    )
+    assert [(found.where, found.url, found.detail) for found in request.pictures] == [
+        ("messages[0].content[0].image_url.url", "a", "low"),
+        ("messages[0].content[2].image_url.url", "b", "high"),
+        ("messages[3].content[1].image_url", "c", "auto"),
+    ]
+
+
+def test_the_template_sees_places_when_there_are_images() -> None:
+    """Parts in their order, nothing of the URL; a content of texts alone stays one string."""
+    request = read(user(TEXT, image_part(URL), TEXT, image_part(URL, detail="high")), user(TEXT, TEXT))
+    image = {"type": "image"}
+    assert rendered(request) == [
+        {"role": "user", "content": [TEXT, image, TEXT, image]},
+        {"role": "user", "content": "looklook"},
+    ]
+
+
+def test_sixteen_images_are_accepted_and_one_more_is_named() -> None:
+    """Over all messages of a request."""
+    half = [image_part("a")] * (MAX_IMAGES // 2)
+    assert len(read(user(*half), user(*half)).pictures) == MAX_IMAGES
+    with pytest.raises(ApiError, match="at most 16") as raised:
+        _ = read(user(*half), user(TEXT, *half, image_part("b"))).pictures
+    assert (raised.value.status, raised.value.param) == (400, "messages[1].content[9].image_url.url")
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "system", "content": [image_part(URL)]}, "messages[0].content[0].image_url"),
+        ({"role": "developer", "content": [image_part(URL)]}, "messages[0].content[0].image_url"),
+        ({"role": "assistant", "content": [image_part(URL)]}, "messages[0].content[0].image_url"),
+        ({"role": "tool", "tool_call_id": "x", "content": [image_part(URL)]}, "messages[0].content[0].image_url"),
+        (user(image_part(URL, format="png")), "messages[0].content[0].image_url.format"),
+        (user({**image_part(URL), "mood": 1}), "messages[0].content[0].mood"),
+        (user({"type": "input_image", "image_url": URL}), "messages[0].content[0].type"),
+        (user({"type": "image"}), "messages[0].content[0].type"),
+        (user(image_part("")), "messages[0].content[0].image_url.url"),
+        (user(image_part(URL, detail="enormous")), "messages[0].content[0].image_url.detail"),
+        (user({"type": "image_url"}), "messages[0].content[0].image_url"),
+        (user({"type": "image_url", "image_url": {}}), "messages[0].content[0].image_url.url"),
+        (user({"type": "image_url", "image_url": 5}), "messages[0].content[0].image_url"),
+    ],
+)
+def test_a_part_is_named_when_it_can_not_be_taken(message: dict[str, Any], param: str) -> None:
+    """Where OpenAI allows no image, and what is no image part."""
+    with pytest.raises(ApiError) as raised:
+        read(message)
+    assert (raised.value.status, raised.value.param) == (400, param)
+
+
+def test_tokenize_finds_the_same_images() -> None:
+    """`messages` are what they are for chat; a `prompt` has none."""
+    body = {"messages": showing(URL)["messages"]}
+    [found] = decode(orjson.dumps(body), TokenizeRequest).pictures
+    assert found.where == "messages[0].content[1].image_url.url"
+    assert decode(b'{"prompt": "x"}', TokenizeRequest).pictures == []
