@@ -4,8 +4,6 @@ Loads data only, never code. Nothing here knows of jobs.
 """
 
 import importlib
-import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,12 +15,12 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from worker.batch.texts import Text
+from worker.engines.bare import enter_package
 from worker.engines.base import EngineLoadError
 from worker.engines.sentence_files import DenseFiles, SentenceFiles
 
 ENCODERS = MappingProxyType({"bert": "bert", "xlm-roberta": "xlm_roberta"})
 """Architectures that attend in both directions and heed a mask: `model_type` to module of mlx-embeddings."""
-INSTALL = "pip install --no-deps mlx-embeddings"
 OPTIONAL = ("pooler.",)
 """Weights that a folder may lack: nothing here uses the layers they are for."""
 ACTIVATIONS = MappingProxyType({"": lambda x: x, "Tanh": mx.tanh, "GELU": nn.gelu, "ReLU": nn.relu})
@@ -170,18 +168,10 @@ def _weights(folder: Path) -> dict[str, mx.array]:
 
 
 def _architecture(model_type: str) -> Any:
-    """The module of mlx-embeddings that has this architecture.
-
-    Its package imports all of mlx-vlm (and so OpenCV, datasets, audio) for its loading helpers, of which nothing is
-    needed here: the package is entered into `sys.modules` without being run, and only the model file is.
-    """
+    """The module of mlx-embeddings that has this architecture."""
     name = ENCODERS.get(model_type)
     if name is None:
         known = ", ".join(ENCODERS)
         raise EngineLoadError(f"embedding models of type {model_type!r} are not supported (only {known})")
-    if "mlx_embeddings" not in sys.modules:
-        spec = importlib.util.find_spec("mlx_embeddings")
-        if spec is None:
-            raise EngineLoadError(f"mlx-embeddings is not installed: {INSTALL}")
-        sys.modules["mlx_embeddings"] = importlib.util.module_from_spec(spec)
+    enter_package("mlx_embeddings")
     return importlib.import_module(f"mlx_embeddings.models.{name}")
