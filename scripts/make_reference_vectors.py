@@ -1,19 +1,29 @@
 #!/usr/bin/env python3
-"""Remakes the table of vectors that the tests compare with: all-MiniLM-L6-v2 computed by PyTorch.
+"""Remakes the tables of vectors that the tests compare with, all computed by PyTorch.
 
-    python scripts/make_reference_vectors.py MODEL_FOLDER > tests/worker/engines/minilm_reference.json
+    python scripts/make_reference_vectors.py minilm MODEL_FOLDER > tests/worker/engines/minilm_reference.json
+    python scripts/make_reference_vectors.py tiny > tests/worker/engines/tiny_reference.json
 
-Needs torch and transformers, which the pool itself does not: run it in an environment of its own.
+`minilm` is all-MiniLM-L6-v2 through sentence-transformers; `tiny` are seeded random models of each architecture (see
+`models/encoders.py`) through transformers. Needs torch, transformers and sentence-transformers, which the pool itself
+does not: run it in an environment of its own.
 """
 
+import argparse
 import base64
 import json
 import random
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import sentence_transformers
 import torch
-from transformers import AutoModel, AutoTokenizer
+import transformers
+from models import encoders
+from sentence_transformers import SentenceTransformer
 
 MAX_TOKENS = 256
 TOPICS = (
@@ -67,6 +77,50 @@ VARIED = (
     "\u00a0non-breaking\u00a0blanks\u2003and\u200bothers",
     "1234567890 3.14159 -273.15 1e-9 0xff",
 )
+WORLD = (
+    "Szybki brązowy lis przeskakuje nad leniwym psem.",
+    "A gyors barna róka átugrik a lusta kutya fölött.",
+    "Rychlá hnědá liška skáče přes líného psa.",
+    "Hızlı kahverengi tilki tembel köpeğin üzerinden atlar.",
+    "Η γρήγορη καφέ αλεπού πηδάει πάνω από το τεμπέλικο σκυλί.",
+    "השועל החום המהיר קופץ מעל הכלב העצלן.",
+    "Con cáo nâu nhanh nhẹn nhảy qua con chó lười.",
+    "สุนัขจิ้งจอกสีน้ำตาลกระโดดข้ามสุนัขขี้เกียจ",
+    "Den snabba bruna räven hoppar över den lata hunden.",
+    "La rapida volpe marrone salta sopra il cane pigro.",
+    "A rápida raposa castanha salta sobre o cão preguiçoso.",
+    "De snelle bruine vos springt over de luie hond.",
+    "Nopea ruskea kettu hyppää laiskan koiran yli.",
+    "Rubah coklat yang cepat melompati anjing malas.",
+    "দ্রুত বাদামী শিয়াল অলস কুকুরের উপর লাফ দেয়।",
+    "வேகமான பழுப்பு நரி சோம்பேறி நாயின் மேல் குதிக்கிறது.",
+    "სწრაფი ყავისფერი მელა გადახტება ზარმაც ძაღლს.",
+    "Արագ շագանակագույն աղվեսը ցատկում է ծույլ շան վրայով։",
+    "Mbweha mwepesi wa kahawia anaruka juu ya mbwa mvivu.",
+    "Léim an sionnach donn tapa thar an madra leisciúil.",
+)
+CODE = (
+    "for (int i = 0; i < n; ++i) { sum += a[i] * b[i]; }",
+    '#!/bin/sh\nset -eu\nfor f in *.txt; do\n\twc -l "$f"\ndone',
+    'fn main() -> Result<(), Box<dyn Error>> { println!("{:?}", x?); Ok(()) }',
+    '<div class="a b"><p>text &amp; more</p><!-- hidden --></div>',
+    "Traceback (most recent call last):\n  File \"x.py\", line 3, in <module>\nKeyError: 'name'",
+    "git rebase -i HEAD~3 && git push --force-with-lease origin main",
+    "\\begin{equation} \\int_0^1 x^2 \\, dx = \\frac{1}{3} \\end{equation}",
+    "[2024-05-01T12:00:00Z] WARN  http: 503 in 1.234s (retry=2) id=9f8e7d",
+    'a,b,c\n1,2,3\n4,5,6\n"x ""y""",,',
+    "import * as fs from 'node:fs'; export const read = async (p) => fs.promises.readFile(p);",
+)
+EMOJI = "😀🚀🐈🔥🎉🤖🍕🌍💡🧪👍🏽👩‍🚀🇩🇪❤️✨"
+BLANKS = (
+    "  two  blanks  ",
+    "\ttab\tstops\t",
+    "\n\n\nlines\n\n\n",
+    "\u3000wide\u3000",
+    "e\u0301 combining",
+    "\u202eleft",
+    "soft\u00adhyphen",
+)
 WORDS = ("the", "of", "river", "market", "engine", "green", "quickly", "under", "seven", "paper", "stone", "never")
 
 
@@ -75,26 +129,70 @@ def texts() -> list[str]:
     chance = random.Random(7)
     found = [sentence.format(topic) for topic in TOPICS for sentence in SENTENCES] + list(VARIED)
     lengths = [*range(3, 60, 3), 80, 100, 128, 150, 180, 200, 220, 240, 252, 253, 254, 255, 256, 300, 500]
-    return found + [" ".join(chance.choices(WORDS, k=length)) for length in lengths]
+    found += [" ".join(chance.choices(WORDS, k=length)) for length in lengths]
+    found += [*WORLD, *CODE, *BLANKS]
+    found += ["".join(chance.choices(EMOJI, k=length)) for length in (1, 2, 5, 9, 20, 60)]
+    found += [" ".join(chance.sample(WORLD + VARIED, 2)) for _ in range(30)]
+    return (
+        found
+        + ["\n".join(chance.sample(CODE + WORLD + VARIED, count)) for count in (3, 4, 5, 6, 8, 10, 12)]
+        + [sentence.format("the weather").upper() for sentence in SENTENCES]
+        + [f"{number} {chance.choice(WORDS)}" for number in range(5)]
+    )
+
+
+def minilm(folder: str) -> dict[str, Any]:
+    """Each text alone: what batches make of it is for the tests."""
+    model = SentenceTransformer(folder, device="cpu")
+    model.max_seq_length = MAX_TOKENS
+    inputs = texts()
+    table = np.concatenate([model.encode([text], normalize_embeddings=True) for text in inputs])
+    return {
+        "made_with": f"sentence-transformers {sentence_transformers.__version__}, torch {torch.__version__}",
+        "texts": inputs,
+        "vectors": _packed(table),
+    }
+
+
+def tiny() -> dict[str, Any]:
+    """The token ids of `encoders.texts()`, each alone, through every model of `encoders.CONFIGS`."""
+    found: dict[str, Any] = {"made_with": f"transformers {transformers.__version__}, torch {torch.__version__}"}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in encoders.CONFIGS:
+            found[name] = _packed(_tiny(name, encoders.write(name, Path(scratch) / name)))
+    return found
+
+
+def _tiny(name: str, folder: Path) -> Any:
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    rows = []
+    for tokens in encoders.texts():
+        with torch.no_grad():
+            hidden = model(torch.tensor([tokens])).last_hidden_state[0]
+        match encoders.POOLINGS.get(name):
+            case "cls":
+                vector = hidden[0]
+            case "lasttoken":
+                vector = hidden[-1]
+            case _:
+                vector = hidden.mean(0)
+        for layer in encoders.dense(name):
+            vector = torch.tensor(layer) @ vector
+        rows.append(torch.nn.functional.normalize(vector, dim=-1).numpy())
+    return np.stack(rows)
+
+
+def _packed(table: Any) -> str:
+    return base64.b64encode(np.ascontiguousarray(table, dtype="<f4").tobytes()).decode()
 
 
 def main() -> int:
-    """Print the table."""
-    folder = Path(sys.argv[1])
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    inputs = texts()
-    rows = []
-    for text in inputs:
-        given = tokenizer([text], truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        with torch.no_grad():
-            hidden = model(**given).last_hidden_state
-        weights = given["attention_mask"][..., None].float()
-        vector = (hidden * weights).sum(1) / weights.sum(1)
-        rows.append(torch.nn.functional.normalize(vector, dim=-1)[0])
-    table = torch.stack(rows).to(torch.float32).contiguous()
-    data = base64.b64encode(bytes(table.view(torch.uint8).flatten().tolist())).decode()
-    json.dump({"made_with": f"torch {torch.__version__}", "texts": inputs, "vectors": data}, sys.stdout, indent=0)
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=("minilm", "tiny"))
+    parser.add_argument("folder", nargs="?", help="of all-MiniLM-L6-v2")
+    options = parser.parse_args()
+    json.dump(minilm(options.folder) if options.table == "minilm" else tiny(), sys.stdout, indent=0)
     print()
     return 0
 

@@ -44,6 +44,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     warmup: bool = True
     tokenizer_path: str | None = None
     adapter_path: str | None = None
+    quantize: Literal["auto", "q4", "q8", "none"] = "none"
     device: Literal["auto", "gpu", "cpu"] = "auto"
     prefix_cache_bytes: int = 2 << 30
     prefill_chunk: int = 0
@@ -278,6 +279,13 @@ SETTINGS = (
         "tokenizer, where it is not with the model",
     ),
     Setting("adapter_path", "--adapter-path", ("POOL_ADAPTER_PATH",), _path, "LoRA adapter to load with the model"),
+    Setting(
+        "quantize",
+        "--quantize",
+        ("POOL_QUANTIZE",),
+        _choice("auto", "q4", "q8", "none"),
+        "auto, q4, q8 or none: bits of weights that do not come quantised; default none",
+    ),
     Setting("device", "--device", ("POOL_DEVICE",), _choice("auto", "gpu", "cpu"), "auto, gpu or cpu; default auto"),
     Setting("engine", "--engine", ("POOL_ENGINE",), _engine, "package.module:Class of an engine of your own"),
     Setting(

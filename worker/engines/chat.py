@@ -102,7 +102,7 @@ class ChatEngine:
         """See `Engine.describe`."""
         loaded = self._loaded
         name = family(str(loaded.config.get("model_type", "")))
-        quantised = "quantization" in loaded.config
+        quantised = loaded.quantization != "none"
         capabilities = ["chat"] if loaded.tokenizer.has_chat_template else []
         capabilities += ["completions", "tokenize"]
         capabilities += ["tools"] if self._markers.tool_start else []
@@ -118,6 +118,8 @@ class ChatEngine:
             load_s=0.0,
             warmup_enabled=False,
             warmup_s=0.0,
+            device="cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu",
+            quantization=loaded.quantization,
         )
 
     @property

@@ -85,9 +85,9 @@ class EmbeddingEngine:
             folder = _folder(self._config.model_path)
             files = sentence_files.read(folder)
             tokenizer = _tokenizer(_folder(self._config.tokenizer_path) if self._config.tokenizer_path else folder)
-            self._encoder = Encoder(folder, files)
+            self._encoder = Encoder(folder, files, quantize=self._config.quantize)
             self._sentences = Sentences(tokenizer, files, asked=self._config.context_length)
-            settings = (self._sentences.limit, self._config.tokenizer_path or "")
+            settings = (self._sentences.limit, self._config.tokenizer_path or "", self._encoder.quantization)
             self._revision = sentence_files.revision(folder, settings=settings)
         except EngineLoadError:
             raise
@@ -112,7 +112,7 @@ class EmbeddingEngine:
             vocab_size=self._encoder.vocab_size,
             family=self._family,
             description=f"{self._family.capitalize()} text embedding model running on MLX",
-            tags=["local", "embedding"],
+            tags=["local", "embedding", *(["quantized"] if self._encoder.quantization != "none" else [])],
             capabilities=["embeddings"],
             weights_bytes=self._encoder.weights_bytes,
             load_s=0.0,
@@ -122,6 +122,7 @@ class EmbeddingEngine:
             revision=self._revision,
             backend="mlx",
             device="cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu",
+            quantization=self._encoder.quantization,
         )
 
     # -- jobs ----------------------------------------------------------------

@@ -10,6 +10,7 @@ import msgspec
 from mlx_lm.utils import _download, load_adapters, load_model, load_tokenizer
 
 from worker.config import WorkerConfig
+from worker.engines import weights
 from worker.engines.base import EngineLoadError
 
 UNKNOWN_CONTEXT = 4096
@@ -27,6 +28,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     """Rows of the output head: what logits, and so every id from a request, index."""
     weights_bytes: int
+    quantization: str
 
 
 def load(config: WorkerConfig) -> Loaded:
@@ -36,18 +38,18 @@ def load(config: WorkerConfig) -> Loaded:
     try:
         path = _folder(config.model_path)
         # trust_remote_code stays False: a model folder must not bring code along.
-        model, model_config = load_model(path, lazy=False)
+        # Lazily, so that weights on their way into fewer bits are never all in memory.
+        model, model_config = load_model(path, lazy=True)
         if config.adapter_path:
             model = load_adapters(model, str(config.adapter_path))
             model.eval()
-        if mx.default_device() == mx.Device(mx.cpu) and "quantization" not in model_config:
-            # Half precision is software on the CPU, float32 is BLAS; small models are what one serves there.
-            model.set_dtype(mx.float32)
-            mx.eval(model.parameters())
+        quantization = weights.settle(model, model_config, quantize=config.quantize)
         tokenizer = load_tokenizer(
             _folder(config.tokenizer_path) if config.tokenizer_path else path,
             eos_token_ids=model_config.get("eos_token_id"),
         )
+    except EngineLoadError:
+        raise
     except Exception as error:
         raise EngineLoadError(f"{type(error).__name__}: {error}") from error
     return Loaded(
@@ -57,7 +59,8 @@ def load(config: WorkerConfig) -> Loaded:
         generation=_json(path / "generation_config.json"),
         context_length=_context_length(model_config, config.context_length),
         vocab_size=_vocab_size(model_config, tokenizer),
-        weights_bytes=_weights_bytes(model),
+        weights_bytes=weights.size(model),
+        quantization=quantization,
     )
 
 
@@ -83,12 +86,6 @@ def _context_length(model_config: dict[str, Any], asked: int | None) -> int:
     text = model_config.get("text_config") or {}
     trained = model_config.get("max_position_embeddings") or text.get("max_position_embeddings") or UNKNOWN_CONTEXT
     return min(asked, trained) if asked else int(trained)
-
-
-def _weights_bytes(model: Any) -> int:
-    from mlx.utils import tree_flatten
-
-    return sum(array.nbytes for _, array in tree_flatten(model.parameters()))
 
 
 def _vocab_size(model_config: dict[str, Any], tokenizer: Any) -> int:

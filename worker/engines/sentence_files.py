@@ -1,7 +1,8 @@
 """What a model folder says about making a sentence's vector: limit, pooling, extra layers, prompts. Reads data only.
 
 The files are those of sentence-transformers: `modules.json`, `1_Pooling/config.json`, `sentence_bert_config.json`,
-`config_sentence_transformers.json`. A folder without them is pooled by the mean over its tokens.
+`config_sentence_transformers.json`. A folder without them is pooled by the mean over its
+tokens, or by the last one where only that has seen the whole text.
 """
 
 import hashlib
@@ -24,6 +25,8 @@ INPUT_TYPES = MappingProxyType(
     }
 )
 """What models call the prompt of an input type, the likeliest name first."""
+LAST_TOKEN = frozenset({"qwen2", "qwen3", "qwen2_vl"})
+"""Architectures whose tokens see earlier ones alone: only the last has seen the whole text."""
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 _OLD_NAMES = MappingProxyType(
     {
@@ -75,7 +78,8 @@ def read(folder: Path) -> SentenceFiles:
         raise EngineLoadError("there is no config.json with a model_type")
     limits = _json(folder / "sentence_bert_config.json") or {}
     extras = _json(folder / "config_sentence_transformers.json") or {}
-    poolings, include_prompt, dense = _modules(folder)
+    usual = "lasttoken" if config["model_type"] in LAST_TOKEN else "mean"
+    poolings, include_prompt, dense = _modules(folder, usual)
     return SentenceFiles(
         config=config,
         poolings=poolings,
@@ -110,8 +114,8 @@ def revision(folder: Path, *, settings: Iterable[object]) -> str:
     return digest.hexdigest()
 
 
-def _modules(folder: Path) -> tuple[tuple[str, ...], bool, tuple[DenseFiles, ...]]:
-    poolings: tuple[str, ...] = ("mean",)
+def _modules(folder: Path, usual: str) -> tuple[tuple[str, ...], bool, tuple[DenseFiles, ...]]:
+    poolings: tuple[str, ...] = (usual,)
     include_prompt = True
     dense: list[DenseFiles] = []
     for module in _json(folder / "modules.json") or []:
@@ -124,7 +128,8 @@ def _modules(folder: Path) -> tuple[tuple[str, ...], bool, tuple[DenseFiles, ...
                 # Whether vectors are normalised is the request's choice.
                 pass
             case "Pooling":
-                poolings, include_prompt = _pooling(_json(place / "config.json") or {})
+                # Conversions often keep the files at the top only.
+                poolings, include_prompt = _pooling(_json(place / "config.json") or {"pooling_mode": usual})
             case "Dense":
                 function = str((_json(place / "config.json") or {}).get("activation_function", ""))
                 activation = function.rpartition(".")[2]

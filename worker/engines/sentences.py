@@ -26,7 +26,7 @@ class Sentences:
         self._files = files
         trained = _trained(files.config)
         self.limit = min(trained, asked or files.max_tokens or trained)
-        self._specials = len(tokenizer.encode("", add_special_tokens=True).ids)
+        self._ending = _ending(tokenizer)
         self._longest_token = max((len(token) for token in tokenizer.get_vocab()), default=1)
 
     def texts(self, job: EmbedJob, *, vocab_size: int) -> list[Text]:
@@ -36,8 +36,8 @@ class Sentences:
         prompt = self._prompt(job)
         skip = 0
         if prompt and not self._files.include_prompt:
-            # Without the special token behind it, which stands behind the text.
-            skip = len(self._encode([prompt])[0]) - min(1, self._specials // 2)
+            # Without the special tokens behind it, which stand behind the text.
+            skip = len(self._encode([prompt])[0]) - self._ending
         found: list[Text] = []
         for start in range(0, len(job.texts), SLICE):
             part = job.texts[start : start + SLICE]
@@ -83,9 +83,8 @@ class Sentences:
             return tokens
         if wanted is None:
             raise _too_long(f"{len(tokens)} tokens", self.limit, _where(at, len(job.texts) + len(job.tokens)))
-        if job.tokens or self._specials < 2 or limit < 2:
-            return tokens[:limit]
-        return [*tokens[: limit - 1], tokens[-1]]
+        ending = 0 if job.tokens or limit <= self._ending else self._ending
+        return [*tokens[: limit - ending], *tokens[len(tokens) - ending :]]
 
     def _refuse_endless(self, texts: list[str], start: int, count: int) -> None:
         """Refuse what can't possibly fit before seconds go into tokenising it. White space may vanish, so it is out."""
@@ -93,6 +92,12 @@ class Sentences:
         for at, text in enumerate(texts, start):
             if len(text) > most and len(dense := "".join(text.split())) > most:
                 raise _too_long(f"at least {len(dense) // self._longest_token} tokens", self.limit, _where(at, count))
+
+
+def _ending(tokenizer: Tokenizer) -> int:
+    """How many special tokens stand behind a text: models that pool the last token were trained on those."""
+    special = tokenizer.encode("a", add_special_tokens=True).special_tokens_mask
+    return special[::-1].index(0) if 0 in special else 0
 
 
 def _too_long(what: str, limit: int, where: str) -> JobError:

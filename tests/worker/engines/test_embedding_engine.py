@@ -1,7 +1,5 @@
 """The embedding engine, alone: vectors, limits, batches, faults. Mechanics on a tiny BERT of random weights."""
 
-import base64
-import json
 import math
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -11,25 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_bert
+from embedding_runs import Rows, embed_job, loaded, rows, run, step, table, unpacked
 from tiny_bert import LIMIT, WIDTH
 
 from protocol.errors import Code, JobError
-from protocol.messages import Accepted, DetokenizeJob, EmbedJob, Failed, ToGateway, Vectors
+from protocol.messages import DetokenizeJob, EmbedJob, Failed, Vectors
 from worker.config import WorkerConfig
 from worker.engines.base import EngineLoadError
 from worker.engines.embedding import EmbeddingEngine
 
 pytestmark = pytest.mark.mlx
 
-REFERENCE = Path(__file__).with_name("minilm_reference.json")
 POOLINGS = ("cls_token", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
-Rows = np.ndarray[Any, np.dtype[np.float32]]
-
-
-def loaded(folder: Path, **config: Any) -> EmbeddingEngine:
-    engine = EmbeddingEngine(WorkerConfig(model_path=str(folder), served_name="m", **config))
-    engine.load()
-    return engine
 
 
 @pytest.fixture(scope="module")
@@ -47,36 +38,8 @@ def minilm() -> EmbeddingEngine:
     return engine
 
 
-def embed_job(number: int, *texts: str, tokens: list[list[int]] | None = None, **fields: Any) -> EmbedJob:
-    return EmbedJob(number, 1, f"r{number}", "tenant", list(texts), tokens or [], **fields)
-
-
 def words(count: int, start: int = 0) -> str:
     return " ".join(f"w{(start + at * 7) % 200}" for at in range(count))
-
-
-def run(engine: EmbeddingEngine, *jobs: EmbedJob) -> dict[int, Any]:
-    """Run jobs together to their ends."""
-    ends: dict[int, Any] = {}
-    for job in jobs:
-        [accepted] = engine.admit(engine.prepare(job))
-        assert isinstance(accepted, Accepted)
-    while engine.busy:
-        ends |= {message.job: message for message in step(engine)}
-    return ends
-
-
-def step(engine: EmbeddingEngine) -> list[Vectors | Failed]:
-    found = []
-    for message in engine.step():
-        assert isinstance(message, Vectors | Failed)
-        found.append(message)
-    return found
-
-
-def rows(vectors: ToGateway) -> Rows:
-    assert isinstance(vectors, Vectors), vectors
-    return np.frombuffer(vectors.data, "<f4").reshape(-1, vectors.dimensions)
 
 
 def refused(engine: EmbeddingEngine, job: Any) -> JobError:
@@ -89,16 +52,17 @@ def refused(engine: EmbeddingEngine, job: Any) -> JobError:
 
 
 def test_vectors_are_those_of_the_reference_alone_and_in_any_batch(minilm: EmbeddingEngine) -> None:
-    """all-MiniLM-L6-v2 in PyTorch gave the table; scripts/make_reference_vectors.py remakes it."""
-    table = json.loads(REFERENCE.read_text())
-    texts = table["texts"]
-    wanted = np.frombuffer(base64.b64decode(table["vectors"]), "<f4").reshape(len(texts), -1)
+    """all-MiniLM-L6-v2 by sentence-transformers on PyTorch gave the table; scripts/make_reference_vectors.py remakes it."""
+    reference = table("minilm")
+    texts = reference["texts"]
+    assert len(texts) >= 200
+    wanted = unpacked(reference["vectors"], len(texts))
     options = {"max_tokens_per_text": 256}
     together = rows(run(minilm, embed_job(1, *texts, **options))[1])
     assert (together * wanted).sum(axis=1).min() >= 0.9999
     backwards = rows(run(minilm, embed_job(1, *texts[::-3], **options), embed_job(2, *texts[::5], **options))[1])
     assert (backwards * wanted[::-3]).sum(axis=1).min() >= 0.9999
-    for at in range(0, len(texts), 4):
+    for at in range(len(texts)):
         alone = rows(run(minilm, embed_job(1, texts[at], **options))[1])
         assert float(alone[0] @ wanted[at]) >= 0.9999, texts[at]
 
