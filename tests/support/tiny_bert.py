@@ -12,15 +12,20 @@ LIMIT = 48
 WIDTH = 32
 
 
-def write(folder: Path, *, pooling: dict[str, Any] | None = None, prefix: str = "", **extras: Any) -> Path:
-    """Write the model; `pooling` is `1_Pooling/config.json`, `extras` are further JSON files by name."""
+def write(
+    folder: Path, *, pooling: dict[str, Any] | None = None, prefix: str = "", ending: bool = False, **extras: Any
+) -> Path:
+    """Write the model; `pooling` is `1_Pooling/config.json`, `extras` are further JSON files by name.
+
+    With `ending` one special token stands behind a text, and none before it.
+    """
     folder.mkdir(parents=True)
     vocabulary = {name: at for at, name in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="$A [SEP]" if ending else "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     tokenizer.enable_truncation(8)
     tokenizer.enable_padding(length=8)

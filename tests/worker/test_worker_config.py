@@ -54,6 +54,7 @@ EXAMPLES = {
     "warmup": ("false", False),
     "tokenizer_path": ("/t", "/t"),
     "adapter_path": ("/a", "/a"),
+    "quantize": ("Q8", "q8"),
     "device": ("CPU", "cpu"),
     "engine": ("my.engine:Mine", "my.engine:Mine"),
     "prefix_cache_bytes": ("512MB", 512 * 1024**2),

@@ -13,8 +13,7 @@ from embedding_runs import Rows, embed_job, loaded, rows, run, step, table, unpa
 from tiny_bert import LIMIT, WIDTH
 
 from protocol.errors import Code, JobError
-from protocol.messages import DetokenizeJob, EmbedJob, Failed, Vectors
-from worker.config import WorkerConfig
+from protocol.messages import DetokenizeJob, Failed, Vectors
 from worker.engines.base import EngineLoadError
 from worker.engines.embedding import EmbeddingEngine
 
@@ -52,7 +51,7 @@ def refused(engine: EmbeddingEngine, job: Any) -> JobError:
 
 
 def test_vectors_are_those_of_the_reference_alone_and_in_any_batch(minilm: EmbeddingEngine) -> None:
-    """all-MiniLM-L6-v2 by sentence-transformers on PyTorch gave the table; scripts/make_reference_vectors.py remakes it."""
+    """all-MiniLM-L6-v2 by sentence-transformers gave the table; scripts/make_reference_vectors.py remakes it."""
     reference = table("minilm")
     texts = reference["texts"]
     assert len(texts) >= 200
@@ -157,6 +156,16 @@ def test_longest_text_fits_and_one_token_more_is_refused(tiny: EmbeddingEngine) 
         assert (error.code, error.param) == (Code.CONTEXT_LENGTH, "input[1]")
         assert str(LIMIT) in error.message
     assert refused(tiny, embed_job(1, "x" * 10**6)).code == Code.CONTEXT_LENGTH
+
+
+@pytest.mark.parametrize(("count", "most"), [(9, 7), (300, 20), (300, LIMIT)])
+def test_cut_text_keeps_the_tokens_that_end_it(tmp_path: Path, count: int, most: int) -> None:
+    """A model that pools its last token was trained on what the tokenizer puts there, and on nothing else."""
+    folder = tiny_bert.write(tmp_path / "bert", pooling={"pooling_mode": "lasttoken"}, ending=True)
+    engine = loaded(folder)
+    cut = run(engine, embed_job(1, words(count), max_tokens_per_text=most))[1]
+    assert cut.token_counts == [most]
+    assert np.array_equal(rows(cut), rows(run(engine, embed_job(1, words(most - 1)))[1]))
 
 
 @pytest.mark.parametrize("most", [1, 2, 7, LIMIT, 8192])
