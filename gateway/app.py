@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from gateway.config import BODY_BYTES, GatewayConfig, honcho_process
-from gateway.context import GALLERY, HTTP, POOL, VECTORS, HttpSettings
+from gateway.context import FETCHER, GALLERY, HTTP, POOL, VECTORS, HttpSettings
 from gateway.dispatch.pool import Pool
+from gateway.media.fetcher import Fetcher
 from gateway.media.gallery import Gallery
+from gateway.media.remote_urls import UrlRules
 from gateway.middleware import MIDDLEWARES
 from gateway.routes import chat, completions, docs, embeddings, health, metrics, models, queue, tokenize
 from gateway.settings import ConfigError
@@ -30,13 +32,15 @@ def make_app(config: GatewayConfig) -> web.Application:
     app = web.Application(middlewares=MIDDLEWARES, client_max_size=BODY_BYTES)
     app[HTTP] = HttpSettings(keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s, tier=config.tier)
     app[POOL] = Pool(config.run_dir, aliases=config.aliases)
-    app[GALLERY] = Gallery(remote=None)
+    app[FETCHER] = fetcher = _fetcher(config)
+    app[GALLERY] = Gallery(remote=fetcher)
     app[VECTORS] = (
         VectorCache(capacity_bytes=config.cache_bytes, capacity_entries=config.cache_entries, ttl_s=config.cache_ttl_s)
         if config.cache_enabled
         else None
     )
     app.cleanup_ctx.append(_pool)
+    app.cleanup_ctx.append(_fetching)
     if honcho_process():
         app.cleanup_ctx.append(_follow_honcho)
     app.on_shutdown.append(lambda app: app[POOL].drain(config.drain_s))
@@ -60,6 +64,23 @@ async def _pool(app: web.Application) -> AsyncIterator[None]:
     await app[POOL].start()
     yield
     await app[POOL].close()
+
+
+def _fetcher(config: GatewayConfig) -> Fetcher | None:
+    if config.remote_images == "off":
+        return None
+    domains = None if config.remote_images == "on" else config.remote_images
+    return Fetcher(UrlRules(domains=domains, ports=config.remote_image_ports))
+
+
+async def _fetching(app: web.Application) -> AsyncIterator[None]:
+    fetcher = app[FETCHER]
+    if fetcher is None:
+        yield
+        return
+    await fetcher.open()
+    yield
+    await fetcher.close()
 
 
 async def _follow_honcho(_app: web.Application) -> AsyncIterator[None]:

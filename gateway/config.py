@@ -46,6 +46,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float = 3.5
     tier: str = "3A"
     aliases: dict[str, str] = {}
+    remote_images: Literal["on", "off"] | tuple[str, ...] = "on"
+    remote_image_ports: tuple[int, ...] = (80, 443)
     cache_enabled: bool = True
     cache_bytes: int = 64 << 20
     cache_entries: int = 1_000_000
@@ -98,6 +100,12 @@ SETTINGS = (
     Setting("drain", settings.seconds, "seconds that running requests get at shutdown (3.5)", field="drain_s"),
     Setting("tier", settings.word, "shown by /v1/models (3A)"),
     Setting("aliases", settings.pairs, "further names of models, as in gpt-4o=qwen3,fast=qwen3"),
+    Setting(
+        "remote_images",
+        settings.domains,
+        "fetch images from http(s) URLs: on, off, or only from these domains and below, as in example.com (on)",
+    ),
+    Setting("remote_image_ports", settings.ports, "ports that images are fetched from (80,443)"),
     Setting(
         "cache_enabled",
         settings.switch,

@@ -10,6 +10,7 @@ from protocol.messages import Delta
 
 if TYPE_CHECKING:
     from gateway.dispatch.pool import Pool
+    from gateway.media.fetcher import Fetcher
     from gateway.media.gallery import Gallery
     from gateway.vectors import VectorCache
 
@@ -56,6 +57,8 @@ class Generated:
 POOL: web.AppKey["Pool"] = web.AppKey("pool")
 VECTORS: web.AppKey["VectorCache | None"] = web.AppKey("vectors")
 """None: nothing is cached."""
+FETCHER: web.AppKey["Fetcher | None"] = web.AppKey("fetcher")
+"""None: images come in data: URLs alone."""
 GALLERY: web.AppKey["Gallery"] = web.AppKey("gallery")
 HTTP: web.AppKey[HttpSettings] = web.AppKey("http", HttpSettings)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)

@@ -183,6 +183,24 @@ def networks(text: str) -> tuple[Network, ...]:
         raise ValueError("must be addresses or networks, as in 127.0.0.1,10.0.0.0/8") from None
 
 
+def domains(text: str) -> tuple[str, ...] | str:
+    """`on`, `off`, or names of hosts, each of which stands for those below it, too."""
+    if text.lower() in ("on", "off", "true", "false"):
+        return "on" if switch(text) else "off"
+    found = tuple(name.lower() for name in names(text))
+    if not found or not all(re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)+", name) for name in found):
+        raise ValueError("must be on, off or domains, as in example.com,images.example.org")
+    return found
+
+
+def ports(text: str) -> tuple[int, ...]:
+    """Port numbers with commas between them."""
+    try:
+        return tuple(whole(1, 65535)(name) for name in names(text))
+    except ValueError:
+        raise ValueError("must be port numbers, as in 80,443") from None
+
+
 def modules(text: str) -> tuple[str, ...]:
     """Dotted names of Python modules."""
     found = names(text)

@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.context import GALLERY, POOL, VECTORS
+from gateway.context import FETCHER, GALLERY, POOL, VECTORS
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.stats import Snapshot
+from gateway.media.fetcher import Fetcher
 from gateway.media.gallery import Gallery
 from gateway.openapi import Operation, mount
 from gateway.vectors import VectorCache
@@ -35,9 +36,10 @@ WORKER_GAUGES = (
 
 
 class _Counts(Collector):
-    def __init__(self, pool: Pool, gallery: Gallery, vectors: VectorCache | None) -> None:
+    def __init__(self, pool: Pool, gallery: Gallery, fetcher: Fetcher | None, vectors: VectorCache | None) -> None:
         self._pool = pool
         self._gallery = gallery
+        self._fetcher = fetcher
         self._vectors = vectors
 
     def collect(self) -> Iterator[Metric]:
@@ -45,9 +47,7 @@ class _Counts(Collector):
         yield from _totals(now)
         yield from _queues(now)
         yield from _workers(now)
-        yield GaugeMetricFamily(
-            "pool_image_held_bytes", "Images held for requests that are not over.", value=self._gallery.held_bytes
-        )
+        yield from _images(self._gallery, self._fetcher)
         if self._vectors is not None:
             yield from _cached(self._vectors)
 
@@ -95,6 +95,17 @@ def _workers(now: Snapshot) -> Iterator[Metric]:
     yield restarts
 
 
+def _images(gallery: Gallery, fetcher: Fetcher | None) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "pool_image_held_bytes", "Images held for requests that are not over.", value=gallery.held_bytes
+    )
+    if fetcher is not None:
+        fetches = CounterMetricFamily("pool_image_fetches", "Images fetched from URLs, by outcome.", labels=["outcome"])
+        for outcome, count in fetcher.counts.items():
+            fetches.add_metric([outcome], count)
+        yield fetches
+
+
 def _cached(vectors: VectorCache) -> Iterator[Metric]:
     lookups = CounterMetricFamily(
         "pool_vector_cache_lookups", "Inputs looked up in the vector cache.", labels=["result"]
@@ -135,5 +146,5 @@ OPERATIONS = (
 def setup(app: web.Application) -> None:
     """Add the routes of this module."""
     app[REGISTRY] = CollectorRegistry()
-    app[REGISTRY].register(_Counts(app[POOL], app[GALLERY], app[VECTORS]))
+    app[REGISTRY].register(_Counts(app[POOL], app[GALLERY], app[FETCHER], app[VECTORS]))
     mount(app, OPERATIONS)

@@ -1,5 +1,6 @@
 """Images through a whole pool: a gateway, a model that sees, one that does not, sixteen images at once."""
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -9,13 +10,14 @@ import pytest
 from crowd import Crowd
 from openai import BadRequestError, OpenAI
 from picture_files import data_url, image_part, padded, picture, showing
-from running_pool import FAKE, RunningPool, until
+from running_pool import FAKE, RunningPool, resident_bytes, until
 
 RED, BLUE = data_url(picture(colour="red")), data_url(picture(colour="blue"))
 EYES = (*FAKE, "--model-type", "vision", "--served-name", "eyes")
 WORDS = (*FAKE, "--served-name", "words")
 IMAGE_TOKENS = 16
 Start = Callable[..., RunningPool]
+Record = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +137,42 @@ def test_images_are_refused_when_no_model_sees(fake: RunningPool) -> None:
     refused = asked()
     assert (refused.status, refused.error["param"]) == (400, "messages[0].content[1].image_url.url")
     assert refused.headers["x-should-retry"] == "false"
+
+
+def test_nothing_is_fetched_from_this_machine_when_a_url_says_so(both: RunningPool) -> None:
+    """The gateway as it is configured by default: 400 that names the image; its own address is not contacted."""
+    before = both.metric("pool_image_fetches_total")
+    for host in ("127.0.0.1", "localhost", "[::1]", "2130706433"):
+        refused = both.post("/v1/chat/completions", showing(RED, f"http://{host}:80/metrics"))
+        assert (refused.status, refused.error["param"]) == (400, "messages[0].content[2].image_url.url")
+    assert both.metric("pool_image_fetches_total") == before + 4
+    for url in (f"{both.url}/metrics", "file:///etc/passwd", "/etc/passwd"):
+        refused = both.post("/v1/chat/completions", showing(url))
+        assert (refused.status, refused.error["param"]) == (400, "messages[0].content[1].image_url.url")
+
+
+def test_urls_are_refused_when_fetching_is_off(start_pool: Start) -> None:
+    """Data URLs go on working."""
+    pool = start_pool(EYES, gateway=["--remote-images", "off"])
+    refused = pool.post("/v1/chat/completions", showing("https://images.example.com/a.png"))
+    assert (refused.status, "data: URL" in refused.error["message"]) == (400, True)
+    assert pool.post("/v1/chat/completions", showing(RED)).status == 200
+
+
+def test_memory_comes_back_when_many_large_images_have_passed(both: RunningPool, record: Record) -> None:
+    """200 requests with 4 MB each leave the gateway as large as the first 40 of them did."""
+    body = json.dumps(showing(data_url(padded(4_000_000)))).encode()
+    json_type = {"Content-Type": "application/json"}
+
+    def send(count: int) -> int:
+        for _ in range(count):
+            assert both.request("POST", "/v1/chat/completions", body, headers=json_type).status == 200
+        return resident_bytes(both.gateway.pid)
+
+    before, after = send(40), send(160)
+    record("resident_mb", [before >> 20, after >> 20])
+    assert after < before + (16 << 20)
+    assert both.metric("pool_image_held_bytes") == 0
 
 
 def test_images_are_not_lost_when_the_engine_dies_under_them(start_pool: Start) -> None:

@@ -75,6 +75,12 @@ def _row(line: str) -> tuple[str, str, str]:
     return child, parent, "".join(args)
 
 
+def resident_bytes(pid: int) -> int:
+    """The memory that a process has in use."""
+    found = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=True)
+    return int(found.stdout) * 1024
+
+
 def open_files(pid: int) -> int:
     """How many file descriptors a process holds (Linux only)."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
