@@ -4,10 +4,32 @@ from collections.abc import Iterator
 
 import pytest
 from openai import OpenAI
-from pool_fixtures import _fake_session, _minilm_session, _qwen_session, fake, minilm, qwen, record, start_pool
+from pool_fixtures import (
+    _fake_session,
+    _minilm_session,
+    _qwen_session,
+    _seeing_session,
+    fake,
+    minilm,
+    qwen,
+    record,
+    seeing,
+    start_pool,
+)
 from running_pool import RunningPool
 
-__all__ = ["_fake_session", "_minilm_session", "_qwen_session", "fake", "minilm", "qwen", "record", "start_pool"]
+__all__ = [
+    "_fake_session",
+    "_minilm_session",
+    "_qwen_session",
+    "_seeing_session",
+    "fake",
+    "minilm",
+    "qwen",
+    "record",
+    "seeing",
+    "start_pool",
+]
 
 
 @pytest.fixture

@@ -1,5 +1,27 @@
 """Real processes, shared or of a test's own."""
 
-from pool_fixtures import _fake_session, _minilm_session, _qwen_session, fake, minilm, qwen, record, start_pool
+from pool_fixtures import (
+    _fake_session,
+    _minilm_session,
+    _qwen_session,
+    _seeing_session,
+    fake,
+    minilm,
+    qwen,
+    record,
+    seeing,
+    start_pool,
+)
 
-__all__ = ["_fake_session", "_minilm_session", "_qwen_session", "fake", "minilm", "qwen", "record", "start_pool"]
+__all__ = [
+    "_fake_session",
+    "_minilm_session",
+    "_qwen_session",
+    "_seeing_session",
+    "fake",
+    "minilm",
+    "qwen",
+    "record",
+    "seeing",
+    "start_pool",
+]

@@ -25,8 +25,12 @@ PROMISES = {
     "handle_errors.py": r"(?s)answered: .*model_not_found.*temperature \(.*context_length_exceeded",
     "queue_stats.py": r"running 0 of 32\nwaiting 0 of 100\nserved  \d+ requests",
     "track_requests.py": r"the id was kept\nrequest example-\S+ took \d\.\d+ s: '",
+    "vision.py": r"\w+ \w+.*\n\[eyes: \d+ tokens in, \d+ out\]",
     "wait_until_ready.py": rf"ready: {QWEN_NAME}",
 }
+
+POOLS = {"embeddings.py": "minilm", "vision.py": "seeing"}
+"""Which pool they run against, other than `qwen`."""
 
 
 def run(script: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -55,7 +59,7 @@ def test_every_example_is_tested_and_listed() -> None:
 @pytest.mark.parametrize("name", PROMISES)
 def test_example_keeps_its_promise(request: pytest.FixtureRequest, name: str) -> None:
     """It takes the address as its argument, ends with 0 and prints what it is there to show."""
-    pool: RunningPool = request.getfixturevalue("minilm" if name == "embeddings.py" else "qwen")
+    pool: RunningPool = request.getfixturevalue(POOLS.get(name, "qwen"))
     done = run(EXAMPLES / name, pool.url)
     assert done.returncode == 0, done.stderr
     assert re.search(PROMISES[name], done.stdout), done.stdout

@@ -3,42 +3,18 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
-import pytest
 from crowd import Crowd
-from openai import BadRequestError, OpenAI
-from picture_files import data_url, image_part, padded, picture, showing
-from running_pool import FAKE, RunningPool, resident_bytes, until
+from picture_files import data_url, padded, picture, showing
+from pool_fixtures import EYES
+from running_pool import RunningPool, resident_bytes, until
 
 RED, BLUE = data_url(picture(colour="red")), data_url(picture(colour="blue"))
-EYES = (*FAKE, "--model-type", "vision", "--served-name", "eyes")
-WORDS = (*FAKE, "--served-name", "words")
 IMAGE_TOKENS = 16
 Start = Callable[..., RunningPool]
 Record = Callable[[str, object], None]
-
-
-@pytest.fixture(scope="module")
-def _both() -> Iterator[RunningPool]:
-    pool = RunningPool(EYES, WORDS)
-    try:
-        pool.wait_healthy()
-        yield pool
-        pool.stop()
-        pool.check_logs()
-    finally:
-        pool.stop()
-        pool.remove()
-
-
-@pytest.fixture
-def both(_both: RunningPool) -> Iterator[RunningPool]:
-    """A vision and a chat model; nothing in this pool is killed."""
-    yield _both
-    _both.hang_up()
-    _both.check_logs()
 
 
 def counts(pool: RunningPool) -> dict[str, int]:
@@ -47,78 +23,56 @@ def counts(pool: RunningPool) -> dict[str, int]:
     return found
 
 
-def test_an_image_is_seen_when_no_model_is_named(both: RunningPool) -> None:
+def test_an_image_is_seen_when_no_model_is_named(seeing: RunningPool) -> None:
     """It goes to the model that sees, as itself: the answer depends on it, and its tokens are counted."""
-    red, again, blue = (both.post("/v1/chat/completions", showing(url)).json() for url in (RED, RED, BLUE))
-    text = both.chat("what is this?", max_tokens=8).json()
+    red, again, blue = (seeing.post("/v1/chat/completions", showing(url)).json() for url in (RED, RED, BLUE))
+    text = seeing.chat("what is this?", max_tokens=8).json()
     said = [answer["choices"][0]["message"]["content"] for answer in (red, again, blue)]
     assert said[0] == said[1] != said[2]
     assert (red["model"], text["model"]) == ("eyes", "words")
-    two = both.post("/v1/chat/completions", showing(RED, BLUE)).json()
+    two = seeing.post("/v1/chat/completions", showing(RED, BLUE)).json()
     assert two["usage"]["prompt_tokens"] == red["usage"]["prompt_tokens"] + IMAGE_TOKENS
 
 
-def test_an_unmodified_client_shows_an_image_when_streaming_and_not(both: RunningPool) -> None:
-    """The OpenAI SDK's own message types, in a conversation of several turns."""
-    with OpenAI(base_url=both.base_url, api_key="none", max_retries=0) as client:
-        messages = [
-            {"role": "user", "content": [image_part(RED, detail="low"), {"type": "text", "text": "what is this?"}]},
-            {"role": "assistant", "content": "red"},
-            {"role": "user", "content": [{"type": "text", "text": "and this?"}, image_part(BLUE)]},
-        ]
-        whole = client.chat.completions.create(model="eyes", messages=messages, max_tokens=8)  # type: ignore[arg-type]
-        with client.chat.completions.create(
-            model="eyes",
-            messages=messages,
-            max_tokens=8,
-            stream=True,  # type: ignore[arg-type]
-        ) as stream:
-            pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
-        assert "".join(pieces) == whole.choices[0].message.content
-        with pytest.raises(BadRequestError) as raised:
-            client.chat.completions.create(model="words", messages=messages)  # type: ignore[arg-type]
-        assert raised.value.param == "messages[0].content[0].image_url.url"
-
-
-def test_requests_are_counted_by_what_is_in_them(both: RunningPool) -> None:
+def test_requests_are_counted_by_what_is_in_them(seeing: RunningPool) -> None:
     """`vision` and `vision_stream` in the statistics, the metrics and the log; text is text on any model."""
-    before = counts(both)
-    both.post("/v1/chat/completions", showing(RED), headers={"X-Request-ID": "seen-1"})
-    both.post("/v1/chat/completions", showing(RED, stream=True))
-    both.chat("hello", model="eyes", max_tokens=2)
-    until(lambda: sum(counts(both).values()) == sum(before.values()) + 3)
-    after = counts(both)
+    before = counts(seeing)
+    seeing.post("/v1/chat/completions", showing(RED), headers={"X-Request-ID": "seen-1"})
+    seeing.post("/v1/chat/completions", showing(RED, stream=True))
+    seeing.chat("hello", model="eyes", max_tokens=2)
+    until(lambda: sum(counts(seeing).values()) == sum(before.values()) + 3)
+    after = counts(seeing)
     grown = {kind for kind in after if after[kind] > before[kind]}
     assert grown == {"vision", "vision_stream", "text"}
-    stats = both.get("/v1/queue/stats").json()["queue_stats"]
+    stats = seeing.get("/v1/queue/stats").json()["queue_stats"]
     assert (stats["vision_queue"]["running"], stats["chat_queue"]["running"]) == (True, True)
-    metrics = both.get("/metrics").body.decode()
+    metrics = seeing.get("/metrics").body.decode()
     assert 'pool_requests_total{model="eyes",outcome="done",type="vision_stream"}' in metrics
     assert "pool_image_held_bytes 0.0" in metrics
-    [line] = [text for text in both.gateway.text().splitlines() if "Generation ended" in text and "seen-1" in text]
+    [line] = [text for text in seeing.gateway.text().splitlines() if "Generation ended" in text and "seen-1" in text]
     assert "Generation ended: vision model=eyes" in line
-    assert "base64" not in both.gateway.text()
+    assert "base64" not in seeing.gateway.text()
 
 
-def test_tokens_are_counted_with_images_when_tokenizing(both: RunningPool) -> None:
+def test_tokens_are_counted_with_images_when_tokenizing(seeing: RunningPool) -> None:
     """`/v1/tokenize` sees what a chat would."""
     messages = showing(RED, BLUE)["messages"]
-    count = both.post("/v1/tokenize", {"messages": messages}).json()["count"]
-    usage = both.post("/v1/chat/completions", showing(RED, BLUE)).json()["usage"]
+    count = seeing.post("/v1/tokenize", {"messages": messages}).json()["count"]
+    usage = seeing.post("/v1/chat/completions", showing(RED, BLUE)).json()["usage"]
     assert count == usage["prompt_tokens"]
-    refused = both.post("/v1/tokenize", {"messages": messages, "model": "words"})
+    refused = seeing.post("/v1/tokenize", {"messages": messages, "model": "words"})
     assert (refused.status, refused.error["param"]) == (400, "messages[0].content[1].image_url.url")
 
 
-def test_bounds_hold_when_images_are_many_or_large(both: RunningPool) -> None:
+def test_bounds_hold_when_images_are_many_or_large(seeing: RunningPool) -> None:
     """Sixteen images and a body of almost 20 MB are answered; one more is refused by name."""
     urls = [data_url(picture((at + 1, 5))) for at in range(17)]
-    assert both.post("/v1/chat/completions", showing(*urls[:16])).status == 200
-    refused = both.post("/v1/chat/completions", showing(*urls))
+    assert seeing.post("/v1/chat/completions", showing(*urls[:16])).status == 200
+    refused = seeing.post("/v1/chat/completions", showing(*urls))
     assert (refused.status, refused.error["param"]) == (400, "messages[0].content[17].image_url.url")
     large = data_url(padded(15_700_000))
-    assert both.post("/v1/chat/completions", showing(large)).status == 200
-    assert both.post("/v1/chat/completions", showing(large + "A" * 100_000)).status == 413
+    assert seeing.post("/v1/chat/completions", showing(large)).status == 200
+    assert seeing.post("/v1/chat/completions", showing(large + "A" * 100_000)).status == 413
 
 
 def test_images_are_answered_when_only_a_vision_model_is_there(start_pool: Start) -> None:
@@ -139,15 +93,15 @@ def test_images_are_refused_when_no_model_sees(fake: RunningPool) -> None:
     assert refused.headers["x-should-retry"] == "false"
 
 
-def test_nothing_is_fetched_from_this_machine_when_a_url_says_so(both: RunningPool) -> None:
+def test_nothing_is_fetched_from_this_machine_when_a_url_says_so(seeing: RunningPool) -> None:
     """The gateway as it is configured by default: 400 that names the image; its own address is not contacted."""
-    before = both.metric("pool_image_fetches_total")
+    before = seeing.metric("pool_image_fetches_total")
     for host in ("127.0.0.1", "localhost", "[::1]", "2130706433"):
-        refused = both.post("/v1/chat/completions", showing(RED, f"http://{host}:80/metrics"))
+        refused = seeing.post("/v1/chat/completions", showing(RED, f"http://{host}:80/metrics"))
         assert (refused.status, refused.error["param"]) == (400, "messages[0].content[2].image_url.url")
-    assert both.metric("pool_image_fetches_total") == before + 4
-    for url in (f"{both.url}/metrics", "file:///etc/passwd", "/etc/passwd"):
-        refused = both.post("/v1/chat/completions", showing(url))
+    assert seeing.metric("pool_image_fetches_total") == before + 4
+    for url in (f"{seeing.url}/metrics", "file:///etc/passwd", "/etc/passwd"):
+        refused = seeing.post("/v1/chat/completions", showing(url))
         assert (refused.status, refused.error["param"]) == (400, "messages[0].content[1].image_url.url")
 
 
@@ -159,20 +113,20 @@ def test_urls_are_refused_when_fetching_is_off(start_pool: Start) -> None:
     assert pool.post("/v1/chat/completions", showing(RED)).status == 200
 
 
-def test_memory_comes_back_when_many_large_images_have_passed(both: RunningPool, record: Record) -> None:
+def test_memory_comes_back_when_many_large_images_have_passed(seeing: RunningPool, record: Record) -> None:
     """200 requests with 4 MB each leave the gateway as large as the first 40 of them did."""
     body = json.dumps(showing(data_url(padded(4_000_000)))).encode()
     json_type = {"Content-Type": "application/json"}
 
     def send(count: int) -> int:
         for _ in range(count):
-            assert both.request("POST", "/v1/chat/completions", body, headers=json_type).status == 200
-        return resident_bytes(both.gateway.pid)
+            assert seeing.request("POST", "/v1/chat/completions", body, headers=json_type).status == 200
+        return resident_bytes(seeing.gateway.pid)
 
     before, after = send(40), send(160)
     record("resident_mb", [before >> 20, after >> 20])
     assert after < before + (16 << 20)
-    assert both.metric("pool_image_held_bytes") == 0
+    assert seeing.metric("pool_image_held_bytes") == 0
 
 
 def test_images_are_not_lost_when_the_engine_dies_under_them(start_pool: Start) -> None:

@@ -14,15 +14,17 @@ from running_pool import FAKE, RunningPool
 
 _POOLS: pytest.StashKey[dict[str, RunningPool]] = pytest.StashKey()
 QWEN_NAME = "acme/tiny-qwen3"
+EYES = (*FAKE, "--model-type", "vision", "--served-name", "eyes")
+WORDS = (*FAKE, "--served-name", "words")
 MINILM_NAME = "all-MiniLM-L6-v2"
 CONTEXT = 2048
 """Less than the model could, so that filling it takes a second."""
 
 
-def _shared(request: pytest.FixtureRequest, name: str, flags: Sequence[str]) -> Iterator[RunningPool]:
+def _shared(request: pytest.FixtureRequest, name: str, *workers: Sequence[str]) -> Iterator[RunningPool]:
     pools = request.session.stash.setdefault(_POOLS, {})
     if name not in pools:
-        pools[name] = RunningPool(flags)
+        pools[name] = RunningPool(*workers)
         pools[name].wait_healthy()
     pool = pools[name]
     yield pool
@@ -61,6 +63,11 @@ def _fake_session(request: pytest.FixtureRequest) -> Iterator[RunningPool]:
     yield from _shared(request, "fake", FAKE)
 
 
+@pytest.fixture(scope="session")
+def _seeing_session(request: pytest.FixtureRequest) -> Iterator[RunningPool]:
+    yield from _shared(request, "seeing", EYES, WORDS)
+
+
 @pytest.fixture
 def qwen(_qwen_session: RunningPool) -> Iterator[RunningPool]:
     """The session's pool with the tiny Qwen3 model; nothing in it is killed."""
@@ -83,6 +90,14 @@ def fake(_fake_session: RunningPool) -> Iterator[RunningPool]:
     yield _fake_session
     _fake_session.hang_up()
     _fake_session.check_logs()
+
+
+@pytest.fixture
+def seeing(_seeing_session: RunningPool) -> Iterator[RunningPool]:
+    """The session's pool with a vision model `eyes` and a chat model `words`, both fake; nothing in it is killed."""
+    yield _seeing_session
+    _seeing_session.hang_up()
+    _seeing_session.check_logs()
 
 
 @pytest.fixture
