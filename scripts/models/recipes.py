@@ -10,14 +10,22 @@ CONTEXT_LENGTH = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One model. `config` lacks what all share; `generation` is what `generation_config.json` says on sampling."""
+    """One model. `config` lacks what all share; `generation` is what `generation_config.json` says on sampling.
+
+    `tokens` are control tokens that the model has besides the common ones, by the name that the config has for their
+    ids; `files` further files of the folder, as JSON. `tied`: the head is the embedding, for families where mlx-vlm
+    insists on it.
+    """
 
     config: Mapping[str, Any]
     seed: int
     vocab_size: int = 2048
     corpus_paragraphs: int = 4000
     norm_centre: float = 1.0
+    tied: bool = False
     generation: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    tokens: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    files: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def _transformer(model_type: str, architecture: str, **more: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Owns every file of a model folder that has to do with text. Any text must come b
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ _MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_respons
 CONTROL = _SPECIAL + _MARKERS
 """Every control token; they have the last ids of the vocabulary, in this order."""
 
+GEMMA_IMAGE = "<image_soft_token>"
+"""What Gemma's tokenizer has a name for, besides the marks around it; Qwen's has none."""
+
 # Qwen's own: words with at most one leading space or sign, digits one by one, runs of signs, runs of white space.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -26,8 +30,11 @@ _SPLIT = (
 _TEMPLATE_FILE = Path(__file__).with_name("chat_template.jinja")
 
 
-def train(*, vocab_size: int, seed: int, paragraphs: int) -> Tokenizer:
-    """A tokenizer of exactly `vocab_size` tokens. Raises `ValueError` where the corpus is too small for that."""
+def train(*, vocab_size: int, seed: int, paragraphs: int, pictures: Sequence[str] = ()) -> Tokenizer:
+    """A tokenizer of exactly `vocab_size` tokens, `pictures` (the marks of images) among them and last of all.
+
+    Raises `ValueError` where the corpus is too small for that.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -37,19 +44,20 @@ def train(*, vocab_size: int, seed: int, paragraphs: int) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(CONTROL),
+        vocab_size=vocab_size - len(CONTROL) - len(pictures),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus.lines(seed, paragraphs), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in _MARKERS])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in pictures])
     if tokenizer.get_vocab_size() != vocab_size:
         raise ValueError(f"the corpus supports {tokenizer.get_vocab_size()} tokens, {vocab_size} were asked for")
     return tokenizer
 
 
-def write(tokenizer: Tokenizer, folder: Path, *, context_length: int) -> None:
+def write(tokenizer: Tokenizer, folder: Path, *, context_length: int, pictures: Sequence[str] = ()) -> None:
     """Put the tokenizer's files into a model folder."""
     tokenizer.save(str(folder / "tokenizer.json"))
     template = _TEMPLATE_FILE.read_text(encoding="utf-8")
@@ -69,9 +77,11 @@ def write(tokenizer: Tokenizer, folder: Path, *, context_length: int) -> None:
                 "normalized": False,
                 "rstrip": False,
                 "single_word": False,
-                "special": token in _SPECIAL,
+                "special": token in _SPECIAL or token in pictures,
             }
-            for token in CONTROL
+            for token in (*CONTROL, *pictures)
         },
     }
+    if GEMMA_IMAGE in pictures:
+        config["extra_special_tokens"] = dict(zip(("boi_token", "eoi_token", "image_token"), pictures, strict=True))
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

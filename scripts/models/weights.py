@@ -4,6 +4,8 @@ As libraries initialise them, models repeat one token for ever, and a bug that m
 unseen. Wide weights and a head of its own give varied greedy answers. Never depends on MLX's random numbers.
 """
 
+import importlib
+import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes
 
+from worker.engines.bare import enter_package
+
 
 def write(config: dict[str, Any], folder: Path, *, seed: int, norm_centre: float, silent: list[int]) -> int:
     """Write `model.safetensors`; answers the number of parameters.
@@ -20,17 +24,44 @@ def write(config: dict[str, Any], folder: Path, *, seed: int, norm_centre: float
     `norm_centre` is the value of a norm's weight that leaves its input's size alone; `silent` are token ids that
     the head never prefers, so that a random model does not open a tool call in the middle of a word.
     """
-    model_class, arguments_class = _get_classes(config=config)
-    model = model_class(arguments_class.from_dict(config))
+    model = _vision_model(config) if "vision_config" in config else _text_model(config)
     shapes: list[tuple[str, mx.array]] = tree_flatten(model.parameters())
     arrays = {name: _draw(name, initial, seed, norm_centre) for name, initial in shapes}
-    arrays["lm_head.weight"][silent] = 0
+    head = next(name for name in arrays if name.endswith("lm_head.weight"))
+    if config["tie_word_embeddings"]:
+        _quieten_embedding(arrays)
+        del arrays[head]
+        head = next(name for name in arrays if "embed_tokens" in name)
+    arrays[head][silent] = 0
     mx.save_safetensors(
         str(folder / "model.safetensors"),
         {name: mx.array(values) for name, values in arrays.items()},
         metadata={"format": "mlx"},
     )
     return sum(values.size for values in arrays.values())
+
+
+def _quieten_embedding(arrays: "dict[str, np.ndarray[Any, np.dtype[np.float32]]]") -> None:
+    """Let layers add more to the stream than the token brings, or a head that is the embedding repeats that token."""
+    for name, values in arrays.items():
+        if "post_attention_layernorm" in name or "post_feedforward_layernorm" in name:
+            values += 40
+
+
+def _text_model(config: dict[str, Any]) -> Any:
+    model_class, arguments_class = _get_classes(config=config)
+    return model_class(arguments_class.from_dict(config))
+
+
+def _vision_model(config: dict[str, Any]) -> Any:
+    enter_package("mlx_vlm")
+    utils = importlib.import_module("mlx_vlm.utils")
+    module, _ = utils.get_model_and_args(config)
+    # Reading a config moves things about in it.
+    config = json.loads(json.dumps(config))
+    config.setdefault("text_config", {})
+    model_config = module.ModelConfig.from_dict(config)
+    return module.Model(utils.update_module_configs(model_config, module, config, ["text", "vision"]))
 
 
 def _draw(name: str, initial: mx.array, seed: int, norm_centre: float) -> "np.ndarray[Any, np.dtype[np.float32]]":

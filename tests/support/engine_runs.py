@@ -22,12 +22,16 @@ class Outcome(msgspec.Struct):
 
 
 def run(
-    engine: ChatEngine, jobs: Sequence[GenerateJob], *, between: Callable[[int], None] | None = None
+    engine: ChatEngine,
+    jobs: Sequence[GenerateJob],
+    *,
+    files: Sequence[bytes] = (),
+    between: Callable[[int], None] | None = None,
 ) -> dict[int, Outcome]:
-    """Run jobs together to their end; `between` is called after every step."""
+    """Run jobs together to their end; `files` came with each of them, `between` is called after every step."""
     outcomes = {job.job: Outcome() for job in jobs}
     for job in jobs:
-        for message in engine.admit(engine.prepare(job)):
+        for message in engine.admit(engine.prepare(job, files)):
             note(outcomes, message)
     steps = 0
     while engine.busy:

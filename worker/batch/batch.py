@@ -17,6 +17,7 @@ from worker.batch.cohort import Cohort
 from worker.batch.pace import Pace
 from worker.batch.prefix import PrefixCache
 from worker.batch.row import Emission, Row
+from worker.batch.scene import Part, Picture
 
 PASS_BYTES = 8_000_000
 """What one more forward pass costs besides reading the weights, as memory traffic that takes as long."""
@@ -35,6 +36,23 @@ class Prompt:
         self.covered = 0
         self.cached = 0
         self.started_at: float | None = None
+        if (scene := rows[0].scene) is not None:
+            scene.enter()
+
+    @property
+    def unseen(self) -> Picture | None:
+        """The picture that has to be looked at before more can be computed."""
+        scene = self.rows[0].scene
+        return scene.unseen(self.covered) if scene else None
+
+    def part(self, count: int) -> Part:
+        """The next `count` tokens to compute."""
+        return self.rows[0].part(self.covered, self.covered + count)
+
+    def end(self) -> None:
+        """It is computed, or given up: what it showed is not needed any more."""
+        if (scene := self.rows[0].scene) is not None:
+            scene.leave()
 
     @property
     def left(self) -> int:
@@ -54,6 +72,7 @@ class Batch:
         max_rows: int,
         prefix: PrefixCache,
         largest_chunk: int,
+        look: Callable[[Picture], None],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._model = model
@@ -62,12 +81,14 @@ class Batch:
         self._max_rows = max_rows
         self._prefix = prefix
         self._pace = Pace(largest_chunk)
+        self._look = look
         self._clock = clock
         self._can = proof.prove(model)
         self._token_bytes = 0.0
         self._waiting: deque[Prompt] = deque()
         self._long: Prompt | None = None
         self._long_turn = False
+        self._look_turn = False
         self._cohorts: list[Cohort] = []
         self._leaving: dict[int, bool] = {}
 
@@ -106,11 +127,14 @@ class Batch:
         """Take a row out before the next step; with `keep`, its cache goes to the prefix cache first."""
         for prompt in [*self._waiting, *([self._long] if self._long else [])]:
             if row in prompt.rows:
-                prompt.rows.remove(row)
-                if not prompt.rows and prompt in self._waiting:
-                    self._waiting.remove(prompt)
-                elif not prompt.rows:
+                if len(prompt.rows) > 1:
+                    prompt.rows.remove(row)
+                    return
+                prompt.end()
+                if prompt is self._long:
                     self._long = None
+                else:
+                    self._waiting.remove(prompt)
                 return
         self._leaving[id(row)] = keep
         if not keep:
@@ -124,9 +148,10 @@ class Batch:
         running = bool(self._cohorts)
         for cohort in self._cohorts:
             cohort.launch()
-        prefilled = self._prefill(running=running)
+        prefilled = None if self._look_at_next() else self._prefill(running=running)
         emissions = [emission for cohort in self._cohorts for emission in cohort.collect()]
-        if running:
+        # A look takes as long as its picture is large: that says nothing about chunks.
+        if running and prefilled is not None:
             took_s = self._clock() - began
             if prefilled:
                 self._pace.prefilled(prefilled, took_s)
@@ -152,14 +177,27 @@ class Batch:
     def _keep(self, cohort: Cohort, row: Row) -> None:
         cache = cohort.copy_out(row)
         mx.async_eval(caches.state(cache))
-        self._prefix.store(row.tenant, row.tokens[: cohort.covered(row)], cache)
+        self._prefix.store(row.tenant, row.key[: cohort.covered(row)], cache)
+
+    # -- looking -------------------------------------------------------------
+
+    def _look_at_next(self) -> bool:
+        """Look at one picture of a waiting prompt, if there is one. Prompts that can be computed take turns with it."""
+        self._begin_waiting()
+        picture = next((seen for prompt in self._waiting if (seen := prompt.unseen)), None)
+        self._look_turn = not self._look_turn
+        computable = self._long is not None or any(prompt.unseen is None for prompt in self._waiting)
+        if picture is None or (computable and not self._look_turn):
+            return False
+        self._look(picture)
+        return True
 
     # -- prefill -------------------------------------------------------------
 
     def _prefill(self, *, running: bool) -> int:
         """Compute at most one chunk of prompt tokens; returns how many (padding included)."""
         budget = self._pace.chunk(running=running)
-        self._begin_waiting(budget)
+        self._pick_long(budget)
         # Short prompts pass a long one, chunk by chunk in turn, so that neither waits for the other to end.
         self._long_turn = not self._long_turn
         if self._long and (self._long_turn or not self._short(budget, peek=True)):
@@ -167,27 +205,32 @@ class Batch:
         prompts = self._short(budget)
         return self._prefill_short(prompts) if prompts else 0
 
-    def _begin_waiting(self, budget: int) -> None:
-        """Look prefixes up for prompts that may start now, and pick the next long one."""
+    def _begin_waiting(self) -> None:
+        """Look prefixes up for prompts that may start now."""
         for prompt in self._waiting:
             if prompt.cache is None:
                 prompt.cache = caches.new(self._model)
                 prompt.started_at = self._clock()
                 self._look_up(prompt)
-        if self._long is None:
-            room = self._room()
-            for prompt in self._waiting:
-                if prompt.left > budget and self._fits(prompt, room):
-                    self._waiting.remove(prompt)
-                    self._look_up(prompt)
-                    self._long = prompt
-                    return
+
+    def _pick_long(self, budget: int) -> None:
+        if self._long is not None:
+            return
+        room = self._room()
+        for prompt in self._waiting:
+            if prompt.left > budget and self._fits(prompt, room) and prompt.unseen is None:
+                self._waiting.remove(prompt)
+                self._look_up(prompt)
+                self._long = prompt
+                return
 
     def _look_up(self, prompt: Prompt) -> None:
         row = prompt.rows[0]
-        cache, covered = self._prefix.nearest(row.tenant, row.tokens)
+        cache, covered = self._prefix.nearest(row.tenant, row.key)
         if cache is not None and covered > prompt.covered:
             prompt.cache, prompt.covered, prompt.cached = cache, covered, covered
+            # The row that left it there may have stood elsewhere, where pictures came behind what is shared.
+            caches.place(cache, [covered + (row.scene.shift if row.scene else 0)])
 
     def _room(self) -> int:
         return self._max_rows - self.running - (len(self._long.rows) if self._long else 0)
@@ -203,7 +246,7 @@ class Batch:
         room = self._room()
         for prompt in self._waiting:
             widest = max(longest, prompt.left)
-            if prompt.left > budget:
+            if prompt.left > budget or prompt.unseen:
                 continue
             if not self._fits(prompt, room) or (chosen and widest * (len(chosen) + 1) > budget):
                 break
@@ -223,12 +266,13 @@ class Batch:
         if len(prompts) == 1:
             return self._prefill_long(prompts[0], width)
         cache = caches.merge([_cache_of(prompt) for prompt in prompts])
-        caches.prefill(self._model, cache, [prompt.rows[0].tokens[prompt.covered : -1] for prompt in prompts])
+        caches.prefill(self._model, cache, [prompt.part(prompt.left) for prompt in prompts])
         mx.eval(caches.state(cache))
         for index, prompt in enumerate(prompts):
+            prompt.end()
             if len(prompt.rows[0].tokens) > KEEP_PROMPT:
                 single = caches.extract(cache, index)
-                self._prefix.store(prompt.rows[0].tenant, prompt.rows[0].tokens[:-1], single)
+                self._prefix.store(prompt.rows[0].tenant, prompt.rows[0].key[:-1], single)
         repeats = [index for index, prompt in enumerate(prompts) for _ in prompt.rows]
         if len(repeats) > len(prompts):
             caches.keep(cache, repeats)
@@ -237,12 +281,10 @@ class Batch:
 
     def _prefill_long(self, prompt: Prompt, budget: int) -> int:
         """One chunk of one prompt, in its own cache, which the prefix cache then shares."""
-        row = prompt.rows[0]
         cache = _cache_of(prompt)
         count = min(budget, prompt.left)
         if count:
-            chunk = row.tokens[prompt.covered : prompt.covered + count]
-            self._model(mx.array([chunk]), cache=cache)
+            caches.prefill(self._model, cache, [prompt.part(count)])
             mx.eval(caches.state(cache))
             prompt.covered += count
         if prompt.left == 0:
@@ -252,9 +294,10 @@ class Batch:
         return count
 
     def _enter_long(self, prompt: Prompt, cache: Cache) -> None:
+        prompt.end()
         row = prompt.rows[0]
         if len(row.tokens) > KEEP_PROMPT:
-            self._prefix.store(row.tenant, row.tokens[:-1], caches.duplicate(cache))
+            self._prefix.store(row.tenant, row.key[:-1], caches.duplicate(cache))
         if len(prompt.rows) > 1 and self._can.joins:
             self._enter(caches.merge([cache] * len(prompt.rows)), prompt.rows)
             return

@@ -9,6 +9,8 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import CacheList, can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 
+from worker.batch.scene import Part
+
 Cache = list[Any]
 
 
@@ -37,9 +39,9 @@ def merge(rows: list[Cache]) -> Cache:
     return [rows[0][layer].merge([row[layer] for row in rows]) for layer in range(len(rows[0]))]
 
 
-def prefill(model: Any, cache: Cache, parts: list[list[int]]) -> None:
+def prefill(model: Any, cache: Cache, parts: list[Part]) -> None:
     """Feed each row its tokens in one forward pass, padded on the right; nothing is evaluated."""
-    lengths = [len(part) for part in parts]
+    lengths = [len(part.tokens) for part in parts]
     width = max(lengths)
     if not width:
         return
@@ -47,10 +49,21 @@ def prefill(model: Any, cache: Cache, parts: list[list[int]]) -> None:
     if any(padding):
         for layer in cache:
             layer.prepare(lengths=lengths, right_padding=padding)
-    model(mx.array([part + [0] * (width - len(part)) for part in parts]), cache=cache)
+    tokens = mx.array([part.tokens + [0] * (width - len(part.tokens)) for part in parts])
+    if any(part.scene for part in parts):
+        model.see(tokens, parts, cache=cache)
+    else:
+        model(tokens, cache=cache)
     if any(padding):
         for layer in cache:
             layer.finalize()
+
+
+def place(cache: Cache, following: list[int]) -> None:
+    """Say at which position each row goes on, where the cache has a layer that knows (`Positions`)."""
+    for layer in cache:
+        if hasattr(layer, "place"):
+            layer.place(following)
 
 
 def extend(cache: Cache, other: Cache) -> None:

@@ -18,7 +18,7 @@ SHORTEST = 16
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    tokens: NDArray[np.int32]
+    tokens: NDArray[np.int64]
     cache: Cache
     size_bytes: int
 
@@ -41,7 +41,7 @@ class PrefixCache:
         The cache is the caller's own.
         """
         self.lookups += 1
-        wanted = np.asarray(tokens[:-1], dtype=np.int32)
+        wanted = np.asarray(tokens[:-1], dtype=np.int64)
         best, best_length = None, SHORTEST - 1
         for key, entry in self._tenants.get(tenant, {}).items():
             length = _common(entry.tokens, wanted)
@@ -62,7 +62,7 @@ class PrefixCache:
         size_bytes = caches.nbytes(cache)
         if len(tokens) < SHORTEST or size_bytes > self._max_bytes:
             return
-        array = np.asarray(tokens, dtype=np.int32)
+        array = np.asarray(tokens, dtype=np.int64)
         entries = self._tenants.setdefault(tenant, {})
         trimmable = caches.trimmable(cache)
         for key, entry in list(entries.items()):
@@ -86,7 +86,7 @@ class PrefixCache:
             del self._tenants[tenant]
 
 
-def _common(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
+def _common(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
     size = min(len(a), len(b))
     if size == 0 or a[0] != b[0]:
         return 0

@@ -11,6 +11,7 @@ import msgspec
 
 from worker.batch import caches
 from worker.batch.caches import Cache
+from worker.batch.scene import Part
 
 PROMPTS = ((3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9), (2, 7, 1, 8, 2))
 TOLERANCE = 0.05
@@ -33,7 +34,7 @@ def prove(model: Any) -> Batching:
     single = [_prefilled(model, prompt) for prompt in PROMPTS]
     joined = caches.merge([caches.duplicate(cache) for cache in single])
     padded = caches.merge([caches.new(model) for _ in PROMPTS])
-    caches.prefill(model, padded, [list(prompt[:-1]) for prompt in PROMPTS])
+    caches.prefill(model, padded, [Part(list(prompt[:-1]), 0) for prompt in PROMPTS])
     last = [prompt[-1] for prompt in PROMPTS]
     alone = mx.concatenate([_decode(model, cache, [token]) for cache, token in zip(single, last, strict=True)])
     joins = _agree(_decode(model, joined, last), alone)

@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 
+from worker.batch.scene import Part, Scene
+
 
 class RowSampling(msgspec.Struct, frozen=True, kw_only=True):
     """A row's sampling with every default resolved. `top_k` 0 and `min_p` 0 are off; `key` is from `draws.row_key`."""
@@ -39,13 +41,24 @@ class Row:
     """A row from its prompt to its last token.
 
     `tokens` starts as the prompt (with tokens that an earlier attempt delivered) and grows; `position` counts the
-    generated ones, delivered ones included; `limit` is the position at which the row ends by length.
+    generated ones, delivered ones included; `limit` is the position at which the row ends by length. `scene` is what
+    the prompt shows, if it shows anything.
     """
 
-    __slots__ = ("fresh", "limit", "owner", "position", "prompt_size", "sampling", "tenant", "tokens")
+    __slots__ = (
+        "_keyed", "fresh", "limit", "owner", "position", "prompt_size", "sampling", "scene", "tenant", "tokens",
+    )  # fmt: skip
 
     def __init__(
-        self, *, owner: Any, tenant: str, prompt: list[int], delivered: list[int], limit: int, sampling: RowSampling
+        self,
+        *,
+        owner: Any,
+        tenant: str,
+        prompt: list[int],
+        delivered: list[int],
+        limit: int,
+        sampling: RowSampling,
+        scene: Scene | None = None,
     ) -> None:
         self.owner = owner
         self.tenant = tenant
@@ -54,8 +67,19 @@ class Row:
         self.position = len(delivered)
         self.limit = limit
         self.sampling = sampling
+        self.scene = scene
+        self._keyed = scene.keyed(prompt) if scene else None
         self.fresh = False
         """Whether the token that the row feeds next was generated here, and so still has to be told."""
+
+    @property
+    def key(self) -> list[int]:
+        """The tokens as the prefix cache knows them: those of a picture by what it shows."""
+        return self.tokens if self._keyed is None else self._keyed + self.tokens[self.prompt_size :]
+
+    def part(self, start: int, end: int) -> Part:
+        """Some of its tokens, to be computed."""
+        return Part(self.tokens[start:end], start, self.scene)
 
 
 class Logprobs(msgspec.Struct, frozen=True, gc=False):

@@ -5,11 +5,12 @@ import msgspec
 from protocol.messages import GenerateJob, TokenLogprob
 from worker.batch.batch import Prompt
 from worker.batch.row import Row, RowSampling
+from worker.batch.scene import Scene
 from worker.text.channels import ChannelText
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that has passed every check: prompt as tokens; sampling and text pipeline per choice."""
+    """A job that has passed every check: prompt as tokens, what it shows; sampling and text pipeline per choice."""
 
     job: GenerateJob
     prompt: list[int]
@@ -17,6 +18,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     texts: list[ChannelText]
     samplings: list[RowSampling]
     echo: str
+    scene: Scene | None = None
 
 
 class Choice:

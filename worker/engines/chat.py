@@ -28,6 +28,7 @@ from worker.batch.batch import Batch
 from worker.batch.batch import Prompt as BatchPrompt
 from worker.batch.prefix import PrefixCache
 from worker.batch.row import Emission, Logprobs, Row, RowSampling
+from worker.batch.scene import Picture
 from worker.config import WorkerConfig
 from worker.engines.aboard import Choice, Running
 from worker.engines.base import Gauges
@@ -62,11 +63,11 @@ class ChatEngine:
     def load(self) -> None:
         """Load the model; see `Engine.load`."""
         mx.set_cache_limit(BUFFER_CACHE_BYTES)
-        self._loaded = loaded = load(self._config)
+        self._loaded = loaded = self._load()
         self._vocabulary = Vocabulary(loaded.tokenizer)
         self._markers = markers_of(loaded.tokenizer)
         self._eos = frozenset(loaded.tokenizer.eos_token_ids)
-        self._preparation = Preparation(loaded, self._vocabulary, self._markers)
+        self._preparation = self._make_preparation()
         self._batch = Batch(
             model=loaded.model,
             vocab_size=loaded.vocab_size,
@@ -74,8 +75,19 @@ class ChatEngine:
             max_rows=self._config.max_concurrency,
             prefix=self._prefix,
             largest_chunk=self._config.prefill_chunk or LARGEST_CHUNK,
+            look=self._look,
         )
         self._batch.measure()
+
+    def _load(self) -> Loaded:
+        return load(self._config)
+
+    def _make_preparation(self) -> Preparation:
+        return Preparation(self._loaded, self._vocabulary, self._markers)
+
+    def _look(self, picture: Picture) -> None:
+        """Find out what the model makes of a picture."""
+        raise NotImplementedError("this model sees nothing, and no job with pictures was prepared for it")
 
     def warm(self) -> None:
         """Run every path that a first request could take: group prefill, decode, each kind of draw."""
@@ -128,9 +140,9 @@ class ChatEngine:
             raise RuntimeError("the engine was used before it was loaded")
         return self._batch
 
-    def prepare(self, job: Job, _buffers: Sequence[bytes] = ()) -> Any:
+    def prepare(self, job: Job, buffers: Sequence[bytes] = ()) -> Any:
         """See `Engine.prepare`."""
-        return self._preparation.prepare(job)
+        return self._preparation.prepare(job, buffers)
 
     # -- aboard --------------------------------------------------------------
 
@@ -148,6 +160,7 @@ class ChatEngine:
                 delivered=job.delivered[index] if job.delivered else [],
                 limit=prepared.limit,
                 sampling=prepared.samplings[index],
+                scene=prepared.scene,
             )
             running.choices.append(choice)
         running.open = len(running.choices)

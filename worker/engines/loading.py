@@ -36,7 +36,7 @@ def load(config: WorkerConfig) -> Loaded:
     if config.device == "cpu":
         mx.set_default_device(mx.cpu)
     try:
-        path = _folder(config.model_path)
+        path = model_folder(config.model_path)
         # trust_remote_code stays False: a model folder must not bring code along.
         # Lazily, so that weights on their way into fewer bits are never all in memory.
         model, model_config = load_model(path, lazy=True)
@@ -44,19 +44,26 @@ def load(config: WorkerConfig) -> Loaded:
             model = load_adapters(model, str(config.adapter_path))
             model.eval()
         quantization = weights.settle(model, model_config, quantize=config.quantize)
-        tokenizer = load_tokenizer(
-            _folder(config.tokenizer_path) if config.tokenizer_path else path,
-            eos_token_ids=model_config.get("eos_token_id"),
-        )
+        return loaded_from(config, path, model, model_config, quantization)
     except EngineLoadError:
         raise
     except Exception as error:
         raise EngineLoadError(f"{type(error).__name__}: {error}") from error
+
+
+def loaded_from(
+    config: WorkerConfig, path: Path, model: Any, model_config: dict[str, Any], quantization: str
+) -> Loaded:
+    """A model with its tokenizer and with what its files say about it. Raises what mlx-lm raises."""
+    tokenizer = load_tokenizer(
+        model_folder(config.tokenizer_path) if config.tokenizer_path else path,
+        eos_token_ids=model_config.get("eos_token_id"),
+    )
     return Loaded(
         model=model,
         tokenizer=tokenizer,
         config=model_config,
-        generation=_json(path / "generation_config.json"),
+        generation=read_json(path / "generation_config.json"),
         context_length=_context_length(model_config, config.context_length),
         vocab_size=_vocab_size(model_config, tokenizer),
         weights_bytes=weights.size(model),
@@ -70,12 +77,14 @@ def family(model_type: str) -> str:
     return found.group(0) if found else model_type
 
 
-def _folder(source: str) -> Path:
+def model_folder(source: str) -> Path:
+    """Where a model is: the path itself, else the hub's copy, downloaded if need be."""
     path = Path(source).expanduser()
     return path if path.exists() else Path(_download(source))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file; empty where there is none."""
     if not path.exists():
         return {}
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -25,6 +25,7 @@ from protocol.messages import (
 )
 from worker.batch.draws import row_key
 from worker.batch.row import RowSampling
+from worker.batch.scene import Scene
 from worker.engines.aboard import Prepared
 from worker.engines.loading import Loaded
 from worker.engines.prompts import Prompter
@@ -41,9 +42,13 @@ class Preparation:
         self._loaded = loaded
         self._vocabulary = vocabulary
         self._markers = markers
-        self._prompter = Prompter(loaded.tokenizer, vocab_size=loaded.vocab_size, context_length=loaded.context_length)
+        self._prompter = self._make_prompter()
 
-    def prepare(self, job: Job) -> Any:
+    def _make_prompter(self) -> Prompter:
+        loaded = self._loaded
+        return Prompter(loaded.tokenizer, vocab_size=loaded.vocab_size, context_length=loaded.context_length)
+
+    def prepare(self, job: Job, buffers: Sequence[bytes] = ()) -> Any:
         """The whole answer, or what the engine admits. Raises `JobError`."""
         match job:
             case DetokenizeJob():
@@ -51,15 +56,23 @@ class Preparation:
                 text = self._loaded.tokenizer.decode(job.tokens, skip_special_tokens=False)
                 return Text(job.job, job.attempt, text)
             case TokenizeJob():
-                return Tokens(job.job, job.attempt, self._prompter.tokens(job.prompt))
+                tokens, _ = self._read(job, buffers)
+                return Tokens(job.job, job.attempt, tokens)
             case GenerateJob():
-                return self._prepare(job)
+                return self._prepare(job, buffers)
             case EmbedJob():
                 raise JobError(Code.INVALID_REQUEST, "This model generates text; it embeds none.", "model")
 
-    def _prepare(self, job: GenerateJob) -> Prepared:
+    def _read(self, job: GenerateJob | TokenizeJob, _buffers: Sequence[bytes]) -> tuple[list[int], Scene | None]:
+        """A job's prompt as tokens, and what it shows."""
+        if job.images:
+            raise JobError(Code.INVALID_REQUEST, "This model reads text; it sees no images.", "images[0]")
+        return self._prompter.tokens(job.prompt), None
+
+    def _prepare(self, job: GenerateJob, buffers: Sequence[bytes]) -> Prepared:
         self._check_ids(job.sampling.logit_bias, "logit_bias")
-        prompt = self._prompter.start(job.prompt)
+        tokens, scene = self._read(job, buffers)
+        prompt = tokens or self._prompter.start()
         room = self._loaded.context_length - len(prompt)
         wanted = job.max_tokens or 1
         if room < wanted:
@@ -79,6 +92,7 @@ class Preparation:
             texts=texts,
             samplings=[self._sampling(job.sampling, choice, job.logprobs) for choice in range(job.n)],
             echo=self._echo(job.prompt, job.echo, prompt),
+            scene=scene,
         )
 
     def _replay(self, delivered: list[list[int]], texts: list[ChannelText]) -> None:

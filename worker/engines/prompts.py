@@ -26,7 +26,7 @@ class Prompter:
         self._special = re.compile("|".join(map(re.escape, special))) if special else None
 
     def tokens(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt, at least one. Raises `JobError`."""
+        """Token ids of a prompt. Raises `JobError`."""
         match prompt:
             case TokenPrompt():
                 tokens = prompt.tokens
@@ -36,39 +36,45 @@ class Prompter:
                 self._check_length(prompt.text, "prompt")
                 tokens = self._tokenizer.encode(prompt.text, add_special_tokens=prompt.add_special_tokens)
             case ChatPrompt():
-                tokens = self._chat(prompt)
+                tokens = self.encode(self.render(prompt))
         return list(tokens)
 
-    def start(self, prompt: Prompt) -> list[int]:
-        """As `tokens`, with something to start from where the prompt is empty."""
-        tokens = self.tokens(prompt)
-        if tokens:
-            return tokens
-        first = self._tokenizer.bos_token_id
+    def start(self) -> list[int]:
+        """Something to start from where the prompt is empty. Raises `JobError` where the model has nothing."""
+        first: int | None = self._tokenizer.bos_token_id
         if first is None:
             first = self._tokenizer.eos_token_id
         if first is None:
             raise JobError(Code.INVALID_REQUEST, "This model needs a prompt of at least one token.", "prompt")
         return [first]
 
-    def _chat(self, prompt: ChatPrompt) -> list[int]:
+    def render(self, prompt: ChatPrompt) -> str:
+        """A conversation as the model's chat template writes it. Raises `JobError`."""
         if not self._tokenizer.has_chat_template:
             raise JobError(
                 Code.INVALID_REQUEST, "This model has no chat template: use /v1/completions instead.", "messages"
             )
-        messages = [self._disarm(message) for message in json.loads(prompt.messages)]
+        messages = self._form([self._disarm(message) for message in json.loads(prompt.messages)])
         tools = self._disarm(json.loads(prompt.tools)) if prompt.tools else None
         try:
-            text = self._tokenizer.apply_chat_template(
+            text: str = self._tokenizer.apply_chat_template(
                 messages, tools=tools, add_generation_prompt=True, tokenize=False, **self._disarm(prompt.template)
             )
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             raise JobError(
                 Code.INVALID_REQUEST, f"The model's chat template can't take these messages: {error}", "messages"
             ) from error
+        return text
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a rendered conversation. Raises `JobError`."""
         self._check_length(text, "messages")
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return tokens
+
+    def _form(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Messages in the form that the template expects."""
+        return messages
 
     def _disarm(self, value: Any) -> Any:
         """The same message, with control tokens in its texts broken by a joiner."""

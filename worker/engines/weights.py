@@ -61,10 +61,13 @@ def _stored(path: str, layer: Any, weights: dict[str, mx.array], quantization: d
     return quantization.get(path, True)
 
 
-def settle(model: Any, config: dict[str, Any], *, quantize: str) -> str:
+def settle(
+    model: Any, config: dict[str, Any], *, quantize: str, keep: Callable[[str], bool] = lambda _path: False
+) -> str:
     """Bring loaded weights into the form they are served in. Answers how they are held: `none`, `q4`, `q8`, ….
 
-    `quantize` is `auto`, `q4`, `q8` or `none`; weights that came quantised stay as they are.
+    `quantize` is `auto`, `q4`, `q8` or `none`; weights that came quantised stay as they are, and so
+    do layers whose path `keep` names.
     """
     stored = config.get("quantization") or config.get("quantization_config")
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
@@ -77,7 +80,7 @@ def settle(model: Any, config: dict[str, Any], *, quantize: str) -> str:
             # Half precision is software on the CPU, float32 is BLAS; small models are what one serves there.
             model.set_dtype(mx.float32)
         held = _automatic(on_cpu) if quantize == "auto" else quantize
-        if held != "none" and not _quantize(model, bits=int(held[1:])):
+        if held != "none" and not _quantize(model, bits=int(held[1:]), keep=keep):
             if quantize != "auto":
                 raise EngineLoadError(f"--quantize {held}: no layer of this model can be quantised")
             held = "none"
@@ -93,7 +96,7 @@ def _automatic(on_cpu: bool) -> str:
     return "q8" if memory >= LARGE_MACHINE_BYTES else "q4"
 
 
-def _quantize(model: Any, *, bits: int) -> bool:
+def _quantize(model: Any, *, bits: int, keep: Callable[[str], bool]) -> bool:
     """Quantise every layer whose rows can be cut into groups. False where there is none."""
     done = False
     # Some architectures know layers that must not lose precision (routers of experts), or not as much.
@@ -101,7 +104,7 @@ def _quantize(model: Any, *, bits: int) -> bool:
 
     def wanted(path: str, layer: Any) -> Any:
         nonlocal done
-        if not hasattr(layer, "to_quantized") or layer.weight.shape[-1] % GROUP:
+        if not hasattr(layer, "to_quantized") or layer.weight.shape[-1] % GROUP or keep(path):
             return False
         answer = special(path, layer)
         done = done or bool(answer)

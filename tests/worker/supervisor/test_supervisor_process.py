@@ -189,7 +189,7 @@ def test_supervisor_imports_nothing_heavy(start: Callable[..., Any]) -> None:
     ("flags", "says"),
     [
         (["--queue-size", "many"], "--queue-size: must be a whole number"),
-        (["--model-type", "vision"], "--model-type: vision has no engine in this version"),
+        (["--model-type", "audio"], "--model-type: must be chat"),
         (["--run-dir", "/tmp/" + "x" * 120], "too long for a socket path"),
     ],
 )

@@ -1,0 +1,89 @@
+"""From an image file to what a prompt and a model take of it: placeholder text, a grid, pixels.
+
+It runs on the reception thread. Each image is processed by itself, so that one that was seen before costs nothing,
+whatever stands beside it. The family's own processor does it, with the family's own tokens; MLX arrays that it makes
+are turned into NumPy's at once.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.errors import Code, JobError
+from protocol.messages import Image
+from worker import images
+from worker.batch.scene import Pixels
+
+REMEMBERED = 4096
+"""Images whose size in tokens is remembered: some hundred bytes each."""
+
+
+class Print(msgspec.Struct, frozen=True):
+    """One image as text: what stands for it in a prompt, with `tokens` placeholders in it. `grid` as in `Picture`."""
+
+    text: str
+    tokens: int
+    grid: NDArray[Any] | None
+
+
+class Shot(msgspec.Struct, frozen=True):
+    """One image of one job, ready to be put into its prompt."""
+
+    key: tuple[str, bytes]
+    print: Print
+    pixels: Pixels | None
+    develop: Callable[[], Pixels]
+
+
+class Darkroom:
+    """Develops images for one model. For one thread, but for `Shot.develop`, which any may call."""
+
+    def __init__(
+        self, processor: Any, *, mark: str, image_token: int, seen: Callable[[tuple[str, bytes]], bool]
+    ) -> None:
+        """`mark` stands for an image in a rendered prompt; `seen` tells whether the model still knows an image."""
+        self._processor = processor
+        self._mark = mark
+        self._image_token = image_token
+        self._seen = seen
+        self._prints: OrderedDict[tuple[str, bytes], Print] = OrderedDict()
+
+    def shots(self, asked: Sequence[Image], buffers: Sequence[bytes], tenant: str) -> list[Shot]:
+        """All images of a job. Raises `JobError`, which names the first that can't be taken (`images[2]`)."""
+        return [self._shot(image, buffers, tenant, f"images[{index}]") for index, image in enumerate(asked)]
+
+    def _shot(self, image: Image, buffers: Sequence[bytes], tenant: str, param: str) -> Shot:
+        if not 0 <= image.buffer < len(buffers):
+            raise JobError(Code.INVALID_REQUEST, "The file of an image did not come with its request.", param)
+        file, low = buffers[image.buffer], image.detail == "low"
+        key = (tenant, image.digest + (b"low" if low else b""))
+
+        def develop() -> Pixels:
+            return self._develop(file, param, low=low)[1]
+
+        known = self._prints.get(key)
+        if known is not None and self._seen(key):
+            self._prints.move_to_end(key)
+            return Shot(key, known, None, develop)
+        found, pixels = self._develop(file, param, low=low)
+        self._prints[key] = found
+        if len(self._prints) > REMEMBERED:
+            self._prints.popitem(last=False)
+        return Shot(key, found, pixels, develop)
+
+    def _develop(self, file: bytes, param: str, *, low: bool) -> tuple[Print, Pixels]:
+        picture = images.decode(file, param, low=low)
+        try:
+            made = self._processor(text=[self._mark], images=[picture], add_special_tokens=False)
+        except ValueError as error:
+            # Qwen's refuses what is 200 times as wide as high.
+            raise JobError(Code.INVALID_REQUEST, f"The image can't be shown to this model: {error}", param) from None
+        arrays = {name: np.array(value) for name, value in made.items() if value is not None}
+        ids = arrays.pop("input_ids")[0].tolist()
+        arrays.pop("attention_mask", None)
+        text = self._processor.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return Print(text, ids.count(self._image_token), arrays.get("image_grid_thw")), Pixels(arrays)

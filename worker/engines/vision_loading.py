@@ -1,0 +1,54 @@
+"""Reading the folder of a vision model through mlx-vlm: weights, and the processor that cuts images up.
+
+Loads data only, never code.
+"""
+
+import importlib
+from typing import Any
+
+import mlx.core as mx
+import msgspec
+
+from worker.config import WorkerConfig
+from worker.engines import weights
+from worker.engines.bare import enter_package
+from worker.engines.base import EngineLoadError
+from worker.engines.loading import Loaded, loaded_from, model_folder, read_json
+
+
+class Seeing(msgspec.Struct, frozen=True, kw_only=True):
+    """A vision model in memory: `model` is mlx-vlm's, `processor` its family's own."""
+
+    text: Loaded
+    processor: Any
+    model_type: str
+
+
+def load_vision(config: WorkerConfig) -> Seeing:
+    """Load model, processor and tokenizer. Raises `EngineLoadError`."""
+    if config.device == "cpu":
+        mx.set_default_device(mx.cpu)
+    enter_package("mlx_vlm")
+    try:
+        path = model_folder(config.model_path)
+        model_config = read_json(path / "config.json")
+        if "model_file" in model_config:
+            raise EngineLoadError("the model brings code of its own (model_file in config.json), which is never run")
+        utils = importlib.import_module("mlx_vlm.utils")
+        model_type = utils.get_model_type(model_config)
+        # Lazily, as chat models.
+        model = utils.load_model(path, lazy=True)
+        if config.adapter_path:
+            model = utils.apply_lora_layers(model, str(config.adapter_path))
+            model.eval()
+        # mlx-vlm, too, leaves whole what looks: it is small, and errors there are seen by every token.
+        keep = utils.skip_multimodal_module
+        quantization = weights.settle(model, model_config, quantize=config.quantize, keep=keep)
+        # Said each time: where it is not, mlx-vlm says yes for the model.
+        processor = utils.load_processor(path, add_detokenizer=False, trust_remote_code=False)
+        text = loaded_from(config, path, model, utils.load_config(path), quantization)
+    except EngineLoadError:
+        raise
+    except Exception as error:
+        raise EngineLoadError(f"{type(error).__name__}: {error}") from error
+    return Seeing(text=text, processor=processor, model_type=model_type)

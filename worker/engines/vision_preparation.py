@@ -1,0 +1,114 @@
+"""What a job with images needs before the device sees it: besides what every job does, its pictures in their places."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from protocol.errors import Code, JobError
+from protocol.messages import ChatPrompt, GenerateJob, TokenizeJob
+from worker.batch.scene import Picture, Scene
+from worker.engines.base import EngineLoadError
+from worker.engines.pictures import Darkroom, Shot
+from worker.engines.preparation import Preparation
+from worker.engines.prompts import Prompter
+from worker.engines.vision_loading import Seeing
+from worker.engines.vocabulary import Vocabulary
+from worker.text.markers import Markers
+
+
+class VisionPrompter(Prompter):
+    """Renders conversations in the form that mlx-vlm has for the family."""
+
+    def __init__(self, seeing: Seeing) -> None:
+        text = seeing.text
+        super().__init__(text.tokenizer, vocab_size=text.vocab_size, context_length=text.context_length)
+        self._model_type = seeing.model_type
+        self._message_json: Callable[..., Any] = importlib.import_module("mlx_vlm.prompt_utils").get_message_json
+
+    def _form(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [self._formed(message) for message in messages]
+
+    def _formed(self, message: dict[str, Any]) -> dict[str, Any]:
+        if message["role"] == "tool" or "tool_calls" in message:
+            return message
+        content = message["content"]
+        # Images are counted where they stand; a number would add as many again.
+        shows = isinstance(content, list)
+        try:
+            formed = self._message_json(self._model_type, content, message["role"], skip_image_token=not shows)
+        except ValueError as error:
+            raise JobError(Code.INVALID_REQUEST, f"This model can't take these messages: {error}", "messages") from None
+        return {**message, **formed}
+
+
+class VisionPreparation(Preparation):
+    """Prepares jobs for one loaded vision model."""
+
+    def __init__(
+        self,
+        seeing: Seeing,
+        vocabulary: Vocabulary,
+        markers: Markers,
+        *,
+        seen: Callable[[tuple[str, bytes]], bool],
+    ) -> None:
+        self._seeing = seeing
+        super().__init__(seeing.text, vocabulary, markers)
+        config = seeing.text.config
+        self._image_token = int(config.get("image_token_id") or config["image_token_index"])
+        self._mark = self._find_mark()
+        self._darkroom = Darkroom(seeing.processor, mark=self._mark, image_token=self._image_token, seen=seen)
+
+    def _make_prompter(self) -> Prompter:
+        return VisionPrompter(self._seeing)
+
+    def _find_mark(self) -> str:
+        """What an image is in a rendered prompt of this family; the processor makes placeholders of it."""
+        probe = ChatPrompt(b'[{"role":"user","content":[{"type":"text","text":"a"},{"type":"image"}]}]')
+        text = self._prompter.render(probe)
+        processor = self._seeing.processor
+        for name in ("image_token", "boi_token"):
+            mark = getattr(processor, name, None)
+            if isinstance(mark, str) and mark in text:
+                return mark
+        raise EngineLoadError(f"vision models of type {self._seeing.model_type!r} are not supported")
+
+    def _read(self, job: GenerateJob | TokenizeJob, buffers: Sequence[bytes]) -> tuple[list[int], Scene | None]:
+        if not job.images:
+            return super()._read(job, buffers)
+        if not isinstance(job.prompt, ChatPrompt):
+            raise JobError(Code.INVALID_REQUEST, "Images belong into the messages of a chat.", "images[0]")
+        tenant = job.tenant if isinstance(job, GenerateJob) else ""
+        shots = self._darkroom.shots(job.images, buffers, tenant)
+        pieces = self._prompter.render(job.prompt).split(self._mark)
+        if len(pieces) != len(shots) + 1:
+            raise JobError(
+                Code.INVALID_REQUEST,
+                f"The model's chat template shows {len(pieces) - 1} of the request's {len(shots)} images.",
+                "messages",
+            )
+        shown = [piece for pair in zip(pieces, (shot.print.text for shot in shots), strict=False) for piece in pair]
+        tokens = self._prompter.encode("".join([*shown, pieces[-1]]))
+        return tokens, Scene(self._place(shots, tokens))
+
+    def _place(self, shots: list[Shot], tokens: list[int]) -> list[Picture]:
+        places = np.flatnonzero(np.asarray(tokens) == self._image_token)
+        if len(places) != sum(shot.print.tokens for shot in shots):
+            raise JobError(Code.INVALID_REQUEST, "The model's tokenizer gives these images no room.", "messages")
+        pictures, taken = [], 0
+        for shot in shots:
+            own = places[taken : taken + shot.print.tokens]
+            taken += shot.print.tokens
+            pictures.append(
+                Picture(
+                    key=shot.key,
+                    places=own,
+                    span=tokens[own[0] : own[-1] + 1],
+                    grid=shot.print.grid,
+                    develop=shot.develop,
+                    pixels=shot.pixels,
+                )
+            )
+        return pictures

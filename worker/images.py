@@ -1,0 +1,80 @@
+"""Image files from strangers: what may be decoded, and how it becomes plain RGB. Pillow only, no MLX.
+
+The header is read first; pixels are decoded only of a file of a known kind and a bearable size. Whatever is wrong with
+a file is its sender's error.
+"""
+
+import io
+import re
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from protocol.errors import Code, JobError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+MAX_FILE_BYTES = 20_000_000
+MAX_PIXELS = 33_000_000
+LOW_PIXELS = 512 * 512
+"""What `detail: low` leaves of an image; OpenAI's size for it."""
+ZIP_END = b"PK\x05\x06"
+ZIP_END_BYTES = 22 + 65_535
+"""Where a ZIP's end record has to be, its comment included."""
+_FOREIGN = re.compile(rb"%PDF-|<(?:script|html|svg|!doctype|\?php)[\s>]", re.IGNORECASE)
+"""What only a file that is something else as well has at its ends."""
+
+
+def decode(file: bytes, param: str, *, low: bool = False) -> Image.Image:
+    """The first frame of an image file, upright, on white, as RGB. Raises `JobError` that names `param`."""
+    if len(file) > MAX_FILE_BYTES:
+        raise _refusal(param, f"has {len(file)} bytes; at most {MAX_FILE_BYTES} are taken")
+    _refuse_disguise(file, param)
+    try:
+        image = Image.open(io.BytesIO(file), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _refusal(param, f"has too many pixels; at most {MAX_PIXELS} are taken") from None
+    except Exception:
+        raise _refusal(param, "is no PNG, JPEG, WebP or GIF file") from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _refusal(param, f"has {width} x {height} pixels; at most {MAX_PIXELS} are taken")
+    try:
+        with image:
+            image.load()
+            plain = _plain(ImageOps.exif_transpose(image))
+    except Exception:
+        # Truncated or malformed somewhere behind the header: decoders raise all kinds of things.
+        raise _refusal(param, "can't be decoded: the file is damaged") from None
+    if low and width * height > LOW_PIXELS:
+        scale = (LOW_PIXELS / (width * height)) ** 0.5
+        size = (max(1, int(plain.width * scale)), max(1, int(plain.height * scale)))
+        plain = plain.resize(size, Image.Resampling.BICUBIC)
+    return plain
+
+
+def _plain(image: Any) -> Image.Image:
+    """RGB of any mode that the four formats have."""
+    if image.mode.startswith("I;16"):
+        # Pillow would clip to 255 what has 65,535 shades.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(paper, image).convert("RGB")
+    plain: Image.Image = image.convert("RGB")
+    return plain
+
+
+def _refuse_disguise(file: bytes, param: str) -> None:
+    """An image that is a page, a document or an archive too has no business here."""
+    end = file[-ZIP_END_BYTES:]
+    at = end.rfind(ZIP_END)
+    # Behind the mark, 16 bytes on, stands the length of the comment that ends the archive.
+    is_archive = at >= 0 and at + 22 + int.from_bytes(end[at + 20 : at + 22], "little") <= len(end)
+    if is_archive or _FOREIGN.search(file[:1024]) or _FOREIGN.search(end):
+        raise _refusal(param, "is no PNG, JPEG, WebP or GIF file, or something else besides")
+
+
+def _refusal(param: str, what: str) -> JobError:
+    return JobError(Code.INVALID_REQUEST, f"The image {what}.", param)
