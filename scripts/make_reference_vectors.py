@@ -5,12 +5,13 @@
     python scripts/make_reference_vectors.py tiny > tests/worker/engines/tiny_reference.json
 
 `minilm` is all-MiniLM-L6-v2 through sentence-transformers; `tiny` are seeded random models of each architecture (see
-`models/encoders.py`) through transformers. Needs torch, transformers and sentence-transformers, which the pool itself
-does not: run it in an environment of its own.
+`models/encoders.py` and `models/seeing.py`) through transformers. Needs torch, transformers, sentence-transformers and
+Pillow, which the pool itself does not need: run it in an environment of its own.
 """
 
 import argparse
 import base64
+import io
 import json
 import random
 import sys
@@ -22,8 +23,12 @@ import numpy as np
 import sentence_transformers
 import torch
 import transformers
-from models import encoders
+from models import encoders, seeing
+from PIL import Image
 from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 MAX_TOKENS = 256
 TOPICS = (
@@ -160,6 +165,10 @@ def tiny() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         for name in encoders.CONFIGS:
             found[name] = _packed(_tiny(name, encoders.write(name, Path(scratch) / name)))
+        for name, look in (("siglip", _siglip), ("qwen2_vl", _qwen2_vl)):
+            folder = seeing.write(name, Path(scratch) / name)
+            files = [Image.open(io.BytesIO(file)).convert("RGB") for file in seeing.pictures()]
+            found[name] = _packed(look(folder, files))
     return found
 
 
@@ -180,6 +189,46 @@ def _tiny(name: str, folder: Path) -> Any:
             vector = torch.tensor(layer) @ vector
         rows.append(torch.nn.functional.normalize(vector, dim=-1).numpy())
     return np.stack(rows)
+
+
+def _siglip(folder: Path, files: list[Image.Image]) -> Any:
+    """Texts, images, and the means of both."""
+    model = transformers.SiglipModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokens = [tokenizer.encode(text).ids for text in seeing.TEXTS]
+    padded = [ids + [1] * (seeing.TEXT_LENGTH - len(ids)) for ids in tokens]
+    pixels = SiglipImageProcessorPil.from_pretrained(folder)(files, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        texts = _unit(model.get_text_features(torch.tensor(padded)).pooler_output)
+        images = _unit(model.get_image_features(pixels).pooler_output)
+    return torch.cat([texts, images, _unit(texts + images)]).numpy()
+
+
+def _qwen2_vl(folder: Path, files: list[Image.Image]) -> Any:
+    """Texts, images, and both; as published for embedding models of that line."""
+    model = transformers.Qwen2VLModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    process = Qwen2VLImageProcessorPil.from_pretrained(folder)
+    rows = []
+    for texts, images in ((seeing.TEXTS, [None] * 4), ([""] * 4, files), (seeing.TEXTS, files)):
+        for text, image in zip(texts, images, strict=True):
+            more = {}
+            shown = ""
+            if image is not None:
+                more = dict(process([image], return_tensors="pt"))
+                count = int(more["image_grid_thw"].prod()) // 4
+                shown = "<|vision_start|>" + "<|image_pad|>" * count + "<|vision_end|>"
+            prompt = f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{shown}{text}"
+            ids = torch.tensor([tokenizer.encode(f"{prompt}<|im_end|>\n<|im_start|>assistant\n<|endoftext|>").ids])
+            kinds = (ids == model.config.image_token_id).int()
+            with torch.no_grad():
+                hidden = model(input_ids=ids, mm_token_type_ids=kinds, **more).last_hidden_state
+            rows.append(_unit(hidden[0, -1:]))
+    return torch.cat(rows).numpy()
+
+
+def _unit(vectors: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(vectors, dim=-1)
 
 
 def _packed(table: Any) -> str:

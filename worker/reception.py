@@ -1,13 +1,14 @@
 """Where jobs are prepared before the engine sees them: rendered, tokenised and checked, off its thread.
 
-A long prompt must not hold up running streams, so this has a thread of its own. A job that is cancelled
-while it waits here never reaches the engine.
+A long prompt must not hold up running streams, so this has a thread of its own; jobs whose preparation takes long come
+in pieces and take turns. A job that is cancelled while it waits here never reaches the engine.
 """
 
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -27,6 +28,22 @@ class Admit(msgspec.Struct, frozen=True):
     prepared: Any
 
 
+DROPPED = object()
+"""Came of a job that was cancelled."""
+
+
+class _Begun:
+    """A job in preparation: `pieces` is what is left to do of one that takes long."""
+
+    __slots__ = ("buffers", "epoch", "job", "pieces")
+
+    def __init__(self, epoch: int, job: Job, buffers: Sequence[bytes]) -> None:
+        self.epoch = epoch
+        self.job = job
+        self.buffers = buffers
+        self.pieces: Iterator[Any] | None = None
+
+
 class Reception:
     """Takes jobs from the link, gives prepared ones to the loop and answers to the outbox."""
 
@@ -40,7 +57,8 @@ class Reception:
         self._prepare = prepare
         self._admit = admit
         self._send = send
-        self._queue: queue.SimpleQueue[tuple[int, Job, Sequence[bytes]]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Begun] = queue.SimpleQueue()
+        self._begun: deque[_Begun] = deque()
         self._lock = threading.Lock()
         self._waiting: set[tuple[int, int, int]] = set()
         self._thread = threading.Thread(target=self._run, name="reception", daemon=True)
@@ -58,7 +76,7 @@ class Reception:
         """Queue a job, and the raw frames that came with it, for preparation. Never blocks."""
         with self._lock:
             self._waiting.add((epoch, job.job, job.attempt))
-        self._queue.put((epoch, job, buffers))
+        self._queue.put(_Begun(epoch, job, buffers))
 
     def cancel(self, epoch: int, job: int, attempt: int) -> bool:
         """Whether the job was still here; if so it goes no further and its caller answers for it."""
@@ -75,25 +93,49 @@ class Reception:
 
     def _run(self) -> None:
         while True:
-            epoch, job, buffers = self._queue.get()
-            key = (epoch, job.job, job.attempt)
-            if key not in self._waiting:
-                continue
-            outcome = self._outcome(job, buffers)
-            # Taken out and passed on under the lock: a cancel comes either before or after, never between.
-            with self._lock:
-                if key not in self._waiting:
-                    continue
-                self._waiting.discard(key)
-                match outcome:
-                    case Tokens() | Text() | Vectors() | Failed():
-                        self._send(epoch, [outcome])
-                    case prepared:
-                        self._admit(Admit(epoch, job.job, job.attempt, prepared))
+            self._take_in()
+            for _ in range(len(self._begun)):
+                begun = self._begun.popleft()
+                outcome = self._outcome(begun)
+                if outcome is None:
+                    self._begun.append(begun)
+                else:
+                    self._pass_on(begun, outcome)
 
-    def _outcome(self, job: Job, buffers: Sequence[bytes]) -> Any:
+    def _take_in(self) -> None:
+        """Begin with every job that is there; wait for one only when there is nothing else to do."""
+        while True:
+            try:
+                begun = self._queue.get(block=not self._begun)
+            except queue.Empty:
+                return
+            self._begun.append(begun)
+
+    def _pass_on(self, begun: _Begun, outcome: Any) -> None:
+        key = (begun.epoch, begun.job.job, begun.job.attempt)
+        # Taken out and passed on under the lock: a cancel comes either before or after, never between.
+        with self._lock:
+            if key not in self._waiting:
+                return
+            self._waiting.discard(key)
+            match outcome:
+                case Tokens() | Text() | Vectors() | Failed():
+                    self._send(begun.epoch, [outcome])
+                case prepared:
+                    self._admit(Admit(begun.epoch, begun.job.job, begun.job.attempt, prepared))
+
+    def _outcome(self, begun: _Begun) -> Any:
+        """What came of the next piece of a job; None: there is more to do."""
+        job = begun.job
+        if (begun.epoch, job.job, job.attempt) not in self._waiting:
+            return DROPPED
         try:
-            return self._prepare(job, buffers)
+            if begun.pieces is None:
+                prepared = self._prepare(job, begun.buffers)
+                if not isinstance(prepared, Iterator):
+                    return prepared
+                begun.pieces = prepared
+            return next(begun.pieces)
         except JobError as error:
             return Failed(job.job, job.attempt, error.code, error.message, error.param)
         except Exception:

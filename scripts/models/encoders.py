@@ -65,29 +65,31 @@ def write(name: str, folder: Path) -> Path:
     """Write the model `name` of `CONFIGS` into a new folder, and answer it."""
     folder.mkdir(parents=True)
     config = dict(CONFIGS[name])
-    _json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     shapes = (
         _bert(config) if name in ("bert", "xlm-roberta") else _modernbert() if name == "modernbert" else _decoder(name)
     )
     save_file(weights(shapes), str(folder / "model.safetensors"), metadata={"format": "pt"})
     write_tokenizer(folder)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    _json(folder / "1_Pooling" / "config.json", {f"pooling_mode_{_old(POOLINGS.get(name, 'mean'))}": True})
+    write_json(folder / "1_Pooling" / "config.json", {f"pooling_mode_{_old(POOLINGS.get(name, 'mean'))}": True})
     if name == "gemma3_text":
         modules += [(f"{at}_Dense", "Dense") for at in (2, 3)]
         for at, layer in enumerate(dense(name), 2):
-            _json(folder / f"{at}_Dense" / "config.json", {"activation_function": "torch.nn.modules.linear.Identity"})
+            write_json(
+                folder / f"{at}_Dense" / "config.json", {"activation_function": "torch.nn.modules.linear.Identity"}
+            )
             drawn = {"linear.weight": layer}
             save_file(drawn, str(folder / f"{at}_Dense" / "model.safetensors"), metadata={"format": "pt"})
     kinds = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in modules]
-    _json(folder / "modules.json", kinds)
+    write_json(folder / "modules.json", kinds)
     return folder
 
 
 def change_config(folder: Path, **changes: Any) -> None:
     """Write a model's `config.json` again, with other values; None takes a key out."""
     config = json.loads((folder / "config.json").read_text()) | changes
-    _json(folder / "config.json", {key: value for key, value in config.items() if value is not None})
+    write_json(folder / "config.json", {key: value for key, value in config.items() if value is not None})
 
 
 def texts() -> list[list[int]]:
@@ -193,6 +195,7 @@ def _old(pooling: str) -> str:
     return pooling if pooling == "lasttoken" else f"{pooling}_token" if pooling == "cls" else f"{pooling}_tokens"
 
 
-def _json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """Write a file of a model folder."""
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content, default=dict))

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from protocol.messages import Accepted, EmbedJob, Failed, Image, ToGateway, Vectors
+from protocol.messages import Accepted, EmbedJob, Failed, Image, Job, ToGateway, Vectors
 from worker.config import WorkerConfig
-from worker.engines.embedding import EmbeddingEngine
+from worker.engines.embedding import EmbeddingEngine, Prepared
 
 TABLES = Path(__file__).parents[1] / "worker" / "engines"
 Rows = np.ndarray[Any, np.dtype[np.float32]]
@@ -30,11 +30,19 @@ def run(engine: EmbeddingEngine, *jobs: EmbedJob, files: Sequence[bytes] = ()) -
     """Run jobs together to their ends; `files` are the images that they point into."""
     ends: dict[int, Any] = {}
     for job in jobs:
-        [accepted] = engine.admit(engine.prepare(job, files))
+        [accepted] = engine.admit(prepared(engine, job, files))
         assert isinstance(accepted, Accepted)
     while engine.busy:
         ends |= {message.job: message for message in step(engine)}
     return ends
+
+
+def prepared(engine: EmbeddingEngine, job: Job, files: Sequence[bytes] = ()) -> Prepared:
+    """As the reception does it, but all pieces at once."""
+    [*rest, last] = engine.prepare(job, files)
+    assert last is not None
+    assert not any(rest)
+    return last
 
 
 def step(engine: EmbeddingEngine) -> list[Vectors | Failed]:

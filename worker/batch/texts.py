@@ -1,4 +1,4 @@
-"""Which texts are computed next: those of all jobs, in turn, up to a budget of tokens. Pure; knows no model.
+"""Which inputs are computed next: those of all jobs, in turn, up to a budget of tokens. Pure; knows no model.
 
 Every job that waits has a text in the next batch, as far as the budget reaches, and who was left out comes first in the
 one after: a job of thousands of texts holds nobody up.
@@ -7,15 +7,35 @@ one after: a job of thousands of texts holds nobody up.
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Picture(msgspec.Struct, frozen=True):
+    """An image as a model takes it: RGB, shape (height, width, 3), and how many patches it is cut into."""
+
+    pixels: NDArray[np.uint8]
+    patches: int
 
 
 class Text(msgspec.Struct, frozen=True):
-    """One input of one job, as token ids. `skip` leading tokens are computed but not pooled."""
+    """One input of one job: token ids, an image, or both.
+
+    `skip` leading tokens are computed but not pooled; `least` is the length that a shorter text is computed at.
+    """
 
     job: int
     index: int
     tokens: list[int]
     skip: int = 0
+    picture: Picture | None = None
+    least: int = 0
+
+    @property
+    def size(self) -> int:
+        """What it costs, in tokens: a patch of an image is computed as a token is."""
+        read = max(len(self.tokens), self.least) if self.tokens else 0
+        return read + (self.picture.patches if self.picture else 0)
 
 
 class _Line:
@@ -25,7 +45,7 @@ class _Line:
 
     def __init__(self, texts: Sequence[Text], limit: int | None) -> None:
         # Longest first: what does not fit memory shows at once, and neighbours in line have similar lengths.
-        self.texts = sorted(texts, key=lambda text: -len(text.tokens))
+        self.texts = sorted(texts, key=lambda text: -text.size)
         self.at = 0
         self.limit = limit
         self.served = -1
@@ -59,10 +79,10 @@ class TextQueue:
             again = []
             for line in turns:
                 text = line.texts[line.at]
-                if len(text.tokens) > left and taken:
+                if text.size > left and taken:
                     continue
                 taken.append(text)
-                left -= len(text.tokens)
+                left -= text.size
                 line.at += 1
                 line.served = self._batch
                 if line.at < len(line.texts):
@@ -79,14 +99,14 @@ def groups(texts: Sequence[Text], *, limits: dict[int, int], ratio: float, budge
     """
     found: list[list[Text]] = []
     longest = most = 0
-    for text in sorted(texts, key=lambda text: -len(text.tokens)):
+    for text in sorted(texts, key=lambda text: -text.size):
         limit = limits.get(text.job, len(texts))
         group = found[-1] if found else []
-        fits = len(group) < min(most, limit) and len(text.tokens) >= ratio * longest
+        fits = len(group) < min(most, limit) and text.size >= ratio * longest
         if group and fits and (len(group) + 1) * longest <= budget:
             group.append(text)
             most = min(most, limit)
         else:
             found.append([text])
-            longest, most = len(text.tokens), limit
+            longest, most = text.size, limit
     return found

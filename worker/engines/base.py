@@ -44,7 +44,8 @@ class Engine(Protocol):
         """Do what needs no device: render, tokenise, check. Called on another thread than the rest.
 
         `buffers` are the raw frames that came with the job: what its `Image`s point into.
-        Returns `Tokens`, `Text` or `Vectors` (the whole answer) or whatever `admit` takes.
+        Returns `Tokens`, `Text` or `Vectors` (the whole answer) or whatever `admit` takes. Where it takes long, an
+        iterator: it yields None between pieces of some milliseconds, so that other jobs pass, and at last the result.
         Raises `JobError` for a job that can't run.
         """
 

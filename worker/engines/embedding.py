@@ -1,25 +1,22 @@
-"""The embedding engine: texts of all clients in, one vector each out, one batch of bounded size per step.
+"""The embedding engine: texts and images of all clients in, one vector each out, one batch of bounded size per step.
 
-Composes what others own: the tokenizer (text to tokens), the queue (whose turn it is), the encoder (tokens to vectors).
+Composes what others own: sentences (inputs to tokens and pixels), the queue (whose turn it is), the model (vectors).
 """
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import mlx.core as mx
 import msgspec
 import numpy as np
-from tokenizers import Tokenizer
 
 from protocol.errors import Code, JobError
 from protocol.messages import Accepted, EmbedJob, Failed, Job, Ready, ToGateway, Vectors
 from worker.batch.texts import Text, TextQueue, groups
 from worker.config import WorkerConfig
-from worker.engines import sentence_files
 from worker.engines.base import EngineLoadError, Gauges
-from worker.engines.encoder import Encoder
+from worker.engines.embedder import Embedder, Opened, device_name, open_model
 from worker.engines.sentences import Sentences
 
 log = logging.getLogger("worker")
@@ -69,7 +66,8 @@ class EmbeddingEngine:
         self._running: dict[int, _Running] = {}
         self._queue = TextQueue()
         self._tokens_per_s: float | None = None
-        self._encoder: Encoder
+        self._opened: Opened
+        self._model: Embedder
         self._sentences: Sentences
 
     # -- life ----------------------------------------------------------------
@@ -81,65 +79,60 @@ class EmbeddingEngine:
             mx.set_default_device(mx.cpu)
         if self._config.adapter_path:
             raise EngineLoadError("--adapter-path: embedding models take no adapters")
-        try:
-            folder = _folder(self._config.model_path)
-            files = sentence_files.read(folder)
-            tokenizer = _tokenizer(_folder(self._config.tokenizer_path) if self._config.tokenizer_path else folder)
-            self._encoder = Encoder(folder, files, quantize=self._config.quantize)
-            self._sentences = Sentences(tokenizer, files, asked=self._config.context_length)
-            settings = (self._sentences.limit, self._config.tokenizer_path or "", self._encoder.quantization)
-            self._revision = sentence_files.revision(folder, settings=settings)
-        except EngineLoadError:
-            raise
-        except Exception as error:
-            raise EngineLoadError(f"{type(error).__name__}: {error}") from error
-        self._family = str(files.config["model_type"])
-        self._dimensions = min(self._encoder.dimensions, files.dimensions or self._encoder.dimensions)
-        self._ratio = self._encoder.padding_ratio()
+        self._opened = opened = open_model(self._config)
+        self._model, self._sentences = opened.model, opened.sentences
+        self._family = str(opened.files.config["model_type"])
+        self._dimensions = min(self._model.dimensions, opened.files.dimensions or self._model.dimensions)
+        self._ratio = self._model.padding_ratio()
 
     def warm(self) -> None:
         """Short and long texts, so that what is compiled at first use is, and the pace of the machine is known."""
         for length in WARMUP_TOKENS:
             tokens = [0] * min(length, self._sentences.limit)
             began = self._clock()
-            self._encoder.encode([Text(0, 0, tokens)] * 4, normalize=True)
+            self._model.encode([Text(0, 0, tokens)] * 4, normalize=True)
             self._learn(4 * len(tokens), self._clock() - began)
 
     def describe(self) -> Ready:
         """See `Engine.describe`."""
+        subject = "text and image" if "embed_image" in self._model.capabilities else "text"
         return Ready(
             context_length=self._sentences.limit,
-            vocab_size=self._encoder.vocab_size,
+            vocab_size=self._model.vocab_size,
             family=self._family,
-            description=f"{self._family.capitalize()} text embedding model running on MLX",
-            tags=["local", "embedding", *(["quantized"] if self._encoder.quantization != "none" else [])],
-            capabilities=["embeddings"],
-            weights_bytes=self._encoder.weights_bytes,
+            description=f"{self._family.capitalize()} {subject} embedding model running on MLX",
+            tags=["local", "embedding", *(["quantized"] if self._model.quantization != "none" else [])],
+            capabilities=list(self._model.capabilities),
+            weights_bytes=self._model.weights_bytes,
             load_s=0.0,
             warmup_enabled=False,
             warmup_s=0.0,
             dimensions=self._dimensions,
-            revision=self._revision,
+            revision=self._opened.revision,
             backend="mlx",
-            device="cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu",
-            quantization=self._encoder.quantization,
+            device=device_name(),
+            quantization=self._model.quantization,
         )
 
     # -- jobs ----------------------------------------------------------------
 
-    def prepare(self, job: Job, _buffers: Sequence[bytes] = ()) -> Prepared:
-        """Tokenise and check; see `Engine.prepare`."""
+    def prepare(self, job: Job, buffers: Sequence[bytes] = ()) -> Iterator[Prepared | None]:
+        """Read images, tokenise and check, piece by piece; see `Engine.prepare`."""
         if not isinstance(job, EmbedJob):
             raise JobError(Code.INVALID_REQUEST, "This model embeds texts; it generates none.", "model")
         if job.dimensions is not None and not 1 <= job.dimensions <= self._dimensions:
             raise JobError(
                 Code.INVALID_REQUEST, f"The vectors of this model have {self._dimensions} dimensions.", "dimensions"
             )
-        inputs = len(job.texts) + len(job.tokens)
+        inputs = max(len(job.texts) + len(job.tokens), len(job.images))
         if 4 * self._dimensions * inputs > LARGEST_ANSWER:
             most = LARGEST_ANSWER // (4 * self._dimensions)
             raise JobError(Code.INVALID_REQUEST, f"This model takes at most {most} inputs at a time.", "input")
-        return Prepared(job, self._sentences.texts(job, vocab_size=self._encoder.vocab_size))
+        texts: list[Text] = []
+        for piece in self._sentences.texts(job, buffers, vocab_size=self._model.vocab_size):
+            texts += piece
+            yield None
+        yield Prepared(job, texts)
 
     def admit(self, prepared: Prepared) -> Sequence[ToGateway]:
         """Queue its texts; see `Engine.admit`."""
@@ -165,7 +158,7 @@ class EmbeddingEngine:
         failed: dict[int, Failed] = {}
         for group in groups(batch, limits=limits, ratio=self._ratio, budget=max(self.budget, self._sentences.limit)):
             failed |= self._compute([text for text in group if text.job not in failed])
-        self._learn(sum(len(text.tokens) for text in batch), self._clock() - began)
+        self._learn(sum(text.size for text in batch), self._clock() - began)
         for job in failed:
             self.cancel(job)
         done = [self._finish(self._running[job]) for job in touched - failed.keys() if not self._running[job].left]
@@ -201,10 +194,10 @@ class EmbeddingEngine:
             return {}
         jobs = {text.job for text in group}
         try:
-            vectors = self._encoder.encode(group, normalize=False)
+            vectors = self._model.encode(group, normalize=False)
         except Exception:
             # Shapes or memory: the weights are untouched, and a batch of other texts may well be computed.
-            log.exception("a batch of %d texts of %d tokens failed", len(group), len(group[0].tokens))
+            log.exception("a batch of %d inputs of %d tokens failed", len(group), group[0].size)
             return {job: self._failure(job, Code.ENGINE_ERROR, "A batch could not be computed.") for job in jobs}
         failed: dict[int, Failed] = {}
         finite = [bool(np.isfinite(vector).all()) for vector in vectors]
@@ -249,22 +242,3 @@ class EmbeddingEngine:
         if self._tokens_per_s is None:
             self._tokens_per_s = pace
         self._tokens_per_s += SMOOTHING * (pace - self._tokens_per_s)
-
-
-def _folder(source: str) -> Path:
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
-
-
-def _tokenizer(folder: Path) -> Tokenizer:
-    if (folder / "tokenizer.json").exists():
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
-    # Seconds to import, so only for folders that come without the one file.
-    from transformers import AutoTokenizer
-
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).backend_tokenizer
-    return tokenizer

@@ -27,7 +27,9 @@ Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 
 class Encoder:
-    """A loaded model. Every method is for the engine's thread."""
+    """See `worker.engines.embedder.Embedder`."""
+
+    capabilities = ("embeddings",)
 
     def __init__(self, folder: Path, files: SentenceFiles, *, quantize: str = "none") -> None:
         """Load weights. Raises `EngineLoadError`."""

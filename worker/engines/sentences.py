@@ -1,51 +1,147 @@
-"""From the inputs of a job to token ids: prompts, tokenizer, limits. No MLX: it runs on the reception thread."""
+"""From the inputs of a job to token ids and images: prompts, tokenizer, limits. It runs on the reception thread."""
 
+import string
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
 from tokenizers import Tokenizer
 
 from protocol.errors import Code, JobError
 from protocol.messages import EmbedJob
-from worker.batch.texts import Text
+from worker.batch.texts import Picture, Text
 from worker.engines.sentence_files import INPUT_TYPES, SentenceFiles
 
 UNKNOWN_LIMIT = 512
 """For a model that says nothing about its longest text."""
+SIGLIP_LIMIT = 64
+"""SigLIP's, whose published configs leave out what is the default."""
 SLICE = 64
 """Texts that are tokenised between two looks at their lengths: what can't be computed fails early."""
 
 
-class Sentences:
-    """Tokenises for one model. `limit` is the most tokens of one text."""
+class Form(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model wants its inputs, apart from what its tokenizer does.
 
-    def __init__(self, tokenizer: Tokenizer, files: SentenceFiles, *, asked: int | None) -> None:
+    `before` and `behind` stand around every input, `{prompt}` in `before` for the prompt of the request, `prompt` for
+    where it brings none. `image` is the text that an image has in it, `image_token` the id in that text which is there
+    once for every piece of the image, `control` ids that no text of a request may bring along. `least` is the length
+    that shorter texts are filled up to. `canonical` prepares a text before all else.
+    """
+
+    before: str = "{prompt}"
+    behind: str = ""
+    prompt: str = ""
+    image: str = ""
+    image_token: int | None = None
+    control: frozenset[int] = frozenset()
+    least: int = 0
+    canonical: Callable[[str], str] | None = None
+
+
+def unpunctuated(text: str) -> str:
+    """As the texts were that SigLIP was trained on: lower case, no punctuation, single blanks."""
+    return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
+
+
+QWEN2_VL_FORM = Form(
+    before="<|im_start|>system\n{prompt}<|im_end|>\n<|im_start|>user\n",
+    behind="<|im_end|>\n<|im_start|>assistant\n<|endoftext|>",
+    prompt="You are a helpful assistant.",
+    image="<|vision_start|><|image_pad|><|vision_end|>",
+)
+"""Published with Ops-MM-embedding-v1 and GME-Qwen2-VL; the last token's state is the vector."""
+
+
+class Sentences:
+    """Prepares the inputs of one model. `limit` is the most tokens of one text."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        files: SentenceFiles,
+        *,
+        asked: int | None,
+        form: Form | None = None,
+        picture: Callable[[bytes, str], Picture] | None = None,
+    ) -> None:
+        """`picture` reads an image file, for a model that takes images."""
         # A tokenizer file may come with truncation and padding of its own: silence about either would be a lie.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._files = files
+        self._form = form or Form()
+        self._picture = picture
         trained = _trained(files.config)
         self.limit = min(trained, asked or files.max_tokens or trained)
-        self._ending = _ending(tokenizer)
+        self._ending = _ending(tokenizer) + len(tokenizer.encode(self._form.behind, add_special_tokens=False).ids)
         self._longest_token = max((len(token) for token in tokenizer.get_vocab()), default=1)
 
-    def texts(self, job: EmbedJob, *, vocab_size: int) -> list[Text]:
-        """The inputs of a job, in order. Raises `JobError`."""
+    def texts(self, job: EmbedJob, buffers: Sequence[bytes], *, vocab_size: int) -> Iterator[list[Text]]:
+        """The inputs of a job, in order, in pieces that take some milliseconds each. Raises `JobError`."""
+        if job.images:
+            return self._shown(job, buffers)
         if job.tokens:
             return self._ids(job, vocab_size)
-        prompt = self._prompt(job)
+        return self._written(job)
+
+    def _written(self, job: EmbedJob) -> Iterator[list[Text]]:
+        before = self._before(job)
         skip = 0
-        if prompt and not self._files.include_prompt:
+        if before and not self._files.include_prompt:
             # Without the special tokens behind it, which stand behind the text.
-            skip = len(self._encode([prompt])[0]) - self._ending
-        found: list[Text] = []
+            skip = len(self._encode([before])[0]) - self._ending
         for start in range(0, len(job.texts), SLICE):
             part = job.texts[start : start + SLICE]
             if job.max_tokens_per_text is None:
                 self._refuse_endless(part, start, len(job.texts))
-            for at, tokens in enumerate(self._encode([prompt + text for text in part]), start):
-                found.append(Text(job.job, at, self._fit(tokens, at, job), skip))
-        return found
+            tokens = self._encode([f"{before}{self._own(text)}{self._form.behind}" for text in part])
+            yield [
+                Text(job.job, at, self._fit(self._checked(ids, 0, at, job), at, job), skip, None, self._form.least)
+                for at, ids in enumerate(tokens, start)
+            ]
+
+    def _shown(self, job: EmbedJob, buffers: Sequence[bytes]) -> Iterator[list[Text]]:
+        """Images, each with a text or without."""
+        if self._picture is None:
+            raise JobError(Code.INVALID_REQUEST, "This model embeds texts; it takes no images.", "input")
+        if job.tokens or (job.texts and len(job.texts) != len(job.images)):
+            raise JobError(Code.INVALID_REQUEST, "Beside images there are as many texts as images, or none.", "input")
+        before = self._before(job)
+        for at, image in enumerate(job.images):
+            if not 0 <= image.buffer < len(buffers):
+                raise JobError(Code.INVALID_REQUEST, "The file of an image did not come with its request.", "image")
+            picture = self._picture(buffers[image.buffer], _where(at, len(job.images), "image"))
+            text = self._own(job.texts[at]) if job.texts else ""
+            ids: list[int] = []
+            if text or self._form.image:
+                [ids] = self._encode([f"{before}{self._form.image}{text}{self._form.behind}"])
+                ids = self._filled(self._checked(ids, 1 if self._form.image else 0, at, job), picture)
+                ids = self._fit(ids, at, job)
+            yield [Text(job.job, at, ids, 0, picture, self._form.least)]
+
+    def _own(self, text: str) -> str:
+        return self._form.canonical(text) if self._form.canonical else text
+
+    def _checked(self, ids: list[int], images: int, at: int, job: EmbedJob) -> list[int]:
+        """Refuse texts that spell out the tokens of an image."""
+        control = self._form.control
+        if control and sum(token in control for token in ids) != images * len(control):
+            where = _where(at, len(job.texts) or len(job.images))
+            raise JobError(Code.INVALID_REQUEST, f"'{where}' holds a control token of images.", where)
+        return ids
+
+    def _filled(self, ids: list[int], picture: Picture) -> list[int]:
+        """With the token of the image as often as the image has pieces for the language model."""
+        if self._form.image_token is None:
+            return ids
+        at = ids.index(self._form.image_token)
+        return [*ids[:at], *[self._form.image_token] * (picture.patches // 4), *ids[at + 1 :]]
+
+    def _before(self, job: EmbedJob) -> str:
+        # By hand: a prompt may hold braces.
+        return self._form.before.replace("{prompt}", self._prompt(job) or self._form.prompt)
 
     def _prompt(self, job: EmbedJob) -> str:
         if job.input_type is not None and job.input_type not in INPUT_TYPES:
@@ -63,17 +159,15 @@ class Sentences:
             texts = [text.lower() for text in texts]
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=True)]
 
-    def _ids(self, job: EmbedJob, vocab_size: int) -> list[Text]:
+    def _ids(self, job: EmbedJob, vocab_size: int) -> Iterator[list[Text]]:
         if job.prompt_name is not None or (job.input_type is not None and self._prompt(job)):
             param = "input_type" if job.prompt_name is None else "prompt_name"
             raise JobError(Code.INVALID_REQUEST, "A prompt can't be put before token ids.", param)
-        found = []
         for at, tokens in enumerate(job.tokens):
             if not tokens or any(not 0 <= token < vocab_size for token in tokens):
                 message = f"Token ids of this model are 0 to {vocab_size - 1}, at least one per input."
                 raise JobError(Code.INVALID_REQUEST, message, _where(at, len(job.tokens)))
-            found.append(Text(job.job, at, self._fit(tokens, at, job)))
-        return found
+            yield [Text(job.job, at, self._fit(tokens, at, job), 0, None, self._form.least)]
 
     def _fit(self, tokens: list[int], at: int, job: EmbedJob) -> list[int]:
         """The tokens, cut where that was asked for; special tokens at the end survive a cut. Raises `JobError`."""
@@ -82,8 +176,12 @@ class Sentences:
         if len(tokens) <= limit:
             return tokens
         if wanted is None:
-            raise _too_long(f"{len(tokens)} tokens", self.limit, _where(at, len(job.texts) + len(job.tokens)))
+            count = max(len(job.texts) + len(job.tokens), len(job.images))
+            raise _too_long(f"{len(tokens)} tokens", self.limit, _where(at, count))
         ending = 0 if job.tokens or limit <= self._ending else self._ending
+        if self._form.image_token in tokens[limit - ending : len(tokens) - ending]:
+            where = _where(at, len(job.images), "image")
+            raise JobError(Code.CONTEXT_LENGTH, f"'{where}' takes {len(tokens)} tokens with its text.", where)
         return [*tokens[: limit - ending], *tokens[len(tokens) - ending :]]
 
     def _refuse_endless(self, texts: list[str], start: int, count: int) -> None:
@@ -105,11 +203,13 @@ def _too_long(what: str, limit: int, where: str) -> JobError:
     return JobError(Code.CONTEXT_LENGTH, message, where)
 
 
-def _where(at: int, count: int) -> str:
-    return "input" if count == 1 else f"input[{at}]"
+def _where(at: int, count: int, name: str = "input") -> str:
+    return name if count == 1 else f"{name}[{at}]"
 
 
 def _trained(config: dict[str, Any]) -> int:
-    limit = int(config.get("max_position_embeddings") or UNKNOWN_LIMIT)
+    text = config.get("text_config") or {}
+    unsaid = SIGLIP_LIMIT if config["model_type"] == "siglip" else UNKNOWN_LIMIT
+    limit = int(config.get("max_position_embeddings") or text.get("max_position_embeddings") or unsaid)
     # RoBERTa's positions begin behind the padding id.
     return limit - int(config.get("pad_token_id") or 0) - 1 if "roberta" in str(config["model_type"]) else limit

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_bert
-from embedding_runs import Rows, embed_job, loaded, rows, run, step, table, unpacked
+from embedding_runs import Rows, embed_job, loaded, prepared, rows, run, step, table, unpacked
 from tiny_bert import LIMIT, WIDTH
 
 from protocol.errors import Code, JobError
@@ -43,7 +43,7 @@ def words(count: int, start: int = 0) -> str:
 
 def refused(engine: EmbeddingEngine, job: Any) -> JobError:
     with pytest.raises(JobError) as caught:
-        engine.prepare(job)
+        prepared(engine, job)
     return caught.value
 
 
@@ -216,13 +216,13 @@ class Counting:
 
     def __init__(self, engine: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tokens: list[int] = []
-        real: Callable[..., Rows] = engine._encoder.encode
+        real: Callable[..., Rows] = engine._model.encode
 
         def encode(texts: Any, *, normalize: bool) -> Rows:
             self.tokens.append(len(texts) * max(len(text.tokens) for text in texts))
             return real(texts, normalize=normalize)
 
-        monkeypatch.setattr(engine._encoder, "encode", encode)
+        monkeypatch.setattr(engine._model, "encode", encode)
 
 
 def test_largest_request_holds_nobody_up_and_asks_for_no_giant_buffer(
@@ -231,14 +231,14 @@ def test_largest_request_holds_nobody_up_and_asks_for_no_giant_buffer(
     """2,048 texts as long as the model: single texts that come beside them wait for two batches at most."""
     passes = Counting(tiny, monkeypatch)
     monkeypatch.setattr(EmbeddingEngine, "budget", 1024)
-    tiny.admit(tiny.prepare(embed_job(1, *[words(LIMIT - 2, at) for at in range(2048)])))
+    tiny.admit(prepared(tiny, embed_job(1, *[words(LIMIT - 2, at) for at in range(2048)])))
     ends: list[Vectors | Failed] = []
     waiting: dict[int, int] = {}
     number = 2
     steps = 0
     while tiny.busy:
         if steps % 3 == 0 and steps < 90:
-            tiny.admit(tiny.prepare(embed_job(number, words(5, number))))
+            tiny.admit(prepared(tiny, embed_job(number, words(5, number))))
             waiting[number] = 0
             number += 1
         came = step(tiny)
@@ -266,8 +266,8 @@ def test_batch_size_is_obeyed_and_reported(tiny: EmbeddingEngine) -> None:
 def test_cancelled_job_leaves_at_once(tiny: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a cancel no pass is computed for it, and the others go on."""
     monkeypatch.setattr(EmbeddingEngine, "budget", 100)
-    tiny.admit(tiny.prepare(embed_job(1, *[words(40)] * 500)))
-    tiny.admit(tiny.prepare(embed_job(2, *[words(40)] * 4)))
+    tiny.admit(prepared(tiny, embed_job(1, *[words(40)] * 500)))
+    tiny.admit(prepared(tiny, embed_job(2, *[words(40)] * 4)))
     tiny.step()
     assert tiny.cancel(1)
     assert not tiny.cancel(1)
@@ -280,14 +280,14 @@ def test_cancelled_job_leaves_at_once(tiny: EmbeddingEngine, monkeypatch: pytest
 
 def test_failed_batch_fails_its_jobs_only(tiny: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception in a pass ends the jobs that are in it; the engine lives on."""
-    real = tiny._encoder.encode
+    real = tiny._model.encode
 
     def encode(texts: Any, *, normalize: bool) -> Rows:
         if any(text.job == 1 for text in texts):
             raise RuntimeError("[metal::malloc] too large")
         return real(texts, normalize=normalize)
 
-    monkeypatch.setattr(tiny._encoder, "encode", encode)
+    monkeypatch.setattr(tiny._model, "encode", encode)
     ends = run(tiny, embed_job(1, words(40), words(41)), embed_job(2, words(3)))
     assert (ends[1].code, rows(ends[2]).shape) == (Code.ENGINE_ERROR, (1, WIDTH))
     monkeypatch.undo()
@@ -297,7 +297,7 @@ def test_failed_batch_fails_its_jobs_only(tiny: EmbeddingEngine, monkeypatch: py
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_number_that_is_none_never_leaves(tiny: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     """The job fails and says for which input; a job in the same pass does not."""
-    real = tiny._encoder.encode
+    real = tiny._model.encode
 
     def encode(texts: Any, *, normalize: bool) -> Rows:
         vectors = real(texts, normalize=normalize).copy()
@@ -306,7 +306,7 @@ def test_number_that_is_none_never_leaves(tiny: EmbeddingEngine, monkeypatch: py
                 vectors[at, 3] = value
         return vectors
 
-    monkeypatch.setattr(tiny._encoder, "encode", encode)
+    monkeypatch.setattr(tiny._model, "encode", encode)
     ends = run(tiny, embed_job(1, words(5), words(5, 2)), embed_job(2, words(5, 4)))
     assert (ends[1].code, "input 1 " in ends[1].message) == (Code.NOT_FINITE, True)
     assert isinstance(ends[2], Vectors)

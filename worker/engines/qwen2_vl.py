@@ -1,0 +1,149 @@
+"""Qwen2-VL as an embedding model: text, image or both in one conversation, whose last token's state is the vector.
+
+The layout is that of Ops-MM-embedding-v1 and GME-Qwen2-VL. Runs on mlx-vlm's layers; nothing here knows of jobs.
+"""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from worker.batch.texts import Text
+from worker.engines import weights
+from worker.engines.bare import enter_package
+from worker.engines.encoder import ALIKE, SAME, Vectors
+from worker.engines.pixels import Images
+from worker.engines.pooling import pool
+from worker.engines.sentence_files import SentenceFiles
+
+MERGED = 4
+"""Patches that become one token of the language model."""
+
+
+class Qwen2VLEncoder:
+    """See `worker.engines.embedder.Embedder`."""
+
+    capabilities = ("embeddings", "embed_image")
+
+    def __init__(self, folder: Path, files: SentenceFiles, *, quantize: str = "none") -> None:
+        """Load weights."""
+        enter_package("mlx_vlm")
+        module = importlib.import_module("mlx_vlm.models.qwen2_vl")
+        config = _flat(files.config)
+        text = module.TextConfig.from_dict(config)
+        vision = module.VisionConfig.from_dict(config["vision_config"])
+        self._config = module.ModelConfig.from_dict(dict(config))
+        self._config.text_config, self._config.vision_config = text, vision
+        model = module.Model(self._config)
+        # Of the head nothing is needed, and it is as large as the vocabulary.
+        model.language_model.pop("lm_head", None)
+        found = {_renamed(name): array for name, array in weights.read(folder).items()}
+        weights.fill(model, model.vision_tower.sanitize(found), config)
+        self.quantization = weights.settle(model, config, quantize=quantize, keep=_looks)
+        self._tower, self._language = model.vision_tower, model.language_model.model
+        self.images = Images(folder, patch=vision.patch_size)
+        self._pad = int(config.get("pad_token_id") or 0)
+        self.weights_bytes = weights.size(model)
+        self.vocab_size = int(text.vocab_size)
+        self.dimensions = int(text.hidden_size)
+
+    @property
+    def image_token(self) -> int:
+        """The id that stands for a piece of an image."""
+        return int(self._config.image_token_id)
+
+    def padding_ratio(self) -> float:
+        """Prove that padding changes nothing; see `Encoder.padding_ratio`."""
+        texts = [Text(0, at, [at * 7 % self.vocab_size for at in range(1, last)]) for at, last in enumerate((6, 24))]
+        together = self.encode(texts, normalize=True)
+        alone = np.concatenate([self.encode([text], normalize=True) for text in texts])
+        harmless = (together * alone).sum(axis=1).min() >= SAME
+        return ALIKE["cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu"] if harmless else 1.0
+
+    def encode(self, texts: Sequence[Text], *, normalize: bool) -> Vectors:
+        """One vector per input, shape (texts, dimensions), float32; what is no number comes out as it is."""
+        longest = max(len(text.tokens) for text in texts)
+        tokens = np.full((len(texts), longest), self._pad, dtype=np.int32)
+        last = np.zeros((len(texts), longest), dtype=np.float32)
+        positions = np.zeros((3, len(texts), longest), dtype=np.int32)
+        for row, text in enumerate(texts):
+            length = len(text.tokens)
+            tokens[row, :length] = text.tokens
+            last[row, length - 1] = 1
+            positions[:, row, :length] = self._positions(text)
+        embeddings = self._language.embed_tokens(mx.array(tokens))
+        seen = [text for text in texts if text.picture]
+        if seen:
+            rows, places = np.nonzero(self._shown(texts, tokens))
+            embeddings[mx.array(rows), mx.array(places)] = self._look(seen).astype(embeddings.dtype)
+        # Behind a text its tokens never look: padding there needs no mask.
+        hidden = self._language(None, inputs_embeds=embeddings, position_ids=mx.array(positions))
+        vectors = pool(hidden.astype(mx.float32), mx.array(last), "lasttoken")
+        if normalize:
+            vectors = vectors / mx.maximum(mx.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+        return np.array(vectors, dtype=np.float32)
+
+    def _shown(self, texts: Sequence[Text], tokens: Any) -> Any:
+        """Where pieces of images stand; a text of token ids may hold that id without an image."""
+        has = np.array([text.picture is not None for text in texts])
+        return (tokens == self.image_token) & has[:, None]
+
+    def _look(self, texts: Sequence[Text]) -> mx.array:
+        """All images of a pass through the vision tower: (tokens of all, width)."""
+        patches, grids = [], []
+        for text in texts:
+            if text.picture is None:
+                continue
+            side = self.images.patch
+            floats = self.images.floats(text.picture)
+            high, wide = (edge // side for edge in floats.shape[:2])
+            # Four neighbours in a row, each as (channel, time, height, width); a still image is two equal frames.
+            cut = floats.reshape(high // 2, 2, side, wide // 2, 2, side, 3).transpose(0, 3, 1, 4, 6, 2, 5)
+            patches.append(mx.repeat(cut.reshape(high * wide, 3, 1, side * side), 2, axis=2).reshape(high * wide, -1))
+            grids.append((1, high, wide))
+        pixels = mx.concatenate(patches).astype(self._tower.patch_embed.proj.weight.dtype)
+        found: mx.array = self._tower(pixels, mx.array(grids))
+        return found
+
+    def _positions(self, text: Text) -> Any:
+        """Rotary positions in time, height and width, (3, tokens): an image takes as many as its longer side."""
+        length = len(text.tokens)
+        if text.picture is None:
+            return np.broadcast_to(np.arange(length), (3, length))
+        start = text.tokens.index(self.image_token)
+        high, wide = (edge // self.images.patch // 2 for edge in text.picture.pixels.shape[:2])
+        inside = np.stack([np.zeros(high * wide), *(axis.ravel() for axis in np.indices((high, wide)))]) + start
+        behind = np.arange(length - start - high * wide) + start + max(high, wide)
+        lines = [np.broadcast_to(line, (3, len(line))) for line in (np.arange(start), behind)]
+        return np.concatenate([lines[0], inside, lines[1]], axis=1)
+
+
+def _looks(path: str) -> bool:
+    """As for chat with images: what looks is small, and its errors are seen by every token."""
+    return path.startswith("vision_tower")
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The config as mlx-vlm reads it: transformers 5 has a part for the text, and the rotary parameters in one."""
+    flat = {**(config.get("text_config") or {}), **config}
+    flat["model_type"] = config["model_type"]
+    rope = flat.get("rope_parameters") or flat.get("rope_scaling") or {}
+    flat["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    flat["rope_theta"] = flat.get("rope_theta") or rope.get("rope_theta", 1_000_000.0)
+    return flat
+
+
+def _renamed(name: str) -> str:
+    """The names of transformers 4 and 5 as mlx-vlm's; its own stay."""
+    for old, new in (
+        ("model.visual.", "vision_tower."),
+        ("visual.", "vision_tower."),
+        ("model.language_model.", "language_model.model."),
+        ("model.", "language_model.model."),
+    ):
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
