@@ -6,7 +6,7 @@
 
 `minilm` is all-MiniLM-L6-v2 through sentence-transformers; `tiny` are seeded random models of each architecture (see
 `models/encoders.py` and `models/seeing.py`) through transformers. Needs torch, transformers, sentence-transformers and
-Pillow, which the pool itself does not need: run it in an environment of its own.
+Pillow: run it in an environment of its own.
 """
 
 import argparse

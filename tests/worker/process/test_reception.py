@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -151,3 +151,67 @@ def test_crash_of_one_preparation_is_its_own(error: Exception) -> None:
     assert (epoch, failed.job, failed.code) == (7, 1, Code.ENGINE_ERROR)
     assert "secret" not in failed.message
     assert desk.next() == Admit(7, 2, 1, "fine")
+
+
+def test_long_preparation_lets_others_pass() -> None:
+    """It comes in pieces; a job that arrives after the first waits for one of them, not for all."""
+    gate = Gate()
+
+    def prepare(job: Job, buffers: Sequence[bytes]) -> Any:
+        if job.job != 1:
+            return "short"
+
+        def pieces() -> Iterator[str | None]:
+            gate(job, buffers)
+            yield from [None] * 100
+            yield "long"
+
+        return pieces()
+
+    desk = Desk(prepare)
+    desk.reception.take(7, job(1))
+    assert gate.reached.wait(PATIENCE_S)
+    desk.reception.take(7, job(2))
+    gate.go.set()
+    assert [desk.next().prepared, desk.next().prepared] == ["short", "long"]
+
+
+def test_cancelled_preparation_goes_no_further() -> None:
+    """The piece at hand is finished, no other is begun; the next job is served."""
+    gate = Gate()
+    begun: list[int] = []
+
+    def prepare(job: Job, buffers: Sequence[bytes]) -> Any:
+        def pieces() -> Iterator[str | None]:
+            for piece in range(3):
+                begun.append(job.job)
+                if piece == 0:
+                    gate(job, buffers)
+                yield None
+            yield "done"
+
+        return pieces()
+
+    desk = Desk(prepare)
+    desk.reception.take(7, job(1))
+    assert gate.reached.wait(PATIENCE_S)
+    assert desk.reception.cancel(7, 1, 1)
+    desk.reception.take(7, job(2))
+    gate.go.set()
+    assert desk.next() == Admit(7, 2, 1, "done")
+    assert begun == [1, 2, 2, 2]
+
+
+def test_refusal_in_a_later_piece_is_answered() -> None:
+    """As one in the first."""
+
+    def prepare(job: Job, _buffers: Sequence[bytes]) -> Any:
+        def pieces() -> Iterator[None]:
+            yield None
+            raise JobError(Code.CONTEXT_LENGTH, "too long", "input[64]")
+
+        return pieces()
+
+    desk = Desk(prepare)
+    desk.reception.take(7, job(1))
+    assert desk.next() == (7, Failed(1, 1, Code.CONTEXT_LENGTH, "too long", "input[64]"))
