@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from gateway.dispatch.stream import JobFailed
 
 AT_CAPACITY = "Too many requests. Service is at capacity."
+PATIENCE_S = 120.0
+"""SDKs wait no longer than this, and would try again at once instead."""
 _INTERNAL = "The server failed to process the request."
 
 _INVALID = "invalid_request_error"
 _RATE = "rate_limit_error"
+_AUTHENTICATION = "authentication_error"
+_PERMISSION = "permission_error"
 _SERVER = "server_error"
 
 
@@ -46,12 +50,26 @@ TABLE = MappingProxyType(
         "context_length_exceeded": Policy(
             status=400, type=_INVALID, default="The request exceeds the model's context."
         ),
+        "missing_api_key": Policy(
+            status=401,
+            type=_AUTHENTICATION,
+            default="No API key was given. Send it as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'.",
+        ),
+        "invalid_api_key": Policy(status=401, type=_AUTHENTICATION, default="The API key is not valid."),
+        "expired_api_key": Policy(status=401, type=_AUTHENTICATION, default="The API key has expired."),
+        "insufficient_permissions": Policy(status=403, type=_PERMISSION, default="The API key does not allow this."),
+        "model_not_allowed": Policy(
+            status=403, type=_PERMISSION, default="The API key does not allow the use of this model."
+        ),
         "not_found": Policy(status=404, type=_INVALID, default="There is nothing at this address."),
         "model_not_found": Policy(status=404, type=_INVALID, default="The model does not exist."),
         "method_not_allowed": Policy(status=405, type=_INVALID, default="This method is not allowed here."),
         "body_too_large": Policy(status=413, type=_INVALID, default="The request body is too large."),
         "unsupported_media_type": Policy(status=415, type=_INVALID, default="Send the body as application/json."),
         "queue_full": Policy(status=429, type=_RATE, retry_after_s=1.0, public=AT_CAPACITY),
+        "rate_limit_exceeded": Policy(
+            status=429, type=_RATE, retry_after_s=1.0, default="The API key's rate limit is reached."
+        ),
         "engine_error": Policy(status=500, type=_SERVER, public=_INTERNAL),
         "output_not_finite": Policy(
             status=500, type=_SERVER, default="The model computed something that is no number."
@@ -64,6 +82,9 @@ TABLE = MappingProxyType(
         ),
         "cancelled": Policy(
             status=503, type=_SERVER, retry_after_s=1.0, public="The request was cancelled by the server."
+        ),
+        "keys_unavailable": Policy(
+            status=503, type=_SERVER, retry_after_s=2.0, default="API keys can't be checked at the moment."
         ),
         "draining": Policy(status=503, type=_SERVER, retry_after_s=1.0, default="The server is shutting down."),
         "model_not_ready": Policy(status=503, type=_SERVER, retry_after_s=5.0, default="The model is not ready yet."),
@@ -115,6 +136,7 @@ class ApiError(Exception):
             self.retry_after_s = max(retry_after_s, 0.001)
         self.detail = detail or (message if message != self.message else None)
         self.error_id = secrets.token_hex(6)
+        self.more_headers: dict[str, str] = {}
 
     @classmethod
     def of_job(cls, failure: "JobFailed") -> "ApiError":
@@ -131,11 +153,14 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         """What tells SDKs whether, and when, to try again. `retry-after` is whole seconds, rounded up."""
         if self.retry_after_s is None:
-            return {"x-should-retry": "false"}
-        return {
+            return {"x-should-retry": "false"} | self.more_headers
+        found = {
             "retry-after": str(math.ceil(self.retry_after_s)),
             "retry-after-ms": str(math.ceil(self.retry_after_s * 1000)),
         }
+        if self.retry_after_s > PATIENCE_S:
+            found["x-should-retry"] = "false"
+        return found | self.more_headers
 
 
 def invalid(message: str, param: str | None) -> ApiError:

@@ -29,6 +29,8 @@ class Operation:
         chunk: type of the frames where the route also streams.
         errors: codes of `gateway.errors.TABLE` that callers should expect.
         media_type: of an answer without a type.
+        access: permissions, one of which a caller needs; `(OPEN,)` asks nobody for a key. Without any it is closed to
+            everyone wherever keys are asked for.
         documented: False for pages that are no API.
         quiet: True for what machines ask every few seconds; its log lines are for debugging only.
 
@@ -45,6 +47,7 @@ class Operation:
     chunk: type[Answer] | None = None
     errors: tuple[str, ...] = ()
     media_type: str = _JSON
+    access: tuple[str, ...] = ()
     documented: bool = True
     quiet: bool = False
 

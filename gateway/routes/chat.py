@@ -118,6 +118,7 @@ OPERATIONS = (
         handler=create,
         summary="Answer a conversation",
         tag="Chat",
+        access=("chat", "vision"),
         body=ChatCompletionRequest,
         example={"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 64},
         answer=ChatCompletion,

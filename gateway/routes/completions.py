@@ -126,6 +126,7 @@ OPERATIONS = (
         handler=create,
         summary="Continue one or several texts",
         tag="Completions",
+        access=("chat",),
         body=CompletionRequest,
         example={"prompt": "Once upon a time", "max_tokens": 64},
         answer=Completion,

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import orjson
 from aiohttp import hdrs, web
 
+from gateway.access.record import OPEN
 from gateway.openapi import OPERATIONS as MOUNTED
 from gateway.openapi import Operation, document, mount
 
@@ -74,7 +75,7 @@ def _version() -> str:
 
 
 OPERATIONS = tuple(
-    Operation(method=hdrs.METH_GET, path=path, handler=handler, summary="", tag="", documented=False)
+    Operation(method=hdrs.METH_GET, path=path, handler=handler, summary="", tag="", documented=False, access=(OPEN,))
     for path, handler in (
         ("/openapi.json", openapi),
         ("/docs", swagger),

@@ -168,6 +168,7 @@ OPERATIONS = (
         handler=create,
         summary="Texts to vectors",
         tag="Embeddings",
+        access=("embed:text",),
         body=EmbeddingRequest,
         example={"input": ["The cat sat on the mat.", "Stocks fell on Monday."]},
         answer=EmbeddingList,

@@ -7,6 +7,7 @@ from aiohttp import hdrs, web
 
 from gateway.context import POOL
 from gateway.errors import ApiError
+from gateway.access.record import OPEN
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer
 from gateway.schema.health import Alive, Health, Memory, ModelHealth
@@ -95,6 +96,7 @@ OPERATIONS = tuple(
         answer=kind,
         errors=errors,
         quiet=True,
+        access=(OPEN,),
     )
     for path, handler, summary, kind, errors in (
         ("/ping", ping, "Liveness", Alive, ()),

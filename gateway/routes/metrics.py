@@ -137,6 +137,7 @@ OPERATIONS = (
         handler=metrics,
         summary="Prometheus metrics",
         tag="Operation",
+        access=("models",),
         media_type="text/plain",
         quiet=True,
     ),

@@ -56,6 +56,7 @@ OPERATIONS = (
         handler=every,
         summary="List the served models",
         tag="Models",
+        access=("models",),
         answer=ModelList,
     ),
     Operation(
@@ -64,6 +65,7 @@ OPERATIONS = (
         handler=one,
         summary="Describe one model",
         tag="Models",
+        access=("models",),
         answer=ModelCard,
         errors=("model_not_found",),
     ),

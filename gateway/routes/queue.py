@@ -63,6 +63,7 @@ OPERATIONS = (
         handler=stats,
         summary="Queues and throughput",
         tag="Operation",
+        access=("models",),
         answer=QueueReport,
     ),
 )

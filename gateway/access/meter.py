@@ -1,0 +1,115 @@
+"""All limits of one key together: what is let in, what is refused and for how long, what the answer says of it. Pure."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from gateway.access.limits import (
+    DAY_NS,
+    HOUR_NS,
+    MINUTE_NS,
+    SECOND_NS,
+    Burst,
+    Family,
+    Left,
+    RequestLog,
+    TokenBucket,
+)
+from gateway.access.record import Limits
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """No, and how long to wait; 0 where nobody can tell."""
+
+    family: Family
+    wait_ns: int
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """Tokens that were taken for a request, per bucket."""
+
+    taken: tuple[int, ...]
+
+
+class Meter:
+    """What one key has used. `limits` holds no None here; 0 is no bound. Times are monotonic nanoseconds."""
+
+    def __init__(self, limits: Limits, before: "Meter | None" = None) -> None:
+        self.limits = limits
+        self.asked: Limits | None = None
+        """The key's own limits, from which these were made."""
+        self.running = before.running if before else 0
+        interval_ns = -(-MINUTE_NS // limits.rpm) if limits.rpm else SECOND_NS // max(1, limits.burst or 0)
+        self._burst = Burst(limits.burst, interval_ns) if limits.burst else None
+        spans = ((limits.rpm or 0, MINUTE_NS), (limits.rph or 0, HOUR_NS), (limits.rpd or 0, DAY_NS))
+        self._log = RequestLog(tuple((limit, span) for limit, span in spans if limit))
+        spans = ((limits.tpm or 0, MINUTE_NS), (limits.tpd or 0, DAY_NS))
+        self._buckets = {span: TokenBucket(limit, span) for limit, span in spans if limit}
+        if before is not None:
+            for time in before._log.times():
+                self._log.take(time)
+            for span in self._buckets.keys() & before._buckets.keys():
+                self._buckets[span].adopt(before._buckets[span])
+
+    def recall(self, past: Iterable[tuple[int, int, int]]) -> None:
+        """Count what was used before this process started: (time, requests, tokens), oldest first."""
+        for time, requests, tokens in past:
+            for _ in range(requests):
+                self._log.take(time)
+            for bucket in self._buckets.values():
+                bucket.settle(0, tokens, time)
+
+    def begin(self, now: int) -> Refused | None:
+        """Let a request in, until `end`; or say why not."""
+        if self.limits.parallel and self.running >= self.limits.parallel:
+            return Refused("parallel", 0)
+        wait_ns = self._log.wait_ns(now)
+        if self._burst is not None:
+            wait_ns = max(wait_ns, self._burst.wait_ns(now))
+        if wait_ns:
+            return Refused("requests", wait_ns)
+        if self._burst is not None:
+            self._burst.take(now)
+        self._log.take(now)
+        self.running += 1
+        return None
+
+    def end(self) -> None:
+        """A request that was let in is over."""
+        self.running -= 1
+
+    def reserve(self, tokens: int, now: int) -> Reservation | Refused:
+        """Take tokens from every bucket, or from none."""
+        wait_ns = max((bucket.wait_ns(tokens, now) for bucket in self._buckets.values()), default=0)
+        if wait_ns:
+            return Refused("tokens", wait_ns)
+        return Reservation(tuple(bucket.take(tokens, now) for bucket in self._buckets.values()))
+
+    def settle(self, reserved: Reservation | None, spent: int, now: int) -> None:
+        """Correct a reservation by what was spent. A bucket that came since then starts with the whole."""
+        taken = reserved.taken if reserved and len(reserved.taken) == len(self._buckets) else (0,) * len(self._buckets)
+        for bucket, part in zip(self._buckets.values(), taken, strict=True):
+            bucket.settle(part, spent, now)
+
+    def requests_left(self, now: int) -> Left | None:
+        """The tightest bound on requests; None without any."""
+        bounds = self._log.left(now)
+        if self._burst is not None:
+            bounds.append(self._burst.left(now))
+        return _tightest(bounds)
+
+    def tokens_left(self, now: int) -> Left | None:
+        """The tightest bound on tokens; None without any."""
+        return _tightest([bucket.left(now) for bucket in self._buckets.values()])
+
+    def idle(self, now: int) -> bool:
+        """Whether forgetting it would change nothing."""
+        return not self.running and self._log.idle(now) and all(bucket.idle(now) for bucket in self._buckets.values())
+
+
+def _tightest(bounds: list[Left]) -> Left | None:
+    """The one with the least left; where several have equally little, the one that takes longest to give more.
+
+    With nothing left that is exactly how long one has to wait.
+    """
+    return min(bounds, key=lambda left: (left.remaining, -left.reset_ns), default=None)
