@@ -1,4 +1,4 @@
-"""`python -m gateway`: read the settings, listen, serve until told to stop."""
+"""`python -m gateway`: read the settings, listen, serve until told to stop. `python -m gateway keys`: API keys."""
 
 import gc
 import logging
@@ -7,6 +7,7 @@ import sys
 import uvloop
 from aiohttp import web
 
+from gateway.access import cli as keys
 from gateway.app import make_app
 from gateway.config import GatewayConfig, load
 from gateway.logs import setup_logging
@@ -21,7 +22,9 @@ LAST_WORDS_S = 0.3
 
 
 def main() -> int:
-    """Run the gateway; returns its exit code."""
+    """Run the gateway, or what `keys` was asked to do; returns the exit code."""
+    if sys.argv[1:2] == ["keys"]:
+        return keys.main(sys.argv[2:])
     try:
         loaded = load(sys.argv[1:])
     except ConfigError as error:

@@ -5,13 +5,19 @@ import contextlib
 import importlib
 import logging
 import os
+import secrets
 import signal
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from gateway.access.custody import Custody
+from gateway.access.gate import Gate, show_limits
+from gateway.access.keyring import Keyring
+from gateway.access.record import UNLIMITED, Limits
+from gateway.access.usage import Usage
 from gateway.config import BODY_BYTES, GatewayConfig, honcho_process
-from gateway.context import FETCHER, GALLERY, HTTP, POOL, VECTORS, HttpSettings
+from gateway.context import CUSTODY, FETCHER, GALLERY, GATE, HTTP, POOL, VECTORS, HttpSettings
 from gateway.dispatch.pool import Pool
 from gateway.media.fetcher import Fetcher
 from gateway.media.gallery import Gallery
@@ -39,6 +45,12 @@ def make_app(config: GatewayConfig) -> web.Application:
         if config.cache_enabled
         else None
     )
+    usage = Usage(_limits(config))
+    keyring = Keyring(config.api_key)
+    app[GATE] = Gate(auth=config.auth, keyring=keyring, usage=usage)
+    app[CUSTODY] = Custody(config.data_dir, keyring, usage)
+    app.on_response_prepare.append(show_limits)
+    app.cleanup_ctx.append(_keys)
     app.cleanup_ctx.append(_pool)
     app.cleanup_ctx.append(_fetching)
     if honcho_process():
@@ -58,6 +70,24 @@ def _plug_in(app: web.Application, name: str) -> None:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"plugins: {error}") from error
     setup(app)
+
+
+def _limits(config: GatewayConfig) -> Limits:
+    """What holds for a key that has no limits of its own."""
+    if not config.rate_limit_enabled:
+        return UNLIMITED
+    return Limits(**{name: getattr(config, f"rate_limit_{name}") for name in Limits.__struct_fields__})
+
+
+async def _keys(app: web.Application) -> AsyncIterator[None]:
+    await app[CUSTODY].start()
+    keyring = app[GATE].keyring
+    if not app[GATE].auth:
+        log.info("Keys are not asked for: any will do, such as dev-%s", secrets.token_hex(8))
+    elif keyring.loaded and not len(keyring) and not keyring.has_master:
+        log.warning("There is no API key: make one with 'python -m gateway keys create NAME'")
+    yield
+    await app[CUSTODY].close()
 
 
 async def _pool(app: web.Application) -> AsyncIterator[None]:

@@ -29,12 +29,25 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     `keep_alive_s`: a stream that was silent for so long gets a comment line. `write_timeout_s`: a client that has not
     read for so long is dropped. `drain_s`: how long running requests may go on after a SIGTERM (honcho kills after 5).
-    `log_file_bytes`: 0 leaves rotation to others.
+    `log_file_bytes`: 0 leaves rotation to others. `auth` and `rate_limit_enabled` are off in development, unless told
+    otherwise; the other `rate_limit_` settings hold for keys without limits of their own, and 0 is no bound.
     """
 
+    env: Literal["production", "development"] = "production"
     host: str = "127.0.0.1"
     port: int = 8000
     run_dir: Path = msgspec.field(default_factory=default_run_dir)
+    data_dir: Path = msgspec.field(default_factory=lambda: Path("~/.mlx-pool").expanduser())
+    auth: bool = True
+    api_key: str | None = None
+    rate_limit_enabled: bool = True
+    rate_limit_burst: int = 10
+    rate_limit_rpm: int = 60
+    rate_limit_rph: int = 1000
+    rate_limit_rpd: int = 10_000
+    rate_limit_tpm: int = 0
+    rate_limit_tpd: int = 0
+    rate_limit_parallel: int = 0
     debug: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False
@@ -57,6 +70,12 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 SETTINGS = (
+    Setting(
+        "env",
+        settings.choice("production", "development", also={"prod": "production", "dev": "development"}),
+        "production, or development: without keys and limits (production)",
+        aliases=("EMBEDDING_ENV",),
+    ),
     Setting("host", settings.word, "address to listen on (127.0.0.1)", aliases=("SERVER_HOST", "EMBEDDING_HOST")),
     Setting(
         "port",
@@ -65,6 +84,24 @@ SETTINGS = (
         aliases=("SERVER_PORT", "EMBEDDING_PORT"),
     ),
     Setting("run_dir", settings.path, "private folder where workers find the gateway (/tmp/mlx-pool-UID)"),
+    Setting("data_dir", settings.path, "private folder for keys, their usage and the audit log (~/.mlx-pool)"),
+    Setting("auth", settings.switch, "ask for API keys (true in production, false in development)"),
+    Setting("api_key", settings.word, "a key that may do everything", aliases=("EMBEDDING_API_KEY",), secret=True),
+    Setting(
+        "rate_limit_enabled",
+        settings.switch,
+        "limit keys that have no limits of their own (true in production, false in development)",
+        aliases=("EMBEDDING_RATE_LIMIT_ENABLED",),
+    ),
+    Setting("rate_limit_burst", settings.whole(0, 100_000), "requests that may come at once (10); 0 is no bound"),
+    Setting(
+        "rate_limit_rpm", settings.whole(0, 100_000), "requests per minute (60)", aliases=("EMBEDDING_RATE_LIMIT_RPM",)
+    ),
+    Setting("rate_limit_rph", settings.whole(0, 100_000), "requests per hour (1000)"),
+    Setting("rate_limit_rpd", settings.whole(0, 100_000), "requests per day (10000)"),
+    Setting("rate_limit_tpm", settings.whole(0, 10**12), "tokens per minute (0)"),
+    Setting("rate_limit_tpd", settings.whole(0, 10**12), "tokens per day (0)"),
+    Setting("rate_limit_parallel", settings.whole(0, 100_000), "requests that run at the same time (0)"),
     Setting(
         "debug",
         settings.switch,
@@ -118,7 +155,7 @@ SETTINGS = (
     ),
     Setting("cache_ttl", settings.seconds, "seconds that each is kept (3600)", field="cache_ttl_s"),
     Setting("plugins", settings.modules, "Python modules whose setup(app) adds routes of your own"),
-    Setting("insecure", settings.switch, "listen beyond this machine without authentication (false)"),
+    Setting("insecure", settings.switch, "listen beyond this machine although nobody is asked for a key (false)"),
 )
 """Every setting, in the order of `--help`. The README's table and the shipped files are checked against this one."""
 
@@ -169,7 +206,8 @@ def load(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> L
             if file is not None and from_file and isinstance(value, Path):
                 value = file.parent.absolute() / value
             values[setting.name] = value
-    config = GatewayConfig(**values)
+    in_production = values.get("env", "production") == "production"
+    config = GatewayConfig(**{"auth": in_production, "rate_limit_enabled": in_production, **values})
     _check(config)
     return Loaded(config=config, file=file, origins=origins, show=given["print_config"] is not None)
 
@@ -180,9 +218,9 @@ def honcho_process(environment: Mapping[str, str] | None = None) -> str | None:
 
 
 def _check(config: GatewayConfig) -> None:
-    if not config.insecure and not _loopback(config.host):
+    if not (config.auth or config.insecure or _loopback(config.host)):
         raise ConfigError(
-            f"--host: {config.host} is reachable from other machines and this version has no authentication: "
+            f"--host: {config.host} is reachable from other machines and nobody is asked for a key: say --auth, "
             "listen on 127.0.0.1, or say --insecure"
         )
 

@@ -9,6 +9,9 @@ from aiohttp import web
 from protocol.messages import Delta
 
 if TYPE_CHECKING:
+    from gateway.access.custody import Custody
+    from gateway.access.gate import Gate, Ticket
+    from gateway.access.keyring import Caller
     from gateway.dispatch.pool import Pool
     from gateway.media.fetcher import Fetcher
     from gateway.media.gallery import Gallery
@@ -39,6 +42,7 @@ class Generated:
     request_type: str
     model: str
     tokens: int = 0
+    prompt_tokens: int = 0
     texts: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, deltas: list[Delta], first_choice: int = 0) -> None:
@@ -47,6 +51,10 @@ class Generated:
             self.tokens += len(delta.tokens)
             if delta.text or delta.reasoning:
                 self.texts[first_choice + delta.choice].append(delta.reasoning + delta.text)
+
+    def spent(self, *, left: bool) -> int:
+        """Tokens that the caller has to answer for. A prompt alone counts for who left, not for whom we failed."""
+        return self.prompt_tokens + self.tokens if self.tokens or left else 0
 
     def count(self) -> tuple[int, int]:
         """Words and characters."""
@@ -63,3 +71,8 @@ GALLERY: web.AppKey["Gallery"] = web.AppKey("gallery")
 HTTP: web.AppKey[HttpSettings] = web.AppKey("http", HttpSettings)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 GENERATED: web.RequestKey[Generated] = web.RequestKey("generated", Generated)
+CUSTODY: web.AppKey["Custody"] = web.AppKey("custody")
+GATE: web.AppKey["Gate"] = web.AppKey("gate")
+CALLER: web.RequestKey["Caller"] = web.RequestKey("caller")
+TICKET: web.RequestKey["Ticket"] = web.RequestKey("ticket")
+"""Only on requests that are metered."""

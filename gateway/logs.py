@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from gateway.access.keys import masked
+
 if TYPE_CHECKING:
     from gateway.config import GatewayConfig
 
@@ -34,6 +36,10 @@ class TextLines(logging.Formatter):
         suffix = f" [request_id={request_id}]" if request_id else ""
         return super().formatMessage(record) + suffix
 
+    def format(self, record: logging.LogRecord) -> str:
+        """The whole record, without the secret of any key."""
+        return masked(super().format(record))
+
 
 class JsonLines(logging.Formatter):
     """One JSON object per line: `time` (UTC), `level`, `logger`, `message`, `request_id`, and a record's `fields`."""
@@ -52,7 +58,7 @@ class JsonLines(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        return masked(orjson.dumps(line, default=str).decode())
 
 
 def setup_logging(config: "GatewayConfig") -> None:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
+from gateway.access.gate import guard
 from gateway.context import GENERATED, REQUEST_ID
 from gateway.dispatch.stream import JobFailed
 from gateway.errors import ApiError
@@ -81,7 +82,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return _refusal(unknown)
 
 
-MIDDLEWARES = (observe, answer_errors)
+MIDDLEWARES = (observe, answer_errors, guard)
 """In the order in which the application needs them."""
 
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -9,12 +10,28 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from aiohttp.web_urldispatcher import AbstractRoute
 
+from gateway.access.record import METERED, OPEN
 from gateway.errors import TABLE
 from gateway.schema.base import Answer, Request
 from gateway.schema.error import ErrorBody
 
 _REF = "#/components/schemas/{name}"
 _JSON = "application/json"
+_GUARDED_ERRORS = (
+    "missing_api_key",
+    "invalid_api_key",
+    "expired_api_key",
+    "insufficient_permissions",
+    "keys_unavailable",
+)
+_METERED_ERRORS = ("model_not_allowed", "rate_limit_exceeded")
+_SCHEMES = MappingProxyType(
+    {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "query": {"type": "apiKey", "in": "query", "name": "api_key"},
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +67,13 @@ class Operation:
     access: tuple[str, ...] = ()
     documented: bool = True
     quiet: bool = False
+
+    @property
+    def all_errors(self) -> tuple[str, ...]:
+        """Codes that callers should expect, with those that stand before the handler."""
+        guarded = () if OPEN in self.access else _GUARDED_ERRORS
+        metered = () if METERED.isdisjoint(self.access) else _METERED_ERRORS
+        return tuple(dict.fromkeys((*self.errors, *guarded, *metered)))
 
 
 OPERATIONS: web.AppKey[list[Operation]] = web.AppKey("operations", list)
@@ -90,7 +114,8 @@ def document(operations: list[Operation], *, title: str, version: str) -> dict[s
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, "license": {"name": "MIT", "identifier": "MIT"}},
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": dict(_SCHEMES)},
+        "security": [{name: []} for name in _SCHEMES],
     }
 
 
@@ -102,7 +127,7 @@ def _describe(operation: Operation, path: str, schemas: dict[type, Any]) -> dict
         content["text/event-stream"] = {"schema": schemas[operation.chunk]}
     responses: dict[str, Any] = {"200": {"description": "OK", "content": content}}
     by_status: dict[int, list[str]] = {}
-    for code in operation.errors:
+    for code in operation.all_errors:
         by_status.setdefault(TABLE[code].status, []).append(code)
     for status, codes in sorted(by_status.items()):
         described = {"description": ", ".join(f"`{code}`" for code in codes)}
@@ -113,6 +138,8 @@ def _describe(operation: Operation, path: str, schemas: dict[type, Any]) -> dict
         "tags": [operation.tag],
         "responses": responses,
     }
+    if OPEN in operation.access:
+        described_operation["security"] = []
     if names := re.findall(r"{(\w+)}", path):
         described_operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names

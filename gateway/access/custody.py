@@ -92,7 +92,7 @@ class Custody:
     async def keys(self) -> list[Key]:
         """All keys, with their sums as last written. Raises `Unavailable`."""
         try:
-            return await self._run(lambda: self._open().keys())
+            return await self._run(lambda: self._open().read())
         except (sqlite3.Error, OSError) as error:
             self._alarm(error)
             raise Unavailable(str(error)) from error
@@ -117,7 +117,7 @@ class Custody:
             version = store.version()
             if version == self._seen and self.keyring.loaded:
                 return None
-            keys = store.keys()
+            keys = store.read()
             self._seen = version
             return keys, store.pepper, store.pepper_is_new
 
@@ -164,7 +164,11 @@ class Custody:
             return work()
         except sqlite3.OperationalError as error:
             # Locked or full passes; anything else is cured, if at all, by opening it anew.
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL):
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (
+                sqlite3.SQLITE_BUSY,
+                sqlite3.SQLITE_LOCKED,
+                sqlite3.SQLITE_FULL,
+            ):
                 self._drop()
             raise
         except (sqlite3.Error, OSError):

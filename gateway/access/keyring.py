@@ -49,6 +49,11 @@ class Keyring:
         self._master = digest(self._salt, master) if master else None
         self._nobody = secrets.token_bytes(32)
 
+    @property
+    def has_master(self) -> bool:
+        """Whether there is a key that needs no database."""
+        return self._master is not None
+
     def __len__(self) -> int:
         return len(self._keys)
 

@@ -1,9 +1,10 @@
 """How much is left: exact, in whole nanoseconds, and in memory. Pure; the time is told by the caller.
 
 Requests: a bucket for bursts (the generic cell rate algorithm, one number), and sliding windows over one log of the
-times of past requests (the n-th last of them decides, so a window costs one look-up). Tokens: leaky buckets, since what a
-request costs is known only when it is over: an estimate is taken before, and the difference given back or taken
-afterwards, which may leave a debt. All arithmetic is in integers: whoever waits exactly as long as they were told is let in.
+times of past requests (the n-th last of them decides, so a window costs one look-up). Tokens: leaky buckets, since what
+a request costs is known only when it is over: an estimate is taken before, and the difference given back or taken
+afterwards, which may leave a debt. All arithmetic is in integers: whoever waits exactly as long as they were told is
+let in.
 """
 
 from array import array
@@ -53,7 +54,7 @@ class Burst:
 
 
 class RequestLog:
-    """At most `limit` in any `span_ns`, for each of `windows` (limit, span). Remembers as many times as the largest needs."""
+    """At most `limit` in any `span_ns`, for each of `windows` (limit, span). Remembers as many as the largest needs."""
 
     def __init__(self, windows: tuple[tuple[int, int], ...]) -> None:
         self._windows = windows

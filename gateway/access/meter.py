@@ -1,4 +1,4 @@
-"""All limits of one key together: what is let in, what is refused and for how long, what the answer says of it. Pure."""
+"""All limits of one key together: what is let in, what is refused and for how long, what the answer says. Pure."""
 
 from collections.abc import Iterable
 
@@ -38,11 +38,11 @@ class Meter:
         self.limits = limits
         self.asked: Limits | None = None
         """The key's own limits, from which these were made."""
-        self.running = before.running if before else 0
+        self.running: int = before.running if before else 0
         interval_ns = -(-MINUTE_NS // limits.rpm) if limits.rpm else SECOND_NS // max(1, limits.burst or 0)
         self._burst = Burst(limits.burst, interval_ns) if limits.burst else None
-        spans = ((limits.rpm or 0, MINUTE_NS), (limits.rph or 0, HOUR_NS), (limits.rpd or 0, DAY_NS))
-        self._log = RequestLog(tuple((limit, span) for limit, span in spans if limit))
+        windows = ((limits.rpm or 0, MINUTE_NS), (limits.rph or 0, HOUR_NS), (limits.rpd or 0, DAY_NS))
+        self._log = RequestLog(tuple((limit, span) for limit, span in windows if limit))
         spans = ((limits.tpm or 0, MINUTE_NS), (limits.tpd or 0, DAY_NS))
         self._buckets = {span: TokenBucket(limit, span) for limit, span in spans if limit}
         if before is not None:
@@ -50,6 +50,11 @@ class Meter:
                 self._log.take(time)
             for span in self._buckets.keys() & before._buckets.keys():
                 self._buckets[span].adopt(before._buckets[span])
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether there is any bound on tokens."""
+        return bool(self._buckets)
 
     def recall(self, past: Iterable[tuple[int, int, int]]) -> None:
         """Count what was used before this process started: (time, requests, tokens), oldest first."""

@@ -13,6 +13,8 @@ PERMISSIONS: tuple[str, ...] = get_args(Permission)
 EVERYTHING = "*"
 OPEN = "open"
 """As a route's policy: nobody is asked for a key."""
+METERED = frozenset({"chat", "vision", "embed:text", "embed:image"})
+"""Routes that ask for one of these cost something: limits hold for them, and usage counts them."""
 MASTER = "master"
 """The id of the key that the configuration names; too short to be that of any other."""
 
@@ -26,7 +28,15 @@ class BadKey(ValueError):
 
 
 MAX_LIMITS = MappingProxyType(
-    {"burst": 100_000, "rpm": 100_000, "rph": 100_000, "rpd": 100_000, "tpm": 10**12, "tpd": 10**12, "parallel": 100_000}
+    {
+        "burst": 100_000,
+        "rpm": 100_000,
+        "rph": 100_000,
+        "rpd": 100_000,
+        "tpm": 10**12,
+        "tpd": 10**12,
+        "parallel": 100_000,
+    }
 )
 """A key's log of requests takes eight bytes for each request of its longest window."""
 
@@ -100,7 +110,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, **fields)
 
     def rotated(self, pepper: bytes, now: float, grace_s: float) -> tuple["Key", str]:
-        """This key with a new secret, and the new text; the old one is good for `grace_s` more."""
+        """The key with a new secret, and the new text; the old one is good for `grace_s` more."""
         _, text = mint(self.id)
         new = msgspec.structs.replace(
             self, digest=digest(pepper, text), old_digest=self.digest, old_until=now + grace_s

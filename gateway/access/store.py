@@ -54,9 +54,11 @@ class KeyStore:
     def __init__(self, folder: Path, *, timeout_s: float) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.pepper, self.pepper_is_new = _pepper(folder / PEPPER)
-        path = folder / DATABASE
+        path = self._path = folder / DATABASE
         # Made by us, so that SQLite can't make it readable to others; its two companions take over its mode.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        self._inode = os.fstat(handle).st_ino
+        os.close(handle)
         self._db = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
         try:
             self._prepare()
@@ -69,10 +71,12 @@ class KeyStore:
         self._db.close()
 
     def version(self) -> int:
-        """A number that changes when another process has written."""
+        """A number that changes when another process has written. Raises `OSError` where the file was taken away."""
+        if os.stat(self._path).st_ino != self._inode:  # noqa: PTH116
+            raise OSError(f"{self._path} is not the file that was opened")
         return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
-    def keys(self) -> list[Key]:
+    def read(self) -> list[Key]:
         """All keys, the newest first. Raises `sqlite3.DatabaseError` for a row that no version of ours wrote."""
         rows = self._db.execute(f"SELECT {', '.join(Key.__struct_fields__)} FROM keys ORDER BY created_at DESC, id")  # noqa: S608
         try:
@@ -83,7 +87,8 @@ class KeyStore:
     def put(self, key: Key) -> None:
         """Add a key, or change it; its sums stay as they are."""
         values = [
-            msgspec.json.encode(getattr(key, name)).decode() if name in _JSON else getattr(key, name) for name in _FIELDS
+            msgspec.json.encode(getattr(key, name)).decode() if name in _JSON else getattr(key, name)
+            for name in _FIELDS
         ]
         marks = ", ".join("?" * len(_FIELDS))
         changes = ", ".join(f"{name} = excluded.{name}" for name in _FIELDS)

@@ -8,10 +8,10 @@ from gateway.dispatch.stats import type_of
 from gateway.dispatch.stream import JobStream
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
+from gateway.routes.caller import reserve, tenant
 from gateway.routes.chat_chunks import ChatChunks
 from gateway.routes.generation import (
     ERRORS,
-    TENANT,
     blaming,
     closing_extras,
     cost,
@@ -40,17 +40,19 @@ async def create(request: web.Request) -> web.StreamResponse:
     wanted = await read(request, ChatCompletionRequest)
     shown = wanted.pictures
     pool = request.app[POOL]
-    model = model_for(pool, wanted.model, shown)
+    model = model_for(request, wanted.model, shown)
     kind = type_of(images=bool(shown), streamed=bool(wanted.stream))
     request[GENERATED] = Generated(request_type=kind, model=model.name)
     async with request.app[GALLERY].collect(shown) as album:
-        job = wanted.job(model.ready, request_id=request[REQUEST_ID], tenant=TENANT, images=album.images)
+        job = wanted.job(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request), images=album.images)
+        reserve(request, job)
         # The text of an image is a third larger than the image itself, and nobody reads it again.
         wanted = msgspec.structs.replace(wanted, messages=[])
         names = forget_urls(shown)
         async with pool.run(model, job, album.buffers) as stream:
             with blaming(names):
-                await stream.accepted()
+                accepted = await stream.accepted()
+            request[GENERATED].prompt_tokens = accepted.prompt_tokens
             origin = Origin.of(model, "chatcmpl")
             if wanted.stream:
                 return await _stream(request, wanted, origin, stream)

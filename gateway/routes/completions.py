@@ -11,7 +11,8 @@ from gateway.dispatch.stats import type_of
 from gateway.dispatch.stream import JobStream
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
-from gateway.routes.generation import ERRORS, TENANT, closing_extras, cost, timings_asked
+from gateway.routes.caller import model_of, reserve, tenant
+from gateway.routes.generation import ERRORS, closing_extras, cost, timings_asked
 from gateway.routes.origin import Origin
 from gateway.routes.text_chunks import TextChunks, text_choice
 from gateway.schema.answers import Completion, usage_of
@@ -22,7 +23,6 @@ from protocol.messages import Usage as JobUsage
 
 if TYPE_CHECKING:
     from gateway.dispatch.model import Model
-    from gateway.dispatch.pool import Pool
 
 T = TypeVar("T")
 
@@ -33,10 +33,11 @@ SIDE_BY_SIDE = 16
 async def create(request: web.Request) -> web.StreamResponse:
     """Continue one or several texts, whole or as a stream."""
     wanted = await read(request, CompletionRequest)
-    model = request.app[POOL].resolve(wanted.model, Kind.CHAT)
-    jobs = wanted.jobs(model.ready, request_id=request[REQUEST_ID], tenant=TENANT)
+    model = model_of(request, wanted.model, Kind.CHAT)
+    jobs = wanted.jobs(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request))
     kind = type_of(images=False, streamed=bool(wanted.stream))
     request[GENERATED] = Generated(request_type=kind, model=model.name)
+    reserve(request, *jobs)
     if wanted.stream:
         return await _stream(request, wanted, model, jobs)
     return await _whole(request, wanted, model, jobs)
@@ -60,7 +61,7 @@ async def _stream(
                     await events.send(frames)
             return cost(stream)
 
-        costs = await _run(request.app[POOL], model, jobs, relay)
+        costs = await _run(request, model, jobs, relay)
         generated.tokens = sum(part.completion_tokens for part in costs)
         await events.end(chunks.closing(*closing_extras(wanted, costs)))
     return events.response
@@ -74,7 +75,7 @@ async def _whole(
         return prompt, deltas, cost(stream)
 
     n = wanted.n or 1
-    results = await _run(request.app[POOL], model, jobs, collect)
+    results = await _run(request, model, jobs, collect)
     costs = [spent for _, _, spent in results]
     for prompt, deltas, _ in results:
         request[GENERATED].add(deltas, prompt * n)
@@ -99,14 +100,15 @@ async def _whole(
 
 
 async def _run(
-    pool: "Pool", model: "Model", jobs: list[GenerateJob], each: Callable[[int, JobStream], Awaitable[T]]
+    request: web.Request, model: "Model", jobs: list[GenerateJob], each: Callable[[int, JobStream], Awaitable[T]]
 ) -> list[T]:
     """Run `each` on every job once it was accepted; results in the jobs' order. The first failure cancels the rest."""
     room = asyncio.Semaphore(SIDE_BY_SIDE)
 
     async def one(index: int, job: GenerateJob) -> T:
-        async with room, pool.run(model, job) as stream:
-            await stream.accepted()
+        async with room, request.app[POOL].run(model, job) as stream:
+            accepted = await stream.accepted()
+            request[GENERATED].prompt_tokens += accepted.prompt_tokens
             return await each(index, stream)
 
     if len(jobs) == 1:

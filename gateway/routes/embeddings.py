@@ -14,7 +14,8 @@ from gateway.context import GENERATED, POOL, REQUEST_ID, VECTORS, Generated
 from gateway.errors import ApiError
 from gateway.openapi import Operation, mount
 from gateway.routes.body import read
-from gateway.routes.generation import ERRORS, TENANT
+from gateway.routes.caller import model_of, reserve_inputs, tenant
+from gateway.routes.generation import ERRORS
 from gateway.schema.decode import read_option
 from gateway.schema.embedding import (
     BACKENDS,
@@ -42,12 +43,13 @@ async def create(request: web.Request) -> web.Response:
     """One vector per input."""
     began = time.perf_counter()
     wanted = await read(request, EmbeddingRequest, beside=_options(request))
-    model = request.app[POOL].resolve(wanted.model, Kind.EMBEDDING)
+    model = model_of(request, wanted.model, Kind.EMBEDDING)
     generated = request[GENERATED] = Generated(request_type="embedding", model=model.name)
     keys = wanted.keys
     if model.ready is not None:
         wanted.check_model(model.ready)
         wanted.check_tokens(keys, model.ready)
+    reserve_inputs(request, keys)
     found = _recall(request, wanted, model, keys)
     hits = len(keys) - found.count(None)
     result: Vectors | None = None
@@ -108,7 +110,7 @@ async def _keep(
 
 
 async def _compute(request: web.Request, wanted: EmbeddingRequest, model: "Model", keys: list[Key]) -> Vectors:
-    job = wanted.job(keys, request_id=request[REQUEST_ID], tenant=TENANT)
+    job = wanted.job(keys, request_id=request[REQUEST_ID], tenant=tenant(request))
     async with request.app[POOL].run(model, job) as stream:
         result = await stream.result()
     if not isinstance(result, Vectors) or len(result.token_counts) != len(keys):

@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from aiohttp import web
+
 from gateway.dispatch.stream import JobFailed, JobStream
 from gateway.errors import ApiError, invalid
+from gateway.routes.caller import model_of
 from gateway.schema.answers import Timings, Usage, timings_of, usage_of
 from gateway.schema.pictures import Picture
 from gateway.schema.sampling import Generation
@@ -16,10 +19,6 @@ from protocol.messages import Usage as JobUsage
 
 if TYPE_CHECKING:
     from gateway.dispatch.model import Model
-    from gateway.dispatch.pool import Pool
-
-TENANT = ""
-"""Callers are not told apart: all share one prefix cache."""
 
 READING_ERRORS = ("invalid_request", "unsupported_parameter", "body_too_large", "unsupported_media_type")
 MODEL_ERRORS = (
@@ -38,13 +37,13 @@ MODEL_ERRORS = (
 ERRORS = (*READING_ERRORS, *MODEL_ERRORS, "out_of_memory")
 
 
-def model_for(pool: "Pool", name: str | None, shown: list[Picture]) -> "Model":
+def model_for(request: web.Request, name: str | None, shown: list[Picture]) -> "Model":
     """The model for a conversation: one that sees, where there is something to see.
 
     Raises `JobFailed`, or `ApiError` where the images are the problem.
     """
     try:
-        return pool.resolve(name, Kind.VISION if shown else Kind.CHAT)
+        return model_of(request, name, Kind.VISION if shown else Kind.CHAT)
     except JobFailed as failure:
         if shown and failure.code == Code.INVALID_REQUEST:
             raise invalid(failure.message, shown[0].where) from None

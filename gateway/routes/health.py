@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
+from gateway.access.record import OPEN
 from gateway.context import POOL
 from gateway.errors import ApiError
-from gateway.access.record import OPEN
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer
 from gateway.schema.health import Alive, Health, Memory, ModelHealth

@@ -8,6 +8,7 @@ from gateway.context import HTTP, POOL
 from gateway.errors import ApiError
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer
+from gateway.routes.caller import allowed
 from gateway.schema.models import ModelCard, ModelList
 
 if TYPE_CHECKING:
@@ -17,14 +18,15 @@ if TYPE_CHECKING:
 async def every(request: web.Request) -> web.Response:
     """List what is served."""
     tier = request.app[HTTP].tier
-    return answer(ModelList(object="list", data=[card(model, tier) for model in request.app[POOL].models()]))
+    shown = [card(model, tier) for model in request.app[POOL].models() if allowed(request, model)]
+    return answer(ModelList(object="list", data=shown))
 
 
 async def one(request: web.Request) -> web.Response:
     """Describe one model, asked for by served name, alias or hub id (with `/` raw or percent-encoded)."""
     wanted = request.match_info["id"]
     for model in request.app[POOL].models():
-        if wanted in (model.name, model.source, *model.aliases):
+        if wanted in (model.name, model.source, *model.aliases) and allowed(request, model):
             return answer(card(model, request.app[HTTP].tier))
     shown = wanted if len(wanted) <= 100 else f"{wanted[:100]}…"
     raise ApiError("model_not_found", f"The model '{shown}' does not exist.", "model")

@@ -6,6 +6,7 @@ from gateway.context import GALLERY, POOL
 from gateway.errors import ApiError
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
+from gateway.routes.caller import model_of
 from gateway.routes.generation import ERRORS, blaming, forget_urls, model_for
 from gateway.schema.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 from protocol.messages import Kind, Text, Tokens
@@ -16,7 +17,7 @@ async def tokenize(request: web.Request) -> web.Response:
     wanted = await read(request, TokenizeRequest)
     shown = wanted.pictures
     pool = request.app[POOL]
-    model = model_for(pool, wanted.model, shown)
+    model = model_for(request, wanted.model, shown)
     async with (
         request.app[GALLERY].collect(shown) as album,
         pool.run(model, wanted.job(album.images), album.buffers) as stream,
@@ -34,7 +35,7 @@ async def detokenize(request: web.Request) -> web.Response:
     """Turn tokens into text."""
     wanted = await read(request, DetokenizeRequest)
     pool = request.app[POOL]
-    model = pool.resolve(wanted.model, Kind.CHAT)
+    model = model_of(request, wanted.model, Kind.CHAT)
     async with pool.run(model, wanted.job(model.ready)) as stream:
         result = await stream.result()
     if not isinstance(result, Text):

@@ -292,6 +292,7 @@ class RunningPool(Api):
         self.folder = Path(tempfile.mkdtemp(prefix="pool-", dir="/tmp"))
         self._environment = {
             "POOL_RUN_DIR": str(self.folder / "run"),
+            "POOL_DATA_DIR": str(self.folder / "data"),
             "PYTHONUNBUFFERED": "1",
             "OPENBLAS_NUM_THREADS": "1",
             **(environment or {}),

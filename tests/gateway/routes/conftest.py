@@ -11,7 +11,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from gateway.context import GALLERY, HTTP, POOL, HttpSettings
+from gateway.access.gate import Gate
+from gateway.access.keyring import Keyring
+from gateway.access.record import UNLIMITED
+from gateway.access.usage import Usage as KeyUsage
+from gateway.context import GALLERY, GATE, HTTP, POOL, HttpSettings
 from gateway.dispatch.stream import JobFailed
 from gateway.logs import TextLines
 from gateway.media.gallery import Gallery
@@ -194,6 +198,7 @@ async def client(
     pool: FakePool, http_settings: HttpSettings
 ) -> AsyncIterator[TestClient[web.Request, web.Application]]:
     app = web.Application(middlewares=MIDDLEWARES, client_max_size=100_000)
+    app[GATE] = Gate(auth=False, keyring=Keyring(None), usage=KeyUsage(UNLIMITED))
     app[POOL] = pool  # type: ignore[assignment]
     app[HTTP] = http_settings
     app[GALLERY] = Gallery(remote=None)

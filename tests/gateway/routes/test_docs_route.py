@@ -65,7 +65,7 @@ async def test_references_resolve_when_followed(client: Any) -> None:
     ids = [operation["operationId"] for item in described["paths"].values() for operation in item.values()]
     assert len(ids) == len(set(ids)) == 6
     statuses = set(described["paths"]["/v1/chat/completions"]["post"]["responses"])
-    assert {"200", "400", "404", "413", "415", "429", "500", "503", "504", "507"} == statuses
+    assert {"200", "400", "401", "403", "404", "413", "415", "429", "500", "503", "504", "507"} == statuses
     assert statuses - {"200"} <= {str(policy.status) for policy in TABLE.values()}
 
 

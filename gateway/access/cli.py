@@ -1,0 +1,194 @@
+"""`python -m gateway keys …`: keys without HTTP. A running gateway notices within a second."""
+
+import argparse
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from gateway.access.record import PERMISSIONS, BadKey, Key, Limits, new_key
+from gateway.access.store import KeyStore
+from gateway.config import load
+from gateway.settings import ConfigError, names
+
+BUSY_S = 5.0
+_SPANS = MappingProxyType({"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400})
+
+
+class UnknownKey(Exception):
+    """There is no such key."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit code: 2 for what can't be asked, 1 for what can't be done."""
+    options = _parser().parse_args(list(argv))
+    given = {"--config": options.config, "--data-dir": options.data_dir}
+    place = [part for flag, value in given.items() if value for part in (flag, value)]
+    try:
+        store = KeyStore(load(place).config.data_dir, timeout_s=BUSY_S)
+        try:
+            options.run(store, options)
+        finally:
+            store.close()
+    except (ConfigError, BadKey, UnknownKey) as error:
+        field = f"{error.field}: " if isinstance(error, BadKey) else ""
+        print(f"keys: {field}{error}", file=sys.stderr)
+        return 2
+    except (sqlite3.Error, OSError) as error:
+        print(f"keys: the database can't be used: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def create(store: KeyStore, options: argparse.Namespace) -> None:
+    """Make a key and show it, this once."""
+    fields = _given(options)
+    fields.setdefault("permissions", ("chat", "vision", "embed:text", "embed:image", "models"))
+    key, text = new_key(store.pepper, time.time(), name=options.name, **fields)
+    store.put(key)
+    print(text)
+    print(f"Keep it: it is not shown again. Its id is {key.id}.", file=sys.stderr)
+
+
+def show(store: KeyStore, options: argparse.Namespace) -> None:
+    """List all keys."""
+    keys, now = store.read(), time.time()
+    if options.json:
+        public = [{**describe(key, now)} for key in keys]
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(public)).decode() + "\n")
+        return
+    rows = [("ID", "STATE", "REQUESTS", "TOKENS", "LAST USED", "EXPIRES", "PERMISSIONS", "NAME")]
+    rows += [
+        (
+            key.id,
+            key.state(now),
+            str(key.requests),
+            str(key.tokens),
+            _day(key.last_used_at),
+            _day(key.expires_at),
+            ",".join(key.permissions),
+            key.name,
+        )
+        for key in keys
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def change(store: KeyStore, options: argparse.Namespace) -> None:
+    """Give a key other permissions, models, limits, another name or end."""
+    key = _find(store, options.id)
+    fields = _given(options)
+    if options.new_name is not None:
+        fields["name"] = options.new_name
+    if "limits" in fields:
+        fields["limits"] = fields["limits"].over(key.limits)
+    store.put(key.changed(time.time(), **fields))
+    print(f"{key.id} is changed.")
+
+
+def revoke(store: KeyStore, options: argparse.Namespace) -> None:
+    """Close a key for good."""
+    key = _find(store, options.id)
+    if key.revoked_at is None:
+        store.put(key.changed(time.time(), revoked_at=time.time()))
+    print(f"{key.id} is revoked.")
+
+
+def rotate(store: KeyStore, options: argparse.Namespace) -> None:
+    """Give a key a new secret; the old one stays good for a while."""
+    key, text = _find(store, options.id).rotated(store.pepper, time.time(), span(options.grace))
+    store.put(key)
+    print(text)
+    print(f"Keep it: it is not shown again. The old one is good for {options.grace} more.", file=sys.stderr)
+
+
+def describe(key: Key, now: float) -> dict[str, Any]:
+    """A key as it may be shown: without what its secret could be checked against."""
+    shown = {name: getattr(key, name) for name in Key.__struct_fields__ if name not in ("digest", "old_digest")}
+    shown["old_until"] = key.old_until if key.old_until > now else None
+    return {**shown, "state": key.state(now)}
+
+
+def span(text: str) -> float:
+    """Seconds of `90s`, `24h`, `30d`. Raises `ConfigError`."""
+    match = re.fullmatch(r"(\d{1,9})([smhdw])", text)
+    if match is None:
+        raise ConfigError(f"a span must look like 90s, 15m, 24h, 30d or 4w, not {text!r}")
+    return float(match[1]) * _SPANS[match[2]]
+
+
+def _find(store: KeyStore, key_id: str) -> Key:
+    for key in store.read():
+        if key.id == key_id:
+            return key
+    raise UnknownKey(f"there is no key with the id {key_id!r}")
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if options.permissions is not None:
+        fields["permissions"] = names(options.permissions)
+    if options.models is not None:
+        fields["models"] = names(options.models)
+    if options.expires is not None:
+        fields["expires_at"] = None if options.expires == "never" else time.time() + span(options.expires)
+    limits = {name: getattr(options, name) for name in Limits.__struct_fields__ if getattr(options, name) is not None}
+    if limits:
+        fields["limits"] = Limits(**limits)
+    return fields
+
+
+def _day(moment: float | None) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M") if moment else "-"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gateway keys", description="API keys of the gateway.")
+    parser.add_argument("--config", metavar="FILE", help="the gateway's settings, if not the usual ones")
+    parser.add_argument("--data-dir", metavar="FOLDER", help="where the keys are, if not where the settings say")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[KeyStore, argparse.Namespace], None]) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        added.set_defaults(run=run)
+        return added
+
+    creation = command("create", create)
+    creation.add_argument("name", help="what it is for")
+    _add_fields(creation)
+    command("list", show).add_argument("--json", action="store_true")
+    alteration = command("change", change)
+    alteration.add_argument("id")
+    alteration.add_argument("--name", dest="new_name")
+    _add_fields(alteration)
+    command("revoke", revoke).add_argument("id")
+    rotation = command("rotate", rotate)
+    rotation.add_argument("id")
+    rotation.add_argument("--grace", default="24h", metavar="SPAN", help="how long the old one stays good (24h)")
+    return parser
+
+
+def _add_fields(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--permissions", metavar="P,...", help=f"of {', '.join(PERMISSIONS)}, *; default, at creation, all but admin"
+    )
+    parser.add_argument("--models", metavar="NAME,...", help="models that it may use; default all")
+    parser.add_argument("--expires", metavar="SPAN", help="as in 90d, or never")
+    for name, text in (
+        ("burst", "requests at once"),
+        ("rpm", "requests per minute"),
+        ("rph", "requests per hour"),
+        ("rpd", "requests per day"),
+        ("tpm", "tokens per minute"),
+        ("tpd", "tokens per day"),
+        ("parallel", "requests that run at the same time"),
+    ):
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{text}; 0 is no bound")

@@ -1,0 +1,28 @@
+"""How many tokens a job may cost, before anyone knows: what a reservation is made of. Pure and cheap."""
+
+from protocol.messages import ChatPrompt, EmbedJob, GenerateJob, TextPrompt, TokenPrompt
+
+ANSWER_TOKENS = 256
+"""Reserved for an answer whose length the client left open; what it turns out to be is settled afterwards."""
+IMAGE_TOKENS = 256
+
+
+def tokens_of_text(text: str) -> int:
+    """The mean of words / 1.3 and characters / 4, rounded up."""
+    words = text.count(" ") + 1 if text else 0
+    return -int(-(words / 1.3 + len(text) / 4) / 2 // 1)
+
+
+def tokens_of_job(job: GenerateJob | EmbedJob) -> int:
+    """Prompt, and as much of an answer as the client allows."""
+    match job:
+        case EmbedJob():
+            return sum(map(tokens_of_text, job.texts)) + sum(map(len, job.tokens)) + IMAGE_TOKENS * len(job.images)
+        case GenerateJob(prompt=ChatPrompt(messages=messages, tools=tools)):
+            prompt = tokens_of_text((messages + (tools or b"")).decode())
+        case GenerateJob(prompt=TextPrompt(text=text)):
+            prompt = tokens_of_text(text)
+        case GenerateJob(prompt=TokenPrompt(tokens=tokens)):
+            prompt = len(tokens)
+    answer = ANSWER_TOKENS if job.max_tokens is None else job.max_tokens
+    return prompt + IMAGE_TOKENS * len(job.images) + answer * job.n

@@ -1,0 +1,202 @@
+"""What stands between a request and its handler: who sends it, whether they may, whether it is not too much.
+
+Decided by the route object that the request was resolved to, never by its path; a route without a policy is closed.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from gateway.access.keyring import ANYBODY, Caller, Keyring
+from gateway.access.limits import Left
+from gateway.access.meter import Meter, Refused, Reservation
+from gateway.access.record import METERED, OPEN
+from gateway.access.usage import Usage
+from gateway.context import CALLER, GATE, GENERATED, TICKET
+from gateway.errors import ApiError
+from gateway.openapi import ROUTES
+
+if TYPE_CHECKING:
+    from gateway.openapi import Operation
+
+_REFUSALS = MappingProxyType({"invalid": "invalid_api_key", "revoked": "invalid_api_key", "expired": "expired_api_key"})
+
+
+class Gate:
+    """The rules, and what they look at. Without `auth` everyone may do everything."""
+
+    def __init__(
+        self,
+        *,
+        auth: bool,
+        keyring: Keyring,
+        usage: Usage,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.auth = auth
+        self.keyring = keyring
+        self.usage = usage
+        self.clock_ns = clock_ns
+        self.refused: Counter[str] = Counter()
+        """How often each error code was the answer here."""
+        self._wall = wall
+
+    def identify(self, request: web.Request) -> Caller:
+        """Who holds the key of a request. Raises `ApiError` (401; 503 where nobody can know yet)."""
+        text = _key_of(request)
+        if text is None:
+            raise self._refusal("missing_api_key")
+        found = self.keyring.find(text, self._wall())
+        if isinstance(found, Caller):
+            return found
+        if found == "unavailable":
+            raise self._refusal("keys_unavailable")
+        raise self._refusal(_REFUSALS[found], "The API key has been revoked." if found == "revoked" else None)
+
+    def permit(self, caller: Caller, operation: "Operation | None") -> None:
+        """Raises `ApiError` (403) where the route asks for more than `caller` has."""
+        if operation is None or not operation.access:
+            raise self._refusal("insufficient_permissions", "No API key opens this address.")
+        if not caller.may(*operation.access):
+            wanted = " or ".join(f"'{name}'" for name in operation.access)
+            raise self._refusal("insufficient_permissions", f"The API key lacks the permission {wanted}.")
+
+    def limited(self, refused: Refused, subject: str) -> ApiError:
+        """What a caller over a limit is told."""
+        wait_s = refused.wait_ns / 1e9
+        words = f"Rate limit reached for {subject}." + (f" Try again in {wait_s:.3f} s." if wait_s else "")
+        return self._refusal("rate_limit_exceeded", words, retry_after_s=wait_s or None)
+
+    def _refusal(self, code: str, message: str | None = None, *, retry_after_s: float | None = None) -> ApiError:
+        self.refused[code] += 1
+        error = ApiError(code, message, retry_after_s=retry_after_s)
+        if error.status == 401:
+            error.more_headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="mlx-pool"'
+        return error
+
+
+class Ticket:
+    """One metered request: what was taken for it, and what of that was spent."""
+
+    def __init__(self, gate: Gate, caller: Caller) -> None:
+        self._gate = gate
+        self._caller = caller
+        self._reserved: Reservation | None = None
+
+    def begin(self) -> None:
+        """Raises `ApiError` (429)."""
+        refused = self._meter.begin(self._gate.clock_ns())
+        if refused is not None:
+            subject = "requests" if refused.family == "requests" else "requests that run at the same time"
+            raise self._gate.limited(refused, subject)
+        self._gate.usage.count(self._caller.id, requests=1)
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether a reservation could matter."""
+        return self._meter.counts_tokens
+
+    def reserve(self, tokens: int) -> None:
+        """Take tokens for what the request may cost, once. Raises `ApiError` (429)."""
+        found = self._meter.reserve(tokens, self._gate.clock_ns())
+        if isinstance(found, Refused):
+            error = self._gate.limited(found, "tokens")
+            error.more_headers["x-ratelimit-reset-tokens"] = duration(found.wait_ns)
+            raise error
+        self._reserved = found
+
+    def end(self, spent: int) -> None:
+        """The request is over and cost so many tokens."""
+        meter = self._meter
+        meter.end()
+        meter.settle(self._reserved, spent, self._gate.clock_ns())
+        if spent:
+            self._gate.usage.count(self._caller.id, tokens=spent)
+
+    def headers(self) -> dict[str, str]:
+        """What is left, as OpenAI says it; nothing for what has no bound."""
+        now = self._gate.clock_ns()
+        meter = self._meter
+        return _left("requests", meter.requests_left(now)) | _left("tokens", meter.tokens_left(now))
+
+    @property
+    def _meter(self) -> Meter:
+        return self._gate.usage.meter(self._caller)
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let through who may; count what it cost, however it ended."""
+    gate = request.app[GATE]
+    operation = request.app[ROUTES].get(request.match_info.route)
+    if not gate.auth or (operation is not None and OPEN in operation.access):
+        request[CALLER] = ANYBODY
+        return await handler(request)
+    caller = request[CALLER] = gate.identify(request)
+    if request.match_info.http_exception is not None:
+        # No such route: the handler says so, to those who may know.
+        return await handler(request)
+    gate.permit(caller, operation)
+    if operation is None or METERED.isdisjoint(operation.access):
+        gate.usage.count(caller.id)
+        return await handler(request)
+    ticket = request[TICKET] = Ticket(gate, caller)
+    ticket.begin()
+    left = failed = False
+    try:
+        return await handler(request)
+    except (asyncio.CancelledError, ConnectionError):
+        left = True
+        raise
+    except Exception:
+        failed = True
+        raise
+    finally:
+        generated = request.get(GENERATED)
+        ticket.end(generated.spent(left=left) if generated and not failed else 0)
+
+
+async def show_limits(request: web.Request, response: web.StreamResponse) -> None:
+    """Before headers go out: what is left (for `on_response_prepare`)."""
+    ticket = request.get(TICKET)
+    if ticket is not None:
+        for name, value in ticket.headers().items():
+            response.headers.setdefault(name, value)
+
+
+def duration(ns: int) -> str:
+    """`12ms`, `1s`, `6m0s`: as OpenAI writes them, in whole milliseconds, rounded up."""
+    ms = -(-ns // 1_000_000)
+    if ms < 1000:
+        return f"{ms}ms"
+    minutes, ms = divmod(ms, 60_000)
+    seconds = f"{ms / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes}m{seconds}"
+    return f"{minutes}m{seconds}" if minutes else seconds
+
+
+def _left(family: str, left: Left | None) -> dict[str, str]:
+    if left is None:
+        return {}
+    return {
+        f"x-ratelimit-limit-{family}": str(left.limit),
+        f"x-ratelimit-remaining-{family}": str(left.remaining),
+        f"x-ratelimit-reset-{family}": duration(left.reset_ns),
+    }
+
+
+def _key_of(request: web.Request) -> str | None:
+    """The key that came with a request: as a bearer token, in a header of its own, or in the query."""
+    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return request.headers.get("X-API-Key") or request.query.get("api_key") or None

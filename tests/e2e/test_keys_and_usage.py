@@ -1,0 +1,142 @@
+"""A gateway that asks for keys, as a process: what it counts, what a kill leaves, what the logs never hold."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from running_pool import FAKE, ROOT, Answer, RunningPool, chat_body, until
+from sse_reader import read_stream
+
+MASTER = "master-key-of-the-tests"
+PRODUCTION = {"POOL_ENV": "production", "POOL_API_KEY": MASTER}
+
+
+def keys(pool: RunningPool, *argv: str) -> str:
+    """Run `python -m gateway keys`."""
+    place = ["--data-dir", str(pool.folder / "data")]
+    command = [sys.executable, "-m", "gateway", "keys", *place, *argv]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def ask(pool: RunningPool, key: str, content: str, **fields: Any) -> Answer:
+    return pool.post("/v1/chat/completions", chat_body(content, **fields), headers=bearer(key))
+
+
+def used(pool: RunningPool, key: str) -> tuple[int, int]:
+    """Requests and tokens of a key, as the database has them."""
+    path = pool.folder / "data" / "keys.db"
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+        found = db.execute("SELECT requests, tokens FROM keys WHERE id = ?", (key[4:12],)).fetchone()
+    db.close()
+    return int(found[0]), int(found[1])
+
+
+def known(pool: RunningPool, key: str) -> bool:
+    return pool.get("/v1/models", headers=bearer(key)).status == 200
+
+
+def test_settled_tokens_are_those_served_when_clients_leave_and_a_worker_is_killed(
+    start_pool: Callable[..., RunningPool],
+) -> None:
+    """Whole answers, streams, texts, clients that left, a dead engine, refusals: the sum is what was delivered."""
+    pool = start_pool(FAKE, environment=PRODUCTION, expected="worker_lost")
+    key = keys(pool, "create", "counted", "--burst", "0", "--rpm", "0", "--tpm", "1000000")
+    until(lambda: known(pool, key))
+    tokens = requests = 0
+    for count in (1, 5, 40):
+        answer = ask(pool, key, f"fake: tokens@{count}", n=2).json()
+        streamed = read_stream(
+            ask(pool, key, f"fake: tokens@{count}", stream=True, stream_options={"include_usage": True}).body
+        )
+        tokens += answer["usage"]["total_tokens"] + streamed.frames[-1]["usage"]["total_tokens"]
+        requests += 2
+    assert ask(pool, key, "x", temperature=9).status == 400
+    assert ask(pool, key, "fake: oom@0").status == 507
+    requests += 2
+    prompt = pool.post(
+        "/v1/tokenize", {"messages": [{"role": "user", "content": "fake: slow@9"}]}, headers=bearer(key)
+    ).json()["count"]
+    requests += 1
+    until(lambda: used(pool, key) == (requests, tokens), what="usage is written")
+
+    # The first token comes at once, the second would take nine seconds: what was delivered is certain.
+    connection = pool.open(f"/v1/chat/completions?api_key={key}", chat_body("fake: slow@9", stream=True))
+    received = b""
+    while b'"content":"' not in received.replace(b'"content":""', b""):
+        received += connection.recv(65536)
+    connection.close()
+    requests += 1
+    tokens += prompt + 1
+    until(lambda: used(pool, key) == (requests, tokens), what="what a client that left was served is counted")
+
+    doomed = pool.open(f"/v1/chat/completions?api_key={key}", chat_body("fake: slow@9", stream=False))
+    until(lambda: active(pool) > 0)
+    os.kill(pool.engine_pid(), signal.SIGKILL)
+    until(lambda: active(pool) > 0, what="it runs again")
+    doomed.close()
+    requests += 1
+    until(lambda: used(pool, key)[0] == requests)
+    remaining = int(ask(pool, key, "x", temperature=9).headers["x-ratelimit-remaining-tokens"])
+    assert remaining >= 1_000_000 - used(pool, key)[1]
+    assert used(pool, key)[1] in (tokens, tokens + prompt)
+
+
+def active(pool: RunningPool) -> int:
+    stats = pool.get("/v1/queue/stats", headers=bearer(MASTER)).json()
+    return int(stats["queue_stats"]["active_requests"])
+
+
+def test_kill_of_the_gateway_loses_no_key_and_at_most_a_second_of_usage(start_pool: Callable[..., RunningPool]) -> None:
+    """SIGKILL between two requests: all older than a second are counted, limits go on where they were."""
+    pool = start_pool(FAKE, environment=PRODUCTION)
+    key = keys(pool, "create", "limited", "--rph", "30", "--burst", "0", "--rpm", "0")
+    until(lambda: known(pool, key))
+    for _ in range(12):
+        assert ask(pool, key, "fake: tokens@2").status == 200
+    time.sleep(1.0)  # the promise
+    pool.gateway.signal(signal.SIGKILL)
+    pool.gateway.wait()
+    assert used(pool, key)[0] == 12
+    pool.start_gateway()
+    until(lambda: known(pool, key))
+    pool.wait_healthy()
+    answer = ask(pool, key, "fake: tokens@2")
+    assert (answer.status, answer.headers["x-ratelimit-remaining-requests"]) == (200, "17")
+
+
+def test_revoked_key_is_refused_within_a_second_under_load_and_logs_hold_no_key(
+    start_pool: Callable[..., RunningPool], tmp_path: Path
+) -> None:
+    """A running stream ends in peace, the next request is refused; no log holds a key, at its most verbose."""
+    log = tmp_path / "gateway.log"
+    pool = start_pool(FAKE, gateway=("--debug", "--log-file", str(log)), environment=PRODUCTION)
+    key = keys(pool, "create", "doomed")
+    until(lambda: known(pool, key))
+    stream = pool.open(f"/v1/chat/completions?api_key={key}", chat_body("fake: slow@0.05 tokens@30", stream=True))
+    received = stream.recv(65536)
+    keys(pool, "revoke", key[4:12])
+    began = time.monotonic()
+    until(lambda: not known(pool, key), timeout_s=1.0)
+    assert time.monotonic() - began < 1.0
+    while chunk := stream.recv(65536):
+        received += chunk
+        if b"[DONE]" in received:
+            break
+    assert b"[DONE]" in received
+    assert pool.get(f"/v1/models/{key}?api_key={MASTER}").status == 404
+    assert pool.get("/v1/models", headers={"X-API-Key": key}).status == 401
+    pool.stop()
+    written = "".join(program.text() for program in pool.programs) + log.read_text()
+    assert "Request completed: GET /v1/models" in written
+    assert key[13:] not in written
+    assert MASTER not in written

@@ -1,0 +1,58 @@
+"""What keys, limits and counting cost a request."""
+
+import gc
+import statistics
+import time
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+
+from gateway.access.gate import Gate, guard, show_limits
+from gateway.access.keyring import Keyring
+from gateway.access.limits import HOUR_NS
+from gateway.access.record import Limits, new_key
+from gateway.access.usage import Usage
+from gateway.context import GATE, TICKET
+from gateway.openapi import Operation, mount
+
+ROUNDS, REQUESTS = 15, 200
+
+
+async def spend(request: web.Request) -> web.Response:
+    """A handler that does nothing but what a limited one does."""
+    if ticket := request.get(TICKET):
+        ticket.reserve(100)
+    return web.Response()
+
+
+@pytest.mark.timed
+async def test_guard_costs_less_than_a_hundred_microseconds_when_everything_is_on(
+    request: pytest.FixtureRequest,
+) -> None:
+    """One key of a thousand, all limits with full logs, a reservation, headers, sums; above what it is without."""
+    keyring, now = Keyring("master"), [10**15]
+    made = [new_key(b"p" * 32, 1.0, name="x", limits=Limits(tpm=10**9, tpd=10**10)) for _ in range(1000)]
+    keyring.replace([key for key, _ in made], b"p" * 32)
+    usage = Usage(Limits(burst=10, rpm=60, rph=1000, rpd=10_000, tpm=0, tpd=0, parallel=8), clock_ns=lambda: now[0])
+    headers = {"Authorization": f"Bearer {made[500][1]}"}
+    costs: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(ROUNDS):
+        for auth, spent in costs.items():
+            app = web.Application()
+            app[GATE] = Gate(auth=auth, keyring=keyring, usage=usage, clock_ns=lambda: now[0])
+            mount(app, (Operation(method="POST", path="/x", handler=spend, summary="", tag="", access=("chat",)),))
+            asked = [make_mocked_request("POST", "/x", headers=headers, app=app) for _ in range(REQUESTS)]
+            for one in asked:
+                one.match_info._route = next(iter(app.router.routes()))
+            gc.collect()
+            began = time.perf_counter()
+            for one in asked:
+                now[0] += HOUR_NS // 900
+                answer = await guard(one, spend)
+                await show_limits(one, answer)
+            spent.append((time.perf_counter() - began) / REQUESTS)
+    assert answer.headers["x-ratelimit-remaining-requests"]
+    added_s = statistics.median(costs[True]) - statistics.median(costs[False])
+    request.node.user_properties.append(("guard_us", round(added_s * 1e6, 1)))
+    assert added_s < 100e-6
