@@ -16,7 +16,7 @@ from gateway.access.usage import Usage
 from gateway.context import GATE, TICKET
 from gateway.openapi import Operation, mount
 
-ROUNDS, REQUESTS = 15, 200
+ROUNDS, REQUESTS = 11, 50
 
 
 async def spend(request: web.Request) -> web.Response:
@@ -46,12 +46,12 @@ async def test_guard_costs_less_than_a_hundred_microseconds_when_everything_is_o
             for one in asked:
                 one.match_info._route = next(iter(app.router.routes()))
             gc.collect()
-            began = time.perf_counter()
+            began = time.thread_time()
             for one in asked:
                 now[0] += HOUR_NS // 900
                 answer = await guard(one, spend)
                 await show_limits(one, answer)
-            spent.append((time.perf_counter() - began) / REQUESTS)
+            spent.append((time.thread_time() - began) / REQUESTS)
     assert answer.headers["x-ratelimit-remaining-requests"]
     added_s = statistics.median(costs[True]) - statistics.median(costs[False])
     request.node.user_properties.append(("guard_us", round(added_s * 1e6, 1)))

@@ -13,9 +13,20 @@ STATUSES = {
     "not_found": 404, "method_not_allowed": 405, "body_too_large": 413, "unsupported_media_type": 415,
     "queue_full": 429, "queue_timeout": 504, "model_not_ready": 503, "out_of_memory": 507, "worker_lost": 503,
     "worker_crashed": 500, "draining": 503, "shutting_down": 503, "slow_reader": 503, "cancelled": 503,
+    "missing_api_key": 401, "invalid_api_key": 401, "expired_api_key": 401, "insufficient_permissions": 403,
+    "model_not_allowed": 403, "rate_limit_exceeded": 429, "keys_unavailable": 503,
     "engine_error": 500, "internal_error": 500, "output_not_finite": 500,
 }  # fmt: skip
-TRANSIENT = {"queue_full", "model_not_ready", "worker_lost", "draining", "shutting_down", "cancelled"}
+TRANSIENT = {
+    "queue_full",
+    "rate_limit_exceeded",
+    "keys_unavailable",
+    "model_not_ready",
+    "worker_lost",
+    "draining",
+    "shutting_down",
+    "cancelled",
+}
 
 
 def test_table_is_complete_when_the_protocol_grows() -> None:
@@ -49,9 +60,11 @@ def test_body_has_the_one_shape_when_an_error_is_sent(code: str) -> None:
 
 
 def test_exact_wait_is_told_when_the_pool_knows_it() -> None:
-    """Milliseconds are exact, seconds rounded up; a wait never makes a deterministic failure look transient."""
+    """Milliseconds are exact, seconds rounded up; a wait never makes a deterministic failure look transient; no SDK waits an hour."""
     headers = ApiError.of_job(JobFailed("queue_full", "x", retryable=True, retry_after_s=2.25)).headers()
     assert headers == {"retry-after": "3", "retry-after-ms": "2250"}
+    headers = ApiError("rate_limit_exceeded", "x", retry_after_s=3600.0).headers()
+    assert headers == {"retry-after": "3600", "retry-after-ms": "3600000", "x-should-retry": "false"}
     failure = JobFailed("out_of_memory", "too big", retry_after_s=2.0)
     assert ApiError.of_job(failure).headers() == {"x-should-retry": "false"}
 
