@@ -60,7 +60,7 @@ def test_body_has_the_one_shape_when_an_error_is_sent(code: str) -> None:
 
 
 def test_exact_wait_is_told_when_the_pool_knows_it() -> None:
-    """Milliseconds are exact, seconds rounded up; a wait never makes a deterministic failure look transient; no SDK waits an hour."""
+    """Milliseconds are exact, seconds rounded up; a wait never makes a deterministic failure look transient."""
     headers = ApiError.of_job(JobFailed("queue_full", "x", retryable=True, retry_after_s=2.25)).headers()
     assert headers == {"retry-after": "3", "retry-after-ms": "2250"}
     headers = ApiError("rate_limit_exceeded", "x", retry_after_s=3600.0).headers()
