@@ -102,9 +102,10 @@ def test_file_is_refused_when_it_says_nonsense(elsewhere: Path, text: str, said:
         (["--port", "-1"], {}, "--port: must be a whole number"),
         ([], {"SERVER_PORT": "x"}, "SERVER_PORT: must be a whole number from 0 to 65535, not 'x'"),
         ([], {"POOL_CONFIG": "nowhere.yaml"}, "there is no configuration file nowhere.yaml"),
-        (["--host", "0.0.0.0"], {}, "reachable from other machines"),
-        (["--host", "::"], {}, "reachable from other machines"),
-        (["--host", "box.local"], {}, "reachable from other machines"),
+        (["--host", "0.0.0.0", "--auth", "no"], {}, "reachable from other machines"),
+        (["--host", "::"], {"POOL_ENV": "development"}, "reachable from other machines"),
+        (["--host", "box.local"], {"EMBEDDING_ENV": "dev"}, "reachable from other machines"),
+        (["--api-key", "x"], {}, "--api-key: no such flag"),
     ],
 )
 def test_flags_and_variables_are_refused_when_they_say_nonsense(
@@ -118,8 +119,30 @@ def test_flags_and_variables_are_refused_when_they_say_nonsense(
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.1.2.3"])
 def test_loopback_needs_no_leave_when_named(host: str) -> None:
     """Only this machine: nobody has to say that it is insecure."""
-    assert parse_arguments(["--host", host], {}).host == host
-    assert parse_arguments(["--host", "0.0.0.0", "--insecure"], {}).insecure
+    assert parse_arguments(["--host", host, "--env", "development"], {}).host == host
+    assert parse_arguments(["--host", "0.0.0.0", "--auth", "off", "--insecure"], {}).insecure
+    assert parse_arguments(["--host", "0.0.0.0"], {}).auth
+
+
+def test_keys_and_limits_follow_the_environment_unless_told_otherwise() -> None:
+    """Development asks for no key and limits nothing; either can be switched on, or off in production."""
+
+    def switches(environment: dict[str, str]) -> tuple[bool, bool]:
+        config = parse_arguments([], environment)
+        return config.auth, config.rate_limit_enabled
+
+    assert switches({}) == (True, True)
+    assert switches({"EMBEDDING_ENV": "development"}) == (False, False)
+    assert switches({"POOL_ENV": "development", "POOL_AUTH": "1"}) == (True, False)
+    assert switches({"EMBEDDING_RATE_LIMIT_ENABLED": "false"}) == (True, False)
+
+
+def test_secret_is_masked_when_the_configuration_is_shown() -> None:
+    """The master key has a variable, no flag, and shows nowhere."""
+    loaded = load([], {"EMBEDDING_API_KEY": "hunter2hunter2"})
+    assert loaded.config.api_key == "hunter2hunter2"
+    assert "hunter2" not in "\n".join(loaded.lines())
+    assert "api_key" in "\n".join(loaded.lines())
 
 
 def test_shipped_file_names_every_setting_when_read() -> None:
