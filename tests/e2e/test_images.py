@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 
+import pytest
 from crowd import Crowd
 from picture_files import data_url, padded, picture, showing
 from pool_fixtures import EYES
@@ -103,6 +105,33 @@ def test_nothing_is_fetched_from_this_machine_when_a_url_says_so(seeing: Running
     for url in (f"{seeing.url}/metrics", "file:///etc/passwd", "/etc/passwd"):
         refused = seeing.post("/v1/chat/completions", showing(url))
         assert (refused.status, refused.error["param"]) == (400, "messages[0].content[1].image_url.url")
+
+
+@pytest.mark.timed
+def test_files_are_refused_within_a_second_when_they_mean_harm(seeing: RunningPool) -> None:
+    """Bombs, pages, vector graphics, cut and foreign files: a 400 that names them, and no memory spent."""
+    bomb = picture((9000, 9000), mode="1", colour="white", optimize=True)
+    assert len(bomb) < 30_000
+    png = picture()
+    files = {
+        "bomb": bomb,
+        "gif bomb": b"GIF89a\xff\xff\xff\xff" + picture(form="GIF")[10:],
+        "svg": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+        "html": b"<html><img src='http://127.0.0.1/'></html>",
+        "cut": png[:20],
+        "behind something": b"%PDF-1.7\n" + png,
+        "tiff": picture(form="TIFF"),
+        "jpeg 2000": b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(100),
+        "nothing": b"",
+    }
+    seeing.post("/v1/chat/completions", showing(RED))
+    before = resident_bytes(seeing.gateway.pid)
+    for name, data in files.items():
+        began = time.monotonic()
+        refused = seeing.post("/v1/chat/completions", showing(RED, data_url(data)))
+        assert (refused.status, refused.error["param"]) == (400, "messages[0].content[2].image_url.url"), name
+        assert time.monotonic() - began < 1, name
+    assert resident_bytes(seeing.gateway.pid) < before + (8 << 20)
 
 
 def test_urls_are_refused_when_fetching_is_off(start_pool: Start) -> None:

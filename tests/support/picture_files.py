@@ -9,10 +9,12 @@ from typing import Any
 from PIL import Image
 
 
-def picture(size: tuple[int, int] = (8, 6), *, colour: str = "red", form: str = "PNG", **options: Any) -> bytes:
+def picture(
+    size: tuple[int, int] = (8, 6), *, colour: str = "red", form: str = "PNG", mode: str = "RGB", **options: Any
+) -> bytes:
     """A file of one colour; `options` are Pillow's for the format."""
     data = io.BytesIO()
-    Image.new("RGB", size, colour).save(data, form, **options)
+    Image.new(mode, size, colour).save(data, form, **options)
     return data.getvalue()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_pool import FAKE, RunningPool
+from running_pool import FAKE, RunningPool, until
 
 _POOLS: pytest.StashKey[dict[str, RunningPool]] = pytest.StashKey()
 QWEN_NAME = "acme/tiny-qwen3"
@@ -25,6 +25,8 @@ def _shared(request: pytest.FixtureRequest, name: str, *workers: Sequence[str]) 
     pools = request.session.stash.setdefault(_POOLS, {})
     if name not in pools:
         pools[name] = RunningPool(*workers)
+        # A model that nobody has heard of yet makes no pool unhealthy.
+        until(lambda: len(pools[name].get("/health").json()["models"]) == len(workers), what="all models are known")
         pools[name].wait_healthy()
     pool = pools[name]
     yield pool

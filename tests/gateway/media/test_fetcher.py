@@ -222,7 +222,9 @@ async def test_a_host_is_refused_when_it_is_not_in_the_list(public: PublicHost, 
     for host in ("notpublic.example", "example", "public.example.evil.example", "evil.example", public.address):
         shown = f"[{host}]" if ":" in host else host
         assert (await client.refused("/a.png", shown)).status == 400
-    assert len(public.requests) == 4
+    public.redirect("/away", f"http://public.example.evil.example:{public.port}/a.png")
+    assert (await client.refused("/away")).message == UNREACHABLE
+    assert len(public.requests) == 5
 
 
 async def test_a_server_sees_its_client_leave_when_a_fetch_is_cancelled(public: PublicHost, connect: Connect) -> None:

@@ -1,6 +1,8 @@
 """Formats and sizes, read from the first bytes."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from picture_files import picture
 
 from gateway.media.formats import Header, read_header
@@ -54,3 +56,12 @@ def test_header_is_none_when_the_file_ends_within_it(name: str) -> None:
 def test_header_is_none_when_the_file_is_of_no_accepted_format(data: bytes) -> None:
     """Whatever else it is, and however long its segments go on."""
     assert read_header(data) is None
+
+
+@given(
+    st.sampled_from(["png", "gif", "jpeg", "webp", "webp, lossless", "webp, extended"]), st.integers(0, 40), st.binary()
+)
+def test_nothing_is_raised_when_a_header_is_damaged(name: str, at: int, damage: bytes) -> None:
+    """Any bytes behind any part of a true header."""
+    found = read_header(FILES[name][:at] + damage)
+    assert found is None or found.width >= 0

@@ -79,6 +79,23 @@ async def test_bytes_are_held_for_as_long_as_the_block_lasts() -> None:
     assert gallery.held_bytes == 0
 
 
+async def test_others_have_their_turns_when_a_large_image_is_decoded() -> None:
+    """The event loop goes on while base64 becomes bytes and bytes a digest."""
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0.0005)
+            turns += 1
+
+    url = data_url(padded(15_000_000))
+    other = asyncio.create_task(turn())
+    async with Gallery(remote=None).collect(shown(url)):
+        other.cancel()
+    assert turns > 5
+
+
 async def test_a_request_is_turned_away_when_too_much_is_held() -> None:
     """Another one's images leave no room: come again later, rather than no memory."""
     gallery = Gallery(remote=None, held_bytes=3 * SMALL)
