@@ -32,9 +32,10 @@ UNREACHABLE = "The image could not be fetched from its URL."
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FetchLimits:
-    """Bounds of one fetch, redirects included, and of all together."""
+    """Bounds of one fetch, redirects included, and of all together; `wait_s` for a place among `at_once`."""
 
     total_s: float = 15.0
+    wait_s: float = 15.0
     connect_s: float = 5.0
     redirects: int = 3
     at_once: int = 64
@@ -109,7 +110,7 @@ class Fetcher:
     async def _turn(self) -> AsyncIterator[None]:
         """Wait for a place among those who fetch. Raises `ApiError` if that takes too long."""
         try:
-            async with asyncio.timeout(self._limits.total_s):
+            async with asyncio.timeout(self._limits.wait_s):
                 await self._room.acquire()
         except TimeoutError:
             raise ApiError("queue_full") from None
