@@ -39,6 +39,7 @@ class GenerateJob(Message, frozen=True):
     `logprobs` is None (off) or the number of alternatives, 0 to 20.
     `max_tokens` None means: as much as the context holds.
     `images` are those of the prompt's `{"type": "image"}` parts, in order.
+    `priority` orders jobs that wait in the gateway: 1 before 0 before -1. Workers take them as they come.
     """
 
     job: int
@@ -55,6 +56,7 @@ class GenerateJob(Message, frozen=True):
     parallel_tool_calls: bool = True
     delivered: list[list[int]] = []
     images: list[Image] = []
+    priority: int = 0
 
 
 class TokenizeJob(Message, frozen=True):

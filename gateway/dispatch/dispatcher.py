@@ -82,7 +82,7 @@ class Dispatcher:
         line = model.line_for(flight)
         if not model.hopeful:
             self._fail(flight, _not_ready(model))
-        elif line.full and (line or model.pick(flight, self._limits.light_jobs) is None):
+        elif line.full and (line or not self._room(flight)) and not self._displace(flight):
             self._fail(flight, _queue_full(model))
         else:
             line.push(flight, now)
@@ -216,6 +216,19 @@ class Dispatcher:
                 self._failed(flight, worker, failed)
             case _:
                 self._fail(flight, JobFailed(Code.ENGINE_ERROR, f"answered with {type(terminal).__name__}"))
+
+    def _room(self, flight: Flight) -> bool:
+        return flight.model.pick(flight, self._limits.light_jobs) is not None
+
+    def _displace(self, newcomer: Flight) -> bool:
+        """Give a full line's last place to a caller that holds fewer, at the cost of one that holds many."""
+        line = newcomer.model.line_for(newcomer)
+        loser = line.crowding(newcomer)
+        if loser is None:
+            return False
+        line.remove(loser)
+        self._fail(loser, _queue_full(newcomer.model))
+        return True
 
     def _abandon(self, flight: Flight) -> None:
         """Stop a job that nobody waits for any more."""

@@ -66,6 +66,16 @@ class Flight:
         return self.outcome is None
 
     @property
+    def tenant(self) -> str:
+        """Whose it is; callers take turns."""
+        return self.job.tenant if isinstance(self.job, GenerateJob | EmbedJob) else ""
+
+    @property
+    def priority(self) -> int:
+        """Higher goes first."""
+        return self.job.priority if isinstance(self.job, GenerateJob) else 0
+
+    @property
     def choices(self) -> int:
         """How many rows the job asks for."""
         return self.job.n if isinstance(self.job, GenerateJob) else 1

@@ -1,8 +1,7 @@
-"""The line in front of one model: first come, first served, bounded in length and in time."""
-
-from collections import OrderedDict
+"""The line in front of one model: bounded in length and in time; `Turns` says who is next."""
 
 from gateway.dispatch.flight import Flight
+from gateway.dispatch.turns import Turns
 
 
 class Queue:
@@ -11,7 +10,7 @@ class Queue:
     def __init__(self, *, capacity: int, timeout_s: float) -> None:
         self.capacity = capacity
         self.timeout_s = timeout_s
-        self._line: OrderedDict[int, Flight] = OrderedDict()
+        self._line = Turns()
 
     def __len__(self) -> int:
         return len(self._line)
@@ -39,6 +38,10 @@ class Queue:
     def remove(self, flight: Flight) -> bool:
         """Leave the line; whether it stood there."""
         return self._line.pop(flight.id, None) is not None
+
+    def crowding(self, newcomer: Flight) -> Flight | None:
+        """Who has to go where `newcomer` finds the line full; None if that is the newcomer. See `Turns`."""
+        return self._line.crowding(newcomer)
 
     def expired(self, now: float) -> list[Flight]:
         """Everyone who has waited too long. Looks at all: who came back to the front started waiting anew."""

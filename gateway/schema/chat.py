@@ -1,6 +1,7 @@
 """`POST /v1/chat/completions`: the request, and the job it becomes."""
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -30,6 +31,10 @@ class TemplateOptions(Part, frozen=True, kw_only=True):
     reasoning_effort: Effort | None = None
 
 
+PRIORITIES = MappingProxyType({"priority": 1, "flex": -1})
+"""Of those service tiers that are not served in the middle."""
+
+
 class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
     """A conversation to continue. Anything else that OpenAI defines is refused as `unsupported_parameter`."""
 
@@ -44,7 +49,7 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
     reasoning_effort: Effort | None = None
     chat_template_kwargs: TemplateOptions | None = None
     modalities: Annotated[list[Literal["text"]], Meta(min_length=1, max_length=1)] | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     prompt_cache_key: Bookkeeping | None = None
     metadata: Metadata | None = None
     store: bool | None = None
@@ -63,8 +68,8 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
         modalities = raw.get("modalities")
         if isinstance(modalities, list) and "audio" in modalities:
             raise unsupported("modalities", "must be ['text'].")
-        if raw.get("service_tier") in ("flex", "scale", "priority", "fast"):
-            raise unsupported("service_tier", "must be 'auto' or 'default'.")
+        if raw.get("service_tier") in ("scale", "fast"):
+            raise unsupported("service_tier", "must be 'auto', 'default', 'flex' or 'priority'.")
 
     def check(self) -> None:
         """Rules between fields, and the bounds inside messages and tools."""
@@ -106,6 +111,7 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             parallel_tool_calls=self.parallel_tool_calls is not False,
             images=[*images],
+            priority=PRIORITIES.get(self.service_tier or "default", 0),
         )
 
 

@@ -79,6 +79,7 @@ TO_WORKER = (
         parallel_tool_calls=False,
         delivered=[[9, 8], []],
         images=[IMAGE],
+        priority=1,
     ),
     TokenizeJob(6, 1, PARTS[1], [IMAGE]),
     DetokenizeJob(7, 1, [1, 2, 3]),
