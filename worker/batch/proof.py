@@ -37,8 +37,8 @@ def prove(model: Any) -> Batching:
     caches.prefill(model, padded, [Part(list(prompt[:-1]), 0) for prompt in PROMPTS])
     last = [prompt[-1] for prompt in PROMPTS]
     alone = mx.concatenate([_decode(model, cache, [token]) for cache, token in zip(single, last, strict=True)])
-    joins = _agree(_decode(model, joined, last), alone)
-    return Batching(joins=joins, pads=joins and _agree(_decode(model, padded, last), alone))
+    joins = agree(_decode(model, joined, last), alone)
+    return Batching(joins=joins, pads=joins and agree(_decode(model, padded, last), alone))
 
 
 def _prefilled(model: Any, prompt: tuple[int, ...]) -> Cache:
@@ -52,7 +52,8 @@ def _decode(model: Any, cache: Cache, tokens: list[int]) -> mx.array:
     return logits
 
 
-def _agree(a: mx.array, b: mx.array) -> bool:
+def agree(a: mx.array, b: mx.array) -> bool:
+    """Whether two sets of logits `[rows, vocab]` are the same but for rounding."""
     a, b = a.astype(mx.float32), b.astype(mx.float32)
     off = mx.sqrt(mx.square(a - b).sum(axis=-1))
     return bool(mx.all(off <= TOLERANCE * mx.sqrt(mx.square(b).sum(axis=-1))).item())

@@ -25,8 +25,11 @@ class Features(msgspec.Struct, frozen=True):
         return int(self.rows.nbytes + sum(layer.nbytes for layer in self.deep))
 
 
-class Pixels(msgspec.Struct, frozen=True):
-    """A picture as the model's own processor cut it up: arrays by the name that the model has for them."""
+class Pixels(msgspec.Struct, frozen=True, eq=False, weakref=True):
+    """A picture as the model's own processor cut it up: arrays by the name that the model has for them.
+
+    Can be eight times as large as the picture itself.
+    """
 
     arrays: dict[str, NDArray[Any]]
 

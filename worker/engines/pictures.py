@@ -8,6 +8,7 @@ are turned into NumPy's at once.
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import msgspec
 import numpy as np
@@ -18,6 +19,8 @@ from protocol.messages import Image
 from worker import images
 from worker.batch.scene import Pixels
 
+PIXELS_BYTES = 512_000_000
+"""What may wait for the device. Pictures beyond it are developed again when their turn has come, at its expense."""
 REMEMBERED = 4096
 """Images whose size in tokens is remembered: some hundred bytes each."""
 
@@ -51,12 +54,10 @@ class Darkroom:
         self._image_token = image_token
         self._seen = seen
         self._prints: OrderedDict[tuple[str, bytes], Print] = OrderedDict()
+        self._waiting: WeakSet[Pixels] = WeakSet()
 
-    def shots(self, asked: Sequence[Image], buffers: Sequence[bytes], tenant: str) -> list[Shot]:
-        """All images of a job. Raises `JobError`, which names the first that can't be taken (`images[2]`)."""
-        return [self._shot(image, buffers, tenant, f"images[{index}]") for index, image in enumerate(asked)]
-
-    def _shot(self, image: Image, buffers: Sequence[bytes], tenant: str, param: str) -> Shot:
+    def shot(self, image: Image, buffers: Sequence[bytes], *, tenant: str, param: str) -> Shot:
+        """Take an image of a job. Raises `JobError`, which names it as `param` (`images[2]`)."""
         if not 0 <= image.buffer < len(buffers):
             raise JobError(Code.INVALID_REQUEST, "The file of an image did not come with its request.", param)
         file, low = buffers[image.buffer], image.detail == "low"
@@ -73,7 +74,13 @@ class Darkroom:
         self._prints[key] = found
         if len(self._prints) > REMEMBERED:
             self._prints.popitem(last=False)
-        return Shot(key, found, pixels, develop)
+        return Shot(key, found, self._kept(pixels), develop)
+
+    def _kept(self, pixels: Pixels) -> Pixels | None:
+        if pixels.nbytes + sum(other.nbytes for other in self._waiting) > PIXELS_BYTES:
+            return None
+        self._waiting.add(pixels)
+        return pixels
 
     def _develop(self, file: bytes, param: str, *, low: bool) -> tuple[Print, Pixels]:
         picture = images.decode(file, param, low=low)

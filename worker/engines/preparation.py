@@ -48,30 +48,30 @@ class Preparation:
         loaded = self._loaded
         return Prompter(loaded.tokenizer, vocab_size=loaded.vocab_size, context_length=loaded.context_length)
 
-    def prepare(self, job: Job, buffers: Sequence[bytes] = ()) -> Any:
-        """The whole answer, or what the engine admits. Raises `JobError`."""
+    def prepare(self, job: Job, shown: Sequence[Any] = ()) -> Any:
+        """The whole answer, or what the engine admits; `shown` is what `_read` takes. Raises `JobError`."""
         match job:
             case DetokenizeJob():
                 self._check_ids(job.tokens, "tokens")
                 text = self._loaded.tokenizer.decode(job.tokens, skip_special_tokens=False)
                 return Text(job.job, job.attempt, text)
             case TokenizeJob():
-                tokens, _ = self._read(job, buffers)
+                tokens, _ = self._read(job, shown)
                 return Tokens(job.job, job.attempt, tokens)
             case GenerateJob():
-                return self._prepare(job, buffers)
+                return self._prepare(job, shown)
             case EmbedJob():
                 raise JobError(Code.INVALID_REQUEST, "This model generates text; it embeds none.", "model")
 
-    def _read(self, job: GenerateJob | TokenizeJob, _buffers: Sequence[bytes]) -> tuple[list[int], Scene | None]:
-        """A job's prompt as tokens, and what it shows."""
+    def _read(self, job: GenerateJob | TokenizeJob, _shown: Sequence[Any]) -> tuple[list[int], Scene | None]:
+        """A job's prompt as tokens, with what it shows."""
         if job.images:
             raise JobError(Code.INVALID_REQUEST, "This model reads text; it sees no images.", "images[0]")
         return self._prompter.tokens(job.prompt), None
 
-    def _prepare(self, job: GenerateJob, buffers: Sequence[bytes]) -> Prepared:
+    def _prepare(self, job: GenerateJob, shown: Sequence[Any]) -> Prepared:
         self._check_ids(job.sampling.logit_bias, "logit_bias")
-        tokens, scene = self._read(job, buffers)
+        tokens, scene = self._read(job, shown)
         prompt = tokens or self._prompter.start()
         room = self._loaded.context_length - len(prompt)
         wanted = job.max_tokens or 1

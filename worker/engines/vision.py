@@ -1,22 +1,26 @@
 """The vision engine: an mlx-vlm model behind the same continuous batching as chat, text and image rows side by side."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from protocol.messages import Ready, ToGateway
+from protocol.errors import Code
+from protocol.messages import Failed, Ready, ToGateway
 from worker.batch.features import FeatureCache
 from worker.batch.scene import Picture
 from worker.config import WorkerConfig
-from worker.engines.base import Gauges
+from worker.engines.base import EngineLoadError, Gauges
 from worker.engines.chat import ChatEngine
 from worker.engines.loading import Loaded
 from worker.engines.preparation import Preparation
 from worker.engines.vision_loading import Seeing, load_vision
 from worker.engines.vision_preparation import VisionPreparation
 from worker.engines.visual import VisualModel
+
+log = logging.getLogger("worker")
 
 
 class VisionEngine(ChatEngine):
@@ -25,6 +29,7 @@ class VisionEngine(ChatEngine):
     def __init__(self, config: WorkerConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(config, clock=clock)
         self._features = FeatureCache(config.feature_cache_bytes)
+        self._unseeable: list[Picture] = []
         self._seeing: Seeing
         self._visual: VisualModel
 
@@ -34,12 +39,28 @@ class VisionEngine(ChatEngine):
         return msgspec.structs.replace(self._seeing.text, model=self._visual)
 
     def _make_preparation(self) -> Preparation:
-        return VisionPreparation(self._seeing, self._vocabulary, self._markers, seen=self._features.__contains__)
+        name = self._seeing.model_type
+        try:
+            found = VisionPreparation(self._seeing, self._vocabulary, self._markers, seen=self._features.__contains__)
+            tokens, scene = found.probe()
+            same = self._visual.check(scene, tokens)
+        except Exception as error:
+            # Families differ in a hundred ways, and most are unknown here: what is served is what was seen to work.
+            raise EngineLoadError(f"vision models of type {name!r} are not supported: {error}") from error
+        if not same:
+            raise EngineLoadError(f"vision models of type {name!r} are not supported: they can't be computed in pieces")
+        return found
 
     def _look(self, picture: Picture) -> None:
         picture.features = self._features.get(picture.key)
         if picture.features is None:
-            picture.features = self._visual.look(picture)
+            try:
+                picture.features = self._visual.look(picture)
+            except Exception:
+                # No cache of any row has been touched: this picture's job fails, and nothing else.
+                log.exception("an image could not be looked at")
+                self._unseeable.append(picture)
+                return
             self._features.put(picture.key, picture.features)
         picture.pixels = None
 
@@ -48,6 +69,17 @@ class VisionEngine(ChatEngine):
         if prepared.scene is not None:
             self._visual.locate(prepared.scene, prepared.prompt)
         return super().admit(prepared)
+
+    def step(self) -> Sequence[ToGateway]:
+        """See `Engine.step`."""
+        messages = list(super().step())
+        unseeable, self._unseeable = self._unseeable, []
+        for running in list(self._running.values()) if unseeable else ():
+            scene, job = running.choices[0].row.scene, running.message
+            if scene is not None and any(picture in unseeable for picture in scene.pictures):
+                self.cancel(job.job)
+                messages.append(Failed(job.job, job.attempt, Code.ENGINE_ERROR, "An image could not be looked at."))
+        return messages
 
     def describe(self) -> Ready:
         """See `Engine.describe`."""

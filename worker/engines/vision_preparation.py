@@ -1,13 +1,15 @@
 """What a job with images needs before the device sees it: besides what every job does, its pictures in their places."""
 
 import importlib
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image as PILImage
 
 from protocol.errors import Code, JobError
-from protocol.messages import ChatPrompt, GenerateJob, TokenizeJob
+from protocol.messages import ChatPrompt, GenerateJob, Image, Job, TokenizeJob
 from worker.batch.scene import Picture, Scene
 from worker.engines.base import EngineLoadError
 from worker.engines.pictures import Darkroom, Shot
@@ -16,6 +18,9 @@ from worker.engines.prompts import Prompter
 from worker.engines.vision_loading import Seeing
 from worker.engines.vocabulary import Vocabulary
 from worker.text.markers import Markers
+
+PROBE = ChatPrompt(b'[{"role":"user","content":[{"type":"text","text":"What is this?"},{"type":"image"}]}]')
+PROBE_SIZE = (96, 64)
 
 
 class VisionPrompter(Prompter):
@@ -66,8 +71,7 @@ class VisionPreparation(Preparation):
 
     def _find_mark(self) -> str:
         """What an image is in a rendered prompt of this family; the processor makes placeholders of it."""
-        probe = ChatPrompt(b'[{"role":"user","content":[{"type":"text","text":"a"},{"type":"image"}]}]')
-        text = self._prompter.render(probe)
+        text = self._prompter.render(PROBE)
         processor = self._seeing.processor
         for name in ("image_token", "boi_token"):
             mark = getattr(processor, name, None)
@@ -75,13 +79,37 @@ class VisionPreparation(Preparation):
                 return mark
         raise EngineLoadError(f"vision models of type {self._seeing.model_type!r} are not supported")
 
-    def _read(self, job: GenerateJob | TokenizeJob, buffers: Sequence[bytes]) -> tuple[list[int], Scene | None]:
-        if not job.images:
-            return super()._read(job, buffers)
+    def probe(self) -> tuple[list[int], Scene]:
+        """A prompt with a small picture, as any other would be prepared. Raises `JobError`."""
+        data = io.BytesIO()
+        PILImage.effect_noise(PROBE_SIZE, 64).save(data, "PNG")
+        job = TokenizeJob(0, 0, PROBE, [Image(0, b"probe")])
+        shot = self._darkroom.shot(job.images[0], [data.getvalue()], tenant="", param="images[0]")
+        tokens, scene = self._read(job, [shot])
+        if scene is None:
+            raise EngineLoadError("a prompt with a picture came out without one")
+        return tokens, scene
+
+    def prepare(self, job: Job, shown: Sequence[Any] = ()) -> Any:
+        """The whole answer, or what the engine admits; of a job with images, whose files are `shown`, in pieces."""
+        if isinstance(job, GenerateJob | TokenizeJob) and job.images:
+            return self._in_pieces(job, shown)
+        return super().prepare(job)
+
+    def _in_pieces(self, job: GenerateJob | TokenizeJob, files: Sequence[bytes]) -> Iterator[Any]:
+        """Image by image: a large one takes half a second, which texts need not wait for sixteen times."""
+        tenant = job.tenant if isinstance(job, GenerateJob) else ""
+        shots: list[Shot] = []
+        for index, image in enumerate(job.images):
+            shots.append(self._darkroom.shot(image, files, tenant=tenant, param=f"images[{index}]"))
+            yield None
+        yield super().prepare(job, shots)
+
+    def _read(self, job: GenerateJob | TokenizeJob, shots: Sequence[Shot]) -> tuple[list[int], Scene | None]:
+        if not shots:
+            return super()._read(job, shots)
         if not isinstance(job.prompt, ChatPrompt):
             raise JobError(Code.INVALID_REQUEST, "Images belong into the messages of a chat.", "images[0]")
-        tenant = job.tenant if isinstance(job, GenerateJob) else ""
-        shots = self._darkroom.shots(job.images, buffers, tenant)
         pieces = self._prompter.render(job.prompt).split(self._mark)
         if len(pieces) != len(shots) + 1:
             raise JobError(
@@ -93,7 +121,7 @@ class VisionPreparation(Preparation):
         tokens = self._prompter.encode("".join([*shown, pieces[-1]]))
         return tokens, Scene(self._place(shots, tokens))
 
-    def _place(self, shots: list[Shot], tokens: list[int]) -> list[Picture]:
+    def _place(self, shots: Sequence[Shot], tokens: list[int]) -> list[Picture]:
         places = np.flatnonzero(np.asarray(tokens) == self._image_token)
         if len(places) != sum(shot.print.tokens for shot in shots):
             raise JobError(Code.INVALID_REQUEST, "The model's tokenizer gives these images no room.", "messages")

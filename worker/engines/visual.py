@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
+from worker.batch import proof
 from worker.batch.caches import Cache
 from worker.batch.positions import Positions
 from worker.batch.scene import Features, Part, Picture, Scene
@@ -63,6 +64,22 @@ class VisualModel:
         features = Features(mx.contiguous(rows), tuple(found.deepstack_visual_embeds or ()))
         mx.eval(features.rows, *features.deep)
         return features
+
+    def check(self, scene: Scene, tokens: list[int]) -> bool:
+        """Whether a prompt with a picture, computed in pieces, comes out as mlx-vlm itself has it in one."""
+        picture = scene.pictures[0]
+        arrays = {name: mx.array(array) for name, array in picture.develop().arrays.items()}
+        ids = mx.array([tokens])
+        whole = self._model.get_input_embeddings(ids, arrays.pop("pixel_values"), mask=mx.ones(ids.shape), **arrays)
+        found = {name: value for name, value in whole.to_dict().items() if value is not None}
+        expected = self._language(ids, cache=make_prompt_cache(self._language), **{**arrays, **found}).logits[:, -1]
+        self.locate(scene, tokens)
+        picture.features = self.look(picture)
+        cache = self.make_cache()
+        middle = int(picture.places[len(picture.places) // 2])
+        for start, end in ((0, middle), (middle, len(tokens) - 1)):
+            self.see(ids[:, start:end], [Part(tokens[start:end], start, scene)], cache=cache)
+        return proof.agree(self(ids[:, -1:], cache=cache)[:, -1], expected)
 
     def see(self, tokens: mx.array, parts: Sequence[Part], *, cache: Cache) -> mx.array:
         """As a call, where rows show something: `parts` say which tokens of which row `tokens` are, padding apart."""
