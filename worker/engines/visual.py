@@ -72,14 +72,18 @@ class VisualModel:
         ids = mx.array([tokens])
         whole = self._model.get_input_embeddings(ids, arrays.pop("pixel_values"), mask=mx.ones(ids.shape), **arrays)
         found = {name: value for name, value in whole.to_dict().items() if value is not None}
-        expected = self._language(ids, cache=make_prompt_cache(self._language), **{**arrays, **found}).logits[:, -1]
+        expected = self._language(ids, cache=make_prompt_cache(self._language), **{**arrays, **found}).logits
         self.locate(scene, tokens)
         picture.features = self.look(picture)
         cache = self.make_cache()
         middle = int(picture.places[len(picture.places) // 2])
-        for start, end in ((0, middle), (middle, len(tokens) - 1)):
+        logits = [
             self.see(ids[:, start:end], [Part(tokens[start:end], start, scene)], cache=cache)
-        return proof.agree(self(ids[:, -1:], cache=cache)[:, -1], expected)
+            for start, end in ((0, middle), (middle, len(tokens) - 1))
+        ]
+        logits.append(self(ids[:, -1:], cache=cache))
+        # Every token: the last one alone may pay the picture no attention.
+        return proof.agree(mx.concatenate(logits, axis=1)[0], expected[0])
 
     def see(self, tokens: mx.array, parts: Sequence[Part], *, cache: Cache) -> mx.array:
         """As a call, where rows show something: `parts` say which tokens of which row `tokens` are, padding apart."""
