@@ -1,11 +1,11 @@
 """Engines driven without a process around them: jobs in, messages out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from protocol.messages import ChatPrompt, Delta, Done, Failed, GenerateJob, Prompt, Sampling, TextPrompt, Usage
+from protocol.messages import ChatPrompt, Delta, Done, Failed, GenerateJob, Job, Prompt, Sampling, TextPrompt, Usage
 from worker.engines.chat import ChatEngine
 
 
@@ -31,7 +31,7 @@ def run(
     """Run jobs together to their end; `files` came with each of them, `between` is called after every step."""
     outcomes = {job.job: Outcome() for job in jobs}
     for job in jobs:
-        for message in engine.admit(engine.prepare(job, files)):
+        for message in engine.admit(prepared(engine, job, files)):
             note(outcomes, message)
     steps = 0
     while engine.busy:
@@ -41,6 +41,12 @@ def run(
             between(steps)
         steps += 1
     return outcomes
+
+
+def prepared(engine: ChatEngine, job: Job, files: Sequence[bytes] = ()) -> Any:
+    """What reception would hand on: all pieces of a preparation, at once."""
+    found = engine.prepare(job, files)
+    return next(piece for piece in found if piece is not None) if isinstance(found, Iterator) else found
 
 
 def note(outcomes: dict[int, Outcome], message: Any) -> None:
