@@ -1,11 +1,13 @@
-"""One engine process as its supervisor holds it: a session of its own, a lifeline pipe, two threads that wait.
+"""One engine process as its supervisor holds it: a session of its own, a lifeline, three threads that wait.
 
-The pipe's other end closes when this process dies, however it dies, and the engine leaves with it.
+The lifeline's other end closes when this process dies, however it dies, and the engine leaves with it. The engine says
+how far it has come by single bytes on it, so that this is known without a gateway.
 """
 
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -27,28 +29,35 @@ class Child:
         *,
         environment: Mapping[str, str],
         on_exit: Callable[[int, str], None],
+        on_word: Callable[[bytes], None] = lambda _: None,
     ) -> None:
-        """Start it; `command` gets the lifeline's file descriptor. Raises `OSError` where the system refuses."""
-        read_end, self._lifeline = os.pipe()
+        """Start it; `command` gets the lifeline's file descriptor. Raises `OSError` where the system refuses.
+
+        `on_word` is called with each byte that the engine says (see `worker.launch`), on another thread.
+        """
+        self._lifeline, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the command is our own
-                command(read_end),
+                command(theirs.fileno()),
                 env=environment,
-                pass_fds=(read_end,),
+                pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
         except BaseException:
-            os.close(self._lifeline)
+            self._lifeline.close()
             raise
         finally:
-            os.close(read_end)
+            theirs.close()
         self.pid = self._process.pid
         self._on_exit = on_exit
+        self._on_word = on_word
         self._last_line = ""
         self._copier = threading.Thread(target=self._copy, args=(self._process.stderr,), name="stderr", daemon=True)
         self._copier.start()
+        self._listener = threading.Thread(target=self._listen, name="lifeline", daemon=True)
+        self._listener.start()
         threading.Thread(target=self._wait, name="wait", daemon=True).start()
 
     def terminate(self) -> None:
@@ -67,8 +76,17 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._copier.join(TAIL_WAIT_S)
-        os.close(self._lifeline)
+        # What it said just before its end still counts; one of its own children may hold the other end open.
+        self._listener.join(TAIL_WAIT_S)
+        with contextlib.suppress(OSError):
+            self._lifeline.shutdown(socket.SHUT_RDWR)
+        self._lifeline.close()
         self._on_exit(code, self._last_line)
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError):
+            while word := self._lifeline.recv(1):
+                self._on_word(word)
 
     def _copy(self, stream: IO[bytes]) -> None:
         """Pass stderr on, whole lines at a time, and remember the last one: it often is the reason of a death."""

@@ -28,6 +28,9 @@ class Stop(msgspec.Struct, frozen=True):
     grace_s: float
 
 
+PROVEN_STEPS = 32
+"""An engine that has stepped so often since it was ready, or finished a job, does not die of being started."""
+
 Command = Admit | Cancel | Reset | Stop
 
 
@@ -40,12 +43,16 @@ class Loop:
         engine: Engine,
         pulse: Pulse,
         send: Callable[[int, Sequence[ToGateway]], None],
+        proven: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`proven` is called once, when the engine has shown that it works."""
         self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._engine = engine
         self._pulse = pulse
         self._send = send
+        self._proven = proven
+        self._unproven_steps = PROVEN_STEPS
         self._clock = clock
         self._epoch = 0
         self._aboard: dict[int, int] = {}
@@ -61,6 +68,8 @@ class Loop:
                     if not self._pulse.busy:
                         self._pulse.woke()
                     self._emit(self._engine.step())
+                    if self._unproven_steps:
+                        self._prove(steps=1)
                 self._pulse.stepped(busy=self._engine.busy)
         except BaseException:
             self._fail_all(Code.WORKER_LOST, "The model's process failed while it was working on this request.")
@@ -114,7 +123,14 @@ class Loop:
         for message in messages:
             if isinstance(message, Done | Vectors | Failed):
                 self._aboard.pop(message.job, None)
+                if self._unproven_steps and not isinstance(message, Failed):
+                    self._prove(steps=PROVEN_STEPS)
         self._send(self._epoch, messages)
+
+    def _prove(self, *, steps: int) -> None:
+        self._unproven_steps = max(0, self._unproven_steps - steps)
+        if self._unproven_steps == 0:
+            self._proven()
 
     def _fail_all(self, code: Code, text: str) -> None:
         if self._aboard:

@@ -3,6 +3,7 @@
 The main thread is the engine's: it loads and steps. Signals and the lifeline only leave a note for it.
 """
 
+import contextlib
 import gc
 import importlib
 import logging
@@ -21,6 +22,7 @@ from protocol.address import endpoint
 from protocol.messages import Announce, Beat, Ready, State
 from worker.config import BUILT_IN_ENGINES, WorkerConfig
 from worker.engines.base import Engine, EngineLoadError
+from worker.launch import IS_PROVEN, IS_READY
 from worker.link import Link
 from worker.loop import Loop, Stop
 from worker.pulse import Pulse
@@ -37,8 +39,9 @@ EXIT_CRASH = 70
 class Process:
     """One life of an engine process."""
 
-    def __init__(self, config: WorkerConfig, *, worker_uid: str) -> None:
+    def __init__(self, config: WorkerConfig, *, worker_uid: str, lifeline_fd: int) -> None:
         self._config = config
+        self._lifeline_fd = lifeline_fd
         self._uid = worker_uid
         self._created = int(time.time())
         self._ready: Ready | None = None
@@ -54,7 +57,9 @@ class Process:
             command=lambda command: self._loop.inbox.put(command),
             reception=lambda: self._reception,
         )
-        self._loop = Loop(engine=self._engine, pulse=self._pulse, send=self._link.send)
+        self._loop = Loop(
+            engine=self._engine, pulse=self._pulse, send=self._link.send, proven=lambda: self._tell(IS_PROVEN)
+        )
         self._reception = Reception(prepare=self._engine.prepare, admit=self._loop.inbox.put, send=self._link.send)
 
     def run(self) -> int:
@@ -102,7 +107,13 @@ class Process:
         self._reception.start()
         self._pulse.state = State.READY
         self._link.say_now()
+        self._tell(IS_READY)
         log.info("%s is ready: loaded in %.1f s, warmed in %.1f s", name, loaded - began, warm - loaded)
+
+    def _tell(self, word: bytes) -> None:
+        """A word for the supervisor, if there is one that listens."""
+        with contextlib.suppress(OSError):
+            os.write(self._lifeline_fd, word)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         if self._pulse.state in (State.LOADING, State.WARMING, State.DRAINING):
@@ -165,7 +176,7 @@ def _resident_bytes() -> int:
 
 
 def _watch_lifeline(fd: int) -> None:
-    """End with the supervisor: its end of the pipe closes however it dies."""
+    """End with the supervisor: its end of the lifeline closes however it dies."""
 
     def wait() -> NoReturn:
         while os.read(fd, 1):
@@ -183,7 +194,7 @@ def main(config: WorkerConfig, *, worker_uid: str, lifeline_fd: int) -> int:
     # default 5 ms while the engine thread waits to launch its next step.
     sys.setswitchinterval(0.0005)
     try:
-        process = Process(config, worker_uid=worker_uid)
+        process = Process(config, worker_uid=worker_uid, lifeline_fd=lifeline_fd)
     except EngineLoadError as error:
         log.error("%s can't be served: %s", config.served_name, error)
         return EXIT_CONFIG

@@ -25,8 +25,9 @@ from protocol.messages import Hello, KillEngine, Supervision
 from worker.blas import ADVICE, find_openblas
 from worker.child import Child
 from worker.config import WorkerConfig, engine_environment, honcho_process
-from worker.launch import engine_command
+from worker.launch import IS_READY, engine_command
 from worker.watch import (
+    BecameReady,
     Begin,
     EngineWatch,
     Event,
@@ -36,6 +37,7 @@ from worker.watch import (
     KillAsked,
     Leave,
     Policy,
+    Proven,
     Report,
     Say,
     Spawned,
@@ -229,14 +231,15 @@ class Supervisor:
             self._child = Child(
                 lambda lifeline_fd: self._command(self._config, uid, lifeline_fd),
                 environment=engine_environment(self._preload),
-                on_exit=lambda code, last_line: self._exited(Exited(uid, code, last_line)),
+                on_exit=lambda code, last_line: self._heard(Exited(uid, code, last_line)),
+                on_word=lambda word: self._heard(BecameReady(uid) if word == IS_READY else Proven(uid)),
             )
         except OSError as error:
             return SpawnFailed(str(error))
         return Spawned(uid, self._child.pid)
 
-    def _exited(self, event: Exited) -> None:
-        """Called on the child's own thread."""
+    def _heard(self, event: Event) -> None:
+        """Called on the child's own threads."""
         self._events.put(event)
         with contextlib.suppress(BlockingIOError):  # a full pipe wakes as well
             os.write(self._wake_write, b"!")

@@ -23,7 +23,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     delays_s: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
     healthy_s: float = 60.0
-    """An engine that ran so long owes nothing for what its predecessors did."""
+    """An engine that was ready so long, or has done work, owes nothing for what its predecessors did. Loading, however
+    long it takes, proves nothing."""
     settled_s: float = 10.0
     """An engine that ends by itself with code 0 after so long was asked to (drained), and is no crash."""
     crash_limit: int = 5
@@ -57,6 +58,18 @@ class SpawnFailed(msgspec.Struct, frozen=True):
     reason: str
 
 
+class BecameReady(msgspec.Struct, frozen=True):
+    """The engine process `worker` takes jobs."""
+
+    worker: str
+
+
+class Proven(msgspec.Struct, frozen=True):
+    """The engine process `worker` has done work."""
+
+    worker: str
+
+
 class Exited(msgspec.Struct, frozen=True):
     """The engine process `worker` is gone; negative codes are signals. `last_line` is the end of its stderr."""
 
@@ -82,7 +95,7 @@ class Tick(msgspec.Struct, frozen=True):
     """Time has passed, maybe as far as `deadline`."""
 
 
-Event = Begin | Spawned | SpawnFailed | Exited | KillAsked | StopAsked | Tick
+Event = Begin | Spawned | SpawnFailed | BecameReady | Proven | Exited | KillAsked | StopAsked | Tick
 
 
 # ---------------------------------------------------------------------------
@@ -134,6 +147,7 @@ class EngineWatch:
         self._name = name
         self._policy = policy or Policy()
         self._started_at = 0.0
+        self._ready_at: float | None = None
         self._failures = 0
         self._config_failures = 0
         self._crashes: deque[float] = deque()
@@ -150,6 +164,14 @@ class EngineWatch:
                 return self._spawned(event, now)
             case SpawnFailed():
                 return self._failed(f"could not be started ({event.reason})", now)
+            case BecameReady():
+                if event.worker == self.worker:
+                    self._ready_at = now
+                return []
+            case Proven():
+                if event.worker == self.worker:
+                    self._recovered()
+                return []
             case Exited():
                 return self._exited(event, now)
             case KillAsked():
@@ -177,8 +199,9 @@ class EngineWatch:
         self.watch = Watch.RUNNING
         self.worker, self.pid = event.worker, event.pid
         self._started_at = now
+        self._ready_at = None
         self._killed_for = None
-        trial = " on trial: if it dies within a minute, the pause is repeated" if self._on_trial else ""
+        trial = " on trial: if it dies before it has done any work, the pause is repeated" if self._on_trial else ""
         return [Report(), Say(f"{self._name}: engine started as process {event.pid}{trial}")]
 
     def _exited(self, event: Exited, now: float) -> list[Instruction]:
@@ -188,10 +211,8 @@ class EngineWatch:
         if self.watch is Watch.DRAINING:
             return [Report(), Say(f"{self._name}: engine process {pid} has ended; leaving"), Leave()]
         ran_s = now - self._started_at
-        if ran_s >= self._policy.healthy_s:
-            self._failures = 0
-            self._crashes.clear()
-            self._on_trial = False
+        if self._ready_at is not None and now - self._ready_at >= self._policy.healthy_s:
+            self._recovered()
         if event.code == EXIT_CONFIG:
             return self._refused(event, now)
         self._config_failures = 0
@@ -201,6 +222,12 @@ class EngineWatch:
         if event.last_line and event.code != -signal.SIGKILL:
             what += f" (its last line: {event.last_line})"
         return self._failed(what, now)
+
+    def _recovered(self) -> None:
+        """Whatever came before is forgotten."""
+        self._failures = 0
+        self._crashes.clear()
+        self._on_trial = False
 
     def _refused(self, event: Exited, now: float) -> list[Instruction]:
         self._config_failures += 1

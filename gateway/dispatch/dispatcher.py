@@ -1,7 +1,8 @@
 """Moves jobs: into the queue, onto workers, back after a loss, out to their streams. Never waits, reads no socket.
 
 At most `slots + 1` rows are aboard one worker; the rest queue here, where they can still be given to another.
-A job keeps its room until its worker says that it has ended, however long its client has been gone.
+A job keeps its room until its worker says that it has ended, however long its client has been gone. One that loses its
+worker goes on at another, behind what its client already has; what may have killed the worker is tried alone.
 """
 
 import logging
@@ -16,6 +17,7 @@ from gateway.dispatch.limits import Limits
 from gateway.dispatch.model import Model, Worker
 from gateway.dispatch.stats import Stats
 from gateway.dispatch.stream import JobFailed, JobStream
+from gateway.dispatch.suspicion import TRIAL_S, Suspicion
 from protocol.codec import MAX_FRAME_BYTES, encode
 from protocol.errors import Code
 from protocol.messages import (
@@ -41,9 +43,12 @@ from protocol.messages import (
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 8
-"""However politely workers decline a job, it is not offered more often than this."""
+MAX_RETURNS = 8
+"""However often its workers left without fault of its own, a job that gets no further is not sent again."""
 LOST_MESSAGE = "The model's process ended while it was working on this request."
+CRASHED_MESSAGE = "The model's process died each time that it worked on this request; it will not be tried again."
+UNDECIDED = (Code.DRAINING, Code.CANCELLED)
+"""Ends that do not say whether the job would have run."""
 
 
 class Line(Protocol):
@@ -61,6 +66,7 @@ class Dispatcher:
 
     def __init__(self, *, epoch: int, line: Line, clock: Callable[[], float], limits: Limits, stats: Stats) -> None:
         self.ledger = Ledger()
+        self.suspicion = Suspicion()
         self.listeners = 0
         """Jobs whose handlers have not left yet."""
         self._epoch = epoch
@@ -79,8 +85,11 @@ class Dispatcher:
         now = self._clock()
         self.listeners += 1
         flight = self.ledger.open(model, job, stream, now, buffers)
+        self.suspicion.recognise(flight, now)
         line = model.line_for(flight)
-        if not model.hopeful:
+        if self.suspicion.doomed(flight):
+            self._refuse(flight)
+        elif not model.hopeful:
             self._fail(flight, _not_ready(model))
         elif line.full and (line or not self._room(flight)) and not self._displace(flight):
             self._fail(flight, _queue_full(model))
@@ -103,7 +112,7 @@ class Dispatcher:
         for flight in [*self.ledger.flights.values()]:
             if flight.worker is not None:
                 self.tell(flight.worker, Cancel(flight.id, flight.attempt))
-            flight.model.line_for(flight).remove(flight)
+            self._dequeue(flight)
             self._fail(flight, failure)
 
     # -- the worker's side -------------------------------------------------
@@ -117,6 +126,8 @@ class Dispatcher:
             if flight.output_at is None:
                 flight.output_at = self._clock()
                 self._stats.first_output(flight, flight.output_at)
+            if flight.mark is not None:
+                self._try(flight)
             if not flight.stream.feed(delta):
                 self._drop_slow_reader(flight)
 
@@ -135,25 +146,41 @@ class Dispatcher:
         flight = self.ledger.find(worker, terminal.job, terminal.attempt)
         if flight is None:
             return
+        if isinstance(terminal, Failed) and terminal.code == Code.WORKER_LOST:
+            # The last words of a dying engine, one for each job; the next job would die with it.
+            worker.state = State.STOPPED
+            self.on_lost(flight.model, [*worker.aboard.values()], crashed=True)
+            return
         self.ledger.unboard(flight)
+        if flight.mark is not None and not (isinstance(terminal, Failed) and terminal.code in UNDECIDED):
+            self.suspicion.clear(flight)
         if flight.open:
             self._conclude(flight, worker, terminal)
         if not flight.open:
             self.ledger.close(flight)
         self.pump(flight.model)
 
-    def on_lost(self, model: Model, aboard: Sequence[Flight]) -> None:
-        """Decide what becomes of jobs whose worker is gone (and no longer in `model`), then of the queue."""
+    def on_lost(self, model: Model, aboard: Sequence[Flight], *, crashed: bool) -> None:
+        """Send jobs whose worker takes no more of them elsewhere; `crashed`: one of them may be why."""
+        if crashed:
+            self.suspicion.crashed(model.name, aboard, self._clock())
         for flight in sorted(aboard, key=lambda flight: flight.id, reverse=True):
             self.ledger.unboard(flight)
+            if flight.open:
+                self._again(flight)
             if not flight.open:
                 self.ledger.close(flight)
-            else:
-                self._lost(flight)
         self.pump(model)
 
     def pump(self, model: Model) -> None:
         """Send what can be sent, in order; fail what waits for nothing."""
+        if not model.hopeful:
+            for line in model.lines:
+                for waiting in line.drain():
+                    self._fail(waiting, _lost() if waiting.stream.begun else _not_ready(model))
+            return
+        if model.suspects:
+            self._try_suspects(model)
         for line in (model.light_queue, model.queue):
             while (flight := line.head) is not None:
                 worker = model.pick(flight, self._limits.light_jobs)
@@ -162,17 +189,14 @@ class Dispatcher:
                 line.remove(flight)
                 if not self._send(flight, worker):
                     line.push_front(flight, flight.queued_at)
-            if not model.hopeful:
-                for flight in line.drain():
-                    self._fail(flight, _not_ready(model))
 
     def expire(self, model: Model) -> None:
         """Fail who has waited too long."""
         now = self._clock()
-        for line in (model.light_queue, model.queue):
+        for line in model.lines:
             for flight in line.expired(now):
                 line.remove(flight)
-                self._fail(flight, JobFailed("queue_timeout", "The request waited too long for its turn."))
+                self._fail(flight, _lost() if flight.stream.begun else _too_late())
 
     def tell(self, worker: Worker, message: ToWorker) -> None:
         """Send one message; a worker that can't take it is not sent to again."""
@@ -184,7 +208,9 @@ class Dispatcher:
     def _send(self, flight: Flight, worker: Worker) -> bool:
         """Put a queued flight aboard; False if the worker turned out to be gone."""
         now = self._clock()
-        job = msgspec.structs.replace(flight.job, job=flight.id, attempt=flight.attempt)
+        job: Job = msgspec.structs.replace(flight.job, job=flight.id, attempt=flight.attempt)
+        if isinstance(job, GenerateJob) and flight.attempt > 1:
+            job = msgspec.structs.replace(job, delivered=flight.stream.delivered)
         try:
             frame = encode([job], epoch=self._epoch)
         except (ValueError, OverflowError, TypeError) as error:
@@ -199,6 +225,7 @@ class Dispatcher:
             worker.suspect = True
             return False
         self._stats.sent(flight, now)
+        self._stats.continued += flight.attempt > 1
         self.ledger.board(flight, worker, now)
         return True
 
@@ -236,7 +263,7 @@ class Dispatcher:
             self.tell(flight.worker, Cancel(flight.id, flight.attempt))
             return
         self.ledger.close(flight)
-        flight.model.line_for(flight).remove(flight)
+        self._dequeue(flight)
         # The next in line may fit where this one did not.
         self.pump(flight.model)
 
@@ -245,34 +272,71 @@ class Dispatcher:
             case Code.DRAINING:
                 # Its beat will say so too, but perhaps after the next job was sent.
                 worker.state = State.DRAINING
-                if flight.stream.untouched and flight.attempt < MAX_ATTEMPTS:
-                    self._again(flight)
-                else:
-                    self._fail(flight, JobFailed(failed.code, failed.message, retryable=True))
-            case Code.WORKER_LOST:
-                # The last words of a dying engine: the next job would die with it.
-                worker.state = State.STOPPED
-                self._lost(flight)
+                self._again(flight)
             case Code.CANCELLED:
                 # Nobody asked for it, or the flight would not be open.
-                self._lost(flight)
+                self._again(flight)
             case _:
                 failure = JobFailed(failed.code, failed.message, param=failed.param, retryable=failed.retryable)
                 self._fail(flight, failure)
 
-    def _lost(self, flight: Flight) -> None:
-        """Start over, once, what the client has seen nothing of; fail the rest."""
-        if flight.stream.untouched and flight.retries == 0:
-            flight.retries += 1
-            self._again(flight)
-        else:
-            self._fail(flight, JobFailed(Code.WORKER_LOST, LOST_MESSAGE, retryable=True))
-
     def _again(self, flight: Flight) -> None:
+        """Queue a job that came back, in front of those that have not had their turn."""
+        reached = flight.stream.reached
+        flight.returns = 1 if reached > flight.reached else flight.returns + 1
+        flight.reached = reached
+        if flight.returns > MAX_RETURNS:
+            self._fail(flight, _lost())
+            return
         flight.attempt += 1
-        flight.output_at = None
-        flight.stream.restart()
+        flight.stream.progress = None
+        # Who has read half an answer waits for the rest of it, but not as long as somebody who queues.
+        flight.patience_s = self._limits.resume_s if flight.stream.begun else float("inf")
         flight.model.line_for(flight).push_front(flight, self._clock())
+
+    def _dequeue(self, flight: Flight) -> None:
+        if flight.queue is not None:
+            flight.queue.remove(flight)
+
+    # -- suspects ------------------------------------------------------------
+
+    def _try(self, flight: Flight) -> None:
+        """A suspect brought output: enough of it clears it."""
+        if not flight.suspect:
+            flight.mark = None
+        elif self.suspicion.proven(flight, self._clock()):
+            self.suspicion.clear(flight)
+            self.pump(flight.model)
+
+    def _try_suspects(self, model: Model) -> None:
+        """Send suspects to workers that have no other one, and refuse those that are left when all others are cleared.
+
+        Who killed twice is judged last: if an engine dies of another suspect meanwhile, it was none of them.
+        """
+        now = self._clock()
+        known = [flight for flight in (*model.suspects, *model.aboard) if flight.suspect]
+        undecided = any(not self.suspicion.guilty(flight, now) for flight in known)
+        tried = {id(flight.mark) for flight in known if flight.worker is not None}
+        for flight in sorted(model.suspects, key=_innocence):
+            if self.suspicion.guilty(flight, now):
+                if not undecided:
+                    model.suspects.remove(flight)
+                    self._refuse(flight)
+                continue
+            if flight.suspect and id(flight.mark) in tried:
+                continue
+            free = [worker for worker in model.up if not (flight.suspect and _on_trial(worker, now))]
+            worker = model.pick(flight, self._limits.light_jobs, among=free)
+            if worker is None:
+                continue
+            model.suspects.remove(flight)
+            if not self._send(flight, worker):
+                model.suspects.push(flight, flight.queued_at)
+            tried.add(id(flight.mark))
+
+    def _refuse(self, flight: Flight) -> None:
+        self.suspicion.refuse(flight)
+        self._fail(flight, JobFailed("worker_crashed", CRASHED_MESSAGE))
 
     def _drop_slow_reader(self, flight: Flight) -> None:
         failure = JobFailed("slow_reader", "The client read too slowly.")
@@ -297,6 +361,24 @@ class Dispatcher:
         # It is not sent again; a worker that is slow to let go of it need not keep its images in our memory.
         flight.buffers = ()
         flight.over_at = self._clock()
+
+
+def _on_trial(worker: Worker, now: float) -> bool:
+    """Whether a suspect is aboard that is neither cleared nor long enough there not to keep the next one waiting."""
+    return any(flight.suspect and now - flight.boarded_at < TRIAL_S for flight in worker.aboard.values())
+
+
+def _innocence(flight: Flight) -> tuple[int, int, int]:
+    """Who is tried first: what killed less, what has proved by its output that it can run, what is older."""
+    return (0 if flight.mark is None else flight.mark.count, -flight.reached, flight.id)
+
+
+def _lost() -> JobFailed:
+    return JobFailed(Code.WORKER_LOST, LOST_MESSAGE, retryable=True)
+
+
+def _too_late() -> JobFailed:
+    return JobFailed("queue_timeout", "The request waited too long for its turn.")
 
 
 def _queue_full(model: Model) -> JobFailed:

@@ -8,6 +8,8 @@ from protocol.messages import EmbedJob, GenerateJob, Job
 
 if TYPE_CHECKING:
     from gateway.dispatch.model import Model, Worker
+    from gateway.dispatch.queue import Queue
+    from gateway.dispatch.suspicion import Mark
 
 
 Outcome = Literal["done", "failed", "cancelled"]
@@ -19,24 +21,35 @@ class Flight:
     `buffers` are the raw frames that go with the job. `worker` is None while it queues. It is `open` until its client
     has its answer, or has left: then `outcome` and `over_at` are set, but it may still hold its slot until the worker
     says that it has stopped.
+
+    A job that lost its worker goes on elsewhere: `returns` counts how often it came back without having got any
+    further than `reached` tokens, `patience_s` is how long its client will be kept waiting, `mark` says whether it
+    may be what ended the worker. `trial_output` and `trial_began_at` watch over its next attempt.
     """
 
     __slots__ = (
         "attempt",
         "began_at",
+        "boarded_at",
         "buffers",
         "id",
         "job",
         "light",
+        "mark",
         "model",
         "outcome",
         "output_at",
         "over_at",
+        "patience_s",
+        "queue",
         "queued_at",
-        "retries",
+        "reached",
+        "returns",
         "rows",
         "sent_at",
         "stream",
+        "trial_began_at",
+        "trial_output",
         "worker",
     )
 
@@ -52,11 +65,18 @@ class Flight:
         self.light = not isinstance(job, GenerateJob | EmbedJob)
         self.worker: Worker | None = None
         self.rows = 0
-        self.retries = 0
+        self.queue: Queue | None = None
+        self.returns = 0
+        self.reached = 0
+        self.patience_s = float("inf")
+        self.mark: Mark | None = None
+        self.trial_output = 0
+        self.trial_began_at: float | None = None
         self.outcome: Outcome | None = None
         self.began_at = now
         self.queued_at = now
         self.sent_at: float | None = None
+        self.boarded_at = now
         self.output_at: float | None = None
         self.over_at = now
 
@@ -74,6 +94,11 @@ class Flight:
     def priority(self) -> int:
         """Higher goes first."""
         return self.job.priority if isinstance(self.job, GenerateJob) else 0
+
+    @property
+    def suspect(self) -> bool:
+        """Whether an engine died with an equal job aboard, and nothing since has cleared it."""
+        return self.mark is not None and self.mark.count > 0
 
     @property
     def choices(self) -> int:

@@ -27,6 +27,7 @@ from protocol.messages import (
     KillEngine,
     Progress,
     Ready,
+    State,
     Supervision,
     Text,
     ToGateway,
@@ -118,7 +119,9 @@ class Intake:
         if kill and supervisor is not None:
             order = KillEngine(worker.uid, why)
             self._line.send(supervisor.identity, encode([order], epoch=self._epoch))
-        self._dispatcher.on_lost(model, aboard)
+        # One that was leaving anyway, or has already said that it died, proves nothing against its jobs.
+        crashed = worker.state not in (State.DRAINING, State.STOPPED)
+        self._dispatcher.on_lost(model, aboard, crashed=crashed)
 
     # -- inside ------------------------------------------------------------
 

@@ -37,7 +37,10 @@ class Ledger:
     def board(self, flight: Flight, worker: Worker, now: float) -> None:
         """Put a flight aboard a worker, where it takes its room."""
         flight.worker = worker
-        flight.sent_at = now
+        # Speeds and durations of a job that is resumed count from its first attempt.
+        flight.sent_at = flight.sent_at or now
+        flight.boarded_at = now
+        flight.trial_output, flight.trial_began_at = 0, None
         flight.rows = worker.rows_of(flight)
         worker.aboard[flight.id] = flight
         worker.rows += flight.rows

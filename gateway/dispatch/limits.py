@@ -14,6 +14,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """So long a supervisor whose connection broke may take to be heard of again."""
     stall_s: float = 60.0
     """A ready engine whose step counter stands still for longer, with work to do, is killed."""
+    resume_s: float = 60.0
+    """So long a stream that lost its worker waits for another one before it ends as `worker_lost`."""
     light_jobs: int = 64
     """Tokenise and detokenise jobs aboard one worker; they take no slot."""
     settle_s: float = 1.5

@@ -4,6 +4,8 @@ Records and the questions one asks of them; who joins and leaves is the roster's
 dispatcher's.
 """
 
+from collections.abc import Iterator, Sequence
+
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.queue import Queue
 from protocol.messages import Announce, Beat, Kind, Ready, State, Supervision, Watch
@@ -79,6 +81,8 @@ class Model:
         self.supervisors: dict[bytes, Supervisor] = {}
         self.queue = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
         self.light_queue = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
+        self.suspects = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
+        """Jobs that may be what an engine died of: tried one at a time, before all others."""
         self.job_s = 1.0
         """How long a job takes, averaged over the recent ones."""
         self.ready: Ready | None = None
@@ -134,13 +138,25 @@ class Model:
             return min(120.0, max([5.0, *(supervisor.report.delay_s for supervisor in self.supervisors.values())]))
         return min(120.0, max(1.0, (len(self.queue) + 1) * self.job_s / max(1, self.slots)))
 
+    @property
+    def lines(self) -> tuple[Queue, Queue, Queue]:
+        """All queues, in the order in which they are served."""
+        return self.suspects, self.light_queue, self.queue
+
+    @property
+    def aboard(self) -> Iterator[Flight]:
+        """All jobs at workers."""
+        return (flight for worker in self.workers.values() for flight in worker.aboard.values())
+
     def line_for(self, flight: Flight) -> Queue:
-        """The queue in which `flight` waits: light jobs never wait behind generations."""
+        """The queue in which `flight` waits: light jobs never wait behind generations, nor anybody behind suspects."""
+        if flight.suspect:
+            return self.suspects
         return self.light_queue if flight.light else self.queue
 
-    def pick(self, flight: Flight, light_jobs: int) -> Worker | None:
+    def pick(self, flight: Flight, light_jobs: int, *, among: Sequence[Worker] | None = None) -> Worker | None:
         """Return the least loaded worker that has room, taking turns among equals; None if none has."""
-        room = [worker for worker in self.up if worker.has_room(flight, light_jobs)]
+        room = [worker for worker in (self.up if among is None else among) if worker.has_room(flight, light_jobs)]
         if not room:
             return None
         worker = min(room, key=lambda worker: (worker.light if flight.light else worker.rows, worker.turn))
@@ -157,7 +173,7 @@ class Model:
         # Not a number, or negative: as good as none given.
         timeouts = [announce.queue_timeout_s for announce in announces if announce.queue_timeout_s > 0]
         timeout_s = max(timeouts, default=DEFAULT_QUEUE_TIMEOUT_S)
-        for queue in (self.queue, self.light_queue):
+        for queue in self.lines:
             queue.capacity, queue.timeout_s = capacity, timeout_s
 
     def took(self, job_s: float) -> None:

@@ -165,6 +165,8 @@ class Pool:
             cancelled=stats.count("cancelled"),
             performance=stats.performance(),
             wire={**stats.wire, "stale": self._dispatcher.ledger.stale},
+            continued=stats.continued,
+            refused=self._dispatcher.suspicion.refused,
         )
 
     # -- inside ------------------------------------------------------------

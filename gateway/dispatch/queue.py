@@ -1,5 +1,7 @@
 """The line in front of one model: bounded in length and in time; `Turns` says who is next."""
 
+from collections.abc import Iterator
+
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.turns import Turns
 
@@ -28,6 +30,7 @@ class Queue:
     def push(self, flight: Flight, now: float) -> None:
         """Queue at the end."""
         flight.queued_at = now
+        flight.queue = self
         self._line[flight.id] = flight
 
     def push_front(self, flight: Flight, now: float) -> None:
@@ -37,7 +40,10 @@ class Queue:
 
     def remove(self, flight: Flight) -> bool:
         """Leave the line; whether it stood there."""
-        return self._line.pop(flight.id, None) is not None
+        found = self._line.pop(flight.id, None) is not None
+        if found:
+            flight.queue = None
+        return found
 
     def crowding(self, newcomer: Flight) -> Flight | None:
         """Who has to go where `newcomer` finds the line full; None if that is the newcomer. See `Turns`."""
@@ -45,10 +51,17 @@ class Queue:
 
     def expired(self, now: float) -> list[Flight]:
         """Everyone who has waited too long. Looks at all: who came back to the front started waiting anew."""
-        return [flight for flight in self._line.values() if now - flight.queued_at > self.timeout_s]
+        return [
+            flight for flight in self._line.values() if now - flight.queued_at > min(self.timeout_s, flight.patience_s)
+        ]
 
     def drain(self) -> list[Flight]:
         """Send everyone away."""
         waiting = [*self._line.values()]
         self._line.clear()
+        for flight in waiting:
+            flight.queue = None
         return waiting
+
+    def __iter__(self) -> Iterator[Flight]:
+        return iter([*self._line.values()])

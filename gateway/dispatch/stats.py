@@ -75,6 +75,10 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: int
     performance: Performance
     wire: dict[str, int]
+    continued: int
+    """Jobs that went on elsewhere after they had lost their worker."""
+    refused: int
+    """Jobs that were refused because engines died of them, or of their equals."""
 
 
 class Stats:
@@ -87,6 +91,7 @@ class Stats:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.total_time_s = 0.0
+        self.continued = 0
         self._tps: deque[float] = deque(maxlen=RECENT)
         self._queue_wait = self._histogram("queue_wait", "Time a job waited before it was sent to a worker.")
         self._first_token = self._histogram("time_to_first_token", "Time from a job's arrival to its first output.")
@@ -165,7 +170,7 @@ def model_snapshot(model: Model) -> ModelSnapshot:
         kind=model.kind,
         state=model.state,
         running=bool(model.up),
-        queue_size=len(model.queue),
+        queue_size=len(model.queue) + len(model.suspects) - sum(flight.light for flight in model.suspects),
         max_queue_size=model.queue.capacity,
         active_requests=sum(len(worker.aboard) - worker.light for worker in model.workers.values()),
         max_concurrency=model.slots,

@@ -20,9 +20,9 @@ class JobFailed(Exception):
     """A job that ended without an answer.
 
     `code` is a `protocol.errors.Code` or one of the dispatcher's own: `model_not_found`, `model_not_ready`,
-    `queue_full`, `queue_timeout`, `slow_reader`, `shutting_down`. `message` is for the API caller, except where the
-    code is `engine_error` (then for the log); `param` names the request field at fault. `retryable` says whether
-    sending the same request again may succeed, `retry_after_s` when, where that is known.
+    `queue_full`, `queue_timeout`, `slow_reader`, `shutting_down`, `worker_crashed`. `message` is for the API caller,
+    except where the code is `engine_error` (then for the log); `param` names the request field at fault. `retryable`
+    says whether sending the same request again may succeed, `retry_after_s` when, where that is known.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class JobStream:
 
     __slots__ = (
         "_accepted",
+        "_begun",
         "_collecting",
         "_delivered",
         "_ended",
@@ -58,7 +59,6 @@ class JobStream:
         "_pending",
         "_reader",
         "_result",
-        "_touched",
         "_unread",
         "_waiter",
         "_weigh_at",
@@ -79,7 +79,7 @@ class JobStream:
         self._result: Tokens | Text | Vectors | None = None
         self._failure: JobFailed | None = None
         self._pending: list[Delta] = []
-        self._touched = False
+        self._begun = False
         self._delivered: list[list[int]] = [[] for _ in range(choices)]
         # Both are the same future; `_reader` is set only where new deltas are what is waited for.
         self._waiter: asyncio.Future[None] | None = None
@@ -137,14 +137,29 @@ class JobStream:
     # -- the dispatcher's side ---------------------------------------------
 
     @property
-    def untouched(self) -> bool:
-        """Whether the handler has seen no output yet, so that the job may start over."""
-        return not self._touched
+    def begun(self) -> bool:
+        """Whether anything of the answer has come."""
+        return self._begun or bool(self._pending)
 
     @property
     def delivered(self) -> list[list[int]]:
-        """Per choice, the ids of the tokens that the handler has taken."""
-        return self._delivered
+        """Per choice, the tokens whose text the handler has or will get; empty where nothing of the answer has come.
+
+        A job that is sent again goes on behind these. Before the first token there may be text without one (an echo
+        of the prompt): then the lists are there, and empty.
+        """
+        if not self.begun:
+            return []
+        found = [[*tokens] for tokens in self._delivered]
+        for delta in self._pending:
+            if 0 <= delta.choice < self.choices:
+                found[delta.choice] += delta.tokens
+        return found
+
+    @property
+    def reached(self) -> int:
+        """How many tokens `delivered` holds."""
+        return sum(map(len, self._delivered)) + sum(len(delta.tokens) for delta in self._pending)
 
     def feed(self, delta: Delta) -> bool:
         """Add a delta; False if the reader has fallen too far behind."""
@@ -178,13 +193,6 @@ class JobStream:
         self._failure = failure
         self._wake()
 
-    def restart(self) -> None:
-        """Forget everything an earlier attempt sent; only legal while `untouched`."""
-        self._pending.clear()
-        self._accepted = None
-        self.progress = None
-        self._forget_weight()
-
     # -- inside ------------------------------------------------------------
 
     def _raise_failure(self) -> None:
@@ -212,7 +220,7 @@ class JobStream:
         self._forget_weight()
         for delta in taken:
             self._delivered[delta.choice].extend(delta.tokens)
-        self._touched = self._touched or bool(taken)
+        self._begun = self._begun or bool(taken)
         return taken
 
     def _forget_weight(self) -> None:

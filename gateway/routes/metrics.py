@@ -67,6 +67,8 @@ def _totals(now: Snapshot) -> Iterator[Metric]:
     for event, count in now.wire.items():
         wire.add_metric([event], count)
     yield wire
+    yield CounterMetricFamily("pool_jobs_continued", "Jobs that went on after a lost worker.", value=now.continued)
+    yield CounterMetricFamily("pool_jobs_refused", "Jobs refused because engines died of them.", value=now.refused)
 
 
 def _queues(now: Snapshot) -> Iterator[Metric]:

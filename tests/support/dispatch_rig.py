@@ -106,6 +106,7 @@ class Rig:
             stats=self.stats,
         )
         self.liveness = Liveness(self.roster, limits, self.clock())
+        self._asked = 0
 
     def feed(self, identity: bytes, *messages: ToGateway, epoch: int = EPOCH) -> None:
         """A peer sends one envelope."""
@@ -126,8 +127,10 @@ class Rig:
         return self.roster.models["m"]
 
     def submit(self, job: Job | None = None, model: Model | None = None, buffers: Sequence[bytes] = ()) -> Flight:
-        """A handler asks for a job."""
-        job = generate() if job is None else job
+        """A handler asks for a job; unless given, one that nobody has asked for before."""
+        if job is None:
+            self._asked += 1
+            job = generate(prompt=TextPrompt(f"hello {self._asked}"))
         stream = JobStream(job.n if isinstance(job, GenerateJob) else 1)
         return self.dispatcher.submit(model or self.model, job, stream, buffers)
 

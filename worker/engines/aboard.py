@@ -43,6 +43,6 @@ class Running:
         self.message = message
         self.choices: list[Choice] = []
         self.open = 0
-        self.prompt: Prompt
+        self.prompt: Prompt | None = None
         self.admitted_at = now
         self.first_at = 0.0

@@ -66,7 +66,6 @@ class ChatEngine:
         self._loaded = loaded = self._load()
         self._vocabulary = Vocabulary(loaded.tokenizer)
         self._markers = markers_of(loaded.tokenizer)
-        self._eos = frozenset(loaded.tokenizer.eos_token_ids)
         self._preparation = self._make_preparation()
         self._batch = Batch(
             model=loaded.model,
@@ -162,16 +161,20 @@ class ChatEngine:
                 sampling=prepared.samplings[index],
                 scene=prepared.scene,
             )
+            # Its client has all of it: only its tokens still count.
+            choice.finished = bool(choice.row.position) and self._finish_of(choice, choice.row.tokens[-1]) is not None
             running.choices.append(choice)
-        running.open = len(running.choices)
-        self._queue(running)
+        running.open = sum(not choice.finished for choice in running.choices)
         messages: list[ToGateway] = [Accepted(job.job, job.attempt, len(prepared.prompt))]
+        if running.open == 0:
+            return [*messages, self._done(running)]
+        self._queue(running)
         if prepared.echo and not job.delivered:
             messages += [Delta(job.job, job.attempt, index, [], prepared.echo) for index in range(job.n)]
         return messages
 
     def _queue(self, running: Running) -> None:
-        rows = [choice.row for choice in running.choices]
+        rows = [choice.row for choice in running.choices if not choice.finished]
         # Choices share a prompt, and so one prefill, unless they are resumed behind different tokens.
         shared = [rows] if not running.message.delivered else [[row] for row in rows]
         for group in shared:
@@ -216,14 +219,11 @@ class ChatEngine:
         job = choice.job.message
         tokens, logprobs = choice.held
         tokens.append(token)
-        finish = None
-        if token in self._eos and not job.sampling.ignore_eos:
-            finish = "stop"
-        else:
+        if not self._preparation.ends(job, token):
             choice.text.feed(token)
             if emission.logprobs is not None:
                 logprobs.append(self._logprob(token, emission.logprobs))
-            finish = "stop" if choice.text.stopped else "length" if row.position >= row.limit else None
+        finish = self._finish_of(choice, token)
         if choice.job.first_at == 0.0:
             choice.job.first_at = self._clock()
         piece = choice.text.take() if finish is None else choice.text.finish(finish)
@@ -246,27 +246,40 @@ class ChatEngine:
         if finish is not None:
             self._finish(choice, messages)
 
+    def _finish_of(self, choice: Choice, last: int) -> str | None:
+        """How a choice ends behind its last token; None if it goes on."""
+        if choice.text.stopped or self._preparation.ends(choice.job.message, last):
+            return "stop"
+        return "length" if choice.row.position >= choice.row.limit else None
+
     def _finish(self, choice: Choice, messages: list[ToGateway]) -> None:
         choice.finished = True
         self._ready_batch.release(choice.row, keep=True)
         running = choice.job
         running.open -= 1
         if running.open == 0:
-            job = running.message
-            del self._running[job.job]
-            messages.append(Done(job.job, job.attempt, self._usage(running)))
+            messages.append(self._done(running))
+
+    def _done(self, running: Running) -> Done:
+        job = running.message
+        del self._running[job.job]
+        return Done(job.job, job.attempt, self._usage(running))
 
     def _usage(self, running: Running) -> Usage:
+        """Tokens are those of the whole job, seconds those of this attempt."""
         now = self._clock()
-        started = running.prompt.started_at or running.admitted_at
+        prompt_tokens = running.choices[0].row.prompt_size
+        started = (running.prompt and running.prompt.started_at) or running.admitted_at
+        first_at = running.first_at or now
         return Usage(
-            prompt_tokens=running.choices[0].row.prompt_size,
+            prompt_tokens=prompt_tokens,
             completion_tokens=sum(choice.row.position for choice in running.choices),
-            cached_tokens=running.prompt.cached,
+            # What is found of tokens that were delivered is no part of the prompt.
+            cached_tokens=min(running.prompt.cached, prompt_tokens) if running.prompt else 0,
             reasoning_tokens=sum(choice.text.reasoning_tokens for choice in running.choices),
             wait_s=started - running.admitted_at,
-            prefill_s=running.first_at - started,
-            decode_s=now - running.first_at,
+            prefill_s=first_at - started,
+            decode_s=now - first_at,
         )
 
     def _logprob(self, token: int, found: Logprobs) -> TokenLogprob:

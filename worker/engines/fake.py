@@ -158,13 +158,21 @@ class FakeEngine:
             return [Failed(job.job, job.attempt, Code.OUT_OF_MEMORY, "The request does not fit this model's memory.")]
         limit = job.max_tokens or 256
         limit = min(limit, int(prepared.program.get("tokens", limit)))
-        for choice in range(job.n):
-            delivered = len(job.delivered[choice]) if job.delivered else 0
-            prefill_s = 0.0 if choice else prepared.program.get("prefill", 0.0)
-            self._rows.append(_Row(job, choice, prepared.seed + choice, limit - delivered, delivered, prefill_s))
+        lengths = [len(tokens) for tokens in job.delivered] or [0] * job.n
+        rows = [
+            _Row(job, choice, prepared.seed + choice, limit - length, length, prepared.program.get("prefill", 0.0))
+            for choice, length in enumerate(lengths)
+            if length < limit
+        ]
+        accepted = Accepted(job.job, job.attempt, prepared.prompt_tokens)
+        if not rows:
+            return [accepted, Done(job.job, job.attempt, Usage(prepared.prompt_tokens, sum(lengths)))]
+        for row in rows[1:]:
+            row.prefill_s = 0.0
+        self._rows += rows
         self._programs[job.job] = prepared.program
-        self._usage[job.job] = [prepared.prompt_tokens, 0, job.n]
-        return [Accepted(job.job, job.attempt, prepared.prompt_tokens)]
+        self._usage[job.job] = [prepared.prompt_tokens, sum(lengths), len(rows)]
+        return [accepted]
 
     def cancel(self, job: int) -> bool:
         """Rows leave at once."""

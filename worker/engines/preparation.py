@@ -42,6 +42,7 @@ class Preparation:
         self._loaded = loaded
         self._vocabulary = vocabulary
         self._markers = markers
+        self._eos = frozenset(loaded.tokenizer.eos_token_ids)
         self._prompter = self._make_prompter()
 
     def _make_prompter(self) -> Prompter:
@@ -84,7 +85,7 @@ class Preparation:
             )
         texts = [self._channels(job, choice, prompt) for choice in range(job.n)]
         if job.delivered:
-            self._replay(job.delivered, texts)
+            self._replay(job, texts)
         return Prepared(
             job=job,
             prompt=prompt,
@@ -95,14 +96,20 @@ class Preparation:
             scene=scene,
         )
 
-    def _replay(self, delivered: list[list[int]], texts: list[ChannelText]) -> None:
+    def ends(self, job: GenerateJob, token: int) -> bool:
+        """Whether `token` ends a choice of that job: it has no text, then."""
+        return token in self._eos and not job.sampling.ignore_eos
+
+    def _replay(self, job: GenerateJob, texts: list[ChannelText]) -> None:
         """Bring each choice's text to where its client has it."""
+        delivered = job.delivered
         if len(delivered) != len(texts):
             raise JobError(Code.INVALID_REQUEST, "A resumed request needs the tokens of each of its choices.")
         for tokens, text in zip(delivered, texts, strict=True):
             self._check_ids(tokens, "delivered")
             for token in tokens:
-                text.feed(token)
+                if not self.ends(job, token):
+                    text.feed(token)
             text.take()
 
     def _echo(self, prompt: Prompt, wanted: bool, tokens: list[int]) -> str:

@@ -363,27 +363,6 @@ async def test_the_line_moves_on_when_a_job_cannot_be_encoded(rig: Rig) -> None:
 # -- loss --------------------------------------------------------------------
 
 
-async def test_a_job_without_output_starts_over_when_its_worker_is_lost(rig: Rig) -> None:
-    """Under a new attempt, on another worker, ahead of the queue."""
-    first = rig.join("w1", slots=1)
-    flight, second = rig.submit(), rig.submit()
-    rig.accept(flight)
-    waiting = rig.submit()
-    rig.join("w2", slots=1)
-    assert waiting.worker is not None
-    last = [rig.submit() for _ in range(2)]
-    rig.lose(first)
-    assert (flight.worker.uid if flight.worker else None, flight.attempt) == (None, 2)
-    assert [rig.model.queue.head, second.attempt] == [flight, 2]
-    rig.done(waiting)
-    assert flight.worker is not None
-    rig.accept(flight)
-    rig.output(flight)
-    rig.done(flight)
-    assert [delta.text for delta in await flight.stream.deltas() or []] == ["x"]
-    assert all(later.id > flight.id for later in last)
-
-
 async def test_a_job_keeps_its_buffers_when_it_starts_over(rig: Rig) -> None:
     """Its images go to the next worker as they went to the first."""
     worker = rig.join("w1")
@@ -391,56 +370,6 @@ async def test_a_job_keeps_its_buffers_when_it_starts_over(rig: Rig) -> None:
     rig.join("w2")
     rig.lose(worker)
     assert rig.line.buffers == [[b"picture"], [b"picture"]]
-
-
-async def test_requeued_jobs_keep_their_order_when_several_were_aboard(rig: Rig) -> None:
-    """The oldest goes first."""
-    rig.supervise(supervision())
-    worker = rig.join("w1", slots=3)
-    flights = [rig.submit() for _ in range(6)]
-    rig.lose(worker)
-    assert [flight.id for flight in rig.model.queue.drain()] == [flight.id for flight in flights]
-
-
-async def test_output_that_nobody_has_seen_is_forgotten_when_a_job_starts_over(rig: Rig) -> None:
-    """A client that waits for the whole answer gets it once, from one attempt."""
-    worker = rig.join("w1")
-    flight = rig.submit()
-    rig.output(flight, "half an ans")
-    rig.join("w2")
-    rig.lose(worker)
-    rig.output(flight, "whole")
-    rig.done(flight)
-    assert [delta.text for delta in await flight.stream.collect()] == ["whole"]
-
-
-async def test_a_job_with_output_fails_when_its_worker_is_lost(rig: Rig) -> None:
-    """What the client has read can't be taken back; what it has not read yet it still gets."""
-    worker = rig.join("w1")
-    rig.join("w2")
-    flight = rig.submit()
-    assert flight.worker is worker
-    rig.output(flight, "a")
-    assert [delta.text for delta in await flight.stream.deltas() or []] == ["a"]
-    rig.output(flight, "b")
-    rig.lose(worker)
-    assert failure_code(flight) == "worker_lost"
-    assert [delta.text for delta in await flight.stream.deltas() or []] == ["b"]
-    assert flight.stream.delivered == [[1, 1]]
-    assert flight.id not in rig.dispatcher.ledger.flights
-
-
-async def test_a_job_fails_when_it_loses_its_worker_twice(rig: Rig) -> None:
-    """Once is bad luck; twice, it may be the cause."""
-    rig.supervise(supervision("w9"))
-    flight = None
-    for uid in ("w1", "w2"):
-        worker = rig.join(uid)
-        flight = flight or rig.submit()
-        assert flight.worker is worker
-        rig.lose(worker)
-    assert flight is not None
-    assert failure_code(flight) == "worker_lost"
 
 
 async def test_a_cancelled_job_ends_when_its_worker_is_lost(rig: Rig) -> None:
@@ -460,7 +389,7 @@ async def test_the_next_worker_gets_the_job_when_sending_fails(rig: Rig) -> None
     rig.line.dead.add(b"w1")
     flights = [rig.submit() for _ in range(3)]
     assert [flight.worker.uid for flight in flights if flight.worker] == ["w2"] * 3
-    assert [flight.retries for flight in flights] == [0] * 3
+    assert [flight.attempt for flight in flights] == [1] * 3
 
 
 async def test_jobs_wait_when_the_only_worker_can_not_be_sent_to(rig: Rig) -> None:
@@ -483,7 +412,7 @@ async def test_another_worker_takes_over_when_one_declines_because_it_drains(rig
     rig.feed(first.identity, Failed(flight.id, 1, Code.DRAINING, "going", retryable=True))
     assert flight.worker is not None
     assert flight.worker is not first
-    assert (flight.attempt, flight.retries) == (2, 0)
+    assert (flight.attempt, flight.suspect) == (2, False)
     assert not first.up
 
 

@@ -260,7 +260,7 @@ def test_stop_string_across_tokens_ends_the_answer_there(engine: ChatEngine) -> 
 
 def test_end_of_sequence_is_not_text(engine: ChatEngine) -> None:
     """The end token finishes with `stop`; with `ignore_eos` it is a token like any other."""
-    end = next(iter(engine._eos))
+    end = next(iter(engine._preparation._eos))
     forced = {"logit_bias": {end: 100.0}}
     ended = run(engine, [job(1, PROMPT, max_tokens=9, sampling=forced)])[1]
     assert (ended.tokens, ended.text, ended.finish) == ({0: [end]}, {0: ""}, {0: "stop"})
@@ -486,58 +486,6 @@ def test_logprobs_come_only_to_whom_they_were_promised(engine: ChatEngine) -> No
         entries = [entry for delta in outcome.deltas for entry in delta.logprobs]
         assert len(entries) == (0 if one.logprobs is None else 5)
         assert all(len(entry.top) == one.logprobs for entry in entries)
-
-
-# -- resuming ----------------------------------------------------------------
-
-
-def cut_at(outcome: Outcome, least: int) -> tuple[list[int], str, str]:
-    """Tokens, text and reasoning of an answer's first deltas, up to at least so many tokens."""
-    tokens: list[int] = []
-    text = reasoning = ""
-    for delta in outcome.deltas:
-        if len(tokens) >= least:
-            break
-        tokens += delta.tokens
-        text += delta.text
-        reasoning += delta.reasoning
-    return tokens, text, reasoning
-
-
-@pytest.mark.parametrize("sampling", [GREEDY, SEEDED, {**SEEDED, "repetition_penalty": 1.3, "presence_penalty": 0.7}])
-@pytest.mark.parametrize("least", [1, 17, 32])
-@pytest.mark.parametrize("prompt", [PROMPT, chat("Tell me a story"), TextPrompt("Grüße: ")])
-def test_resumed_job_goes_on_as_if_undisturbed(
-    engine: ChatEngine, prompt: Any, least: int, sampling: dict[str, Any]
-) -> None:
-    """From its first tokens on, the same tokens, the same text, the same end: nothing twice, nothing missing."""
-    whole = run(engine, [job(1, prompt, max_tokens=64, sampling=sampling)])[1]
-    tokens, text, reasoning = cut_at(whole, least)
-    assert least <= len(tokens) < 64
-    resumed_job = job(1, prompt, max_tokens=64, sampling=sampling, delivered=[tokens])
-    crowd = [job(i, TokenPrompt([30 + i] * i), max_tokens=70, sampling=SEEDED) for i in (2, 5)]
-    rest = run(engine, [resumed_job, *crowd])[1]
-    assert tokens + rest.tokens[0] == whole.tokens[0]
-    assert text + rest.text[0] == whole.text[0]
-    assert reasoning + rest.reasoning[0] == whole.reasoning[0]
-    assert rest.finish == whole.finish
-    assert rest.usage is not None
-    assert whole.usage is not None
-    assert rest.usage.completion_tokens == whole.usage.completion_tokens
-    assert rest.usage.prompt_tokens == whole.usage.prompt_tokens
-
-
-def test_choices_resume_each_behind_its_own_tokens(engine: ChatEngine) -> None:
-    """Choices that came unequally far all go on as they would have."""
-    whole = run(engine, [job(1, PROMPT, max_tokens=20, n=3, sampling=SEEDED)])[1]
-    delivered = [whole.tokens[0][:5], [], whole.tokens[2][:19]]
-    rest = run(engine, [job(1, PROMPT, max_tokens=20, n=3, sampling=SEEDED, delivered=delivered)])[1]
-    assert {choice: delivered[choice] + rest.tokens[choice] for choice in range(3)} == whole.tokens
-
-
-def test_resumption_that_lacks_a_choice_is_refused(engine: ChatEngine) -> None:
-    """It must not end the process that it was meant to survive."""
-    assert refused(engine, job(1, PROMPT, n=2, delivered=[[1]])).code == Code.INVALID_REQUEST
 
 
 # -- faults, usage, memory ---------------------------------------------------

@@ -6,6 +6,7 @@ import pytest
 
 from protocol.messages import Watch
 from worker.watch import (
+    BecameReady,
     Begin,
     EngineWatch,
     Exited,
@@ -13,6 +14,7 @@ from worker.watch import (
     Kill,
     KillAsked,
     Leave,
+    Proven,
     Report,
     Say,
     Spawned,
@@ -95,14 +97,57 @@ def test_delays_grow_to_their_bound_when_deaths_follow_each_other(story: Story) 
     assert waits == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30])
 
 
-def test_delay_is_zero_again_when_an_engine_ran_for_a_minute(story: Story) -> None:
+def test_delay_is_zero_again_when_an_engine_was_ready_for_a_minute(story: Story) -> None:
     """A healthy run wipes the slate."""
     story.die(after_s=1)
     story.die(after_s=1)
     story.wait_for_start()
     starts = len(story.starts)
+    story.event(BecameReady(story.watch.worker), after_s=5)
     story.die(after_s=60)
     assert len(story.starts) == starts + 1
+
+
+def test_delays_go_on_growing_when_engines_die_after_a_long_load(story: Story) -> None:
+    """Minutes of loading are no health: a model that dies at its end is not loaded again and again at once."""
+    story.die(after_s=100)
+    waits = []
+    for _ in range(4):
+        story.die(after_s=100)
+        waits.append(story.wait_for_start())
+    assert waits == pytest.approx([0.5, 1, 2, 4])
+
+
+def test_killed_engines_are_replaced_at_once_when_each_had_done_work(story: Story) -> None:
+    """A hundred kills a few seconds apart are no crash loop: every one of them served."""
+    for killed in range(100):
+        story.event(BecameReady(story.watch.worker), after_s=1)
+        story.event(Proven(story.watch.worker), after_s=0.1)
+        story.die(after_s=0.5, code=-9)
+        assert len(story.starts) == killed + 2
+    assert story.watch.watch is Watch.RUNNING
+
+
+def test_crash_loop_opens_when_engines_become_ready_and_die_of_their_first_job(story: Story) -> None:
+    """Being ready for seconds proves nothing."""
+    for _ in range(5):
+        story.event(BecameReady(story.watch.worker), after_s=1)
+        story.die(after_s=1)
+        if story.watch.watch is Watch.BACKOFF:
+            story.wait_for_start()
+    assert story.watch.watch is Watch.CRASH_LOOP
+
+
+def test_words_of_a_predecessor_prove_nothing(story: Story) -> None:
+    """They may arrive after its end."""
+    first = story.watch.worker
+    story.die(after_s=1)
+    for _ in range(4):
+        story.event(Proven(first), after_s=0.5)
+        story.die(after_s=0.5)
+        if story.watch.watch is Watch.BACKOFF:
+            story.wait_for_start()
+    assert story.watch.watch is Watch.CRASH_LOOP
 
 
 def test_crash_loop_opens_at_the_fifth_death_within_two_minutes(story: Story) -> None:
@@ -135,6 +180,7 @@ def test_trial_ends_the_crash_loop_when_it_lives_for_a_minute(story: Story) -> N
     test_crash_loop_opens_at_the_fifth_death_within_two_minutes(story)
     story.wait_for_start()
     starts = len(story.starts)
+    story.event(BecameReady(story.watch.worker), after_s=3)
     story.die(after_s=61)
     assert (story.watch.watch, len(story.starts)) == (Watch.RUNNING, starts + 1)
 

@@ -23,7 +23,7 @@ from gateway.dispatch.pool import Pool
 from gateway.dispatch.stream import JobFailed
 from protocol.address import SOCKET_NAME
 from protocol.codec import encode
-from protocol.messages import Beat, Delta, KillEngine, State
+from protocol.messages import Beat, Delta, KillEngine, State, TextPrompt
 
 Serving = Callable[..., Awaitable[Model]]
 Until = Callable[[Callable[[], bool]], Awaitable[float]]
@@ -73,7 +73,8 @@ async def test_a_killed_worker_is_noticed_within_100_ms(
     for _ in range(3):
         process = spawn(uuid.uuid4().hex)
         model = await serving(1)
-        async with pool.run(model, generate()) as stream:
+        # Another prompt each time: the same one would soon be taken for the reason.
+        async with pool.run(model, generate(prompt=TextPrompt(process.args[3]))) as stream:
             began = time.perf_counter()
             process.kill()
             with pytest.raises(JobFailed) as failed:

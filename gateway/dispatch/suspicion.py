@@ -1,0 +1,193 @@
+"""Which request may be what engines die of: who was aboard when, who is cleared, who is refused. Pure.
+
+An engine that dies takes innocent rows along, so being aboard proves little. Requests that were aboard are
+*suspects*: each is tried again with no other suspect beside it, and is cleared once it has got further. One that
+ends a second engine so is *guilty*: it is refused, and so is every equal request for a while.
+"""
+
+import hashlib
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+
+import msgspec
+
+from gateway.dispatch.flight import Flight
+from protocol.messages import EmbedJob, GenerateJob
+
+PROOF_OUTPUT = 4
+"""Deltas that a suspect has to bring before it is cleared: more than an engine computes ahead of what it sends."""
+PROOF_S = 0.05
+"""And so long after the first of them: frames that a dying engine had not sent yet are milliseconds old."""
+TRIAL_S = 5.0
+"""A suspect that is neither cleared nor dead after so long (a long prompt) no longer keeps the others waiting."""
+REMEMBERED = 1024
+REMEMBER_S = 600.0
+"""How many marked requests are remembered, and how long."""
+UNRELIABLE_S = 30.0
+"""An engine that died without a request, so short a time ago, speaks for that request."""
+GUILTY, HOPELESS = 2, 3
+"""Deaths that make a request guilty; and those that do so even where something speaks for it."""
+AMBIGUOUS = 3
+"""So many deaths that prove little count as one that proves something."""
+FURTHER = 16
+"""If an equal request once got so many tokens further, it was not the request that ended this one."""
+
+
+class Mark:
+    """What is held against all equal requests: engines that died `count` times, and `doubts` times with others aboard.
+
+    `reached` is how many tokens any of them ever got, `survived` whether one was suspected before, and cleared.
+    """
+
+    __slots__ = ("count", "doubts", "fingerprint", "reached", "since", "survived")
+
+    def __init__(self, fingerprint: bytes, now: float, *, survived: bool) -> None:
+        self.fingerprint = fingerprint
+        self.count = 0
+        self.doubts = 0
+        self.reached = 0
+        self.since = now
+        self.survived = survived
+
+
+class Crash(msgspec.Struct, frozen=True):
+    """An engine's death: of which model, when, with which requests aboard."""
+
+    model: str
+    at: float
+    aboard: frozenset[bytes]
+
+
+class Suspicion:
+    """All marks, and the crashes of late."""
+
+    def __init__(self) -> None:
+        self.refused = 0
+        """Requests that were refused for what they, or their equals, had done."""
+        self._marks: OrderedDict[bytes, Mark] = OrderedDict()
+        self._survivors: OrderedDict[bytes, float] = OrderedDict()
+        self._crashes: deque[Crash] = deque(maxlen=REMEMBERED)
+
+    def recognise(self, flight: Flight, now: float) -> None:
+        """Mark a newcomer that equals a suspect. Costs a hash of the request, but only while there are marks."""
+        self._forget(now)
+        if self._marks:
+            flight.mark = self._marks.get(fingerprint(flight))
+
+    def crashed(self, model: str, aboard: Sequence[Flight], now: float) -> None:
+        """An engine of `model` died with these aboard."""
+        self._forget(now)
+        suspects = {id(flight.mark): flight for flight in aboard if flight.suspect}
+        for flight in suspects.values():
+            self._accuse(flight, alone=len(suspects) == 1, now=now)
+        for flight in aboard:
+            if not flight.suspect:
+                flight.mark = self._mark(flight, now)
+            if flight.mark is not None:
+                flight.mark.reached = max(flight.mark.reached, flight.stream.reached)
+        self._crashes.append(Crash(model, now, frozenset(flight.mark.fingerprint for flight in aboard if flight.mark)))
+
+    def clear(self, flight: Flight) -> None:
+        """A suspect got further than where its engine died."""
+        if flight.mark is not None:
+            flight.mark.count = 0
+            self._marks.pop(flight.mark.fingerprint, None)
+            self._survivors[flight.mark.fingerprint] = flight.mark.since
+            flight.mark = None
+            while len(self._survivors) > REMEMBERED:
+                self._survivors.popitem(last=False)
+
+    def proven(self, flight: Flight, now: float) -> bool:
+        """Count one more delta of a suspect; whether it is cleared by it."""
+        if flight.trial_began_at is None:
+            flight.trial_began_at = now
+        flight.trial_output += 1
+        return flight.trial_output >= PROOF_OUTPUT and now - flight.trial_began_at >= PROOF_S
+
+    def doomed(self, flight: Flight) -> bool:
+        """Whether a request that just came equals one that was refused."""
+        return flight.mark is not None and flight.mark.count >= HOPELESS
+
+    def guilty(self, flight: Flight, now: float) -> bool:
+        """Whether a suspect is to be refused.
+
+        It gets the benefit of the doubt if it has been cleared before, or where engines die without it, too.
+        """
+        mark = flight.mark
+        if mark is None or mark.count < GUILTY:
+            return False
+        return mark.count >= HOPELESS or not (mark.survived or self._unreliable(flight.model.name, mark, now))
+
+    def refuse(self, flight: Flight) -> None:
+        """Its deaths are explained: they speak for nobody else any more."""
+        self.refused += 1
+        mark = flight.mark
+        if mark is not None:
+            mark.count = max(mark.count, HOPELESS)
+            explained = [crash for crash in self._crashes if mark.fingerprint in crash.aboard]
+            for crash in explained:
+                self._crashes.remove(crash)
+
+    # -- inside ------------------------------------------------------------
+
+    def _accuse(self, flight: Flight, *, alone: bool, now: float) -> None:
+        """An engine died with this suspect aboard, the only one or among others."""
+        mark = flight.mark
+        if mark is None:
+            return
+        reached = flight.stream.reached
+        if mark.count >= GUILTY and reached > mark.reached:
+            # Who kills does so at the same place; this one has got further, and at the latest its end will clear it.
+            return
+        if not alone or reached + FURTHER < mark.reached:
+            mark.doubts += 1
+            if mark.doubts % AMBIGUOUS:
+                return
+        mark.count += 1
+        mark.since = now
+        if mark.fingerprint in self._marks:
+            self._marks.move_to_end(mark.fingerprint)
+
+    def _mark(self, flight: Flight, now: float) -> Mark:
+        """Return the mark of a request that was aboard for the first time (or again, after it had been cleared)."""
+        key = fingerprint(flight)
+        mark = self._marks.get(key)
+        if mark is None:
+            mark = self._marks[key] = Mark(key, now, survived=key in self._survivors)
+            while len(self._marks) > REMEMBERED:
+                self._marks.popitem(last=False)
+        mark.count = max(mark.count, 1)
+        return mark
+
+    def _unreliable(self, model: str, mark: Mark, now: float) -> bool:
+        return any(
+            crash.model == model and now - crash.at < UNRELIABLE_S and mark.fingerprint not in crash.aboard
+            for crash in self._crashes
+        )
+
+    def _forget(self, now: float) -> None:
+        while self._marks and now - next(iter(self._marks.values())).since > REMEMBER_S:
+            self._marks.popitem(last=False)
+        while self._survivors and now - next(iter(self._survivors.values())) > REMEMBER_S:
+            self._survivors.popitem(last=False)
+        while self._crashes and now - self._crashes[0].at > UNRELIABLE_S:
+            self._crashes.popleft()
+
+
+def fingerprint(flight: Flight) -> bytes:
+    """A hash of all that makes two requests equal for an engine, whoever sent them; seeds are drawn anew each time."""
+    job = msgspec.structs.replace(flight.job, job=0, attempt=0)
+    if isinstance(job, GenerateJob):
+        sampling = msgspec.structs.replace(job.sampling, seed=0)
+        job = msgspec.structs.replace(job, request_id="", tenant="", sampling=sampling)
+    elif isinstance(job, EmbedJob):
+        job = msgspec.structs.replace(job, request_id="", tenant="")
+    digest = hashlib.blake2b(flight.model.name.encode(), digest_size=16)
+    try:
+        digest.update(msgspec.msgpack.encode(job))
+    except (ValueError, OverflowError, TypeError):
+        # What can't be encoded is never sent, and so kills nobody.
+        return b""
+    for buffer in flight.buffers:
+        digest.update(buffer)
+    return digest.digest()

@@ -1,0 +1,190 @@
+"""Who is tried, cleared and refused when engines die."""
+
+import time
+
+import pytest
+from dispatch_rig import Rig, failure_code, generate, supervision
+
+from gateway.dispatch.flight import Flight
+from protocol.errors import Code
+from protocol.messages import EmbedJob, Failed, Sampling, TextPrompt, TokenizeJob
+
+
+class Town:
+    """A model whose engine is started again whenever it dies, and of whose requests some kill."""
+
+    def __init__(self, *, slots: int = 16) -> None:
+        self.rig = Rig()
+        self.slots = slots
+        self.deaths = 0
+        self.rig.supervise(supervision("none"))
+        self.rig.join("w0", slots=slots)
+
+    def die(self) -> None:
+        """Its engine dies, and the next one is there."""
+        (worker,) = self.rig.roster.workers.values()
+        self.deaths += 1
+        self.rig.lose(worker)
+        self.rig.join(f"w{self.deaths}", slots=self.slots)
+
+    def live(self, flights: list[Flight], killers: dict[int, int], *, turns: int = 400, length: int = 20) -> None:
+        """Every flight aboard gets a token a turn; one in `killers` kills when it should get that one."""
+        for _ in range(turns):
+            for flight in flights:
+                if flight.worker is None or not flight.open:
+                    continue
+                if flight.stream.reached >= killers.get(flight.id, 1 << 30):
+                    self.die()
+                    break
+                if flight.stream.reached >= length:
+                    self.rig.done(flight)
+                else:
+                    self.rig.output(flight, tokens=[flight.stream.reached])
+            self.rig.clock.now += 0.02
+            self.rig.dispatcher.pump(self.rig.model)
+
+
+@pytest.mark.parametrize("at", [0, 1, 5, 17])
+async def test_bystanders_all_finish_when_a_request_kills_whatever_runs_it(at: int) -> None:
+    """Two deaths, one refusal, eight whole answers."""
+    town = Town()
+    flights = [town.rig.submit() for _ in range(9)]
+    town.live(flights, {flights[4].id: at})
+    assert town.deaths == 2
+    assert [failure_code(flight) for flight in flights] == [None] * 4 + ["worker_crashed"] + [None] * 4
+    assert [flight.outcome for flight in flights].count("done") == 8
+    assert town.rig.dispatcher.suspicion.refused == 1
+
+
+async def test_two_killers_are_both_found_when_they_ran_together() -> None:
+    """Each speaks for the other at first, so it takes one more death; the others finish."""
+    town = Town()
+    flights = [town.rig.submit() for _ in range(6)]
+    town.live(flights, {flights[1].id: 3, flights[4].id: 6}, turns=1000)
+    assert town.deaths <= 5
+    refused = [flight.id for flight in flights if failure_code(flight) == "worker_crashed"]
+    assert refused == [flights[1].id, flights[4].id]
+    assert [flight.outcome for flight in flights].count("done") == 4
+
+
+async def test_nobody_is_refused_when_engines_are_killed_from_outside() -> None:
+    """However often, and even just while somebody is on trial."""
+    town = Town()
+    flights = [town.rig.submit() for _ in range(8)]
+    for _ in range(40):
+        town.live(flights, {}, turns=3, length=50)
+        if any(flight.open for flight in flights):
+            town.die()
+    town.live(flights, {}, length=50)
+    assert [flight.outcome for flight in flights] == ["done"] * 8
+
+
+async def test_equal_requests_are_not_refused_when_engines_are_killed_from_outside() -> None:
+    """That one of them got further than where another's engine died speaks for all."""
+    town = Town()
+    same = generate(prompt=TextPrompt("the same"))
+    flights = []
+    for _ in range(8):
+        flights.append(town.rig.submit(same))
+        town.live(flights, {}, turns=6, length=100)
+    for _ in range(30):
+        town.die()
+        town.live(flights, {}, turns=8, length=100)
+    town.live(flights, {}, length=100)
+    assert [flight.outcome for flight in flights] == ["done"] * 8
+
+
+@pytest.mark.parametrize(
+    ("job", "again"),
+    [
+        (
+            generate(prompt=TextPrompt("x"), sampling=Sampling(1)),
+            generate(prompt=TextPrompt("x"), sampling=Sampling(2)),
+        ),
+        (EmbedJob(0, 0, "r1", "t", texts=["x"]), EmbedJob(0, 0, "r2", "t", texts=["x"])),
+        (TokenizeJob(0, 0, TextPrompt("x")), TokenizeJob(0, 0, TextPrompt("x"))),
+    ],
+    ids=["generate", "embed", "tokenize"],
+)
+async def test_the_same_request_is_refused_at_once_when_it_comes_again(job, again) -> None:  # type: ignore[no-untyped-def]
+    """Whoever sends it, whatever seed it drew; a different one is not."""
+    town = Town()
+    flight = town.rig.submit(job)
+    town.live([flight], {flight.id: 0}, turns=10)
+    assert (failure_code(flight), town.deaths) == ("worker_crashed", 2)
+    town.rig.sent()
+    began = time.perf_counter()
+    second = town.rig.submit(again)
+    assert time.perf_counter() - began < 0.05
+    assert (failure_code(second), town.rig.sent()) == ("worker_crashed", [])
+    assert second.stream._failure is not None
+    assert not second.stream._failure.retryable
+    assert failure_code(town.rig.submit()) is None
+    town.rig.clock.now += 601
+    assert failure_code(town.rig.submit(again)) is None
+
+
+async def test_a_request_whose_client_left_is_not_forgotten_when_its_engine_died() -> None:
+    """A client that gives up and asks again costs one more engine, not two."""
+    town = Town()
+    job = generate(prompt=TextPrompt("deadly"))
+    first = town.rig.submit(job)
+    town.rig.dispatcher.leave(first)
+    town.die()
+    second = town.rig.submit(job)
+    assert second.suspect
+    town.live([second], {second.id: 0}, turns=10)
+    assert (failure_code(second), town.deaths) == ("worker_crashed", 2)
+
+
+async def test_images_tell_requests_apart_when_their_text_is_the_same(rig: Rig) -> None:
+    """They are part of what an engine dies of."""
+    rig.supervise(supervision("none"))
+    worker = rig.join("w1")
+    job = generate(prompt=TextPrompt("what is this?"))
+    rig.submit(job, buffers=[b"bomb"])
+    rig.lose(worker)
+    assert rig.submit(job, buffers=[b"bomb"]).suspect
+    assert not rig.submit(job, buffers=[b"cat"]).suspect
+
+
+async def test_an_engines_last_words_count_once_when_it_names_every_job(rig: Rig) -> None:
+    """`Failed(worker_lost)` for each row is one death, not one per row."""
+    rig.join("w1")
+    flights = [rig.submit(), rig.submit()]
+    rig.join("w2")
+    first = flights[0].worker
+    assert first is not None
+    rig.feed(first.identity, *(Failed(flight.id, 1, Code.WORKER_LOST, "dying") for flight in flights))
+    rig.lose(first)
+    assert [flight.mark.count if flight.mark else 0 for flight in flights] == [1, 1]
+    assert not any(failure_code(flight) for flight in flights)
+
+
+async def test_suspects_go_to_different_workers_when_there_are_several(rig: Rig) -> None:
+    """Each is the only suspect where it is; those who were not aboard go anywhere."""
+    worker = rig.join("w0", slots=8)
+    flights = [rig.submit() for _ in range(4)]
+    rig.lose(worker)
+    rig.supervise(supervision("none"))
+    assert [failure_code(flight) for flight in flights] == ["model_not_ready"] * 4
+    rig.join("w1", slots=8)
+    flights = [rig.submit() for _ in range(4)]
+    rig.lose(rig.roster.workers[b"w1"])
+    rig.join("w2", slots=8)
+    rig.join("w3", slots=8)
+    assert sum(flight.worker is not None for flight in flights) == 2
+    assert rig.submit().worker is not None
+
+
+async def test_a_long_trial_does_not_keep_the_others_waiting(rig: Rig) -> None:
+    """A suspect with a prompt of minutes is left to itself after a few seconds."""
+    rig.supervise(supervision("none"))
+    worker = rig.join("w1", slots=8)
+    flights = [rig.submit() for _ in range(3)]
+    rig.lose(worker)
+    rig.join("w2", slots=8)
+    assert [flight.worker is not None for flight in flights] == [True, False, False]
+    rig.clock.now += 5.1
+    rig.dispatcher.pump(rig.model)
+    assert [flight.worker is not None for flight in flights] == [True, True, False]
