@@ -18,6 +18,7 @@ from gateway.access.record import UNLIMITED, Limits
 from gateway.access.usage import Usage
 from gateway.config import BODY_BYTES, GatewayConfig, honcho_process
 from gateway.context import CUSTODY, FETCHER, GALLERY, GATE, HTTP, POOL, VECTORS, HttpSettings
+from gateway.dispatch.limits import Limits as DispatchLimits
 from gateway.dispatch.pool import Pool
 from gateway.media.fetcher import Fetcher
 from gateway.media.gallery import Gallery
@@ -37,7 +38,8 @@ def make_app(config: GatewayConfig) -> web.Application:
     """The application, ready to be run. The pool's socket opens when it starts."""
     app = web.Application(middlewares=MIDDLEWARES, client_max_size=BODY_BYTES)
     app[HTTP] = HttpSettings(keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s, tier=config.tier)
-    app[POOL] = Pool(config.run_dir, aliases=config.aliases)
+    limits = DispatchLimits(resume_s=config.resume_timeout_s, stall_s=config.stall_timeout_s)
+    app[POOL] = Pool(config.run_dir, aliases=config.aliases, limits=limits)
     app[FETCHER] = fetcher = _fetcher(config)
     app[GALLERY] = Gallery(remote=fetcher)
     app[VECTORS] = (

@@ -29,6 +29,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     `keep_alive_s`: a stream that was silent for so long gets a comment line. `write_timeout_s`: a client that has not
     read for so long is dropped. `drain_s`: how long running requests may go on after a SIGTERM (honcho kills after 5).
+    `resume_timeout_s`: how long a stream whose engine died waits for another one. `stall_timeout_s`: a busy engine that
+    has not stepped for so long is killed.
     `log_file_bytes`: 0 leaves rotation to others. `auth` and `rate_limit_enabled` are off in development, unless told
     otherwise; the other `rate_limit_` settings hold for keys without limits of their own, and 0 is no bound.
     """
@@ -57,6 +59,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive_s: float = 5.0
     write_timeout_s: float = 30.0
     drain_s: float = 3.5
+    resume_timeout_s: float = 60.0
+    stall_timeout_s: float = 60.0
     tier: str = "3A"
     aliases: dict[str, str] = {}
     remote_images: Literal["on", "off"] | tuple[str, ...] = "on"
@@ -135,6 +139,18 @@ SETTINGS = (
         field="write_timeout_s",
     ),
     Setting("drain", settings.seconds, "seconds that running requests get at shutdown (3.5)", field="drain_s"),
+    Setting(
+        "resume_timeout",
+        settings.seconds,
+        "seconds that a stream whose engine died waits for another one (60)",
+        field="resume_timeout_s",
+    ),
+    Setting(
+        "stall_timeout",
+        settings.seconds,
+        "seconds without a step after which a busy engine is killed (60)",
+        field="stall_timeout_s",
+    ),
     Setting("tier", settings.word, "shown by /v1/models (3A)"),
     Setting("aliases", settings.pairs, "further names of models, as in gpt-4o=qwen3,fast=qwen3"),
     Setting(

@@ -177,7 +177,7 @@ class Dispatcher:
         if not model.hopeful:
             for line in model.lines:
                 for waiting in line.drain():
-                    self._fail(waiting, _lost() if waiting.stream.begun else _not_ready(model))
+                    self._fail(waiting, _lost(model) if waiting.stream.begun else _not_ready(model))
             return
         if model.suspects:
             self._try_suspects(model)
@@ -196,7 +196,7 @@ class Dispatcher:
         for line in model.lines:
             for flight in line.expired(now):
                 line.remove(flight)
-                self._fail(flight, _lost() if flight.stream.begun else _too_late())
+                self._fail(flight, _lost(model) if flight.stream.begun else _too_late())
 
     def tell(self, worker: Worker, message: ToWorker) -> None:
         """Send one message; a worker that can't take it is not sent to again."""
@@ -286,7 +286,7 @@ class Dispatcher:
         flight.returns = 1 if reached > flight.reached else flight.returns + 1
         flight.reached = reached
         if flight.returns > MAX_RETURNS:
-            self._fail(flight, _lost())
+            self._fail(flight, _lost(flight.model))
             return
         flight.attempt += 1
         flight.stream.progress = None
@@ -373,8 +373,8 @@ def _innocence(flight: Flight) -> tuple[int, int, int]:
     return (0 if flight.mark is None else flight.mark.count, -flight.reached, flight.id)
 
 
-def _lost() -> JobFailed:
-    return JobFailed(Code.WORKER_LOST, LOST_MESSAGE, retryable=True)
+def _lost(model: Model) -> JobFailed:
+    return JobFailed(Code.WORKER_LOST, LOST_MESSAGE, retryable=True, retry_after_s=model.retry_after_s)
 
 
 def _too_late() -> JobFailed:

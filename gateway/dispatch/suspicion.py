@@ -27,27 +27,33 @@ UNRELIABLE_S = 30.0
 """An engine that died without a request, so short a time ago, speaks for that request."""
 GUILTY, HOPELESS = 2, 3
 """Deaths that make a request guilty; and those that do so even where something speaks for it."""
+STEADY_S = 1.0
+"""A request whose output had flowed for so long when it first lost its engine is not the likeliest reason."""
+FURTHER_OUTPUT, FURTHER_S = 2, 0.01
+"""A suspect that brought more deltas than this (a choice) and for longer got further than where its engine died:
+what it would have died of is behind it."""
 AMBIGUOUS = 3
 """So many deaths that prove little count as one that proves something."""
-FURTHER = 16
+LAGGING = 16
 """If an equal request once got so many tokens further, it was not the request that ended this one."""
 
 
 class Mark:
     """What is held against all equal requests: engines that died `count` times, and `doubts` times with others aboard.
 
-    `reached` is how many tokens any of them ever got, `survived` whether one was suspected before, and cleared.
+    `reached` is how many tokens any of them ever got. `vouched`: one was suspected before, and cleared, or had run well
+    for a while.
     """
 
-    __slots__ = ("count", "doubts", "fingerprint", "reached", "since", "survived")
+    __slots__ = ("count", "doubts", "fingerprint", "reached", "since", "vouched")
 
-    def __init__(self, fingerprint: bytes, now: float, *, survived: bool) -> None:
+    def __init__(self, fingerprint: bytes, now: float, *, vouched: bool) -> None:
         self.fingerprint = fingerprint
         self.count = 0
         self.doubts = 0
         self.reached = 0
         self.since = now
-        self.survived = survived
+        self.vouched = vouched
 
 
 class Crash(msgspec.Struct, frozen=True):
@@ -111,12 +117,12 @@ class Suspicion:
     def guilty(self, flight: Flight, now: float) -> bool:
         """Whether a suspect is to be refused.
 
-        It gets the benefit of the doubt if it has been cleared before, or where engines die without it, too.
+        It gets the benefit of the doubt if something vouches for it, and where engines die without it, too.
         """
         mark = flight.mark
         if mark is None or mark.count < GUILTY:
             return False
-        return mark.count >= HOPELESS or not (mark.survived or self._unreliable(flight.model.name, mark, now))
+        return mark.count >= HOPELESS or not (mark.vouched or self._unreliable(flight.model.name, mark, now))
 
     def refuse(self, flight: Flight) -> None:
         """Its deaths are explained: they speak for nobody else any more."""
@@ -135,11 +141,10 @@ class Suspicion:
         mark = flight.mark
         if mark is None:
             return
-        reached = flight.stream.reached
-        if mark.count >= GUILTY and reached > mark.reached:
-            # Who kills does so at the same place; this one has got further, and at the latest its end will clear it.
+        if _further(flight, now):
+            # Who kills does so at the same place. At the latest its end will clear it.
             return
-        if not alone or reached + FURTHER < mark.reached:
+        if not alone or flight.stream.reached + LAGGING < mark.reached:
             mark.doubts += 1
             if mark.doubts % AMBIGUOUS:
                 return
@@ -153,7 +158,8 @@ class Suspicion:
         key = fingerprint(flight)
         mark = self._marks.get(key)
         if mark is None:
-            mark = self._marks[key] = Mark(key, now, survived=key in self._survivors)
+            steady = flight.output_at is not None and now - flight.output_at >= STEADY_S
+            mark = self._marks[key] = Mark(key, now, vouched=steady or key in self._survivors)
             while len(self._marks) > REMEMBERED:
                 self._marks.popitem(last=False)
         mark.count = max(mark.count, 1)
@@ -172,6 +178,13 @@ class Suspicion:
             self._survivors.popitem(last=False)
         while self._crashes and now - self._crashes[0].at > UNRELIABLE_S:
             self._crashes.popleft()
+
+
+def _further(flight: Flight, now: float) -> bool:
+    began_at = flight.trial_began_at
+    return (
+        began_at is not None and flight.trial_output > FURTHER_OUTPUT * flight.choices and now - began_at >= FURTHER_S
+    )
 
 
 def fingerprint(flight: Flight) -> bytes:

@@ -114,7 +114,7 @@ class FakeEngine:
             case DetokenizeJob():
                 return Text(job.job, job.attempt, " ".join(WORDS[token % len(WORDS)] for token in job.tokens))
             case TokenizeJob():
-                return Tokens(job.job, job.attempt, _tokens(job.prompt) + self._see(job, buffers))
+                return Tokens(job.job, job.attempt, tokens_of(job.prompt) + self._see(job, buffers))
             case GenerateJob():
                 return self._prepare(job, self._see(job, buffers))
             case EmbedJob():
@@ -133,7 +133,7 @@ class FakeEngine:
         for param, asked in (("logprobs", job.logprobs is not None), ("echo", job.echo), ("stop", job.stop)):
             if asked:
                 raise JobError(Code.UNSUPPORTED, f"The fake engine has no {param!r}.", param)
-        tokens = _tokens(job.prompt) + seen
+        tokens = tokens_of(job.prompt) + seen
         if len(tokens) + (job.max_tokens or 1) > self._context:
             raise JobError(
                 Code.CONTEXT_LENGTH,
@@ -141,15 +141,7 @@ class FakeEngine:
                 f"the context holds {self._context}.",
                 "messages",
             )
-        text = job.prompt.messages.decode() if isinstance(job.prompt, ChatPrompt) else ""
-        if isinstance(job.prompt, TextPrompt):
-            text = job.prompt.text
-        found = PROGRAM.search(text)
-        program = {}
-        for step in found.group(1).split() if found else ():
-            verb, _, value = step.partition("@")
-            program[verb] = float(value)
-        return _Prepared(job, len(tokens), sum(tokens), program)
+        return _Prepared(job, len(tokens), sum(tokens), program_of(job.prompt))
 
     def admit(self, prepared: Any) -> Sequence[ToGateway]:
         """Every choice is a row, at once."""
@@ -250,7 +242,7 @@ class FakeEngine:
 
 def _vectors(job: EmbedJob) -> Vectors:
     """Vectors that depend on each input alone: the sines of its sum of bytes (or ids), times 1, 2, …"""
-    inputs = [_tokens(TextPrompt(text)) for text in job.texts] + job.tokens
+    inputs = [tokens_of(TextPrompt(text)) for text in job.texts] + job.tokens
     length = job.dimensions or DIMENSIONS
     data = array("f", (math.sin(sum(tokens) * at) for tokens in inputs for at in range(1, length + 1)))
     if sys.byteorder == "big":
@@ -271,7 +263,21 @@ def _look(image: Image, data: bytes) -> bytes:
     return digest[:IMAGE_TOKENS]
 
 
-def _tokens(prompt: Prompt) -> list[int]:
+def program_of(prompt: Prompt) -> dict[str, float]:
+    """The instructions in a prompt, by verb."""
+    text = prompt.messages.decode() if isinstance(prompt, ChatPrompt) else ""
+    if isinstance(prompt, TextPrompt):
+        text = prompt.text
+    found = PROGRAM.search(text)
+    program = {}
+    for step in found.group(1).split() if found else ():
+        verb, _, value = step.partition("@")
+        program[verb] = float(value)
+    return program
+
+
+def tokens_of(prompt: Prompt) -> list[int]:
+    """One a word."""
     match prompt:
         case TokenPrompt():
             return prompt.tokens

