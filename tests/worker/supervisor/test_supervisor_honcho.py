@@ -45,9 +45,8 @@ def test_killed_engine_does_not_stop_honcho(honcho: Any, gone: Callable[[int, fl
 
 def test_killed_supervisor_takes_its_engine_with_it(honcho: Any, gone: Callable[[int, float], bool]) -> None:
     """kill -9 of a supervisor: honcho stops the rest, and no engine is left."""
-    pid = int(honcho.line(r"engine started as process (\d+)")[1])
+    pid = honcho.engine_pid()
     supervisor = parent_of(pid)
-    honcho.engine_pid()
     os.kill(supervisor, signal.SIGKILL)
     assert gone(pid, 2)
     honcho.process.wait(10)
