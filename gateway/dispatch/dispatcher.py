@@ -319,7 +319,7 @@ class Dispatcher:
         tried = {id(flight.mark) for flight in known if flight.worker is not None}
         for flight in sorted(model.suspects, key=_innocence):
             if self.suspicion.guilty(flight, now):
-                if not undecided:
+                if not undecided and self.suspicion.ripe(flight, now):
                     model.suspects.remove(flight)
                     self._refuse(flight)
                 continue

@@ -27,11 +27,13 @@ UNRELIABLE_S = 30.0
 """An engine that died without a request, so short a time ago, speaks for that request."""
 GUILTY, HOPELESS = 2, 3
 """Deaths that make a request guilty; and those that do so even where something speaks for it."""
-STEADY_S = 1.0
+STEADY_S = 0.5
 """A request whose output had flowed for so long when it first lost its engine is not the likeliest reason."""
 FURTHER_OUTPUT, FURTHER_S = 2, 0.01
 """A suspect that brought more deltas than this (a choice) and for longer got further than where its engine died:
 what it would have died of is behind it."""
+VERDICT_S = 2.0
+"""So long the judgement of a guilty request waits for an engine to die without it, which would speak for it."""
 AMBIGUOUS = 3
 """So many deaths that prove little count as one that proves something."""
 LAGGING = 16
@@ -123,6 +125,11 @@ class Suspicion:
         if mark is None or mark.count < GUILTY:
             return False
         return mark.count >= HOPELESS or not (mark.vouched or self._unreliable(flight.model.name, mark, now))
+
+    def ripe(self, flight: Flight, now: float) -> bool:
+        """Whether a guilty request has waited long enough for something that speaks for it."""
+        mark = flight.mark
+        return mark is None or mark.count >= HOPELESS or now - mark.since >= VERDICT_S
 
     def refuse(self, flight: Flight) -> None:
         """Its deaths are explained: they speak for nobody else any more."""

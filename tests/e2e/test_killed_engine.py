@@ -72,9 +72,10 @@ def test_streams_move_to_the_other_replica_when_one_is_killed(start_pool: Callab
     """Kill after kill, now this one, now that: every text is the undisturbed one."""
     pool = start_pool(FAKE, FAKE)
     until(lambda: pool.replicas() == 2)
-    bodies = streams(12, tokens=100)
+    bodies = streams(12, tokens=130)
     crowd = Crowd(pool, bodies)
-    crowd.wait_for_output(crowd.clients)
+    # Long enough for nobody to be suspected of both deaths.
+    crowd.wait_for_output(crowd.clients, frames=35)
     for worker in (0, 1):
         kill_engine(pool, worker)
         until(lambda: pool.replicas() == 2)

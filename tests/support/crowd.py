@@ -94,9 +94,9 @@ class Crowd:
             client.ended_at = time.monotonic()
             connection.close()
 
-    def wait_for_output(self, clients: Sequence[Client]) -> None:
+    def wait_for_output(self, clients: Sequence[Client], *, frames: int = 3) -> None:
         """Wait until each of these has a few frames with text."""
-        until(lambda: all(client.payload.count(b'"content"') >= 3 for client in clients), what="output flows")
+        until(lambda: all(client.payload.count(b'"content"') >= frames for client in clients), what="output flows")
 
     def join(self, timeout_s: float = 30.0) -> list[Client]:
         """Wait for all ends."""

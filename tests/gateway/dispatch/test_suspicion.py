@@ -110,7 +110,7 @@ async def test_the_same_request_is_refused_at_once_when_it_comes_again(job, agai
     """Whoever sends it, whatever seed it drew; a different one is not."""
     town = Town()
     flight = town.rig.submit(job)
-    town.live([flight], {flight.id: 0}, turns=10)
+    town.live([flight], {flight.id: 0}, turns=150)
     assert (failure_code(flight), town.deaths) == ("worker_crashed", 2)
     town.rig.sent()
     began = time.perf_counter()
@@ -133,7 +133,7 @@ async def test_a_request_whose_client_left_is_not_forgotten_when_its_engine_died
     town.die()
     second = town.rig.submit(job)
     assert second.suspect
-    town.live([second], {second.id: 0}, turns=10)
+    town.live([second], {second.id: 0}, turns=150)
     assert (failure_code(second), town.deaths) == ("worker_crashed", 2)
 
 
