@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import ssl
 import sys
 
 import uvloop
@@ -36,7 +37,8 @@ def main() -> int:
     config = loaded.config
     try:
         setup_logging(config)
-        app = make_app(config)
+        app = make_app(config, loaded)
+        tls = _tls(config)
     except (ConfigError, OSError) as error:
         print(f"gateway: {error}", file=sys.stderr)
         return EXIT_CONFIG
@@ -46,14 +48,22 @@ def main() -> int:
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     try:
-        _serve(app, config)
+        _serve(app, config, tls)
     except (AddressError, OSError) as error:
         log.error("the gateway can't start: %s", error)
         return 1
     return 0
 
 
-def _serve(app: web.Application, config: GatewayConfig) -> None:
+def _tls(config: GatewayConfig) -> ssl.SSLContext | None:
+    if config.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(config.tls_cert, config.tls_key)
+    return context
+
+
+def _serve(app: web.Application, config: GatewayConfig, tls: ssl.SSLContext | None) -> None:
     loop = uvloop.new_event_loop()
     loop.set_debug(config.debug)
     web.run_app(
@@ -67,6 +77,7 @@ def _serve(app: web.Application, config: GatewayConfig) -> None:
         keepalive_timeout=75.0,
         backlog=1024,
         access_log=None,
+        ssl_context=tls,
         print=lambda line: log.info("%s", line.splitlines()[0].strip("= ")),
     )
 

@@ -5,26 +5,33 @@ import contextlib
 import importlib
 import logging
 import os
-import secrets
 import signal
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from gateway.access.custody import Custody
-from gateway.access.gate import Gate, show_limits
-from gateway.access.keyring import Keyring
-from gateway.access.record import UNLIMITED, Limits
-from gateway.access.usage import Usage
-from gateway.config import BODY_BYTES, GatewayConfig, honcho_process
-from gateway.context import CUSTODY, FETCHER, GALLERY, GATE, HTTP, POOL, VECTORS, HttpSettings
-from gateway.dispatch.limits import Limits as DispatchLimits
+from gateway.access.wiring import guard_application
+from gateway.config import BODY_BYTES, GatewayConfig, Loaded, honcho_process
+from gateway.context import FETCHER, GALLERY, HTTP, POOL, VECTORS, HttpSettings
+from gateway.dispatch.limits import Limits
 from gateway.dispatch.pool import Pool
 from gateway.media.fetcher import Fetcher
 from gateway.media.gallery import Gallery
 from gateway.media.remote_urls import UrlRules
 from gateway.middleware import MIDDLEWARES
-from gateway.routes import chat, completions, docs, embeddings, health, metrics, models, queue, tokenize
+from gateway.routes import (
+    admin,
+    admin_keys,
+    chat,
+    completions,
+    docs,
+    embeddings,
+    health,
+    metrics,
+    models,
+    queue,
+    tokenize,
+)
 from gateway.settings import ConfigError
 from gateway.vectors import VectorCache
 from protocol.ancestry import Ancestry
@@ -34,11 +41,11 @@ log = logging.getLogger("gateway")
 ANCESTRY_S = 1.0
 
 
-def make_app(config: GatewayConfig) -> web.Application:
-    """The application, ready to be run. The pool's socket opens when it starts."""
+def make_app(config: GatewayConfig, loaded: Loaded | None = None) -> web.Application:
+    """The application, ready to be run. The pool's socket opens when it starts. `loaded`: where `config` is from."""
     app = web.Application(middlewares=MIDDLEWARES, client_max_size=BODY_BYTES)
     app[HTTP] = HttpSettings(keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s, tier=config.tier)
-    limits = DispatchLimits(resume_s=config.resume_timeout_s, stall_s=config.stall_timeout_s)
+    limits = Limits(resume_s=config.resume_timeout_s, stall_s=config.stall_timeout_s)
     app[POOL] = Pool(config.run_dir, aliases=config.aliases, limits=limits)
     app[FETCHER] = fetcher = _fetcher(config)
     app[GALLERY] = Gallery(remote=fetcher)
@@ -47,18 +54,13 @@ def make_app(config: GatewayConfig) -> web.Application:
         if config.cache_enabled
         else None
     )
-    usage = Usage(_limits(config))
-    keyring = Keyring(config.api_key)
-    app[GATE] = Gate(auth=config.auth, keyring=keyring, usage=usage)
-    app[CUSTODY] = Custody(config.data_dir, keyring, usage)
-    app.on_response_prepare.append(show_limits)
-    app.cleanup_ctx.append(_keys)
+    guard_application(app, loaded or Loaded(config=config, file=None, origins={}))
     app.cleanup_ctx.append(_pool)
     app.cleanup_ctx.append(_fetching)
     if honcho_process():
         app.cleanup_ctx.append(_follow_honcho)
     app.on_shutdown.append(lambda app: app[POOL].drain(config.drain_s))
-    for family in (chat, completions, embeddings, models, tokenize, health, queue, metrics, docs):
+    for family in (chat, completions, embeddings, models, tokenize, health, queue, metrics, admin, admin_keys, docs):
         family.setup(app)
     for name in config.plugins:
         _plug_in(app, name)
@@ -72,24 +74,6 @@ def _plug_in(app: web.Application, name: str) -> None:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"plugins: {error}") from error
     setup(app)
-
-
-def _limits(config: GatewayConfig) -> Limits:
-    """What holds for a key that has no limits of its own."""
-    if not config.rate_limit_enabled:
-        return UNLIMITED
-    return Limits(**{name: getattr(config, f"rate_limit_{name}") for name in Limits.__struct_fields__})
-
-
-async def _keys(app: web.Application) -> AsyncIterator[None]:
-    await app[CUSTODY].start()
-    keyring = app[GATE].keyring
-    if not app[GATE].auth:
-        log.info("Keys are not asked for: any will do, such as dev-%s", secrets.token_hex(8))
-    elif keyring.loaded and not len(keyring) and not keyring.has_master:
-        log.warning("There is no API key: make one with 'python -m gateway keys create NAME'")
-    yield
-    await app[CUSTODY].close()
 
 
 async def _pool(app: web.Application) -> AsyncIterator[None]:

@@ -71,6 +71,12 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     cache_ttl_s: float = 3600.0
     plugins: tuple[str, ...] = ()
     insecure: bool = False
+    require_https: bool = False
+    trusted_proxies: tuple[settings.Network, ...] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
 
 
 SETTINGS = (
@@ -172,6 +178,19 @@ SETTINGS = (
     Setting("cache_ttl", settings.seconds, "seconds that each is kept (3600)", field="cache_ttl_s"),
     Setting("plugins", settings.modules, "Python modules whose setup(app) adds routes of your own"),
     Setting("insecure", settings.switch, "listen beyond this machine although nobody is asked for a key (false)"),
+    Setting(
+        "require_https",
+        settings.switch,
+        "refuse plain HTTP, unless a trusted proxy got it over HTTPS (false)",
+        aliases=("EMBEDDING_REQUIRE_HTTPS",),
+    ),
+    Setting("trusted_proxies", settings.networks, "addresses of proxies whose X-Forwarded-Proto counts"),
+    Setting("tls_cert", settings.path, "certificate chain, to serve HTTPS"),
+    Setting("tls_key", settings.path, "its private key"),
+    Setting(
+        "allowed_hosts", settings.names, "names by which clients may call this server (any, if keys are asked for)"
+    ),
+    Setting("cors_origins", settings.names, "origins of web pages that may call from a browser, or *"),
 )
 """Every setting, in the order of `--help`. The README's table and the shipped files are checked against this one."""
 
@@ -184,15 +203,21 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     origins: dict[str, str]
     show: bool = False
 
+    def shown(self) -> dict[str, object]:
+        """Every setting as a file would have it, secrets masked."""
+        values = {setting: getattr(self.config, setting.name) for setting in SETTINGS}
+        return {
+            setting.key: SECRET if setting.secret and value else settings.show(value)
+            for setting, value in values.items()
+        }
+
     def lines(self) -> Iterator[str]:
         """The configuration as YAML, secrets masked."""
         yield f"# {self.file or 'no configuration file'}"
         width = max(len(setting.key) for setting in SETTINGS) + 2
-        for setting in SETTINGS:
-            value = getattr(self.config, setting.name)
-            shown = SECRET if setting.secret and value else settings.show(value)
+        for key, shown in self.shown().items():
             text = yaml.safe_dump(shown, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
-            yield f"{setting.key + ':':{width}}{text}  # {self.origins.get(setting.key, 'default')}"
+            yield f"{key + ':':{width}}{text}  # {self.origins.get(key, 'default')}"
 
 
 def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> GatewayConfig:
@@ -239,6 +264,10 @@ def _check(config: GatewayConfig) -> None:
             f"--host: {config.host} is reachable from other machines and nobody is asked for a key: say --auth, "
             "listen on 127.0.0.1, or say --insecure"
         )
+    if (config.tls_cert is None) != (config.tls_key is None):
+        raise ConfigError("--tls-cert and --tls-key: give both, or neither")
+    if config.require_https and config.tls_cert is None and not config.trusted_proxies:
+        raise ConfigError("--require-https: nobody could connect; give --tls-cert and --tls-key, or --trusted-proxies")
 
 
 def _loopback(host: str) -> bool:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from gateway.access.custody import Custody
     from gateway.access.gate import Gate, Ticket
     from gateway.access.keyring import Caller
+    from gateway.config import Loaded
     from gateway.dispatch.pool import Pool
+    from gateway.events import Events
     from gateway.media.fetcher import Fetcher
     from gateway.media.gallery import Gallery
     from gateway.vectors import VectorCache
@@ -72,6 +74,8 @@ HTTP: web.AppKey[HttpSettings] = web.AppKey("http", HttpSettings)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 GENERATED: web.RequestKey[Generated] = web.RequestKey("generated", Generated)
 CUSTODY: web.AppKey["Custody"] = web.AppKey("custody")
+EVENTS: web.AppKey["Events"] = web.AppKey("events")
+LOADED: web.AppKey["Loaded"] = web.AppKey("loaded")
 GATE: web.AppKey["Gate"] = web.AppKey("gate")
 CALLER: web.RequestKey["Caller"] = web.RequestKey("caller")
 TICKET: web.RequestKey["Ticket"] = web.RequestKey("ticket")

@@ -61,6 +61,11 @@ TABLE = MappingProxyType(
         "model_not_allowed": Policy(
             status=403, type=_PERMISSION, default="The API key does not allow the use of this model."
         ),
+        "https_required": Policy(status=403, type=_PERMISSION, default="This server is to be used over HTTPS."),
+        "origin_not_allowed": Policy(
+            status=403, type=_PERMISSION, default="Web pages of this origin may not use this server."
+        ),
+        "misdirected_request": Policy(status=421, type=_INVALID, default="This server does not go by that name."),
         "not_found": Policy(status=404, type=_INVALID, default="There is nothing at this address."),
         "model_not_found": Policy(status=404, type=_INVALID, default="The model does not exist."),
         "method_not_allowed": Policy(status=405, type=_INVALID, default="This method is not allowed here."),

@@ -1,6 +1,7 @@
 """`python -m gateway keys …`: keys without HTTP. A running gateway notices within a second."""
 
 import argparse
+import os
 import re
 import sqlite3
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.access.audit import audit, close_audit, open_audit
 from gateway.access.record import PERMISSIONS, BadKey, Key, Limits, new_key
 from gateway.access.store import KeyStore
 from gateway.config import load
@@ -31,10 +33,13 @@ def main(argv: Sequence[str]) -> int:
     given = {"--config": options.config, "--data-dir": options.data_dir}
     place = [part for flag, value in given.items() if value for part in (flag, value)]
     try:
-        store = KeyStore(load(place).config.data_dir, timeout_s=BUSY_S)
+        folder = load(place).config.data_dir
+        store = KeyStore(folder, timeout_s=BUSY_S)
+        audit_file = open_audit(folder)
         try:
             options.run(store, options)
         finally:
+            close_audit(audit_file)
             store.close()
     except (ConfigError, BadKey, UnknownKey) as error:
         field = f"{error.field}: " if isinstance(error, BadKey) else ""
@@ -52,6 +57,7 @@ def create(store: KeyStore, options: argparse.Namespace) -> None:
     fields.setdefault("permissions", ("chat", "vision", "embed:text", "embed:image", "models"))
     key, text = new_key(store.pepper, time.time(), name=options.name, **fields)
     store.put(key)
+    _audit("key.create", key)
     print(text)
     print(f"Keep it: it is not shown again. Its id is {key.id}.", file=sys.stderr)
 
@@ -91,6 +97,7 @@ def change(store: KeyStore, options: argparse.Namespace) -> None:
     if "limits" in fields:
         fields["limits"] = fields["limits"].over(key.limits)
     store.put(key.changed(time.time(), **fields))
+    _audit("key.change", key)
     print(f"{key.id} is changed.")
 
 
@@ -99,6 +106,7 @@ def revoke(store: KeyStore, options: argparse.Namespace) -> None:
     key = _find(store, options.id)
     if key.revoked_at is None:
         store.put(key.changed(time.time(), revoked_at=time.time()))
+        _audit("key.revoke", key)
     print(f"{key.id} is revoked.")
 
 
@@ -106,6 +114,7 @@ def rotate(store: KeyStore, options: argparse.Namespace) -> None:
     """Give a key a new secret; the old one stays good for a while."""
     key, text = _find(store, options.id).rotated(store.pepper, time.time(), span(options.grace))
     store.put(key)
+    _audit("key.rotate", key)
     print(text)
     print(f"Keep it: it is not shown again. The old one is good for {options.grace} more.", file=sys.stderr)
 
@@ -123,6 +132,10 @@ def span(text: str) -> float:
     if match is None:
         raise ConfigError(f"a span must look like 90s, 15m, 24h, 30d or 4w, not {text!r}")
     return float(match[1]) * _SPANS[match[2]]
+
+
+def _audit(act: str, key: Key) -> None:
+    audit(act, by=f"user {os.getuid()} of this machine", subject=key.id, name=key.name)
 
 
 def _find(store: KeyStore, key_id: str) -> Key:

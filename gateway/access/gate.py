@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
+from gateway.access.connection import Connections
 from gateway.access.keyring import ANYBODY, Caller, Keyring
 from gateway.access.limits import Left
 from gateway.access.meter import Meter, Refused, Reservation
@@ -37,12 +38,14 @@ class Gate:
         auth: bool,
         keyring: Keyring,
         usage: Usage,
+        connections: Connections | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.auth = auth
         self.keyring = keyring
         self.usage = usage
+        self.connections = connections or Connections()
         self.clock_ns = clock_ns
         self.refused: Counter[str] = Counter()
         """How often each error code was the answer here."""
@@ -135,6 +138,9 @@ class Ticket:
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let through who may; count what it cost, however it ended."""
     gate = request.app[GATE]
+    if (answer := gate.connections.preflight(request)) is not None:
+        return answer
+    gate.connections.check(request)
     operation = request.app[ROUTES].get(request.match_info.route)
     if not gate.auth or (operation is not None and OPEN in operation.access):
         request[CALLER] = ANYBODY
@@ -163,8 +169,10 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         ticket.end(generated.spent(left=left) if generated and not failed else 0)
 
 
-async def show_limits(request: web.Request, response: web.StreamResponse) -> None:
-    """Before headers go out: what is left (for `on_response_prepare`)."""
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Before headers go out: what is left, and what browsers want to be told (for `on_response_prepare`)."""
+    if hdrs.ORIGIN in request.headers:
+        response.headers.update(request.app[GATE].connections.headers(request))
     ticket = request.get(TICKET)
     if ticket is not None:
         for name, value in ticket.headers().items():

@@ -152,7 +152,7 @@ def test_shipped_file_names_every_setting_when_read() -> None:
     assert set(everything) == {setting.key for setting in SETTINGS if not setting.secret}
     Path("config.yaml").write_text(yaml.safe_dump(everything))
     everywhere = load([], {}).config
-    differ = {"run_dir", "log_file", "aliases", "plugins"}
+    differ = {"run_dir", "log_file", "tls_cert", "tls_key", "aliases", "plugins"}
     changed = set(yaml.safe_load(text))
     for setting in SETTINGS:
         if not setting.secret and setting.key not in differ | changed:

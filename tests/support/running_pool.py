@@ -222,7 +222,7 @@ class Api:
     def open(self, path: str, body: Any) -> socket.socket:
         """A connection on which a request has been sent and nothing been read. Closed at the test's end."""
         data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: pool\r\nContent-Type: application/json\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         self._connections.append(connection)
         connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)

@@ -1,53 +1,23 @@
 """The whole application in production: who gets through to which route, and what the answers say of limits."""
 
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 from yarl import URL
 
 from gateway.access.gate import duration
 from gateway.access.keyring import Caller
-from gateway.access.record import METERED, OPEN, PERMISSIONS, Limits, new_key
-from gateway.app import make_app
-from gateway.config import GatewayConfig
-from gateway.context import CUSTODY, GATE
+from gateway.access.record import METERED, OPEN, PERMISSIONS, Limits
+from gateway.context import GATE
 from gateway.openapi import OPERATIONS, ROUTES, Operation
 
-MASTER = "the-master-key-of-this-test"
-Client = TestClient[web.Request, web.Application]
 OPEN_PATHS = {
     "/ping", "/health", "/health/live", "/health/ready", "/health/{model}",
     "/docs", "/redoc", "/openapi.json", "/docs/assets/{name}",
 }  # fmt: skip
-
-
-def settings(folder: Path, **changes: Any) -> GatewayConfig:
-    fields = {"run_dir": folder / "run", "data_dir": folder / "data", "api_key": MASTER}
-    return GatewayConfig(**{**fields, **changes})
-
-
-@pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[Client]:
-    """A gateway as configured for production, without workers."""
-    async with TestClient(TestServer(make_app(settings(tmp_path)))) as connected:
-        yield connected
-
-
-def app_of(client: Client) -> web.Application:
-    assert client.app is not None
-    return client.app
-
-
-async def key(client: Client, *permissions: str, **fields: Any) -> str:
-    """The text of a new key."""
-    given = {"name": "test", "permissions": permissions, **fields}
-    _, text = await app_of(client)[CUSTODY].put(lambda pepper: new_key(pepper, 1.0, **given))
-    return text
 
 
 def routes(client: Client) -> list[tuple[str, str, Operation | None]]:
@@ -60,10 +30,6 @@ def routes(client: Client) -> list[tuple[str, str, Operation | None]]:
         found.append((route.method, path, app[ROUTES].get(route)))
     assert len(found) > 20
     return found
-
-
-def bearer(text: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {text}"}
 
 
 async def test_every_route_has_a_policy_when_it_is_there(client: Client) -> None:
@@ -82,10 +48,10 @@ async def test_every_route_has_a_policy_when_it_is_there(client: Client) -> None
 async def test_every_route_refuses_when_the_key_is_missing_bad_expired_revoked_or_too_weak(client: Client) -> None:
     """401 or 403 on every route but the open ones, in the one shape of errors; the right key opens each."""
     app = app_of(client)
-    good = await key(client, "*")
-    expired = await key(client, "*", expires_at=2.0)
-    revoked = await key(client, "*", revoked_at=1.0)
-    weak = {name: await key(client, name) for name in PERMISSIONS}
+    good = await issue(client, "*")
+    expired = await issue(client, "*", expires_at=2.0)
+    revoked = await issue(client, "*", revoked_at=1.0)
+    weak = {name: await issue(client, name) for name in PERMISSIONS}
     callers: list[tuple[str | None, int, str]] = [
         (None, 401, "missing_api_key"),
         ("nonsense", 401, "invalid_api_key"),
@@ -137,7 +103,7 @@ async def test_odd_paths_open_nothing_when_no_key_is_given(client: Client, path:
 
 async def test_key_is_found_wherever_it_may_stand(client: Client) -> None:
     """Bearer (any case), X-API-Key, ?api_key=; the header wins over the query."""
-    text = await key(client, "models")
+    text = await issue(client, "models")
     for options in (
         {"headers": bearer(text)},
         {"headers": {"authorization": f"bearer  {text}"}},
@@ -160,7 +126,7 @@ async def test_hostile_keys_are_just_bad_when_given(client: Client, text: str) -
 
 async def test_nobody_is_asked_when_auth_is_off(tmp_path: Path) -> None:
     """Development: any key will do, and none."""
-    async with TestClient(TestServer(make_app(settings(tmp_path, auth=False, api_key=None)))) as client:
+    async with guarded(tmp_path, auth=False, api_key=None) as client:
         for headers in ({}, bearer("anything")):
             answer = await client.get("/v1/models", headers=headers)
             assert answer.status == 200
@@ -171,7 +137,7 @@ async def test_limits_are_shown_and_hold_to_the_millisecond_when_a_key_is_used(c
     """Headers on every answer, 429 with how long to wait; a millisecond less is too early, exactly that is not."""
     gate, now = app_of(client)[GATE], [10**12]
     gate.clock_ns = lambda: now[0]
-    headers = bearer(await key(client, "chat", limits=Limits(burst=3, rpm=60, tpm=1000)))
+    headers = bearer(await issue(client, "chat", limits=Limits(burst=3, rpm=60, tpm=1000)))
     body = {"messages": [{"role": "user", "content": "x"}]}
 
     async def ask() -> Any:
@@ -201,7 +167,7 @@ async def test_limits_are_the_configured_ones_when_the_key_has_none(client: Clie
     usage = app_of(client)[GATE].usage
     caller = Caller(id="k", permissions=frozenset("*"), limits=Limits(rph=7))
     assert usage.meter(caller).limits == Limits(burst=10, rpm=60, rph=7, rpd=10_000, tpm=0, tpd=0, parallel=0)
-    headers = bearer(await key(client, "*"))
+    headers = bearer(await issue(client, "*"))
     for _ in range(30):
         assert (await client.get("/v1/models", headers=headers)).status == 200
         assert (await client.post("/v1/completions", json={}, headers=bearer(MASTER))).status == 400

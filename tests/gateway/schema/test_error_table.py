@@ -14,7 +14,8 @@ STATUSES = {
     "queue_full": 429, "queue_timeout": 504, "model_not_ready": 503, "out_of_memory": 507, "worker_lost": 503,
     "worker_crashed": 500, "draining": 503, "shutting_down": 503, "slow_reader": 503, "cancelled": 503,
     "missing_api_key": 401, "invalid_api_key": 401, "expired_api_key": 401, "insufficient_permissions": 403,
-    "model_not_allowed": 403, "rate_limit_exceeded": 429, "keys_unavailable": 503,
+    "model_not_allowed": 403, "https_required": 403, "origin_not_allowed": 403, "misdirected_request": 421,
+    "rate_limit_exceeded": 429, "keys_unavailable": 503,
     "engine_error": 500, "internal_error": 500, "output_not_finite": 500,
 }  # fmt: skip
 TRANSIENT = {

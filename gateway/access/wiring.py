@@ -1,0 +1,78 @@
+"""Puts keys, limits, audit and events into an application, before anything that a request could reach."""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from gateway.access.audit import close_audit, open_audit
+from gateway.access.connection import LOCAL_NAMES, Connections
+from gateway.access.custody import Custody
+from gateway.access.gate import Gate, add_headers
+from gateway.access.keyring import Keyring
+from gateway.access.record import UNLIMITED, Limits
+from gateway.access.usage import Usage
+from gateway.config import GatewayConfig, Loaded
+from gateway.context import CUSTODY, EVENTS, GATE, LOADED
+from gateway.events import Events
+
+log = logging.getLogger("gateway")
+
+
+def guard_application(app: web.Application, loaded: Loaded) -> None:
+    """Add what `gateway.access.gate.guard` needs, and what keeps it up to date."""
+    config = loaded.config
+    usage, keyring = Usage(_limits(config)), Keyring(config.api_key)
+    app[LOADED] = loaded
+    app[EVENTS] = Events()
+    app[GATE] = Gate(auth=config.auth, keyring=keyring, usage=usage, connections=_connections(config))
+    app[CUSTODY] = Custody(config.data_dir, keyring, usage)
+    app.on_response_prepare.append(add_headers)
+    app.cleanup_ctx.append(_listen)
+    app.cleanup_ctx.append(_keys)
+
+
+def _limits(config: GatewayConfig) -> Limits:
+    """What holds for a key that has no limits of its own."""
+    if not config.rate_limit_enabled:
+        return UNLIMITED
+    return Limits(**{name: getattr(config, f"rate_limit_{name}") for name in Limits.__struct_fields__})
+
+
+def _connections(config: GatewayConfig) -> Connections:
+    hosts = {name.lower() for name in config.allowed_hosts}
+    if not hosts and not config.auth and not config.insecure:
+        hosts = {*LOCAL_NAMES, config.host}
+    return Connections(
+        hosts=frozenset(hosts),
+        origins=frozenset(config.cors_origins),
+        https=config.require_https,
+        proxies=config.trusted_proxies,
+    )
+
+
+async def _listen(app: web.Application) -> AsyncIterator[None]:
+    """Events and acts are noted from the first to the last moment."""
+    logger = logging.getLogger("gateway")
+    logger.addHandler(app[EVENTS])
+    audit_file = None
+    try:
+        audit_file = open_audit(app[LOADED].config.data_dir)
+    except OSError as error:
+        log.error("The audit log can't be written: %s; acts are noted in this log alone", error)
+    yield
+    if audit_file is not None:
+        close_audit(audit_file)
+    logger.removeHandler(app[EVENTS])
+
+
+async def _keys(app: web.Application) -> AsyncIterator[None]:
+    await app[CUSTODY].start()
+    keyring = app[GATE].keyring
+    if not app[GATE].auth:
+        log.info("Keys are not asked for: any will do, such as dev-%s", secrets.token_hex(8))
+    elif keyring.loaded and not len(keyring) and not keyring.has_master:
+        log.warning("There is no API key: make one with 'python -m gateway keys create NAME'")
+    yield
+    await app[CUSTODY].close()

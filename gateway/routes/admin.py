@@ -1,0 +1,148 @@
+"""`/admin`: what an operator sees and does, besides keys."""
+
+import msgspec
+from aiohttp import hdrs, web
+
+from gateway.access.audit import audit
+from gateway.context import CALLER, CUSTODY, EVENTS, GATE, LOADED, POOL, VECTORS
+from gateway.errors import invalid
+from gateway.events import KEPT
+from gateway.openapi import Operation, mount
+from gateway.routes.body import answer
+from gateway.schema.admin import Cleared, Configuration, EventList, Stats, WorkerInfo, WorkerList
+
+
+async def stats(request: web.Request) -> web.Response:
+    """Cache hit rates, rate limiting, a summary of the configuration, performance."""
+    app = request.app
+    now, vectors, gate, custody = app[POOL].snapshot(), app[VECTORS], app[GATE], app[CUSTODY]
+    beats = [worker.beat for worker in now.workers if worker.beat is not None]
+    lookups, hits = sum(beat.prefix_lookups for beat in beats), sum(beat.prefix_hits for beat in beats)
+    config = app[LOADED].config
+    body = Stats(
+        cache={
+            "enabled": vectors is not None,
+            "entries": len(vectors) if vectors is not None else 0,
+            "bytes": vectors.used_bytes if vectors is not None else 0,
+            "hits": vectors.counts.hits if vectors is not None else 0,
+            "misses": vectors.counts.misses if vectors is not None else 0,
+            "hit_rate": _rate(vectors.counts.hits, vectors.counts.misses) if vectors is not None else 0.0,
+        },
+        prefix_cache={"lookups": lookups, "hits": hits, "hit_rate": _rate(hits, lookups - hits)},
+        rate_limiting={
+            "enabled": config.rate_limit_enabled,
+            "tracked_keys": len(gate.usage),
+            "refused": gate.refused["rate_limit_exceeded"],
+        },
+        keys={
+            "required": gate.auth,
+            "count": len(gate.keyring),
+            "loaded": gate.keyring.loaded,
+            "trouble": custody.trouble is not None,
+            "refused": dict(gate.refused),
+        },
+        configuration={
+            "env": config.env,
+            "host": config.host,
+            "port": config.port,
+            "require_https": config.require_https,
+            "cache_enabled": config.cache_enabled,
+            "log_level": config.log_level,
+        },
+        performance={
+            "total_requests": now.total_requests,
+            "total_tokens": now.total_tokens,
+            "total_time_s": round(now.total_time_s, 6),
+            "errors": now.error_count,
+            "cancelled": now.cancelled,
+            **msgspec.structs.asdict(now.performance),
+        },
+    )
+    return answer(body)
+
+
+async def configuration(request: web.Request) -> web.Response:
+    """Every setting, secrets masked."""
+    loaded = request.app[LOADED]
+    return answer(
+        Configuration(
+            file=loaded.file.name if loaded.file is not None else None, settings=loaded.shown(), origins=loaded.origins
+        )
+    )
+
+
+async def workers(request: web.Request) -> web.Response:
+    """All engine processes."""
+    now = request.app[POOL].snapshot()
+    watched = {report.engine: report for report in now.supervisors}
+    found = []
+    for worker in now.workers:
+        beat, report = worker.beat, watched.get(worker.uid)
+        found.append(
+            WorkerInfo(
+                id=worker.uid,
+                model=worker.model,
+                state=worker.state,
+                pid=worker.pid,
+                rows=worker.rows,
+                slots=worker.slots,
+                silent_s=round(worker.silent_s, 3),
+                running=beat.running if beat else 0,
+                waiting=beat.waiting if beat else 0,
+                active_bytes=beat.active_bytes if beat else 0,
+                resident_bytes=beat.resident_bytes if beat else 0,
+                supervisor_pid=report.pid if report else None,
+                restarts=report.restarts if report else None,
+            )
+        )
+    return answer(WorkerList(data=found))
+
+
+async def clear_cache(request: web.Request) -> web.Response:
+    """Forget all cached vectors."""
+    vectors = request.app[VECTORS]
+    cleared = (
+        Cleared(entries=len(vectors), bytes=vectors.used_bytes) if vectors is not None else Cleared(entries=0, bytes=0)
+    )
+    if vectors is not None:
+        vectors.clear()
+    audit("cache.clear", by=request[CALLER].id, entries=cleared.entries)
+    return answer(cleared)
+
+
+async def events(request: web.Request) -> web.Response:
+    """What happened, the newest first; `limit` says how much of it (100)."""
+    text = request.query.get("limit", "100")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= KEPT):
+        raise invalid(f"'limit' must be a number from 1 to {KEPT}.", "limit")
+    return answer(EventList(data=request.app[EVENTS].latest(int(text))))
+
+
+def _rate(hits: int, misses: int) -> float:
+    return round(hits / (hits + misses), 4) if hits + misses else 0.0
+
+
+OPERATIONS = tuple(
+    Operation(
+        method=method,
+        path=path,
+        handler=handler,
+        summary=summary,
+        tag="Admin",
+        answer=kind,
+        errors=errors,
+        access=("admin",),
+    )
+    for method, path, handler, summary, kind, errors in (
+        (hdrs.METH_GET, "/admin/stats", stats, "Caches, limits, speed", Stats, ()),
+        (hdrs.METH_GET, "/admin/config", configuration, "The configuration", Configuration, ()),
+        (hdrs.METH_GET, "/admin/workers", workers, "Engine processes", WorkerList, ()),
+        (hdrs.METH_POST, "/admin/cache/clear", clear_cache, "Forget cached vectors", Cleared, ()),
+        (hdrs.METH_GET, "/admin/events", events, "What happened", EventList, ("invalid_request",)),
+    )
+)
+
+
+def setup(app: web.Application) -> None:
+    """Add the routes of this module."""
+    mount(app, OPERATIONS)

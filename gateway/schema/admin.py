@@ -1,0 +1,138 @@
+"""Bodies and answers of `/admin`. Times are seconds since 1970."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from gateway.access.record import Limits
+from gateway.events import Event
+from gateway.schema.base import Answer, Part, Request
+
+YEARS_S = 100 * 366 * 86_400
+Seconds = Annotated[float, Meta(ge=0, le=YEARS_S)]
+KeyName = Annotated[str, Meta(min_length=1, max_length=100)]
+Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=100)]
+Bound = Annotated[int, Meta(ge=0, le=10**12)]
+
+
+class KeyLimits(Part, frozen=True, kw_only=True):
+    """Limits of a key; what is left out holds as configured for all, 0 is no bound."""
+
+    burst: Bound | None = None
+    rpm: Bound | None = None
+    rph: Bound | None = None
+    rpd: Bound | None = None
+    tpm: Bound | None = None
+    tpd: Bound | None = None
+    parallel: Bound | None = None
+
+    def limits(self) -> Limits:
+        """As a key has them."""
+        return Limits(**{name: getattr(self, name) for name in Limits.__struct_fields__})
+
+
+class KeyRequest(Request, frozen=True, kw_only=True):
+    """A new key. It ends after `expires_in` seconds, or never."""
+
+    name: KeyName
+    permissions: Names
+    models: Names | None = None
+    limits: KeyLimits | None = None
+    expires_in: Seconds | None = None
+
+
+class KeyChange(Request, frozen=True, kw_only=True):
+    """What is to be different about a key; `limits` are replaced as a whole, `expires_in` counts from now."""
+
+    name: KeyName | None = None
+    permissions: Names | None = None
+    models: Names | None = None
+    limits: KeyLimits | None = None
+    expires_in: Seconds | None = None
+
+
+class KeyRotation(Request, frozen=True, kw_only=True):
+    """For how many seconds the old secret stays good."""
+
+    grace: Seconds | None = None
+
+
+class KeyInfo(Answer, frozen=True, kw_only=True, omit_defaults=True):
+    """A key. `key` is its text, told when it is made or rotated and never again."""
+
+    id: str
+    name: str
+    state: str
+    permissions: list[str]
+    models: list[str]
+    limits: dict[str, int]
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+    last_used_at: float | None
+    requests: int
+    tokens: int
+    old_until: float | None = None
+    key: str | None = None
+
+
+class KeyList(Answer, frozen=True, kw_only=True):
+    """All keys, the newest first."""
+
+    data: list[KeyInfo]
+
+
+class Stats(Answer, frozen=True, kw_only=True):
+    """Caches, limits, keys, configuration and speed, in brief."""
+
+    cache: dict[str, Any]
+    prefix_cache: dict[str, Any]
+    rate_limiting: dict[str, Any]
+    keys: dict[str, Any]
+    configuration: dict[str, Any]
+    performance: dict[str, Any]
+
+
+class Configuration(Answer, frozen=True, kw_only=True):
+    """Every setting, secrets masked, and where those come from that are no defaults."""
+
+    file: str | None
+    settings: dict[str, Any]
+    origins: dict[str, str]
+
+
+class WorkerInfo(Answer, frozen=True, kw_only=True):
+    """One engine process, with the supervisor that watches it, where that has registered."""
+
+    id: str
+    model: str
+    state: str
+    pid: int
+    rows: int
+    slots: int
+    silent_s: float
+    running: int
+    waiting: int
+    active_bytes: int
+    resident_bytes: int
+    supervisor_pid: int | None
+    restarts: int | None
+
+
+class WorkerList(Answer, frozen=True, kw_only=True):
+    """All engine processes."""
+
+    data: list[WorkerInfo]
+
+
+class EventList(Answer, frozen=True, kw_only=True):
+    """What happened, the newest first."""
+
+    data: list[Event]
+
+
+class Cleared(Answer, frozen=True, kw_only=True):
+    """How much was forgotten."""
+
+    entries: int
+    bytes: int

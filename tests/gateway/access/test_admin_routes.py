@@ -1,0 +1,209 @@
+"""`/admin` over HTTP, and how a request may come."""
+
+import json
+import logging
+import ssl
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from guarded_app import MASTER, Client, app_of, bearer, guarded, issue
+
+from gateway.app import make_app
+from gateway.config import GatewayConfig, parse_arguments
+from gateway.context import CUSTODY, EVENTS
+from gateway.settings import ConfigError
+
+ADMIN = bearer(MASTER)
+MINIMAL = {"name": "Ada", "permissions": ["models"]}
+
+
+async def call(client: Client, method: str, path: str, body: Any = None, *, status: int = 200) -> Any:
+    answer = await client.request(method, path, json=body, headers=ADMIN)
+    assert answer.status == status, await answer.text()
+    return await answer.json()
+
+
+async def works(client: Client, text: str) -> bool:
+    return (await client.get("/v1/models", headers=bearer(text))).status == 200
+
+
+async def test_key_lives_through_its_whole_life_when_managed_over_http(client: Client, tmp_path: Path) -> None:
+    """Made, listed, shown, changed, rotated, revoked; each holds at once and is in the audit log, without secrets."""
+    wanted = {**MINIMAL, "models": ["a"], "limits": {"rpm": 5}, "expires_in": 3600}
+    made = await call(client, "POST", "/admin/api-keys", wanted)
+    text, path = made["key"], f"/admin/api-keys/{made['id']}"
+    assert await works(client, text)
+    assert (made["name"], made["state"], made["limits"], made["models"]) == ("Ada", "active", {"rpm": 5}, ["a"])
+    assert made["expires_at"] == pytest.approx(made["created_at"] + 3600, abs=5)
+    [listed] = (await call(client, "GET", "/admin/api-keys"))["data"]
+    assert listed == await call(client, "GET", path) == {name: value for name, value in made.items() if name != "key"}
+    changed = await call(client, "PATCH", path, {"permissions": ["chat"], "name": "Bob", "limits": {"tpm": 9}})
+    assert (changed["permissions"], changed["name"], changed["limits"]) == (["chat"], "Bob", {"tpm": 9})
+    assert not await works(client, text)
+    await call(client, "PATCH", path, {"permissions": ["*"]})
+    fresh = await call(client, "POST", f"{path}/rotate", {"grace": 60})
+    assert fresh["id"] == made["id"]
+    assert await works(client, fresh["key"])
+    assert await works(client, text)
+    last = (await call(client, "POST", f"{path}/rotate", {"grace": 0}))["key"]
+    assert [await works(client, one) for one in (text, fresh["key"], last)] == [False, False, True]
+    assert (await call(client, "DELETE", path))["state"] == "revoked"
+    assert not await works(client, last)
+    log = tmp_path / "data" / "audit.log"
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    acts = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [act["act"] for act in acts] == [f"key.{name}" for name in
+        ("create", "change", "change", "rotate", "rotate", "revoke")]  # fmt: skip
+    assert {act["by"] for act in acts} == {"master"}
+    assert {act["subject"] for act in acts} == {made["id"]}
+    assert not any(one[13:] in log.read_text() for one in (text, fresh["key"], last))
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"permissions": ["chat"]}, "name"),
+        ({**MINIMAL, "permissions": []}, "permissions"),
+        ({**MINIMAL, "permissions": ["root"]}, "permissions"),
+        ({**MINIMAL, "name": "a\nb"}, "name"),
+        ({**MINIMAL, "limits": {"rpm": -1}}, "limits.rpm"),
+        ({**MINIMAL, "limits": {"rpd": 10**9}}, "limits.rpd"),
+        ({**MINIMAL, "limits": {"rps": 1}}, "limits.rps"),
+        ({**MINIMAL, "expires_in": 0}, "expires_at"),
+        ({**MINIMAL, "colour": "red"}, "colour"),
+    ],
+)
+async def test_key_is_refused_by_name_of_the_field_when_asked_for_wrongly(
+    client: Client, body: dict[str, Any], param: str
+) -> None:
+    """400, and nothing is made."""
+    error = (await call(client, "POST", "/admin/api-keys", body, status=400))["error"]
+    assert error["param"] == param
+    assert (await call(client, "GET", "/admin/api-keys"))["data"] == []
+
+
+async def test_unknown_key_is_404_and_lost_database_503_when_managed(client: Client, tmp_path: Path) -> None:
+    """A change that can't be written is not pretended."""
+    for method, path in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate")):
+        body = {} if method == "PATCH" else None
+        assert (await call(client, method, f"/admin/api-keys/nobody{path}", body, status=404))["error"]["param"] == "id"
+    (tmp_path / "data" / "pepper").write_bytes(b"short")
+    custody = app_of(client)[CUSTODY]
+    await custody._run(custody._drop)
+    assert (await call(client, "POST", "/admin/api-keys", MINIMAL, status=503))["error"]["code"] == "keys_unavailable"
+    assert (await call(client, "GET", "/admin/stats"))["keys"]["trouble"] is True
+
+
+async def test_operator_sees_configuration_statistics_and_events(client: Client) -> None:
+    """Secrets are masked; what went wrong is among the events, the newest first; the cache can be emptied."""
+    config = await call(client, "GET", "/admin/config")
+    assert config["settings"]["api_key"] == "********"
+    assert MASTER not in str(config)
+    await client.get("/v1/models", headers=bearer("bad"))
+    stats = await call(client, "GET", "/admin/stats")
+    assert stats["keys"]["required"] is True
+    assert stats["keys"]["refused"]["invalid_api_key"] == 1
+    assert set(stats) == {"cache", "prefix_cache", "rate_limiting", "keys", "configuration", "performance"}
+    assert await call(client, "GET", "/admin/workers") == {"data": []}
+    assert await call(client, "POST", "/admin/cache/clear") == {"entries": 0, "bytes": 0}
+    logging.getLogger("gateway.test").error("a key database %s", "burns")
+    events = (await call(client, "GET", "/admin/events"))["data"]
+    assert (events[0]["message"], events[0]["level"]) == ("a key database burns", "error")
+    assert len((await call(client, "GET", "/admin/events?limit=1"))["data"]) == 1
+    for limit in ("0", "x", "1001", "٣", "9" * 30):
+        assert (await call(client, "GET", f"/admin/events?limit={limit}", status=400))["error"]["param"] == "limit"
+    for _ in range(1500):
+        logging.getLogger("gateway.test").warning("again")
+    assert len(app_of(client)[EVENTS].latest(10_000)) == 1000
+
+
+async def test_models_of_others_are_refused_and_hidden_when_a_key_is_for_some(client: Client) -> None:
+    """There is none here; the list is empty, not forbidden."""
+    text = await issue(client, "models", models=("mine",))
+    assert (await (await client.get("/v1/models", headers=bearer(text))).json())["data"] == []
+
+
+async def test_foreign_names_are_refused_when_nobody_is_asked_for_a_key(tmp_path: Path) -> None:
+    """A web page whose name leads to this machine gets nothing; with keys, any name will do unless some are listed."""
+    async with guarded(tmp_path, auth=False) as client:
+        assert (await client.get("/v1/models")).status == 200
+        for host in ("localhost:1", "127.0.0.1", "[::1]:8000", "LOCALHOST"):
+            assert (await client.get("/v1/models", headers={"Host": host})).status == 200
+        for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "x", "[::2]"):
+            answer = await client.get("/v1/models", headers={"Host": host})
+            assert (answer.status, (await answer.json())["error"]["code"]) == (421, "misdirected_request")
+    async with guarded(tmp_path, allowed_hosts=("api.example",)) as client:
+        assert (await client.get("/ping", headers={"Host": "api.example:443"})).status == 200
+        assert (await client.get("/ping")).status == 421
+
+
+async def test_web_pages_are_let_in_by_origin_when_listed(tmp_path: Path) -> None:
+    """Off by default: no header, no preflight, no POST; listed origins get all three; a page of our own needs none."""
+    ask = {"Origin": "https://chat.example", "Access-Control-Request-Method": "POST"}
+    async with guarded(tmp_path) as client:
+        assert (await client.options("/v1/models", headers=ask)).status == 401
+        assert "Access-Control-Allow-Origin" not in (await client.get("/ping", headers=ask)).headers
+        foreign = await client.post("/admin/cache/clear", headers={**ADMIN, "Origin": "https://evil.example"})
+        assert (foreign.status, (await foreign.json())["error"]["code"]) == (403, "origin_not_allowed")
+        own = {**ADMIN, "Origin": f"http://{client.host}:{client.port}"}
+        assert (await client.post("/admin/cache/clear", headers=own)).status == 200
+    async with guarded(tmp_path, cors_origins=("https://chat.example",)) as client:
+        answer = await client.options("/v1/chat/completions", headers=ask)
+        assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (204, "https://chat.example")
+        assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
+        refused = await client.post("/v1/chat/completions", json={}, headers=ask)
+        assert (refused.status, refused.headers["Access-Control-Allow-Origin"]) == (401, "https://chat.example")
+        assert (await client.options("/v1/models", headers={**ask, "Origin": "https://evil.example"})).status == 401
+
+
+async def test_plain_http_is_refused_unless_a_trusted_proxy_vouches(tmp_path: Path) -> None:
+    """What anyone else says of himself counts for nothing."""
+    said = {"X-Forwarded-Proto": "https"}
+    network = parse_arguments(["--trusted-proxies", "10.0.0.0/8"], {}).trusted_proxies
+    async with guarded(tmp_path, require_https=True, trusted_proxies=network) as client:
+        for headers in ({}, said):
+            answer = await client.get("/ping", headers=headers)
+            assert (answer.status, (await answer.json())["error"]["code"]) == (403, "https_required")
+    network = parse_arguments(["--trusted-proxies", "127.0.0.1"], {}).trusted_proxies
+    async with guarded(tmp_path, require_https=True, trusted_proxies=network) as client:
+        assert (await client.get("/ping", headers=said)).status == 200
+        assert (await client.get("/ping", headers={"X-Forwarded-Proto": "https, http"})).status == 403
+        assert (await client.get("/ping")).status == 403
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--require-https"], "nobody could connect"),
+        (["--tls-cert", "x"], "give both, or neither"),
+        (["--trusted-proxies", "proxy"], "must be addresses or networks"),
+    ],
+)
+def test_settings_are_refused_when_they_lock_everybody_out(argv: list[str], said: str) -> None:
+    """At the start, not at the first request."""
+    with pytest.raises(ConfigError, match=said):
+        parse_arguments(argv, {})
+
+
+async def test_https_is_served_when_a_certificate_is_given(tmp_path: Path) -> None:
+    """Directly, without a proxy."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(  # noqa: ASYNC221
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    from gateway.__main__ import _tls
+
+    config = GatewayConfig(
+        run_dir=tmp_path / "run", data_dir=tmp_path / "data", tls_cert=cert, tls_key=key, require_https=True
+    )
+    server = TestServer(make_app(config), scheme="https")
+    await server.start_server(ssl=_tls(config))
+    async with TestClient(server) as client:
+        answer = await client.get("/ping", ssl=ssl.create_default_context(cafile=str(cert)))
+        assert answer.status == 200
