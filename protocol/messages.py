@@ -285,7 +285,8 @@ class Supervision(Message, frozen=True):
     """What a supervisor knows of its engine. Sent on `Hello`, on every change and as its beat.
 
     `engine` is the `worker` of the engine process it runs or last ran (empty before the first),
-    `exit_code` how that one ended (negative: by signal), `delay_s` how long until the next start.
+    `exit_code` how that one ended (negative: by signal), `delay_s` how long until the next start. `parked`: it was told
+    to run none, and will start one when told so.
     """
 
     model: str
@@ -297,6 +298,7 @@ class Supervision(Message, frozen=True):
     restarts: int = 0
     exit_code: int | None = None
     delay_s: float = 0.0
+    parked: bool = False
 
 
 class KillEngine(Message, frozen=True):
@@ -306,7 +308,25 @@ class KillEngine(Message, frozen=True):
     reason: str
 
 
-ToWorker = Hello | GenerateJob | TokenizeJob | DetokenizeJob | EmbedJob | Cancel | Drain | KillEngine
+class EndEngine(Message, frozen=True):
+    """To a supervisor: the engine `worker` was told to drain; let it end within `grace_s`, else kill it.
+
+    `again`: start a fresh one then; else start none until told to. Either way the end is no crash.
+    """
+
+    worker: str
+    grace_s: float
+    again: bool
+    reason: str
+
+
+class StartEngine(Message, frozen=True):
+    """To a supervisor: run one engine more than now, beside those that run."""
+
+
+ToWorker = (
+    Hello | GenerateJob | TokenizeJob | DetokenizeJob | EmbedJob | Cancel | Drain | KillEngine | EndEngine | StartEngine
+)
 ToGateway = (
     Announce | Ready | Beat | Accepted | Progress | Delta | Done | Tokens | Text | Vectors | Failed | Bye | Supervision
 )

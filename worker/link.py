@@ -27,12 +27,14 @@ from protocol.messages import (
     Done,
     Drain,
     EmbedJob,
+    EndEngine,
     Failed,
     GenerateJob,
     Hello,
     KillEngine,
     Progress,
     Ready,
+    StartEngine,
     Text,
     ToGateway,
     TokenizeJob,
@@ -203,8 +205,8 @@ class Link:
                 self.send(self._epoch, [self._announce(), *([ready] if ready else [])])
             case Drain():
                 self._command(Stop(message.grace_s))
-            case KillEngine():
-                log.warning("KillEngine is for supervisors; ignored")
+            case KillEngine() | EndEngine() | StartEngine():
+                log.warning("%s is for supervisors; ignored", type(message).__name__)
 
 
 def _frames(messages: Sequence[ToGateway], epoch: int) -> list[bytes]:

@@ -10,31 +10,10 @@ from typing import assert_never
 import msgspec
 
 from protocol.messages import Watch
+from worker.policy import Policy as Policy
 
 EXIT_CONFIG = 2
 """Exit code of an engine that can't serve with these settings; trying again soon would change nothing."""
-
-
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """How patient to be. Seconds and counts.
-
-    `delays_s` are the waits before the starts that follow each other's failures; the last one repeats.
-    """
-
-    delays_s: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-    healthy_s: float = 60.0
-    """An engine that was ready so long, or has done work, owes nothing for what its predecessors did. Loading, however
-    long it takes, proves nothing."""
-    settled_s: float = 10.0
-    """An engine that ends by itself with code 0 after so long was asked to (drained), and is no crash."""
-    crash_limit: int = 5
-    crash_window_s: float = 120.0
-    crash_pause_s: float = 60.0
-    config_tries: int = 3
-    drain_s: float = 4.0
-    """honcho kills 5 s after its SIGTERM."""
-    kill_s: float = 0.5
-    """How long a killed process may take to be gone before nobody waits for it any more."""
 
 
 # ---------------------------------------------------------------------------
@@ -85,6 +64,19 @@ class KillAsked(msgspec.Struct, frozen=True):
     reason: str
 
 
+class EndAsked(msgspec.Struct, frozen=True):
+    """The gateway told engine process `worker` to drain; `again`: a fresh one follows, else none until `WakeAsked`."""
+
+    worker: str
+    grace_s: float
+    again: bool
+    reason: str
+
+
+class WakeAsked(msgspec.Struct, frozen=True):
+    """Start an engine where none was wanted."""
+
+
 class StopAsked(msgspec.Struct, frozen=True):
     """A signal, or the end of whoever started us, tells the supervisor to leave."""
 
@@ -95,7 +87,9 @@ class Tick(msgspec.Struct, frozen=True):
     """Time has passed, maybe as far as `deadline`."""
 
 
-Event = Begin | Spawned | SpawnFailed | BecameReady | Proven | Exited | KillAsked | StopAsked | Tick
+Event = (
+    Begin | Spawned | SpawnFailed | BecameReady | Proven | Exited | KillAsked | EndAsked | WakeAsked | StopAsked | Tick
+)
 
 
 # ---------------------------------------------------------------------------
@@ -142,6 +136,8 @@ class EngineWatch:
         self.pid = 0
         self.restarts = -1
         self.exit_code: int | None = None
+        self.parked = False
+        """Told to run no engine, until told otherwise."""
         self.deadline: float | None = None
         """When to call with a `Tick`, at the latest."""
         self._name = name
@@ -154,6 +150,7 @@ class EngineWatch:
         self._on_trial = False
         self._killed_for: str | None = None
         self._kill_sent = False
+        self._ending: EndAsked | None = None
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take one event at monotonic time `now` (seconds); returns what to do, in order."""
@@ -174,14 +171,25 @@ class EngineWatch:
                 return []
             case Exited():
                 return self._exited(event, now)
-            case KillAsked():
-                return self._kill(event)
-            case StopAsked():
-                return self._stop(event, now)
+            case KillAsked() | EndAsked() | WakeAsked() | StopAsked():
+                return self._obey(event, now)
             case Tick():
                 return self._tick(now)
             case _:
                 assert_never(event)
+
+    def _obey(self, order: KillAsked | EndAsked | WakeAsked | StopAsked, now: float) -> list[Instruction]:
+        match order:
+            case KillAsked():
+                return self._kill(order)
+            case EndAsked():
+                return self._end(order, now)
+            case WakeAsked():
+                return self._wake()
+            case StopAsked():
+                return self._stop(order, now)
+            case _:
+                assert_never(order)
 
     def delay_s(self, now: float) -> float:
         """Seconds until the next start; 0 where none is planned."""
@@ -201,6 +209,7 @@ class EngineWatch:
         self._started_at = now
         self._ready_at = None
         self._killed_for = None
+        self._ending = None
         trial = " on trial: if it dies before it has done any work, the pause is repeated" if self._on_trial else ""
         return [Report(), Say(f"{self._name}: engine started as process {event.pid}{trial}")]
 
@@ -210,6 +219,8 @@ class EngineWatch:
         pid, self.pid, self.exit_code = self.pid, 0, event.code
         if self.watch is Watch.DRAINING:
             return [Report(), Say(f"{self._name}: engine process {pid} has ended; leaving"), Leave()]
+        if self._ending is not None:
+            return self._ended_as_asked(self._ending)
         ran_s = now - self._started_at
         if self._ready_at is not None and now - self._ready_at >= self._policy.healthy_s:
             self._recovered()
@@ -268,7 +279,42 @@ class EngineWatch:
         self._killed_for = event.reason
         return [Kill(), Say(f"{self._name}: killing engine process {self.pid}: {event.reason}", bad=True)]
 
+    def _end(self, event: EndAsked, now: float) -> list[Instruction]:
+        if event.worker != self.worker or self.watch is Watch.DRAINING:
+            return []
+        self._ending = event
+        if not self.pid:
+            return self._ended_as_asked(event)
+        self.deadline = now + event.grace_s + self._policy.end_extra_s
+        after = "a fresh one follows" if event.again else "none follows"
+        return [
+            Say(
+                f"{self._name}: engine process {self.pid} is to end within {event.grace_s:g} s, {after}: {event.reason}"
+            )
+        ]
+
+    def _ended_as_asked(self, asked: EndAsked) -> list[Instruction]:
+        if asked.again:
+            return [
+                Report(),
+                *self._start(),
+                Say(f"{self._name}: the engine has ended as asked; a fresh one is started"),
+            ]
+        self.watch = Watch.DRAINING
+        self.parked = True
+        self.deadline = None
+        return [Report(), Say(f"{self._name}: the engine has ended as asked; none runs until one is asked for")]
+
+    def _wake(self) -> list[Instruction]:
+        if not self.parked:
+            return []
+        self.parked = False
+        self._recovered()
+        return self._start()
+
     def _stop(self, event: StopAsked, now: float) -> list[Instruction]:
+        if self.parked:
+            return [Leave()]
         if self.watch is Watch.DRAINING:
             self._kill_sent = True
             self.deadline = now + self._policy.kill_s
@@ -293,8 +339,12 @@ class EngineWatch:
                 return self._start()
             case Watch.DRAINING:
                 return self._overdue(now)
-            case Watch.STARTING | Watch.RUNNING:
+            case Watch.STARTING:
                 return []
+            case Watch.RUNNING:
+                self.deadline = None
+                self._killed_for = "it did not end in its grace"
+                return [Kill(), Say(f"{self._name}: engine process {self.pid} is not done; killing it")]
             case _:
                 assert_never(self.watch)
 

@@ -66,6 +66,8 @@ class Supervisor:
         self.identity = identity
         self.report = report
         self.last_seen = now
+        self.asked = 0
+        """How many engines it was asked to start."""
 
 
 class Model:
@@ -116,7 +118,10 @@ class Model:
         for state in (State.READY, State.WARMING, State.LOADING, State.DRAINING):
             if state in states:
                 return State.WARMING.value if state is State.READY else state.value
-        watches = {supervisor.report.watch for supervisor in self.supervisors.values()}
+        reports = [supervisor.report for supervisor in self.supervisors.values()]
+        if reports and all(report.parked for report in reports):
+            return "stopped"
+        watches = {report.watch for report in reports}
         for watch in (Watch.RUNNING, Watch.STARTING, Watch.BACKOFF, Watch.DRAINING, Watch.CRASH_LOOP):
             if watch in watches:
                 return Watch.STARTING.value if watch is Watch.RUNNING else watch.value

@@ -14,12 +14,13 @@ from types import TracebackType
 from prometheus_client import CollectorRegistry
 
 from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.fleet import Fleet
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.intake import Intake
 from gateway.dispatch.limits import Limits
 from gateway.dispatch.link import Link
 from gateway.dispatch.liveness import Liveness
-from gateway.dispatch.model import Model
+from gateway.dispatch.model import Model, Worker
 from gateway.dispatch.roster import Roster
 from gateway.dispatch.stats import Snapshot, Stats, WorkerSnapshot, model_snapshot
 from gateway.dispatch.stream import JobFailed, JobStream
@@ -74,6 +75,7 @@ class Pool:
             stats=self._stats,
         )
         self._liveness = Liveness(self._roster, limits, clock())
+        self._fleet = Fleet(epoch=epoch, line=self._link, clock=clock, roster=self._roster)
         self._ticker: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -127,6 +129,45 @@ class Pool:
     def answered(self, model: Model, kind: str, *, took_s: float, prompt_tokens: int) -> None:
         """Count a request of type `kind` that was answered without any job."""
         self._stats.answered(model, kind, took_s=took_s, prompt_tokens=prompt_tokens)
+
+    def worker(self, uid: str) -> Worker:
+        """Return the worker of that `uid`, as snapshots show it. Raises `JobFailed` (`not_found`)."""
+        worker = self._roster.worker(uid)
+        if worker is None:
+            raise JobFailed("not_found", f"There is no worker {uid[:64]!r}.", param="worker")
+        return worker
+
+    def drain_worker(self, uid: str, *, grace_s: float = 30.0) -> None:
+        """Let a worker finish what it runs, give it no more, then end its engine; none follows until asked for.
+
+        Returns at once. What is not finished in `grace_s` goes on elsewhere. Raises `JobFailed`: `not_found`, or
+        `invalid_request` for a worker without a supervisor.
+        """
+        self._fleet.end(self.worker(uid), grace_s=grace_s, again=False, reason="drained")
+
+    def stop_worker(self, uid: str) -> None:
+        """End a worker's engine now: what it runs goes on elsewhere. Otherwise as `drain_worker`."""
+        self._fleet.end(self.worker(uid), grace_s=0.0, again=False, reason="stopped")
+
+    def restart_worker(self, uid: str, *, grace_s: float = 3.0) -> None:
+        """Replace a worker's engine by a fresh one of the same settings. Otherwise as `drain_worker`."""
+        self._fleet.end(self.worker(uid), grace_s=grace_s, again=True, reason="restarted")
+
+    def scale(self, model: Model, replicas: int, *, grace_s: float = 30.0) -> None:
+        """Have so many engines of a model (0 to 64): supervisors start siblings, or drain the least busy ones.
+
+        Returns at once. Raises `JobFailed`: `invalid_request` for a number out of bounds, `model_not_ready` where no
+        supervisor of the model is here.
+        """
+        self._fleet.scale(model, replicas, grace_s=grace_s)
+
+    async def roll(self, model: Model, *, grace_s: float = 3.0, patience_s: float = 300.0) -> None:
+        """Replace all engines of a model by fresh ones, one after the other, without losing a request.
+
+        With one replica its requests wait for the new engine. Raises `JobFailed` (`model_not_ready`) if a new one is
+        not up within `patience_s`.
+        """
+        await self._fleet.roll(model, grace_s=grace_s, patience_s=patience_s)
 
     @property
     def registry(self) -> CollectorRegistry:

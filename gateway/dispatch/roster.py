@@ -11,7 +11,7 @@ from gateway.dispatch.model import Model, Supervisor, Worker
 from gateway.dispatch.names import SERVES, default_of, named
 from gateway.dispatch.stream import JobFailed
 from protocol.errors import Code
-from protocol.messages import Announce, Kind, Ready, State, Supervision
+from protocol.messages import Announce, Kind, Ready, State, Supervision, Watch
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,14 @@ class Roster:
     def supervisor_of(self, uid: str) -> Supervisor | None:
         """Return the supervisor whose engine is the worker of that uid."""
         return next((found for found in self.supervisors.values() if found.report.engine == uid), None)
+
+    def wanted(self, model: Model) -> list[Supervisor]:
+        """The supervisors of a model that run an engine, or are about to."""
+        return [
+            found
+            for found in model.supervisors.values()
+            if not found.report.parked and found.report.watch is not Watch.DRAINING
+        ]
 
     def __iter__(self) -> Iterator[Model]:
         return iter(sorted(self.models.values(), key=lambda model: model.name))

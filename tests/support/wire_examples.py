@@ -15,6 +15,7 @@ from protocol.messages import (
     Done,
     Drain,
     EmbedJob,
+    EndEngine,
     Failed,
     GenerateJob,
     Hello,
@@ -25,6 +26,7 @@ from protocol.messages import (
     Progress,
     Ready,
     Sampling,
+    StartEngine,
     State,
     Supervision,
     Text,
@@ -103,6 +105,8 @@ TO_WORKER = (
     Cancel(5, 2),
     Drain(3.5),
     KillEngine("0f1e2d", "no step for 60 s"),
+    EndEngine("0f1e2d", 30.0, True, "asked to"),
+    StartEngine(),
 )
 CALL = ToolCall(1, "call_1", "weather", '{"city":"Köln"}')
 LOGPROB = TokenLogprob("\ufffd", b"\xe2\x82", -0.5, [("a", b"a", -1.5)])
@@ -136,7 +140,7 @@ TO_GATEWAY = (
     Vectors(8, 1, 2, [4, 3], bytes.fromhex("0000803f000000000000003f000000bf"), 0.25, 0.5, 3, 2),
     Failed(5, 2, "invalid_request", "No such token.", "logit_bias", True),
     Bye("stopped"),
-    Supervision("qwen3", Kind.CHAT, Watch.CRASH_LOOP, 98, "0f1e2d", 99, 4, -9, 30.0),
+    Supervision("qwen3", Kind.CHAT, Watch.CRASH_LOOP, 98, "0f1e2d", 99, 4, -9, 30.0, True),
 )
 EXAMPLES: tuple[Message, ...] = (*PARTS, *TO_WORKER, CALL, LOGPROB, USAGE, *TO_GATEWAY)
 

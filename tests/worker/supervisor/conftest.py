@@ -19,7 +19,7 @@ import zmq
 
 from protocol import codec
 from protocol.address import endpoint
-from protocol.messages import Hello, KillEngine, Supervision
+from protocol.messages import Hello, Supervision, ToWorker
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 20.0
@@ -114,7 +114,7 @@ class Gateway:
                 return report
         raise AssertionError("no such report")
 
-    def send(self, message: Hello | KillEngine, epoch: int | None = None) -> None:
+    def send(self, message: ToWorker, epoch: int | None = None) -> None:
         self.send_raw(codec.encode([message], epoch=self.epoch if epoch is None else epoch))
 
     def send_raw(self, frame: bytes) -> None:

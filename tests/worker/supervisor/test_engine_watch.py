@@ -8,6 +8,7 @@ from protocol.messages import Watch
 from worker.watch import (
     BecameReady,
     Begin,
+    EndAsked,
     EngineWatch,
     Exited,
     Instruction,
@@ -23,6 +24,7 @@ from worker.watch import (
     StopAsked,
     Terminate,
     Tick,
+    WakeAsked,
 )
 
 
@@ -291,3 +293,45 @@ def test_every_bad_line_says_what_comes_next(story: Story) -> None:
         assert "SIGABRT" in line.text
         assert "boom" in line.text
         assert "starting it again" in line.text or "no more starts for 60 s" in line.text
+
+
+def test_ended_engine_is_replaced_at_once_when_a_fresh_one_was_asked_for(story: Story) -> None:
+    """However young and whatever its code: it was asked to, and that is no crash."""
+    for number in range(10):
+        story.event(EndAsked(story.watch.worker, 3.0, True, "rolled"), after_s=0.1)
+        assert Report() in story.die(after_s=1, code=-9)
+        assert len(story.starts) == number + 2
+    assert story.watch.watch is Watch.RUNNING
+
+
+def test_nothing_is_started_when_none_was_asked_for_until_it_is(story: Story) -> None:
+    """Parked: no engine, no deadline; woken: as new. A signal to leave is obeyed at once."""
+    story.event(EndAsked(story.watch.worker, 3.0, False, "scaled down"))
+    story.die(after_s=1, code=0)
+    assert (story.watch.watch, story.watch.parked, story.watch.deadline) == (Watch.DRAINING, True, None)
+    assert story.event(Tick(), after_s=1000) == []
+    story.event(WakeAsked())
+    assert (story.watch.watch, story.watch.parked, len(story.starts)) == (Watch.RUNNING, False, 2)
+    assert story.event(WakeAsked()) == []
+    story.event(EndAsked(story.watch.worker, 3.0, False, "scaled down"))
+    story.die(after_s=1, code=0)
+    assert story.event(StopAsked("SIGTERM")) == [Leave()]
+
+
+def test_ending_engine_is_killed_when_its_grace_is_over(story: Story) -> None:
+    """One that does not listen must not keep its place for ever."""
+    story.event(EndAsked(story.watch.worker, 3.0, True, "rolled"))
+    assert story.event(Tick(), after_s=3.9) == []
+    assert Kill() in story.event(Tick(), after_s=0.2)
+    story.die(after_s=0.1, code=-9)
+    assert (story.watch.watch, len(story.starts)) == (Watch.RUNNING, 2)
+
+
+def test_place_is_given_up_when_its_engine_waits_to_be_started(story: Story) -> None:
+    """Scaling down takes those first that serve nobody."""
+    story.die(after_s=1)
+    story.die(after_s=1)
+    assert story.watch.watch is Watch.BACKOFF
+    story.event(EndAsked(story.watch.worker, 3.0, False, "scaled down"))
+    assert story.watch.parked
+    assert story.event(EndAsked("another", 3.0, False, "x")) == []

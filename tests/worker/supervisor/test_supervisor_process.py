@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from protocol.messages import KillEngine, Watch
+from protocol.messages import EndEngine, KillEngine, StartEngine, Watch
 
 Supervise = Callable[..., Any]
 Gone = Callable[[int, float], bool]
@@ -81,6 +81,28 @@ def test_kill_order_ends_the_named_engine_and_what_it_started(supervise: Supervi
     assert gone(engine, 1)
     assert gone(child, 1)
     program.line("was killed .no step for 30 s.*starting it again")
+
+
+def test_siblings_come_and_go_when_they_are_asked_for(supervise: Supervise, gateway: Any, gone: Gone) -> None:
+    """One process, several engines, each with reports of its own; the end of all is one signal."""
+    program = supervise()
+    first = gateway.report(lambda report: report.engine_pid == program.engine_pid())
+    gateway.report()  # the answer to the greeting
+    gateway.send(StartEngine())
+    second = program.engine_pid()
+    report = gateway.report(lambda report: report.engine_pid == second)
+    assert (report.pid, report.engine != first.engine) == (program.pid, True)
+    gateway.report()
+    gateway.send(EndEngine(report.engine, 0.1, False, "scaled down"))
+    parked = gateway.report(lambda report: report.parked)
+    assert (parked.engine, parked.engine_pid, parked.watch) == (report.engine, 0, Watch.DRAINING)
+    assert gone(second, 1)
+    gateway.send(StartEngine())
+    third = program.engine_pid()
+    gateway.report(lambda report: report.engine_pid == third)
+    assert program.end(signal.SIGTERM) == 0
+    assert gone(first.engine_pid, 0.1)
+    assert gone(third, 0.1)
 
 
 def test_garbage_from_the_socket_is_survived(supervise: Supervise, gateway: Any) -> None:
