@@ -1,18 +1,19 @@
 """`scripts/bench`: everything the pool promises about speed, measured on this machine in one run, as ratios."""
 
 import argparse
+import contextlib
 import os
 import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import chat, gateway
-from benchmarks.processes import ROOT, direct, mlx_lm_server, pool
+from benchmarks import chat, gateway, vision
+from benchmarks.processes import ROOT, direct, mlx_lm_server, mlx_vlm_server, pool
 from benchmarks.table import Table
 
-PARTS = ("chat", "gateway")
-PACKAGES = ("mlx", "mlx-lm", "aiohttp", "pyzmq", "uvloop", "msgspec")
+PARTS = ("chat", "vision", "gateway")
+PACKAGES = ("mlx", "mlx-lm", "mlx-vlm", "aiohttp", "pyzmq", "uvloop", "msgspec")
 
 
 def main() -> int:
@@ -23,12 +24,17 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement, taken in turn")
     parser.add_argument("--requests", type=int, default=20_000, help="requests of the memory measurement")
+    parser.add_argument(
+        "--mlx-vlm-python", help="a Python with all of mlx-vlm's packages, to run its server; default: not compared"
+    )
     options = parser.parse_args()
     _describe()
     table = Table()
     parts = options.parts or PARTS
     if "chat" in parts:
         _chat(table, options.rounds)
+    if "vision" in parts:
+        _vision(table, options.rounds, options.mlx_vlm_python)
     if "gateway" in parts:
         _gateway(table, options.rounds, options.requests)
     for line in table.missed:
@@ -43,7 +49,7 @@ def _describe() -> None:
     print(
         f"BLAS: {os.environ.get('LD_PRELOAD') or 'as built'}, threads {os.environ.get('OPENBLAS_NUM_THREADS', 'all')}"
     )
-    print("model: bench-qwen3, made from its seed; load average", os.getloadavg()[0], flush=True)
+    print("models: bench-qwen3 and qwen2-vl, made from their seeds; load average", os.getloadavg()[0], flush=True)
 
 
 def _chat(table: Table, rounds: int) -> None:
@@ -54,6 +60,16 @@ def _chat(table: Table, rounds: int) -> None:
         chat.throughput(table, ours, rival, plain, folder, rounds=rounds)
         chat.mixed_sampling(table, ours, plain, folder, rounds=min(rounds, 3))
         chat.long_prompt(table, ours, rival, rounds=rounds)
+
+
+def _vision(table: Table, rounds: int, python: str | None) -> None:
+    from make_models import make
+
+    folder: Path = make("qwen2-vl", ROOT / ".models")
+    server = mlx_vlm_server(python, folder) if python else contextlib.nullcontext()
+    with pool("--model-type", "vision", "--model-path", str(folder)) as ours, server as rival:
+        vision.throughput(table, ours, str(folder), rival, rounds=rounds)
+        vision.second_turn(table, ours, rounds=rounds)
 
 
 def _gateway(table: Table, rounds: int, requests: int) -> None:

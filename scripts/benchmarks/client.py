@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+CONTENT = re.compile(rb'"content": ?"[^"]')
 USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
 
 
@@ -52,10 +53,10 @@ class _Reader(asyncio.Protocol):
             stream.error = data[:300].decode(errors="replace")
         self._started = True
         self._seen += data.count(b"data: ")
-        # The first event only names the role.
-        if self._seen > 1:
+        # With most servers the first event only names the role.
+        if self._seen > 1 or CONTENT.search(data):
             stream.arrivals.append(time.perf_counter())
-        self._tail = (self._tail + data)[-400:]
+        self._tail = (self._tail + data)[-2000:]
         if b"data: [DONE]" in self._tail or stream.error:
             stream.events = self._seen
             found = USAGE.findall(self._tail)

@@ -90,6 +90,17 @@ def mlx_lm_server(folder: Path) -> Iterator[int]:
             yield port
 
 
+@contextlib.contextmanager
+def mlx_vlm_server(python: str, folder: Path) -> Iterator[int]:
+    """mlx-vlm's own server, run by a Python that has all of its packages; yields its port."""
+    with tempfile.TemporaryDirectory(prefix="mp-", dir="/tmp") as logs:
+        port, log = free_port(), Path(logs) / "server.log"
+        command = [python, "-m", "mlx_vlm.server", "--model", str(folder), "--port", str(port), "--host", "127.0.0.1"]
+        with process([*command, "--log-level", "ERROR"], log):
+            wait_for(f"http://127.0.0.1:{port}/health", log)
+            yield port
+
+
 class Direct:
     """`benchmarks.direct` as a process that answers one measurement at a time."""
 
