@@ -54,6 +54,11 @@ def _decode(model: Any, cache: Cache, tokens: list[int]) -> mx.array:
 
 def agree(a: mx.array, b: mx.array) -> bool:
     """Whether two sets of logits `[rows, vocab]` are the same but for rounding."""
+    return bool(mx.all(difference(a, b) <= TOLERANCE).item())
+
+
+def difference(a: mx.array, b: mx.array) -> mx.array:
+    """How far logits `[rows, vocab]` are from those of `b`, in lengths of the latter, shape `[rows]`."""
     a, b = a.astype(mx.float32), b.astype(mx.float32)
-    off = mx.sqrt(mx.square(a - b).sum(axis=-1))
-    return bool(mx.all(off <= TOLERANCE * mx.sqrt(mx.square(b).sum(axis=-1))).item())
+    length = mx.maximum(mx.sqrt(mx.square(b).sum(axis=-1)), 1e-9)
+    return mx.sqrt(mx.square(a - b).sum(axis=-1)) / length

@@ -66,7 +66,11 @@ class VisualModel:
         return features
 
     def check(self, scene: Scene, tokens: list[int]) -> bool:
-        """Whether a prompt with a picture, computed in pieces, comes out as mlx-vlm itself has it in one."""
+        """Whether a prompt with a picture, computed in pieces, comes out as mlx-vlm itself has it in one.
+
+        The picture is cut in two, and what follows it is fed token by token. Judged by the middle one of the picture's
+        tokens and of those behind it: rounding moves some token far in any half precision, an error moves most.
+        """
         picture = scene.pictures[0]
         arrays = {name: mx.array(array) for name, array in picture.develop().arrays.items()}
         ids = mx.array([tokens])
@@ -77,13 +81,15 @@ class VisualModel:
         picture.features = self.look(picture)
         cache = self.make_cache()
         middle = int(picture.places[len(picture.places) // 2])
+        first, behind = int(picture.places[0]), int(picture.places[-1]) + 1
         logits = [
             self.see(ids[:, start:end], [Part(tokens[start:end], start, scene)], cache=cache)
-            for start, end in ((0, middle), (middle, len(tokens) - 1))
+            for start, end in ((0, middle), (middle, behind))
         ]
-        logits.append(self(ids[:, -1:], cache=cache))
-        # Every token: the last one alone may pay the picture no attention.
-        return proof.agree(mx.concatenate(logits, axis=1)[0], expected[0])
+        logits += [self(ids[:, at : at + 1], cache=cache) for at in range(behind, len(tokens))]
+        off = proof.difference(mx.concatenate(logits, axis=1)[0], expected[0])
+        worst = max(mx.median(off[first:behind]).item(), mx.median(off[behind:]).item())
+        return bool(worst <= proof.TOLERANCE)
 
     def see(self, tokens: mx.array, parts: Sequence[Part], *, cache: Cache) -> mx.array:
         """As a call, where rows show something: `parts` say which tokens of which row `tokens` are, padding apart."""

@@ -223,6 +223,17 @@ def test_picture_that_can_not_be_looked_at_fails_its_own_request(
     assert len(outcomes[1].tokens[0]) == 4
 
 
+def test_pixels_beyond_their_bound_are_made_when_needed(
+    engine: VisionEngine, fresh: VisionEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing waits in memory but the files, and the answer is the same."""
+    asked = look(1, FILES, (12, 13, "What are these?"), max_tokens=8, tenant="bound")
+    expected = tokens(fresh, asked)
+    monkeypatch.setattr("worker.engines.pictures.PIXELS_BYTES", 0)
+    assert all(picture.pixels is None for picture in prepared(engine, asked, FILES).scene.pictures)
+    assert tokens(engine, asked) == expected
+
+
 def test_detail_low_takes_fewer_tokens(engine: VisionEngine, folder: Path) -> None:
     """As far as the model has a choice: at most 512 x 512 pixels are left before its own processor cuts them up."""
     file = noise(70, 1400, 700)
