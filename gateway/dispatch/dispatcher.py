@@ -11,6 +11,8 @@ from typing import Protocol
 
 import msgspec
 
+from gateway.dispatch import failures
+from gateway.dispatch.affinity import keys_of
 from gateway.dispatch.flight import Flight, Outcome
 from gateway.dispatch.ledger import Ledger
 from gateway.dispatch.limits import Limits
@@ -45,8 +47,6 @@ log = logging.getLogger(__name__)
 
 MAX_RETURNS = 8
 """However often its workers left without fault of its own, a job that gets no further is not sent again."""
-LOST_MESSAGE = "The model's process ended while it was working on this request."
-CRASHED_MESSAGE = "The model's process died each time that it worked on this request; it will not be tried again."
 UNDECIDED = (Code.DRAINING, Code.CANCELLED)
 """Ends that do not say whether the job would have run."""
 
@@ -77,22 +77,31 @@ class Dispatcher:
 
     # -- the client's side -------------------------------------------------
 
-    def submit(self, model: Model, job: Job, stream: JobStream, buffers: Sequence[bytes] = ()) -> Flight:
-        """Take a job in, with the raw frames that go with it.
+    def submit(
+        self,
+        model: Model,
+        job: Job,
+        stream: JobStream,
+        buffers: Sequence[bytes] = (),
+        *,
+        cache_key: str | None = None,
+    ) -> Flight:
+        """Take a job in, with the raw frames that go with it. `cache_key`: see `affinity.keys_of`.
 
         It is on its way, queued, or has already failed when this returns; the stream tells.
         """
         now = self._clock()
         self.listeners += 1
         flight = self.ledger.open(model, job, stream, now, buffers)
+        flight.keys = keys_of(job, cache_key)
         self.suspicion.recognise(flight, now)
         line = model.line_for(flight)
         if self.suspicion.doomed(flight):
             self._refuse(flight)
         elif not model.hopeful:
-            self._fail(flight, _not_ready(model))
+            self._fail(flight, failures.not_ready(model))
         elif line.full and (line or not self._room(flight)) and not self._displace(flight):
-            self._fail(flight, _queue_full(model))
+            self._fail(flight, failures.queue_full(model))
         else:
             line.push(flight, now)
             self.pump(model)
@@ -177,7 +186,7 @@ class Dispatcher:
         if not model.hopeful:
             for line in model.lines:
                 for waiting in line.drain():
-                    self._fail(waiting, _lost(model) if waiting.stream.begun else _not_ready(model))
+                    self._fail(waiting, failures.lost(model) if waiting.stream.begun else failures.not_ready(model))
             return
         if model.suspects:
             self._try_suspects(model)
@@ -196,7 +205,7 @@ class Dispatcher:
         for line in model.lines:
             for flight in line.expired(now):
                 line.remove(flight)
-                self._fail(flight, _lost(model) if flight.stream.begun else _too_late())
+                self._fail(flight, failures.lost(model) if flight.stream.begun else failures.too_late())
 
     def tell(self, worker: Worker, message: ToWorker) -> None:
         """Send one message; a worker that can't take it is not sent to again."""
@@ -226,6 +235,7 @@ class Dispatcher:
             return False
         self._stats.sent(flight, now)
         self._stats.continued += flight.attempt > 1
+        flight.model.affinity.note(flight.keys, worker.uid)
         self.ledger.board(flight, worker, now)
         return True
 
@@ -254,7 +264,7 @@ class Dispatcher:
         if loser is None:
             return False
         line.remove(loser)
-        self._fail(loser, _queue_full(newcomer.model))
+        self._fail(loser, failures.queue_full(newcomer.model))
         return True
 
     def _abandon(self, flight: Flight) -> None:
@@ -286,7 +296,7 @@ class Dispatcher:
         flight.returns = 1 if reached > flight.reached else flight.returns + 1
         flight.reached = reached
         if flight.returns > MAX_RETURNS:
-            self._fail(flight, _lost(flight.model))
+            self._fail(flight, failures.lost(flight.model))
             return
         flight.attempt += 1
         flight.stream.progress = None
@@ -336,7 +346,7 @@ class Dispatcher:
 
     def _refuse(self, flight: Flight) -> None:
         self.suspicion.refuse(flight)
-        self._fail(flight, JobFailed("worker_crashed", CRASHED_MESSAGE))
+        self._fail(flight, failures.crashed())
 
     def _drop_slow_reader(self, flight: Flight) -> None:
         failure = JobFailed("slow_reader", "The client read too slowly.")
@@ -371,21 +381,3 @@ def _on_trial(worker: Worker, now: float) -> bool:
 def _innocence(flight: Flight) -> tuple[int, int, int]:
     """Who is tried first: what killed less, what has proved by its output that it can run, what is older."""
     return (0 if flight.mark is None else flight.mark.count, -flight.reached, flight.id)
-
-
-def _lost(model: Model) -> JobFailed:
-    return JobFailed(Code.WORKER_LOST, LOST_MESSAGE, retryable=True, retry_after_s=model.retry_after_s)
-
-
-def _too_late() -> JobFailed:
-    return JobFailed("queue_timeout", "The request waited too long for its turn.")
-
-
-def _queue_full(model: Model) -> JobFailed:
-    message = "Too many requests. Service is at capacity."
-    return JobFailed("queue_full", message, retryable=True, retry_after_s=model.retry_after_s)
-
-
-def _not_ready(model: Model) -> JobFailed:
-    message = f"The model {model.name!r} is not up ({model.state})."
-    return JobFailed("model_not_ready", message, retryable=True, retry_after_s=model.retry_after_s)

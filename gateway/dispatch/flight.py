@@ -22,6 +22,8 @@ class Flight:
     has its answer, or has left: then `outcome` and `over_at` are set, but it may still hold its slot until the worker
     says that it has stopped.
 
+    `keys` are those of its prompt's beginnings (see `affinity`).
+
     A job that lost its worker goes on elsewhere: `returns` counts how often it came back without having got any
     further than `reached` tokens, `patience_s` is how long its client will be kept waiting, `mark` says whether it
     may be what ended the worker. `trial_output` and `trial_began_at` watch over its next attempt.
@@ -34,6 +36,7 @@ class Flight:
         "buffers",
         "id",
         "job",
+        "keys",
         "light",
         "mark",
         "model",
@@ -65,6 +68,7 @@ class Flight:
         self.light = not isinstance(job, GenerateJob | EmbedJob)
         self.worker: Worker | None = None
         self.rows = 0
+        self.keys: list[int] = []
         self.queue: Queue | None = None
         self.returns = 0
         self.reached = 0

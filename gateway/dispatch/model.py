@@ -6,6 +6,7 @@ dispatcher's.
 
 from collections.abc import Iterator, Sequence
 
+from gateway.dispatch.affinity import Affinity
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.queue import Queue
 from protocol.messages import Announce, Beat, Kind, Ready, State, Supervision, Watch
@@ -91,6 +92,7 @@ class Model:
         """What its workers last said of it once they were warm; stays while they are away."""
         self.settling = False
         """Whether the gateway has only just started, so that more peers may be about to register."""
+        self.affinity = Affinity()
         self._turns = 0
 
     @property
@@ -160,11 +162,20 @@ class Model:
         return self.light_queue if flight.light else self.queue
 
     def pick(self, flight: Flight, light_jobs: int, *, among: Sequence[Worker] | None = None) -> Worker | None:
-        """Return the least loaded worker that has room, taking turns among equals; None if none has."""
+        """Return the least loaded worker that has room, taking turns among equals; None if none has.
+
+        One that has computed the beginning of the prompt goes before, unless it is much more loaded.
+        """
         room = [worker for worker in (self.up if among is None else among) if worker.has_room(flight, light_jobs)]
         if not room:
             return None
         worker = min(room, key=lambda worker: (worker.light if flight.light else worker.rows, worker.turn))
+        if flight.keys and len(room) > 1:
+            uid = self.affinity.holder(flight.keys, {found.uid for found in room})
+            holder = next((found for found in room if found.uid == uid), worker)
+            # A cached prefix is worth some waiting for slots, but not a crowd at one worker while another idles.
+            if holder.rows - worker.rows <= max(2, holder.slots // 4):
+                worker = holder
         self._turns += 1
         worker.turn = self._turns
         return worker

@@ -116,15 +116,18 @@ class Pool:
         """All models that were ever announced, by name."""
         return [*self._roster]
 
-    def run(self, model: Model, job: Job, buffers: Sequence[bytes] = ()) -> AbstractAsyncContextManager[JobStream]:
+    def run(
+        self, model: Model, job: Job, buffers: Sequence[bytes] = (), *, cache_key: str | None = None
+    ) -> AbstractAsyncContextManager[JobStream]:
         """Run a job (its `job` and `attempt` are set here) for as long as the block lasts.
 
-        `buffers` are what the job's images point into; each has to fit `MAX_FRAME_BYTES`.
+        `buffers` are what the job's images point into; each has to fit `MAX_FRAME_BYTES`. Jobs with the same
+        `cache_key` go to the same worker, where that has room.
 
         Entering never waits and never raises: a full queue, too, is told by the stream. Leaving the block
         before the end cancels the job, without waiting.
         """
-        return _Run(self._dispatcher, model, job, buffers)
+        return _Run(self._dispatcher, model, job, buffers, cache_key)
 
     def answered(self, model: Model, kind: str, *, took_s: float, prompt_tokens: int) -> None:
         """Count a request of type `kind` that was answered without any job."""
@@ -252,16 +255,19 @@ def _shutting_down() -> JobFailed:
 class _Run:
     """One job's time in the pool. Neither end awaits, so a handler's cancellation can't interrupt it."""
 
-    def __init__(self, dispatcher: Dispatcher, model: Model, job: Job, buffers: Sequence[bytes]) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, model: Model, job: Job, buffers: Sequence[bytes], cache_key: str | None
+    ) -> None:
         self._dispatcher = dispatcher
         self._model = model
         self._job = job
         self._buffers = buffers
+        self._cache_key = cache_key
         self._flight: Flight | None = None
 
     async def __aenter__(self) -> JobStream:
         stream = JobStream(self._job.n if isinstance(self._job, GenerateJob) else 1)
-        self._flight = self._dispatcher.submit(self._model, self._job, stream, self._buffers)
+        self._flight = self._dispatcher.submit(self._model, self._job, stream, self._buffers, cache_key=self._cache_key)
         return stream
 
     async def __aexit__(

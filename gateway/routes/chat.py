@@ -49,7 +49,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         # The text of an image is a third larger than the image itself, and nobody reads it again.
         wanted = msgspec.structs.replace(wanted, messages=[])
         names = forget_urls(shown)
-        async with pool.run(model, job, album.buffers) as stream:
+        async with pool.run(model, job, album.buffers, cache_key=wanted.prompt_cache_key) as stream:
             with blaming(names):
                 accepted = await stream.accepted()
             request[GENERATED].prompt_tokens = accepted.prompt_tokens
