@@ -167,7 +167,10 @@ class FakePool:
         raise JobFailed("model_not_found", f"The model '{name}' does not exist.", param="model")
 
     @asynccontextmanager
-    async def run(self, model: FakeModel, job: Job, buffers: Sequence[bytes] = ()) -> AsyncIterator[FakeStream]:
+    async def run(
+        self, model: FakeModel, job: Job, buffers: Sequence[bytes] = (), *, cache_key: str | None = None
+    ) -> AsyncIterator[FakeStream]:
+        self.cache_key = cache_key
         play = Played(job=job, buffers=[*buffers], stream=FakeStream(getattr(job, "n", 1)))
         self.played.append(play)
         self.asked.set()

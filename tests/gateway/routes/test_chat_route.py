@@ -322,3 +322,9 @@ async def test_job_carries_the_request_id_when_given(client: Any, pool: Any) -> 
         await response.read()
         assert response.headers["X-Request-ID"] == "req-1"
         assert pool.played[-1].job.request_id == "req-1"
+
+
+async def test_the_cache_key_reaches_the_pool_when_a_client_gives_one(client: Any, pool: Any) -> None:
+    """It is no bookkeeping: it says which requests belong together."""
+    await stream(client, prompt_cache_key="session-1")
+    assert pool.cache_key == "session-1"
