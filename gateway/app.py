@@ -6,13 +6,15 @@ import importlib
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from gateway.access.wiring import guard_application
 from gateway.config import BODY_BYTES, GatewayConfig, Loaded, honcho_process
-from gateway.context import FETCHER, GALLERY, HTTP, POOL, VECTORS, HttpSettings
+from gateway.context import ANSWERS, FETCHER, GALLERY, HTTP, POOL, VECTORS, HttpSettings
 from gateway.dispatch.limits import Limits
 from gateway.dispatch.pool import Pool
 from gateway.media.fetcher import Fetcher
@@ -36,6 +38,9 @@ from gateway.settings import ConfigError
 from gateway.vectors import VectorCache
 from protocol.ancestry import Ancestry
 
+if TYPE_CHECKING:
+    from gateway.tracing import Tracing
+
 log = logging.getLogger("gateway")
 
 ANCESTRY_S = 1.0
@@ -43,10 +48,13 @@ ANCESTRY_S = 1.0
 
 def make_app(config: GatewayConfig, loaded: Loaded | None = None) -> web.Application:
     """The application, ready to be run. The pool's socket opens when it starts. `loaded`: where `config` is from."""
-    app = web.Application(middlewares=MIDDLEWARES, client_max_size=BODY_BYTES)
+    tracing = _tracing(config)
+    middlewares = MIDDLEWARES if tracing is None else (tracing.middleware(), *MIDDLEWARES)
+    app = web.Application(middlewares=middlewares, client_max_size=BODY_BYTES)
+    app[ANSWERS] = Counter()
     app[HTTP] = HttpSettings(keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s, tier=config.tier)
     limits = Limits(resume_s=config.resume_timeout_s, stall_s=config.stall_timeout_s)
-    app[POOL] = Pool(config.run_dir, aliases=config.aliases, limits=limits)
+    app[POOL] = Pool(config.run_dir, aliases=config.aliases, limits=limits, told=tracing.job_ended if tracing else None)
     app[FETCHER] = fetcher = _fetcher(config)
     app[GALLERY] = Gallery(remote=fetcher)
     app[VECTORS] = (
@@ -54,6 +62,8 @@ def make_app(config: GatewayConfig, loaded: Loaded | None = None) -> web.Applica
         if config.cache_enabled
         else None
     )
+    if tracing is not None:
+        app.on_cleanup.append(lambda _app: asyncio.to_thread(tracing.close))
     guard_application(app, loaded or Loaded(config=config, file=None, origins={}))
     app.cleanup_ctx.append(_pool)
     app.cleanup_ctx.append(_fetching)
@@ -65,6 +75,17 @@ def make_app(config: GatewayConfig, loaded: Loaded | None = None) -> web.Applica
     for name in config.plugins:
         _plug_in(app, name)
     return app
+
+
+def _tracing(config: GatewayConfig) -> "Tracing | None":
+    """Tracing, where it is switched on. Raises `ConfigError` where what it needs is not installed."""
+    if not config.tracing:
+        return None
+    try:
+        from gateway.tracing import open_tracing
+    except ImportError as error:
+        raise ConfigError(f"--tracing: {error}; install it with pip install 'mlx-pool[otel]'") from error
+    return open_tracing()
 
 
 def _plug_in(app: web.Application, name: str) -> None:

@@ -56,6 +56,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_file: Path | None = None
     log_file_bytes: int = 0
     log_file_count: int = 5
+    tracing: bool = False
     keep_alive_s: float = 5.0
     write_timeout_s: float = 30.0
     drain_s: float = 3.5
@@ -132,6 +133,7 @@ SETTINGS = (
         "start a new log file at this size, such as 50MB (0: rotation is left to others)",
     ),
     Setting("log_file_count", settings.whole(1, 1000), "old log files that are kept (5)"),
+    Setting("tracing", settings.switch, "send traces as OTEL_EXPORTER_OTLP_… say; needs the extra otel (false)"),
     Setting(
         "keep_alive",
         settings.seconds,

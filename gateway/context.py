@@ -1,6 +1,6 @@
 """What requests find in the application and on themselves. Keys and their types only."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -74,6 +74,8 @@ HTTP: web.AppKey[HttpSettings] = web.AppKey("http", HttpSettings)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 GENERATED: web.RequestKey[Generated] = web.RequestKey("generated", Generated)
 CUSTODY: web.AppKey["Custody"] = web.AppKey("custody")
+ANSWERS: web.AppKey[Counter[tuple[str, str, int]]] = web.AppKey("answers", Counter)
+"""Counts by route, method and status."""
 EVENTS: web.AppKey["Events"] = web.AppKey("events")
 LOADED: web.AppKey["Loaded"] = web.AppKey("loaded")
 GATE: web.AppKey["Gate"] = web.AppKey("gate")

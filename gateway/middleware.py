@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from gateway.access.gate import guard
-from gateway.context import GENERATED, REQUEST_ID
+from gateway.context import ANSWERS, GENERATED, REQUEST_ID
 from gateway.dispatch.stream import JobFailed
 from gateway.errors import ApiError
 from gateway.logs import REQUEST
@@ -52,6 +52,9 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         return web.Response(status=CLIENT_LEFT)
     finally:
         duration_s = time.perf_counter() - started
+        # A client may invent methods: what is not ours has one name, or the counts would grow without bound.
+        route = (operation.path, operation.method) if operation is not None else ("other", "other")
+        request.app[ANSWERS][(*route, status)] += 1
         _report_generation(request, duration_s)
         fields = {"method": request.method, "status": status, "duration_s": round(duration_s, 6)}
         logger.log(

@@ -37,7 +37,7 @@ class Pool:
     """Every served model, behind one socket in `run_dir`.
 
     `run_dir` is a folder private to this pool (made if missing); `aliases` maps further names to served names;
-    `clock` counts monotonic seconds.
+    `clock` counts monotonic seconds. `told` hears of every job that is over, in the context of whoever asked for it.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Pool:
         aliases: Mapping[str, str] | None = None,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        told: Callable[[Flight], None] | None = None,
     ) -> None:
         limits = limits or Limits()
         # 63 random bits: no two runs of a gateway share an epoch, and 0 is for workers that know none.
@@ -54,7 +55,7 @@ class Pool:
         self._clock = clock
         self._limits = limits
         self._born = clock()
-        self._stats = Stats()
+        self._stats = Stats(told)
         self._roster = Roster(aliases=aliases or {})
         self._link = Link(
             run_dir,
@@ -199,9 +200,10 @@ class Pool:
             workers=workers,
             supervisors=[supervisor.report for supervisor in self._roster.supervisors.values()],
             total_requests=sum(by_type.values()),
-            total_tokens=stats.prompt_tokens + stats.completion_tokens,
-            prompt_tokens=stats.prompt_tokens,
-            completion_tokens=stats.completion_tokens,
+            total_tokens=sum(stats.tokens.values()),
+            prompt_tokens=stats.tokens_of("prompt"),
+            completion_tokens=stats.tokens_of("completion"),
+            tokens=dict(stats.tokens),
             total_time_s=stats.total_time_s,
             request_types=by_type,
             requests=dict(stats.requests),

@@ -1,6 +1,7 @@
 """What was done and how fast: counts per request, histograms per request, nothing per token."""
 
 from collections import Counter, deque
+from collections.abc import Callable
 
 import msgspec
 from prometheus_client import CollectorRegistry, Histogram
@@ -13,6 +14,7 @@ REQUEST_TYPES = ("vision", "vision_stream", "text", "text_stream", "embedding")
 WIRE_COUNTS = ("bad_frame", "contradiction", "stranger", "lost_workers")
 RECENT = 100
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_GAPS_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
 
 
 class ModelSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +69,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     total_tokens: int
     prompt_tokens: int
     completion_tokens: int
+    tokens: dict[tuple[str, str], int]
+    """By model and direction."""
     total_time_s: float
     request_types: dict[str, int]
     requests: dict[tuple[str, str, str], int]
@@ -84,17 +88,21 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 class Stats:
     """Counts that only grow, a ring of recent speeds, and histograms in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[Flight], None] | None = None) -> None:
+        self._told = told
         self.registry = CollectorRegistry()
         self.requests: Counter[tuple[str, str, str]] = Counter()
         self.wire: Counter[str] = Counter(dict.fromkeys(WIRE_COUNTS, 0))
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
+        self.tokens: Counter[tuple[str, str]] = Counter()
+        """By model and direction (`prompt`, `completion`)."""
         self.total_time_s = 0.0
         self.continued = 0
         self._tps: deque[float] = deque(maxlen=RECENT)
         self._queue_wait = self._histogram("queue_wait", "Time a job waited before it was sent to a worker.")
         self._first_token = self._histogram("time_to_first_token", "Time from a job's arrival to its first output.")
+        self._inter_token = self._histogram(
+            "inter_token", "Time between two tokens of a choice, averaged over each request.", _GAPS_S
+        )
         self._duration = self._histogram("request_duration", "Time from a job's arrival to its end.")
 
     def sent(self, flight: Flight, now: float) -> None:
@@ -113,11 +121,15 @@ class Stats:
         self.requests[flight.model.name, request_type(flight), flight.outcome] += 1
         self.total_time_s += took_s
         self._duration.labels(flight.model.name).observe(took_s)
+        if self._told is not None:
+            self._told(flight)
         usage = flight.stream.usage
         if usage is None:
             return
-        self.prompt_tokens += usage.prompt_tokens
-        self.completion_tokens += usage.completion_tokens
+        self._count(flight.model, usage.prompt_tokens, usage.completion_tokens)
+        gaps = usage.completion_tokens / flight.choices - 1
+        if flight.output_at is not None and gaps > 0:
+            self._inter_token.labels(flight.model.name).observe((flight.over_at - flight.output_at) / gaps)
         if flight.sent_at is not None and flight.over_at > flight.sent_at and usage.completion_tokens > 0:
             self._tps.append(usage.completion_tokens / (flight.over_at - flight.sent_at))
 
@@ -125,7 +137,7 @@ class Stats:
         """A request was answered without any job."""
         self.requests[model.name, kind, "done"] += 1
         self.total_time_s += took_s
-        self.prompt_tokens += prompt_tokens
+        self._count(model, prompt_tokens, 0)
         self._duration.labels(model.name).observe(took_s)
 
     def performance(self) -> Performance:
@@ -146,8 +158,16 @@ class Stats:
             counts[kind] += number
         return counts
 
-    def _histogram(self, name: str, text: str) -> Histogram:
-        return Histogram(f"pool_{name}_seconds", text, ["model"], buckets=_SECONDS, registry=self.registry)
+    def tokens_of(self, direction: str) -> int:
+        """Tokens of all models, of that direction."""
+        return sum(number for (_, found), number in self.tokens.items() if found == direction)
+
+    def _count(self, model: Model, prompt_tokens: int, completion_tokens: int) -> None:
+        self.tokens[model.name, "prompt"] += prompt_tokens
+        self.tokens[model.name, "completion"] += completion_tokens
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+        return Histogram(f"pool_{name}_seconds", text, ["model"], buckets=buckets, registry=self.registry)
 
 
 def request_type(flight: Flight) -> str:

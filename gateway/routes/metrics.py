@@ -3,6 +3,7 @@
 Counters are read from the dispatcher's plain numbers when someone asks, so that requests pay nothing for them.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 from aiohttp import hdrs, web
@@ -10,7 +11,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.context import FETCHER, GALLERY, POOL, VECTORS
+from gateway.access.custody import Custody
+from gateway.access.gate import Gate
+from gateway.context import ANSWERS, CUSTODY, FETCHER, GALLERY, GATE, POOL, VECTORS
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.stats import Snapshot
 from gateway.media.fetcher import Fetcher
@@ -36,11 +39,24 @@ WORKER_GAUGES = (
 
 
 class _Counts(Collector):
-    def __init__(self, pool: Pool, gallery: Gallery, fetcher: Fetcher | None, vectors: VectorCache | None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        gallery: Gallery,
+        fetcher: Fetcher | None,
+        vectors: VectorCache | None,
+        *,
+        gate: Gate,
+        custody: Custody,
+        answers: Counter[tuple[str, str, int]],
+    ) -> None:
         self._pool = pool
         self._gallery = gallery
         self._fetcher = fetcher
         self._vectors = vectors
+        self._gate = gate
+        self._custody = custody
+        self._answers = answers
 
     def collect(self) -> Iterator[Metric]:
         now = self._pool.snapshot()
@@ -50,6 +66,7 @@ class _Counts(Collector):
         yield from _images(self._gallery, self._fetcher)
         if self._vectors is not None:
             yield from _cached(self._vectors)
+        yield from _access(self._gate, self._custody, self._answers)
 
 
 def _totals(now: Snapshot) -> Iterator[Metric]:
@@ -57,9 +74,9 @@ def _totals(now: Snapshot) -> Iterator[Metric]:
     for labels, count in now.requests.items():
         requests.add_metric(labels, count)
     yield requests
-    tokens = CounterMetricFamily("pool_tokens", "Tokens of requests that have ended.", labels=["direction"])
-    tokens.add_metric(["prompt"], now.prompt_tokens)
-    tokens.add_metric(["completion"], now.completion_tokens)
+    tokens = CounterMetricFamily("pool_tokens", "Tokens of requests that have ended.", labels=["model", "direction"])
+    for named, count in now.tokens.items():
+        tokens.add_metric(named, count)
     yield tokens
     wire = CounterMetricFamily(
         "pool_wire_events", "What the socket brought besides messages in order.", labels=["event"]
@@ -123,6 +140,24 @@ def _cached(vectors: VectorCache) -> Iterator[Metric]:
     yield GaugeMetricFamily("pool_vector_cache_entries", "Cached vectors.", value=len(vectors))
 
 
+def _access(gate: Gate, custody: Custody, answers: Counter[tuple[str, str, int]]) -> Iterator[Metric]:
+    http = CounterMetricFamily(
+        "pool_http_responses", "Answers by route, method and status.", labels=["route", "method", "status"]
+    )
+    for (route, method, status), count in answers.items():
+        http.add_metric([route, method, str(status)], count)
+    yield http
+    refused = CounterMetricFamily("pool_refusals", "Requests refused for their key or its limits.", labels=["code"])
+    for code, count in gate.refused.items():
+        refused.add_metric([code], count)
+    yield refused
+    yield GaugeMetricFamily("pool_keys", "API keys, revoked ones too.", value=len(gate.keyring))
+    yield GaugeMetricFamily(
+        "pool_key_database_up", "1 if the key database works.", value=float(custody.trouble is None)
+    )
+    yield CounterMetricFamily("pool_key_database_failures", "Failed uses of the key database.", value=custody.failures)
+
+
 REGISTRY: web.AppKey[CollectorRegistry] = web.AppKey("registry", CollectorRegistry)
 
 
@@ -149,5 +184,15 @@ OPERATIONS = (
 def setup(app: web.Application) -> None:
     """Add the routes of this module."""
     app[REGISTRY] = CollectorRegistry()
-    app[REGISTRY].register(_Counts(app[POOL], app[GALLERY], app[FETCHER], app[VECTORS]))
+    app[REGISTRY].register(
+        _Counts(
+            app[POOL],
+            app[GALLERY],
+            app[FETCHER],
+            app[VECTORS],
+            gate=app[GATE],
+            custody=app[CUSTODY],
+            answers=app[ANSWERS],
+        )
+    )
     mount(app, OPERATIONS)

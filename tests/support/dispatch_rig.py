@@ -1,6 +1,6 @@
 """The dispatcher without a socket or a clock: frames go in by hand, what would be sent is looked at."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -88,11 +88,18 @@ def supervision(engine: str = "w1", model: str = "m", watch: Watch = Watch.RUNNI
 class Rig:
     """Everything of the pool but its socket and its tasks."""
 
-    def __init__(self, limits: Limits | None = None, aliases: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        aliases: dict[str, str] | None = None,
+        *,
+        clock: Clock | None = None,
+        told: Callable[[Flight], None] | None = None,
+    ) -> None:
         limits = limits or Limits()
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self.line = Line()
-        self.stats = Stats()
+        self.stats = Stats(told)
         self.roster = Roster(aliases=aliases or {}, wall=lambda: 42.0)
         self.dispatcher = Dispatcher(epoch=EPOCH, line=self.line, clock=self.clock, limits=limits, stats=self.stats)
         self.intake = Intake(

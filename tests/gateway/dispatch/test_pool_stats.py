@@ -17,7 +17,7 @@ async def test_requests_are_counted_by_outcome_when_their_handlers_leave(rig: Ri
         rig.dispatcher.leave(flight)
     stats = rig.stats
     assert (stats.count("done"), stats.count("failed"), stats.count("cancelled")) == (1, 1, 1)
-    assert (stats.prompt_tokens, stats.completion_tokens, stats.total_time_s) == (10, 40, 6.0)
+    assert (stats.tokens_of("prompt"), stats.tokens_of("completion"), stats.total_time_s) == (10, 40, 6.0)
     performance = stats.performance()
     assert (performance.avg_tps, performance.max_tps, performance.min_tps) == (20.0, 20.0, 20.0)
     assert performance.recent_requests == 1
@@ -79,3 +79,18 @@ async def test_histograms_have_one_observation_per_request_when_many_tokens_came
     first = rig.stats.registry.get_sample_value("pool_time_to_first_token_seconds_sum", {"model": "m"})
     assert first is not None
     assert abs(first - 0.3) < 1e-6
+
+
+async def test_gaps_between_tokens_are_averaged_per_request_when_it_ends(rig: Rig) -> None:
+    """From the first output to the end, over the tokens of one choice; a single token has no gap."""
+    rig.join(slots=8)
+    long, short = rig.submit(generate(n=2)), rig.submit()
+    for flight in (long, short):
+        rig.output(flight)
+    rig.clock.now += 2
+    rig.feed(b"w1", Done(long.id, 1, Usage(10, 42)), Done(short.id, 1, Usage(10, 1)))
+    for flight in (long, short):
+        rig.dispatcher.leave(flight)
+    assert rig.stats.registry.get_sample_value("pool_inter_token_seconds_count", {"model": "m"}) == 1
+    assert rig.stats.registry.get_sample_value("pool_inter_token_seconds_sum", {"model": "m"}) == 0.1
+    assert rig.stats.tokens == {("m", "prompt"): 20, ("m", "completion"): 43}

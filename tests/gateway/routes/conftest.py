@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from gateway.access.gate import Gate
 from gateway.access.keyring import Keyring
 from gateway.access.record import UNLIMITED
 from gateway.access.usage import Usage as KeyUsage
-from gateway.context import GALLERY, GATE, HTTP, POOL, HttpSettings
+from gateway.context import ANSWERS, GALLERY, GATE, HTTP, POOL, HttpSettings
 from gateway.dispatch.stream import JobFailed
 from gateway.logs import TextLines
 from gateway.media.gallery import Gallery
@@ -202,6 +203,7 @@ async def client(
 ) -> AsyncIterator[TestClient[web.Request, web.Application]]:
     app = web.Application(middlewares=MIDDLEWARES, client_max_size=100_000)
     app[GATE] = Gate(auth=False, keyring=Keyring(None), usage=KeyUsage(UNLIMITED))
+    app[ANSWERS] = Counter()
     app[POOL] = pool  # type: ignore[assignment]
     app[HTTP] = http_settings
     app[GALLERY] = Gallery(remote=None)
