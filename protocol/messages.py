@@ -248,6 +248,7 @@ class Vectors(Message, frozen=True):
     """Terminal of `EmbedJob`: one vector per input, in order, as little-endian float32, row by row.
 
     `batches` counts the forward passes that the job took part in, `batch_size` is the largest of them, in inputs.
+    `backend` and `device` say where they were computed.
     """
 
     job: int
@@ -259,6 +260,8 @@ class Vectors(Message, frozen=True):
     compute_s: float = 0.0
     batches: int = 0
     batch_size: int = 0
+    backend: str = "mlx"
+    device: str = ""
 
 
 class Failed(Message, frozen=True):

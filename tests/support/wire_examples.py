@@ -137,7 +137,7 @@ TO_GATEWAY = (
     Done(5, 2, USAGE),
     Tokens(6, 1, [1, 2]),
     Text(7, 1, "one two"),
-    Vectors(8, 1, 2, [4, 3], bytes.fromhex("0000803f000000000000003f000000bf"), 0.25, 0.5, 3, 2),
+    Vectors(8, 1, 2, [4, 3], bytes.fromhex("0000803f000000000000003f000000bf"), 0.25, 0.5, 3, 2, "torch", "gpu"),
     Failed(5, 2, "invalid_request", "No such token.", "logit_bias", True),
     Bye("stopped"),
     Supervision("qwen3", Kind.CHAT, Watch.CRASH_LOOP, 98, "0f1e2d", 99, 4, -9, 30.0, True),

@@ -48,7 +48,8 @@ class Embedder(Protocol):
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
     """A model with what prepares its inputs. `revision` changes with anything that changes vectors."""
 
-    model: Embedder
+    model: Encoder | SiglipEncoder | Qwen2VLEncoder
+    folder: Path
     sentences: Sentences
     files: SentenceFiles
     revision: str
@@ -68,10 +69,10 @@ def open_model(config: WorkerConfig) -> Opened:
         raise
     except Exception as error:
         raise EngineLoadError(f"{type(error).__name__}: {error}") from error
-    settings = (sentences.limit, config.tokenizer_path or "", model.quantization)
-    return Opened(
-        model=model, sentences=sentences, files=files, revision=sentence_files.revision(folder, settings=settings)
+    revision = sentence_files.revision(
+        folder, settings=(sentences.limit, config.tokenizer_path or "", model.quantization)
     )
+    return Opened(model=model, folder=folder, sentences=sentences, files=files, revision=revision)
 
 
 def _model(

@@ -15,6 +15,7 @@ from protocol.errors import Code, JobError
 from protocol.messages import Accepted, EmbedJob, Failed, Job, Ready, ToGateway, Vectors
 from worker.batch.texts import Text, TextQueue, groups
 from worker.config import WorkerConfig
+from worker.engines.backends import Backends, Way
 from worker.engines.base import EngineLoadError, Gauges
 from worker.engines.embedder import Embedder, Opened, device_name, open_model
 from worker.engines.sentences import Sentences
@@ -35,20 +36,22 @@ WARMUP_TOKENS = (16, 100, 16, 400)
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """A job that has passed every check, with its inputs as tokens."""
+    """A job that has passed every check: its inputs as tokens and pixels, and where they are to be computed."""
 
     job: EmbedJob
     texts: list[Text]
+    way: Way
 
 
 class _Running:
     """One job aboard: what it has so far."""
 
-    __slots__ = ("admitted_at", "batch_size", "batches", "began_at", "job", "left", "texts", "vectors")
+    __slots__ = ("admitted_at", "batch_size", "batches", "began_at", "job", "left", "texts", "vectors", "way")
 
     def __init__(self, prepared: Prepared, dimensions: int, now: float) -> None:
         self.job = prepared.job
         self.texts = prepared.texts
+        self.way = prepared.way
         self.left = len(prepared.texts)
         self.vectors = np.zeros((len(prepared.texts), dimensions), dtype="<f4")
         self.admitted_at = now
@@ -84,6 +87,7 @@ class EmbeddingEngine:
         self._family = str(opened.files.config["model_type"])
         self._dimensions = min(self._model.dimensions, opened.files.dimensions or self._model.dimensions)
         self._ratio = self._model.padding_ratio()
+        self._backends = Backends(opened.model, opened.folder, device=device_name())
 
     def warm(self) -> None:
         """Short and long texts, so that what is compiled at first use is, and the pace of the machine is known."""
@@ -128,11 +132,12 @@ class EmbeddingEngine:
         if 4 * self._dimensions * inputs > LARGEST_ANSWER:
             most = LARGEST_ANSWER // (4 * self._dimensions)
             raise JobError(Code.INVALID_REQUEST, f"This model takes at most {most} inputs at a time.", "input")
+        way = yield from self._backends.way(job)
         texts: list[Text] = []
         for piece in self._sentences.texts(job, buffers, vocab_size=self._model.vocab_size):
             texts += piece
             yield None
-        yield Prepared(job, texts)
+        yield Prepared(job, texts, way)
 
     def admit(self, prepared: Prepared) -> Sequence[ToGateway]:
         """Queue its texts; see `Engine.admit`."""
@@ -156,8 +161,12 @@ class EmbeddingEngine:
             running = self._running[job]
             running.began_at = began if running.began_at is None else running.began_at
         failed: dict[int, Failed] = {}
-        for group in groups(batch, limits=limits, ratio=self._ratio, budget=max(self.budget, self._sentences.limit)):
-            failed |= self._compute([text for text in group if text.job not in failed])
+        most = max(self.budget, self._sentences.limit)
+        ways = {way.key: way for way in (self._running[job].way for job in touched)}
+        for key, way in ways.items():
+            texts = [text for text in batch if self._running[text.job].way.key == key]
+            for group in groups(texts, limits=limits, ratio=self._ratio, budget=most):
+                failed |= self._compute(way, [text for text in group if text.job not in failed])
         self._learn(sum(text.size for text in batch), self._clock() - began)
         for job in failed:
             self.cancel(job)
@@ -188,13 +197,13 @@ class EmbeddingEngine:
 
     # -- inside --------------------------------------------------------------
 
-    def _compute(self, group: list[Text]) -> dict[int, Failed]:
+    def _compute(self, way: Way, group: list[Text]) -> dict[int, Failed]:
         """One forward pass; returns the jobs that it was the end of."""
         if not group:
             return {}
         jobs = {text.job for text in group}
         try:
-            vectors = self._model.encode(group, normalize=False)
+            vectors = way.encode(group)
         except Exception:
             # Shapes or memory: the weights are untouched, and a batch of other texts may well be computed.
             log.exception("a batch of %d inputs of %d tokens failed", len(group), group[0].size)
@@ -235,6 +244,8 @@ class EmbeddingEngine:
             compute_s=self._clock() - began_at,
             batches=running.batches,
             batch_size=running.batch_size,
+            backend=running.way.backend,
+            device=running.way.device,
         )
 
     def _learn(self, tokens: int, seconds: float) -> None:

@@ -1,6 +1,6 @@
 """One text encoder in memory: token ids in, one vector per text out. Nothing here knows of jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from worker.batch.texts import Text
 from worker.engines import weights
-from worker.engines.architectures import architecture, flat, window
+from worker.engines.architectures import Mask, architecture, flat, window
 from worker.engines.base import EngineLoadError
 from worker.engines.pooling import Dense, pool, stored
 from worker.engines.sentence_files import SentenceFiles
@@ -47,6 +47,8 @@ class Encoder:
         # Metal keeps buffers by size: lengths that repeat keep that cache small. On the CPU padding costs more.
         self._device = "cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu"
         self._length_step = 1 if self._device == "cpu" else 8
+        self.hidden: Callable[[Any, Mask], mx.array] = self._hidden
+        """Token ids (texts, length) and which of them are none of padding, to states (texts, length, width)."""
         self.weights_bytes = weights.size(self._model)
         self.vocab_size = int(files.config["vocab_size"])
         self._positions = int(files.config.get("max_position_embeddings") or 0)
@@ -59,6 +61,9 @@ class Encoder:
         found = {name.removeprefix(prefix): array for name, array in weights.read(folder).items()}
         weights.fill(self._model, found, self._config, optional=OPTIONAL)
         return [Dense.read(files) for files in self._files.dense] or stored(found)
+
+    def _hidden(self, tokens: Any, mask: Mask) -> mx.array:
+        return self._architecture.hidden(self._model, mx.array(tokens), mask)
 
     def padding_ratio(self) -> float:
         """Prove that padding changes nothing: how short a text may be beside the longest of a pass; 1 if it does."""
@@ -86,7 +91,7 @@ class Encoder:
             tokens[row, :length] = text.tokens
             mask[row, :length] = True
             pooled[row, min(text.skip, length - 1) : length] = 1
-        hidden = self._architecture.hidden(self._model, mx.array(tokens), mask).astype(mx.float32)
+        hidden = self.hidden(tokens, mask).astype(mx.float32)
         spots = mx.array(pooled)
         vectors = mx.concatenate([pool(hidden, spots, how) for how in self._files.poolings], axis=-1)
         for layer in self._dense:

@@ -4,11 +4,12 @@ The layout is that of Ops-MM-embedding-v1 and GME-Qwen2-VL. Runs on mlx-vlm's la
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import msgspec
 import numpy as np
 
 from worker.batch.texts import Text
@@ -19,8 +20,19 @@ from worker.engines.pixels import Images
 from worker.engines.pooling import pool
 from worker.engines.sentence_files import SentenceFiles
 
-MERGED = 4
-"""Patches that become one token of the language model."""
+
+class Passengers(msgspec.Struct, frozen=True):
+    """What a pass takes: token ids (texts, length) padded behind their `lengths`, rotary positions (3, texts, length).
+
+    `shown` says where pieces of images stand; `patches` and `grids` are those of all images, in that order.
+    """
+
+    tokens: Any
+    lengths: Any
+    positions: Any
+    shown: Any
+    patches: mx.array | None
+    grids: list[tuple[int, int, int]]
 
 
 class Qwen2VLEncoder:
@@ -45,6 +57,8 @@ class Qwen2VLEncoder:
         self.quantization = weights.settle(model, config, quantize=quantize, keep=_looks)
         self._tower, self._language = model.vision_tower, model.language_model.model
         self.images = Images(folder, patch=vision.patch_size)
+        self.hidden: Callable[[Passengers], mx.array] = self._hidden
+        """A pass, to states (texts, length, width)."""
         self._pad = int(config.get("pad_token_id") or 0)
         self.weights_bytes = weights.size(model)
         self.vocab_size = int(text.vocab_size)
@@ -65,48 +79,45 @@ class Qwen2VLEncoder:
 
     def encode(self, texts: Sequence[Text], *, normalize: bool) -> Vectors:
         """One vector per input, shape (texts, dimensions), float32; what is no number comes out as it is."""
-        longest = max(len(text.tokens) for text in texts)
-        tokens = np.full((len(texts), longest), self._pad, dtype=np.int32)
-        last = np.zeros((len(texts), longest), dtype=np.float32)
-        positions = np.zeros((3, len(texts), longest), dtype=np.int32)
+        lengths = np.array([len(text.tokens) for text in texts])
+        tokens = np.full((len(texts), lengths.max()), self._pad, dtype=np.int32)
+        positions = np.zeros((3, *tokens.shape), dtype=np.int32)
         for row, text in enumerate(texts):
-            length = len(text.tokens)
-            tokens[row, :length] = text.tokens
-            last[row, length - 1] = 1
-            positions[:, row, :length] = self._positions(text)
-        embeddings = self._language.embed_tokens(mx.array(tokens))
-        seen = [text for text in texts if text.picture]
-        if seen:
-            rows, places = np.nonzero(self._shown(texts, tokens))
-            embeddings[mx.array(rows), mx.array(places)] = self._look(seen).astype(embeddings.dtype)
-        # Behind a text its tokens never look: padding there needs no mask.
-        hidden = self._language(None, inputs_embeds=embeddings, position_ids=mx.array(positions))
-        vectors = pool(hidden.astype(mx.float32), mx.array(last), "lasttoken")
+            tokens[row, : lengths[row]] = text.tokens
+            positions[:, row, : lengths[row]] = self._positions(text)
+        # A text of token ids may hold the image's without an image.
+        has = np.array([text.picture is not None for text in texts])
+        shown = (tokens == self.image_token) & has[:, None]
+        patches, grids = self._patches(texts)
+        hidden = self.hidden(Passengers(tokens, lengths, positions, shown, patches, grids))
+        last = mx.array(np.arange(tokens.shape[1]) == lengths[:, None] - 1)
+        vectors = pool(hidden.astype(mx.float32), last.astype(mx.float32), "lasttoken")
         if normalize:
             vectors = vectors / mx.maximum(mx.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
         return np.array(vectors, dtype=np.float32)
 
-    def _shown(self, texts: Sequence[Text], tokens: Any) -> Any:
-        """Where pieces of images stand; a text of token ids may hold that id without an image."""
-        has = np.array([text.picture is not None for text in texts])
-        return (tokens == self.image_token) & has[:, None]
+    def _hidden(self, aboard: Passengers) -> mx.array:
+        embeddings = self._language.embed_tokens(mx.array(aboard.tokens))
+        if aboard.patches is not None:
+            pixels = aboard.patches.astype(self._tower.patch_embed.proj.weight.dtype)
+            rows, places = (mx.array(axis) for axis in np.nonzero(aboard.shown))
+            embeddings[rows, places] = self._tower(pixels, mx.array(aboard.grids)).astype(embeddings.dtype)
+        # Behind a text its tokens never look: padding there needs no mask.
+        hidden: mx.array = self._language(None, inputs_embeds=embeddings, position_ids=mx.array(aboard.positions))
+        return hidden
 
-    def _look(self, texts: Sequence[Text]) -> mx.array:
-        """All images of a pass through the vision tower: (tokens of all, width)."""
+    def _patches(self, texts: Sequence[Text]) -> tuple[mx.array | None, list[tuple[int, int, int]]]:
+        """All images of a pass, cut up: (patches of all, floats of one), and each image's (1, rows, columns)."""
         patches, grids = [], []
-        for text in texts:
-            if text.picture is None:
-                continue
-            side = self.images.patch
-            floats = self.images.floats(text.picture)
+        side = self.images.patch
+        for picture in [text.picture for text in texts if text.picture]:
+            floats = self.images.floats(picture)
             high, wide = (edge // side for edge in floats.shape[:2])
             # Four neighbours in a row, each as (channel, time, height, width); a still image is two equal frames.
             cut = floats.reshape(high // 2, 2, side, wide // 2, 2, side, 3).transpose(0, 3, 1, 4, 6, 2, 5)
             patches.append(mx.repeat(cut.reshape(high * wide, 3, 1, side * side), 2, axis=2).reshape(high * wide, -1))
             grids.append((1, high, wide))
-        pixels = mx.concatenate(patches).astype(self._tower.patch_embed.proj.weight.dtype)
-        found: mx.array = self._tower(pixels, mx.array(grids))
-        return found
+        return (mx.concatenate(patches) if patches else None), grids
 
     def _positions(self, text: Text) -> Any:
         """Rotary positions in time, height and width, (3, tokens): an image takes as many as its longer side."""

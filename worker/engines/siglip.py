@@ -4,7 +4,7 @@ An input with a text and an image gets the mean of both vectors, of equal weight
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ class SiglipEncoder:
         weights.fill(self._model, self._model.sanitize(weights.read(folder)), config, optional=OPTIONAL)
         self.quantization = weights.settle(self._model, config, quantize=quantize, keep=_read_whole)
         self.images = Images(folder, patch=vision.patch_size, square=vision.image_size)
+        self.read: Callable[[Any], mx.array] = self._read
+        """Token ids (texts, full length) to vectors."""
+        self.see: Callable[[mx.array], mx.array] = self._see
+        """Floats (images, height, width, 3) to vectors."""
         self._pad = pad
         self.length = int(text.max_position_embeddings)
         self.weights_bytes = weights.size(self._model)
@@ -56,7 +60,7 @@ class SiglipEncoder:
         seen = [at for at, text in enumerate(texts) if text.picture]
         both = sorted({*read} & {*seen})
         vectors = mx.zeros((len(texts), self.dimensions))
-        for places, tower in ((read, self._read), (seen, self._see)):
+        for places, tower in ((read, self._texts), (seen, self._pictures)):
             if places:
                 found = tower([texts[at] for at in places]).astype(mx.float32)
                 if both:
@@ -66,15 +70,20 @@ class SiglipEncoder:
             vectors[mx.array(both)] /= 2
         return np.array(_unit(vectors) if normalize else vectors, dtype=np.float32)
 
-    def _read(self, texts: Sequence[Text]) -> mx.array:
+    def _texts(self, texts: Sequence[Text]) -> mx.array:
         tokens = np.full((len(texts), self.length), self._pad, dtype=np.int32)
         for row, text in enumerate(texts):
             tokens[row, : len(text.tokens)] = text.tokens
+        return self.read(tokens)
+
+    def _pictures(self, texts: Sequence[Text]) -> mx.array:
+        return self.see(mx.stack([self.images.floats(text.picture) for text in texts if text.picture]))
+
+    def _read(self, tokens: Any) -> mx.array:
         _, vectors = self._model.text_model(mx.array(tokens))
         return vectors
 
-    def _see(self, texts: Sequence[Text]) -> mx.array:
-        pixels = mx.stack([self.images.floats(text.picture) for text in texts if text.picture])
+    def _see(self, pixels: mx.array) -> mx.array:
         tower = self._model.vision_model
         _, vectors = tower(pixels.astype(tower.vision_model.post_layernorm.weight.dtype))
         return vectors
