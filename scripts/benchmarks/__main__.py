@@ -5,15 +5,16 @@ import contextlib
 import os
 import platform
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import chat, gateway, vision
+from benchmarks import chat, embeddings, gateway, vision
 from benchmarks.processes import ROOT, direct, mlx_lm_server, mlx_vlm_server, pool
 from benchmarks.table import Table
 
-PARTS = ("chat", "vision", "gateway")
-PACKAGES = ("mlx", "mlx-lm", "mlx-vlm", "aiohttp", "pyzmq", "uvloop", "msgspec")
+PARTS = ("chat", "vision", "gateway", "embeddings")
+PACKAGES = ("mlx", "mlx-lm", "mlx-vlm", "mlx-embeddings", "aiohttp", "pyzmq", "uvloop", "msgspec")
 
 
 def main() -> int:
@@ -37,6 +38,8 @@ def main() -> int:
         _vision(table, options.rounds, options.mlx_vlm_python)
     if "gateway" in parts:
         _gateway(table, options.rounds, options.requests)
+    if "embeddings" in parts:
+        _embeddings(table, options.rounds)
     for line in table.missed:
         print(f"missed: {line.what}: {line.figure}, wanted {line.wanted}", file=sys.stderr)
     return 1 if table.missed else 0
@@ -49,7 +52,7 @@ def _describe() -> None:
     print(
         f"BLAS: {os.environ.get('LD_PRELOAD') or 'as built'}, threads {os.environ.get('OPENBLAS_NUM_THREADS', 'all')}"
     )
-    print("models: bench-qwen3 and qwen2-vl, made from their seeds; load average", os.getloadavg()[0], flush=True)
+    print("models made from their seeds, all-MiniLM-L6-v2 as published; load average", os.getloadavg()[0], flush=True)
 
 
 def _chat(table: Table, rounds: int) -> None:
@@ -70,6 +73,22 @@ def _vision(table: Table, rounds: int, python: str | None) -> None:
     with pool("--model-type", "vision", "--model-path", str(folder)) as ours, server as rival:
         vision.throughput(table, ours, str(folder), rival, rounds=rounds)
         vision.second_turn(table, ours, rounds=rounds)
+
+
+def _embeddings(table: Table, rounds: int) -> None:
+    from models import encoders
+
+    with tempfile.TemporaryDirectory() as scratch, direct("benchmarks.embeddings_direct") as plain:
+        tiny = encoders.write("bert", Path(scratch) / "tiny")
+        names = tuple(f"w{at}" for at in range(4, encoders.VOCABULARY))
+        for name, folder, words, count in (
+            ("MiniLM", embeddings.minilm(), chat.WORDS, 200),
+            ("tiny BERT", tiny, names, 2000),
+        ):
+            with pool("--model-type", "embedding", "--model-path", str(folder), "--served-name", "m") as ours:
+                embeddings.uncached(table, name, ours, plain, folder, words, count=count, rounds=rounds)
+                if name == "MiniLM":
+                    embeddings.cached(table, ours, rounds=rounds)
 
 
 def _gateway(table: Table, rounds: int, requests: int) -> None:

@@ -6,6 +6,7 @@ Run as a program, a JSON line per measurement: it has a process of its own, like
 import json
 import sys
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -45,15 +46,11 @@ def _load(mlx_lm: Any, folder: str) -> Any:
     return _LOADED[folder]
 
 
-def main() -> None:
-    """Serve measurements: a JSON request per line in, a JSON number per line out."""
-    for line in sys.stdin:
-        asked = json.loads(line)
-        print(
-            json.dumps(greedy_and_mixed(asked["folder"], asked["streams"], asked["tokens"], mixed=asked["mixed"])),
-            flush=True,
-        )
+def serve(measure: Callable[..., float], requests: Iterable[str]) -> None:
+    """Answer measurements: a line with the arguments as JSON in, a line with a number out."""
+    for line in requests:
+        print(json.dumps(measure(**json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    serve(greedy_and_mixed, sys.stdin)

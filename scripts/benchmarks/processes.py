@@ -102,13 +102,13 @@ def mlx_vlm_server(python: str, folder: Path) -> Iterator[int]:
 
 
 class Direct:
-    """`benchmarks.direct` as a process that answers one measurement at a time."""
+    """A process that answers one measurement at a time; see `benchmarks.direct.serve`."""
 
     def __init__(self, started: subprocess.Popen[str]) -> None:
         self._started = started
 
     def measure(self, **asked: Any) -> float:
-        """Tokens per second."""
+        """Tokens, or texts, per second."""
         if self._started.stdin is None or self._started.stdout is None:
             raise RuntimeError("started without pipes")
         self._started.stdin.write(json.dumps(asked) + "\n")
@@ -117,10 +117,11 @@ class Direct:
 
 
 @contextlib.contextmanager
-def direct() -> Iterator[Direct]:
-    """mlx-lm in a process of its own."""
-    command = [sys.executable, str(ROOT / "scripts" / "benchmarks" / "direct.py")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
+def direct(module: str = "benchmarks.direct") -> Iterator[Direct]:
+    """A library called directly, in a process of its own."""
+    command = [sys.executable, "-m", module]
+    path = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
+    with subprocess.Popen(command, env=path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
         yield Direct(started)
         started.terminate()
 

@@ -92,21 +92,25 @@ class TextQueue:
         return taken
 
 
-def groups(texts: Sequence[Text], *, limits: dict[int, int], ratio: float, budget: int) -> list[list[Text]]:
-    """Cut a batch into forward passes of similar lengths: none shorter than `ratio` times the longest beside it.
+def groups(texts: Sequence[Text], *, limits: dict[int, int], spare: float, budget: int) -> list[list[Text]]:
+    """Cut a batch into forward passes of similar lengths.
 
-    `limits` says for some jobs how many texts may be together; no pass has more than `budget` tokens, padding included.
+    `spare` is what a pass costs besides its tokens, in tokens: so much padding, and no more, is cheaper than another
+    pass. 0: sizes must be equal. `limits` says for some jobs how many texts may be together; no pass has more than
+    `budget` tokens, padding included.
     """
     found: list[list[Text]] = []
-    longest = most = 0
+    longest = most = padding = 0
     for text in sorted(texts, key=lambda text: -text.size):
         limit = limits.get(text.job, len(texts))
         group = found[-1] if found else []
-        fits = len(group) < min(most, limit) and text.size >= ratio * longest
+        more = longest - text.size
+        fits = len(group) < min(most, limit) and padding + more <= spare
         if group and fits and (len(group) + 1) * longest <= budget:
             group.append(text)
             most = min(most, limit)
+            padding += more
         else:
             found.append([text])
-            longest, most = text.size, limit
+            longest, most, padding = text.size, limit, 0
     return found

@@ -38,8 +38,8 @@ class Embedder(Protocol):
     def capabilities(self) -> tuple[str, ...]:
         """What `Ready` says that it can do."""
 
-    def padding_ratio(self) -> float:
-        """How short an input may be beside the largest of its pass; 1: sizes must be equal."""
+    def padding_is_harmless(self) -> bool:
+        """Whether inputs of different sizes may share a pass."""
 
     def encode(self, texts: Sequence[Text], *, normalize: bool) -> Vectors:
         """One vector per input, shape (texts, dimensions), float32; what is no number comes out as it is."""

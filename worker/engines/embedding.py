@@ -6,6 +6,8 @@ Composes what others own: sentences (inputs to tokens and pixels), the queue (wh
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from types import MappingProxyType
 
 import mlx.core as mx
 import msgspec
@@ -33,6 +35,11 @@ SMOOTHING = 0.5
 LARGEST_ANSWER = 56 << 20
 """Bytes of one job's vectors: they have to fit one frame."""
 WARMUP_TOKENS = (16, 100, 16, 400)
+PROBES = (8, 72)
+"""Lengths whose passes tell what a pass costs besides its tokens."""
+SPARE = MappingProxyType({"cpu": 12.0, "gpu": 256.0})
+"""That cost, in tokens, before it is measured. A GPU likes fewer passes, a CPU less padding."""
+MOST_SPARE = 1024.0
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -86,16 +93,28 @@ class EmbeddingEngine:
         self._model, self._sentences = opened.model, opened.sentences
         self._family = str(opened.files.config["model_type"])
         self._dimensions = min(self._model.dimensions, opened.files.dimensions or self._model.dimensions)
-        self._ratio = self._model.padding_ratio()
+        self._spare = SPARE[device_name()] if self._model.padding_is_harmless() else 0.0
         self._backends = Backends(opened.model, opened.folder, device=device_name())
 
     def warm(self) -> None:
         """Short and long texts, so that what is compiled at first use is, and the pace of the machine is known."""
         for length in WARMUP_TOKENS:
-            tokens = [0] * min(length, self._sentences.limit)
-            began = self._clock()
-            self._model.encode([Text(0, 0, tokens)] * 4, normalize=True)
-            self._learn(4 * len(tokens), self._clock() - began)
+            tokens, seconds = self._timed(4, length)
+            self._learn(4 * tokens, seconds)
+        if self._spare:
+            # The least of several: what else the machine did has no place in it.
+            (short, first_s), (long, second_s) = (
+                min((self._timed(1, length) for _ in range(5)), key=itemgetter(1)) for length in PROBES
+            )
+            a_token_s = max(1e-9, (second_s - first_s) / max(1, long - short))
+            self._spare = min(MOST_SPARE, max(1.0, first_s / a_token_s - short))
+
+    def _timed(self, texts: int, length: int) -> tuple[int, float]:
+        """Tokens of a text as long as it may be, and the seconds that a pass of such texts takes."""
+        tokens = [0] * min(length, self._sentences.limit)
+        began = self._clock()
+        self._model.encode([Text(0, 0, tokens)] * texts, normalize=True)
+        return len(tokens), self._clock() - began
 
     def describe(self) -> Ready:
         """See `Engine.describe`."""
@@ -165,7 +184,7 @@ class EmbeddingEngine:
         ways = {way.key: way for way in (self._running[job].way for job in touched)}
         for key, way in ways.items():
             texts = [text for text in batch if self._running[text.job].way.key == key]
-            for group in groups(texts, limits=limits, ratio=self._ratio, budget=most):
+            for group in groups(texts, limits=limits, spare=self._spare, budget=most):
                 failed |= self._compute(way, [text for text in group if text.job not in failed])
         self._learn(sum(text.size for text in batch), self._clock() - began)
         for job in failed:

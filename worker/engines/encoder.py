@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
@@ -20,9 +19,6 @@ OPTIONAL = ("pooler.",)
 
 SAME = 0.9999
 """Cosine of a text's vector alone and beside a longer one, above which padding counts as harmless."""
-ALIKE = MappingProxyType({"cpu": 0.8, "gpu": 0.5})
-"""How short a text may be beside the longest of its pass. A GPU likes fewer passes, a CPU less padding."""
-
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -45,8 +41,7 @@ class Encoder:
         except Exception as error:
             raise EngineLoadError(f"{type(error).__name__}: {error}") from error
         # Metal keeps buffers by size: lengths that repeat keep that cache small. On the CPU padding costs more.
-        self._device = "cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu"
-        self._length_step = 1 if self._device == "cpu" else 8
+        self._length_step = 1 if mx.default_device() == mx.Device(mx.cpu) else 8
         self.hidden: Callable[[Any, Mask], mx.array] = self._hidden
         """Token ids (texts, length) and which of them are none of padding, to states (texts, length, width)."""
         self.weights_bytes = weights.size(self._model)
@@ -65,8 +60,8 @@ class Encoder:
     def _hidden(self, tokens: Any, mask: Mask) -> mx.array:
         return self._architecture.hidden(self._model, mx.array(tokens), mask)
 
-    def padding_ratio(self) -> float:
-        """Prove that padding changes nothing: how short a text may be beside the longest of a pass; 1 if it does."""
+    def padding_is_harmless(self) -> bool:
+        """Prove that padding changes nothing."""
         # Long enough for padding that sees nothing but padding.
         longest = min(int(self._config.get("max_position_embeddings", 512)) - 8, max(24, window(self._config) + 24))
         short = Text(0, 0, [at * 7 % self.vocab_size for at in range(1, 6)])
@@ -74,9 +69,9 @@ class Encoder:
         together = self.encode([short, long], normalize=True)
         alone = np.concatenate([self.encode([text], normalize=True) for text in (short, long)])
         if (together * alone).sum(axis=1).min() >= SAME:
-            return ALIKE[self._device]
+            return True
         self._length_step = 1
-        return 1.0
+        return False
 
     def encode(self, texts: Sequence[Text], *, normalize: bool) -> Vectors:
         """One vector per text, shape (texts, dimensions), float32; what is no number comes out as it is."""

@@ -16,8 +16,9 @@ UNKNOWN_LIMIT = 512
 """For a model that says nothing about its longest text."""
 SIGLIP_LIMIT = 64
 """SigLIP's, whose published configs leave out what is the default."""
-SLICE = 64
-"""Texts that are tokenised between two looks at their lengths: what can't be computed fails early."""
+PIECE_CHARACTERS = 16_384
+PIECE_TEXTS = 64
+"""What is tokenised in one piece: milliseconds, in which no other job is, and what can't be computed fails early."""
 
 
 class Form(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,8 +93,7 @@ class Sentences:
         if before and not self._files.include_prompt:
             # Without the special tokens behind it, which stand behind the text.
             skip = len(self._encode([before])[0]) - self._ending
-        for start in range(0, len(job.texts), SLICE):
-            part = job.texts[start : start + SLICE]
+        for start, part in _pieces(job.texts):
             if job.max_tokens_per_text is None:
                 self._refuse_endless(part, start, len(job.texts))
             tokens = self._encode([f"{before}{self._own(text)}{self._form.behind}" for text in part])
@@ -190,6 +190,17 @@ class Sentences:
         for at, text in enumerate(texts, start):
             if len(text) > most and len(dense := "".join(text.split())) > most:
                 raise _too_long(f"at least {len(dense) // self._longest_token} tokens", self.limit, _where(at, count))
+
+
+def _pieces(texts: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """`texts` in order, cut where a piece is full; each with the place of its first."""
+    start = characters = 0
+    for at, text in enumerate(texts):
+        if at > start and (at - start == PIECE_TEXTS or characters + len(text) > PIECE_CHARACTERS):
+            yield start, texts[start:at]
+            start, characters = at, 0
+        characters += len(text)
+    yield start, texts[start:]
 
 
 def _ending(tokenizer: Tokenizer) -> int:

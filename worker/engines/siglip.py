@@ -50,9 +50,9 @@ class SiglipEncoder:
         self.vocab_size = int(text.vocab_size)
         self.dimensions = int(text.projection_size)
 
-    def padding_ratio(self) -> float:
-        """Texts are all computed at full length, as in training: padding is part of them."""
-        return 1.0
+    def padding_is_harmless(self) -> bool:
+        """Nothing is ever padded further: texts are all computed at full length, as in training, images at one size."""
+        return False
 
     def encode(self, texts: Sequence[Text], *, normalize: bool) -> Vectors:
         """One vector per input, shape (texts, dimensions), float32; what is no number comes out as it is."""

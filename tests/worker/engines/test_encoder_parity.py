@@ -48,7 +48,7 @@ def test_vectors_are_pytorchs_alone_and_together(engine_of_kind: Callable[[str],
 def test_padding_is_proved_harmless(engine_of_kind: Callable[[str], EmbeddingEngine], name: str) -> None:
     """So texts of different lengths may share a pass; a very short one beside the longest keeps its vector."""
     encoder = engine_of_kind(name)._model
-    assert encoder.padding_ratio() < 1
+    assert encoder.padding_is_harmless()
     texts = [Text(0, at, tokens) for at, tokens in enumerate(encoders.texts())]
     padded = encoder.encode(texts, normalize=True)
     assert np.isfinite(padded).all()
@@ -66,7 +66,7 @@ def test_model_that_padding_disturbs_is_computed_in_equal_lengths(
     monkeypatch.setattr(
         encoder, "_architecture", encoder._architecture.__class__(build=lambda _: None, hidden=careless)
     )
-    assert encoder.padding_ratio() == 1
+    assert not encoder.padding_is_harmless()
 
 
 @pytest.mark.parametrize(
