@@ -17,7 +17,7 @@ from benchmarks.embeddings_direct import BATCHES
 from benchmarks.processes import Direct, Pool
 from benchmarks.table import Table, median, ratio
 
-CLIENTS = 32
+CLIENTS = 128
 CACHED = 2048
 LENGTHS = (4, 6, 8, 8, 12, 12, 16, 24, 40, 80)
 """Words of a text: short questions, sentences, paragraphs."""
@@ -41,8 +41,11 @@ def texts(count: int, seed: int, words: Sequence[str]) -> list[str]:
 
 def uncached(
     table: Table, name: str, pool: Pool, direct: Direct, folder: Path, words: Sequence[str], *, count: int, rounds: int
-) -> None:
-    """Texts of mixed lengths from many clients, one text a request: beside the best batch, and one text at a time."""
+) -> tuple[float, float]:
+    """Texts of mixed lengths from many clients, one text a request: beside the best batch, and one text at a time.
+
+    Answers both ratios.
+    """
     probe = texts(count, 0, words)
     rates = {batch: direct.measure(folder=str(folder), texts=probe, batch=batch) for batch in BATCHES}
     best = max(rates, key=lambda batch: rates[batch])
@@ -59,10 +62,7 @@ def uncached(
     table.add(f"{name}: pool, {CLIENTS} clients, one text each, texts/s", f"{median(ours):,.0f}")
     table.add(f"{name}: mlx-embeddings in process, batches of {best}", f"{median(batched):,.0f}")
     table.add(f"{name}: mlx-embeddings in process, one at a time", f"{median(loop):,.0f}")
-    quotient = ratio(ours, batched)
-    table.add(f"{name}: pool / best batch", f"{quotient:.2f} x", ">= 0.95 x", quotient >= 0.95)
-    quotient = ratio(ours, loop)
-    table.add(f"{name}: pool / one at a time", f"{quotient:.2f} x", ">= 2 x", quotient >= 2)
+    return ratio(ours, batched), ratio(ours, loop)
 
 
 async def _served(port: int, inputs: list[str]) -> float:
