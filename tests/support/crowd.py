@@ -67,32 +67,33 @@ def read_error(payload: bytes) -> str | None:
     return code
 
 
+def ask(pool: RunningPool, client: Client) -> None:
+    """Send a client's body to `/v1/chat/completions` and note what comes."""
+    connection = HTTPConnection("127.0.0.1", pool.port, timeout=60)
+    try:
+        connection.request(
+            "POST", "/v1/chat/completions", json.dumps(client.body), {"Content-Type": "application/json"}
+        )
+        response = connection.getresponse()
+        client.status = response.status
+        while chunk := response.read1(65536):
+            client.arrivals.append(time.monotonic())
+            client.payload += chunk
+    except (OSError, HTTPException) as error:
+        client.broken = repr(error)
+    finally:
+        client.ended_at = time.monotonic()
+        connection.close()
+
+
 class Crowd:
     """Sends all bodies to `/v1/chat/completions` at once."""
 
     def __init__(self, pool: RunningPool, bodies: Sequence[dict[str, Any]]) -> None:
         self.clients = [Client(body) for body in bodies]
-        self._pool = pool
-        self._threads = [threading.Thread(target=self._run, args=(client,)) for client in self.clients]
+        self._threads = [threading.Thread(target=ask, args=(pool, client)) for client in self.clients]
         for thread in self._threads:
             thread.start()
-
-    def _run(self, client: Client) -> None:
-        connection = HTTPConnection("127.0.0.1", self._pool.port, timeout=60)
-        try:
-            connection.request(
-                "POST", "/v1/chat/completions", json.dumps(client.body), {"Content-Type": "application/json"}
-            )
-            response = connection.getresponse()
-            client.status = response.status
-            while chunk := response.read1(65536):
-                client.arrivals.append(time.monotonic())
-                client.payload += chunk
-        except (OSError, HTTPException) as error:
-            client.broken = repr(error)
-        finally:
-            client.ended_at = time.monotonic()
-            connection.close()
 
     def wait_for_output(self, clients: Sequence[Client], *, frames: int = 3) -> None:
         """Wait until each of these has a few frames with text."""
