@@ -75,11 +75,12 @@ def _kill(pool: RunningPool, kills: int, chance: random.Random, pause_s: tuple[f
         pid = pool.engine_pid(chance.choice(sorted(up))) if up else 0
         if not pid:
             continue
-        seen = pool.gateway.text().count("is lost with")
-        killed_at = time.monotonic()
-        os.kill(pid, signal.SIGKILL)
-        until(lambda seen=seen: pool.gateway.text().count("is lost with") > seen, every_s=0.001)  # type: ignore[misc]
-        noticed_s.append(time.monotonic() - killed_at)
+        with pool.gateway.log.open() as log:
+            log.seek(0, os.SEEK_END)
+            killed_at = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            until(lambda log=log: "is lost with" in log.read(), every_s=0.001)  # type: ignore[misc]
+            noticed_s.append(time.monotonic() - killed_at)
     return noticed_s
 
 

@@ -1,5 +1,7 @@
 """Routes for tests that change a running pool's workers: a plugin of the gateway (`--plugins fleet_routes`)."""
 
+import asyncio
+
 from aiohttp import web
 
 from gateway.context import POOL
@@ -19,7 +21,13 @@ async def roll(request: web.Request) -> web.Response:
     return web.Response()
 
 
+async def tasks(_request: web.Request) -> web.Response:
+    """`GET /test/tasks`: how many there are in the gateway's loop."""
+    return web.Response(text=str(len(asyncio.all_tasks())))
+
+
 def setup(app: web.Application) -> None:
-    """Add both."""
+    """Add them."""
+    app.router.add_get("/test/tasks", tasks)
     app.router.add_post("/test/scale/{replicas}", scale)
     app.router.add_post("/test/roll", roll)
