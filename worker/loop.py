@@ -28,7 +28,7 @@ class Stop(msgspec.Struct, frozen=True):
     grace_s: float
 
 
-PROVEN_STEPS = 32
+PROVEN_STEPS = 8
 """An engine that has stepped so often since it was ready, or finished a job, does not die of being started."""
 
 Command = Admit | Cancel | Reset | Stop

@@ -68,9 +68,9 @@ def run(
 def _kill(pool: RunningPool, kills: int, chance: random.Random, pause_s: tuple[float, float]) -> list[float]:
     noticed_s = []
     for _ in range(kills):
-        time.sleep(chance.uniform(*pause_s))
-        # Never the one that only loads: a model that never gets up is another story.
+        # Never one that only loads: a model that never gets up is another story.
         until(lambda: pool.replicas() > 0, timeout_s=120)
+        time.sleep(chance.uniform(*pause_s))
         up = {worker for worker in range(len(pool.supervisors)) if _ready(pool, worker)}
         pid = pool.engine_pid(chance.choice(sorted(up))) if up else 0
         if not pid:

@@ -281,3 +281,25 @@ def test_first_step_after_idling_shows_that_it_is_under_way(stage: Stage) -> Non
     stage.loop.inbox = Later()  # type: ignore[assignment]
     stage.loop.run()
     assert seen == [(True, 4.0)]
+
+
+@pytest.mark.parametrize(("steps", "proofs"), [(2, 1), (7, 1)])
+def test_work_is_proven_once_when_a_job_has_ended(stage: Stage, steps: int, proofs: int) -> None:
+    """A finished job is proof enough, and said once."""
+    stage.put(stage.job(1, steps), stage.job(2, steps))
+    stage.at(steps, Stop(1.0))
+    stage.loop.run()
+    assert len(stage.proofs) == proofs
+
+
+def test_work_is_proven_by_steps_when_no_job_ends(stage: Stage) -> None:
+    """Long answers count, too; an engine that fails in its first steps has proved nothing."""
+    stage.put(stage.job(1, 50))
+    stage.at(6, Stop(0.0))
+    stage.loop.run()
+    assert stage.proofs == []
+    again = Stage()
+    again.put(again.job(1, 50))
+    again.at(20, Stop(0.0))
+    again.loop.run()
+    assert len(again.proofs) == 1
