@@ -28,6 +28,7 @@ from gateway.routes import (
     completions,
     docs,
     embeddings,
+    fleet,
     health,
     metrics,
     models,
@@ -70,7 +71,20 @@ def make_app(config: GatewayConfig, loaded: Loaded | None = None) -> web.Applica
     if honcho_process():
         app.cleanup_ctx.append(_follow_honcho)
     app.on_shutdown.append(lambda app: app[POOL].drain(config.drain_s))
-    for family in (chat, completions, embeddings, models, tokenize, health, queue, metrics, admin, admin_keys, docs):
+    for family in (
+        chat,
+        completions,
+        embeddings,
+        models,
+        tokenize,
+        health,
+        queue,
+        metrics,
+        admin,
+        admin_keys,
+        fleet,
+        docs,
+    ):
         family.setup(app)
     for name in config.plugins:
         _plug_in(app, name)

@@ -136,3 +136,32 @@ class Cleared(Answer, frozen=True, kw_only=True):
 
     entries: int
     bytes: int
+
+
+class GraceRequest(Request, frozen=True, kw_only=True):
+    """For how many seconds what runs may go on."""
+
+    grace: Annotated[float, Meta(ge=0, le=3600)] | None = None
+
+
+class ScaleRequest(Request, frozen=True, kw_only=True):
+    """How many engines there should be; those too many get `grace` seconds to finish what they run."""
+
+    replicas: Annotated[int, Meta(ge=0, le=64)]
+    grace: Annotated[float, Meta(ge=0, le=3600)] | None = None
+
+
+class WorkerOrder(Answer, frozen=True, kw_only=True):
+    """What a worker was told."""
+
+    id: str
+    model: str
+    act: str
+
+
+class ModelOrder(Answer, frozen=True, kw_only=True):
+    """How many engines of a model are wanted from now on."""
+
+    model: str
+    act: str
+    replicas: int

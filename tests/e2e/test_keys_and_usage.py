@@ -1,5 +1,6 @@
 """A gateway that asks for keys, as a process: what it counts, what a kill leaves, what the logs never hold."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -140,3 +141,43 @@ def test_revoked_key_is_refused_within_a_second_under_load_and_logs_hold_no_key(
     assert "Request completed: GET /v1/models" in written
     assert key[13:] not in written
     assert MASTER not in written
+
+
+def test_engines_come_and_go_when_an_operator_says_so(start_pool: Callable[..., RunningPool]) -> None:
+    """Scaled, replaced, drained, unloaded and loaded over HTTP; by whom is in the audit log."""
+    pool = start_pool(FAKE, environment=PRODUCTION)
+    admin = keys(pool, "create", "operator", "--permissions", "admin")
+    until(lambda: pool.get("/admin/workers", headers=bearer(admin)).status == 200)
+
+    def workers() -> list[dict[str, Any]]:
+        found = pool.get("/admin/workers", headers=bearer(admin)).json()["data"]
+        return [worker for worker in found if worker["state"] == "ready"]
+
+    def order(path: str, body: Any = None) -> Answer:
+        return pool.request("POST", f"/admin/{path}", body, headers=bearer(admin))
+
+    assert order("models/fake/scale", {"replicas": 2}).json() == {"model": "fake", "act": "scale", "replicas": 2}
+    until(lambda: len(workers()) == 2)
+    before = {worker["id"] for worker in workers()}
+    assert order(f"workers/{min(before)}/restart", {"grace": 1}).status == 200
+    until(lambda: len(workers()) == 2 and {worker["id"] for worker in workers()} != before)
+    assert order(f"workers/{workers()[0]['id']}/drain").status == 200
+    until(lambda: len(workers()) == 1)
+    assert order("models/fake/unload").status == 200
+    until(lambda: not workers())
+    until(lambda: not pool.get("/admin/workers", headers=bearer(admin)).json()["data"], what="the engine has ended")
+    # An order that overtakes the supervisor's word that its engine is gone finds nothing to do, and for two seconds
+    # another one is taken for its repetition.
+    until(lambda: order("models/fake/load").status == 200 and len(workers()) == 1, every_s=2.2)
+    assert order(f"workers/{workers()[0]['id']}/stop").status == 200
+    until(lambda: not workers())
+    refused = [
+        order("workers/nobody/stop"), order("models/none/load"), order("models/fake/scale", {"replicas": 65}),
+        order("models/fake/scale", {}), order("workers/nobody/drain", {"grace": -1}),
+    ]  # fmt: skip
+    assert [answer.status for answer in refused] == [404, 404, 400, 400, 400]
+    acts = [json.loads(line) for line in (pool.folder / "data" / "audit.log").read_text().splitlines()]
+    assert [*dict.fromkeys(act["act"] for act in acts)] == [
+        "key.create", "model.scale", "worker.restart", "worker.drain", "model.unload", "model.load", "worker.stop",
+    ]  # fmt: skip
+    assert {act["by"] for act in acts[1:]} == {admin[4:12]}
