@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Ask a production gateway everything its OpenAPI document allows, and much that it does not, with schemathesis.
 
-No answer may be a 5xx that is not documented, none may have a status or a body that is not documented, and no address may
-ignore a missing key. schemathesis is no dependency of the project: `pip install schemathesis` where this runs.
+No answer may be a 5xx that is not documented, none may have a status or a body that is not documented, and no address
+may ignore a missing key. schemathesis is no dependency of the project: `pip install schemathesis` where this runs.
 """
 
 import argparse
