@@ -30,6 +30,10 @@ BUILT_IN_ENGINES = MappingProxyType(
 """Which engine serves a kind of model when none is named."""
 
 
+EMBEDDING_ONLY = "EMBEDDING_"
+"""Variables that begin so mean workers of that kind alone: the others run in the same environment."""
+
+
 class ConfigError(Exception):
     """A setting that can't be used. One line: which setting, what is allowed."""
 
@@ -79,10 +83,13 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] | None =
     environment = os.environ if environment is None else environment
     given = _read_flags(argv)
     values: dict[str, Any] = {}
-    for setting in SETTINGS:
+    # What kind of worker this is decides which variables are for it.
+    for setting in sorted(SETTINGS, key=lambda setting: setting.field != "kind"):
         text, where = given.get(setting.field), setting.flag
         if text is None:
-            where = next((name for name in setting.environment if environment.get(name)), "")
+            embeds = values.get("kind") is Kind.EMBEDDING
+            names = [name for name in setting.environment if embeds or not name.startswith(EMBEDDING_ONLY)]
+            where = next((name for name in names if environment.get(name)), "")
             text = environment.get(where)
         if text is not None:
             try:
@@ -154,6 +161,10 @@ def _choice(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
+def _device(text: str) -> str:
+    return _choice("auto", "gpu", "cpu")("gpu" if text.lower() == "mps" else text)
+
+
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not re.fullmatch(r"\d{1,12}", text) or not low <= int(text) <= high:
@@ -222,7 +233,13 @@ def _folder(text: str) -> Path:
 
 
 SETTINGS = (
-    Setting("model_path", "--model-path", ("POOL_MODEL_PATH", "MODEL_PATH"), _path, "hub id or local path; required"),
+    Setting(
+        "model_path",
+        "--model-path",
+        ("POOL_MODEL_PATH", "MODEL_PATH", "EMBEDDING_MODEL_PATH"),
+        _path,
+        "hub id or local path; required",
+    ),
     Setting(
         "kind",
         "--model-type",
@@ -283,11 +300,13 @@ SETTINGS = (
     Setting(
         "quantize",
         "--quantize",
-        ("POOL_QUANTIZE",),
+        ("POOL_QUANTIZE", "EMBEDDING_QUANTIZATION"),
         _choice("auto", "q4", "q8", "none"),
         "auto, q4, q8 or none: bits of weights that do not come quantised; default none",
     ),
-    Setting("device", "--device", ("POOL_DEVICE",), _choice("auto", "gpu", "cpu"), "auto, gpu or cpu; default auto"),
+    Setting(
+        "device", "--device", ("POOL_DEVICE", "EMBEDDING_DEVICE"), _device, "auto, gpu (or mps) or cpu; default auto"
+    ),
     Setting("engine", "--engine", ("POOL_ENGINE",), _engine, "package.module:Class of an engine of your own"),
     Setting(
         "prefix_cache_bytes",

@@ -76,6 +76,8 @@ def test_setting_is_read_from_flag_and_environment_in_order(setting: Setting) ->
     """The flag wins over every name in the environment, the first name over the later ones; empty is unset."""
     text, value = EXAMPLES[setting.field]
     model = {} if setting.field == "model_path" else {"MODEL_PATH": "m/qwen3"}
+    if setting.field != "kind":
+        model["MODEL_TYPE"] = "embedding"  # every name counts for it
     names = setting.environment
     bad = dict.fromkeys(names, "\0")
     flagged = parse_arguments([setting.flag, text], {**bad, **model})
@@ -183,3 +185,15 @@ def test_blas_leaves_cores_to_the_others_when_nothing_else_is_said() -> None:
     threads = int(engine_environment(blas, {})["OPENBLAS_NUM_THREADS"])
     assert threads == max(1, (os.cpu_count() or 1) // 2)
     assert engine_environment(blas, {"OPENBLAS_NUM_THREADS": "7"})["OPENBLAS_NUM_THREADS"] == "7"
+
+
+def test_variables_of_embedding_workers_are_theirs_alone() -> None:
+    """One environment for all workers: EMBEDDING_ names reach the one kind, behind the names that mean every worker."""
+    environment = {"EMBEDDING_MODEL_PATH": "a/vectors", "EMBEDDING_QUANTIZATION": "q8", "EMBEDDING_DEVICE": "mps"}
+    config = parse_arguments(["--model-type", "embedding"], environment)
+    assert (config.model_path, config.quantize, config.device) == ("a/vectors", "q8", "gpu")
+    assert parse_arguments(["--model-type", "embedding"], environment | {"POOL_MODEL_PATH": "b"}).model_path == "b"
+    chat = parse_arguments(["--model-path", "a/chat"], environment)
+    assert (chat.model_path, chat.quantize, chat.device) == ("a/chat", "none", "auto")
+    with pytest.raises(ConfigError, match="--model-path is required"):
+        parse_arguments([], environment)
