@@ -51,12 +51,12 @@ def make(name: str, out: Path) -> Path:
 
 def _fill(folder: Path, recipe: Recipe) -> None:
     # Imported here, because they cost seconds that a folder already made should not.
-    from models import tokenizer, weights
+    from models import bpe, tokenizer, weights
 
     pictures = tuple(recipe.tokens.values())
     text = tokenizer.train(vocab_size=recipe.vocab_size, seed=0, paragraphs=recipe.corpus_paragraphs, pictures=pictures)
     tokenizer.write(text, folder, context_length=CONTEXT_LENGTH, pictures=pictures)
-    ends = [text.token_to_id(token) for token in tokenizer.ENDS]
+    ends = [text.token_to_id(token) for token in bpe.ENDS]
     shared = {
         "vocab_size": recipe.vocab_size,
         "max_position_embeddings": CONTEXT_LENGTH,
@@ -71,7 +71,7 @@ def _fill(folder: Path, recipe: Recipe) -> None:
     }
     if "text_config" in config:
         config["text_config"] = {**config["text_config"], **shared}
-    silent = [text.token_to_id(token) for token in (*tokenizer.CONTROL, *pictures) if token not in tokenizer.ENDS]
+    silent = [text.token_to_id(token) for token in (*bpe.CONTROL, *pictures) if token not in bpe.ENDS]
     weights.write(config, folder, seed=recipe.seed, norm_centre=recipe.norm_centre, silent=silent)
     _write_json(folder / "config.json", config)
     for name, content in recipe.files.items():

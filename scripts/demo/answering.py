@@ -3,16 +3,24 @@
 import json
 import re
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from demo.evaluation import Answer, Call, Case
 
 _MAX_TOKENS = 600
 _TIMEOUT_S = 300
 _IN_PARALLEL = 32
+
+
+class Asker(Protocol):
+    """A way to put questions."""
+
+    def answers(self, cases: Sequence[Case]) -> list[Answer]:
+        """An answer for each case, in their order."""
+        ...
 
 
 class InProcess:
@@ -58,7 +66,7 @@ class Pool:
 
     def _answer(self, case: Case) -> Answer:
         body: dict[str, Any] = {
-            "messages": [_on_the_wire(message) for message in case.messages],
+            "messages": [*on_the_wire(case)],
             "temperature": 0,
             "max_tokens": _MAX_TOKENS,
         }
@@ -78,13 +86,23 @@ class Pool:
         )
 
 
-def _on_the_wire(message: Any) -> dict[str, Any]:
-    """A message as a client sends it: arguments are text there."""
-    calls = [
-        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
-        for call in message.get("tool_calls") or ()
-    ]
-    return {**message, "tool_calls": calls} if calls else dict(message)
+def on_the_wire(case: Case) -> Iterator[dict[str, Any]]:
+    """A question's messages as a client sends them: arguments are text there, and pictures `data:` URLs."""
+    images = map(_image_part, case.sample.pictures)
+    for message in case.messages:
+        sent = dict(message)
+        if calls := message.get("tool_calls"):
+            functions = [{**call["function"], "arguments": json.dumps(call["function"]["arguments"])} for call in calls]
+            sent["tool_calls"] = [{**call, "function": told} for call, told in zip(calls, functions, strict=True)]
+        if isinstance(message["content"], list):
+            sent["content"] = [next(images) if part["type"] == "image" else part for part in message["content"]]
+        yield sent
+
+
+def _image_part(picture: Any) -> dict[str, Any]:
+    from demo.pictures import data_url, in_its_size
+
+    return {"type": "image_url", "image_url": {"url": data_url(in_its_size(picture))}}
 
 
 def _parsed(text: str) -> Any:

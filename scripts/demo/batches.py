@@ -1,6 +1,6 @@
 """Samples packed into rows of one length, so that no step computes padding. Numpy only; knows no model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +17,12 @@ _FAR = -1e9
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """`rows` rows of `length` tokens, of which `learnt` are asked of the model."""
+    """`rows` rows of `length` tokens, of which `learnt` are asked of the model, with up to so many `pictures`."""
 
     rows: int
     length: int
     learnt: int
+    pictures: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Block:
 class Packer:
     """Blocks of a short and of a long shape, without end and the same for the same seed."""
 
-    def __init__(self, encoder: Encoder, *, seed: int, shapes: tuple[Shape, Shape]) -> None:
+    def __init__(self, encoder: Encoder, *, seed: int, shapes: Sequence[Shape]) -> None:
         self._encoder = encoder
         self._shapes = shapes
         self._streams = (stream(Draw(2 * seed), SHORT), stream(Draw(2 * seed + 1), LONG))

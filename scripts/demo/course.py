@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from models import tokenizer as tiny
+from models import bpe
 from tokenizers import Tokenizer
 
 from demo import export, network, text
-from demo.batches import Shape
+from demo.batches import Packer, Shape
 from demo.draw import Draw
 from demo.mixture import LONG, SHORT, stream
-from demo.training import Plan, Trainer, rate
+from demo.training import Batches, Plan, Trainer, rate
 
 _TOKENIZER_SEED = 7
 _FINISH_SHARE = 0.1
@@ -32,7 +32,7 @@ class Course:
 
 FULL = Course(
     plan=Plan(
-        steps=3800, seed=1, shapes=(Shape(rows=14, length=128, learnt=900), Shape(rows=3, length=384, learnt=1000))
+        steps=4800, seed=1, shapes=(Shape(rows=14, length=128, learnt=900), Shape(rows=3, length=384, learnt=1000))
     )
 )
 BRIEF = Course(
@@ -66,10 +66,28 @@ def follow(
     mx.set_default_device(mx.cpu)
     mx.random.seed(course.plan.seed)
     tokenizer = learn_tokenizer(course)
-    settings = network.config(course.vocab_size, tokenizer.token_to_id(tiny.ENDS[0]), **course.sizes)
-    encoder = text.Encoder(tokenizer)
-    trainer = Trainer(network.build(settings), encoder, course.plan)
-    plan = course.plan
+    settings = network.config(course.vocab_size, tokenizer.token_to_id(bpe.ENDS[0]), **course.sizes)
+    trainer = Trainer(network.build(settings), network.loss, batches(text.Encoder(tokenizer), course.plan), course.plan)
+    plan = train(trainer, course.plan, run=run, resume=resume, finish=finish, report=report)
+    record: dict[str, Any] = {"plan": asdict(plan), "vocab_size": course.vocab_size, "finished_early": finish}
+    export.write(out, trainer, tokenizer, settings, record, libraries=("mlx", "mlx-lm", "numpy", "tokenizers"))
+    return trainer
+
+
+def batches(encoder: text.Encoder, plan: Plan) -> Batches:
+    """What a trainer learns from: the packed rows as arrays."""
+
+    def endless(seed: int) -> Iterator[list[network.Arrays]]:
+        for blocks in Packer(encoder, seed=seed, shapes=plan.shapes).blocks():
+            yield [network.arrays(block) for block in blocks]
+
+    return endless
+
+
+def train(
+    trainer: Trainer, plan: Plan, *, run: Path | None, resume: bool, finish: bool, report: Callable[[str], None]
+) -> Plan:
+    """Take the trainer through its plan and answer the plan that it followed. Options are those of `follow`."""
     if resume or finish:
         if run is None:
             raise ValueError("a run to go on from needs the folder of its checkpoint")
@@ -86,6 +104,4 @@ def follow(
         )
         trainer.follow(plan)
     trainer.run(to=plan.steps, folder=run, report=report)
-    record: dict[str, Any] = {"plan": asdict(plan), "vocab_size": course.vocab_size, "finished_early": finish}
-    export.write(out, trainer, tokenizer, settings, record)
-    return trainer
+    return plan

@@ -11,11 +11,11 @@ from demo.skills import SKILLS
 SHORT: Mapping[str, float] = MappingProxyType(
     {
         "echo": 4,
-        "spelling": 1.5,
+        "spelling": 2.5,
         "counting": 1.8,
-        "sorting": 1.5,
+        "sorting": 4,
         "sums": 7,
-        "thinking": 2.2,
+        "thinking": 3.5,
         "facts": 3,
         "talk": 2,
         "names": 2.5,
@@ -26,7 +26,7 @@ LONG: Mapping[str, float] = MappingProxyType(
     {"tool_call": 5, "tool_answer": 3.5, "story": 1.2, "names": 1, "json": 0.5}
 )
 _CHAINED = ("echo", "spelling", "counting", "sums", "sums", "sums", "facts", "talk", "json")
-_SYSTEM = (
+SYSTEM = (
     "You are a helpful assistant.",
     "You are a friendly assistant.",
     "Answer in short sentences.",
@@ -36,11 +36,11 @@ _SYSTEM = (
 )
 
 
-def stream(source: Draw, mix: Mapping[str, float]) -> Iterator[Sample]:
-    """Training samples without end."""
+def stream(source: Draw, mix: Mapping[str, float], *, chained: Sequence[str] = _CHAINED) -> Iterator[Sample]:
+    """Training samples without end; some follow turns of the `chained` skills."""
     names, weights = tuple(mix), tuple(mix.values())
     while True:
-        yield _varied(source, draw(SKILLS[_weighted(source, names, weights)], source, held_out=False))
+        yield _varied(source, draw(SKILLS[_weighted(source, names, weights)], source, held_out=False), chained)
 
 
 def _weighted(source: Draw, names: Sequence[str], weights: Sequence[float]) -> str:
@@ -52,7 +52,7 @@ def _weighted(source: Draw, names: Sequence[str], weights: Sequence[float]) -> s
     return names[-1]
 
 
-def _varied(source: Draw, sample: Sample) -> Sample:
+def _varied(source: Draw, sample: Sample, chained: Sequence[str]) -> Sample:
     """Some are told not to think, some follow other talk, some have a system message."""
     if sample.raw:
         return sample
@@ -64,10 +64,10 @@ def _varied(source: Draw, sample: Sample) -> Sample:
         sample = replace(sample, thinks=False, messages=(*before, {"role": "assistant", "content": last["content"]}))
     first: list[Message] = []
     if source.chance(0.12):
-        first.append({"role": "system", "content": source.pick(_SYSTEM)})
+        first.append({"role": "system", "content": source.pick(SYSTEM)})
     earlier: list[Sample] = []
     if not sample.tools and source.chance(0.25):
         earlier.extend(
-            draw(SKILLS[source.pick(_CHAINED)], source, held_out=False) for _ in range(source.pick((1, 1, 2)))
+            draw(SKILLS[source.pick(chained)], source, held_out=False) for _ in range(source.pick((1, 1, 2)))
         )
     return chain([*earlier, sample], first) if first or earlier else sample

@@ -13,13 +13,19 @@ HELD_OUT_SHARE = 10
 """One case in so many is never trained on."""
 
 
+def is_held_out(key: str) -> bool:
+    """By content, so that no seed and no number of draws can leak a case."""
+    digest = hashlib.sha256(key.encode()).digest()
+    return int.from_bytes(digest[:4], "big") % HELD_OUT_SHARE == 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One conversation that ends in the answer to learn, or to check against.
 
     `key` is what makes the case this case: two samples with one key ask for the same thing, whatever their skills.
     `thinks` says whether the template is told `enable_thinking`; None leaves it out. `raw` is text outside any chat,
-    in place of messages.
+    in place of messages. `pictures` are those that image parts of the messages stand for, in their order.
     """
 
     skill: str
@@ -28,12 +34,12 @@ class Sample:
     tools: tuple[Mapping[str, Any], ...] = ()
     thinks: bool | None = None
     raw: str = ""
+    pictures: tuple[Any, ...] = ()
 
     @property
     def is_held_out(self) -> bool:
-        """By content, so that no seed and no number of draws can leak a case."""
-        digest = hashlib.sha256(self.key.encode()).digest()
-        return int.from_bytes(digest[:4], "big") % HELD_OUT_SHARE == 0
+        """Whether training must never see the case."""
+        return is_held_out(self.key)
 
 
 Skill = Callable[[Draw], Sample]
@@ -47,6 +53,12 @@ def user(text: str) -> Message:
 def assistant(text: str, *, reasoning: str = "") -> Message:
     """The model's turn; `reasoning` is what it thought before."""
     return {"role": "assistant", "content": text, **({"reasoning_content": reasoning} if reasoning else {})}
+
+
+def said(message: Message) -> str:
+    """The words of a message."""
+    content = message["content"]
+    return content if isinstance(content, str) else " ".join(part["text"] for part in content if "text" in part)
 
 
 def ask(skill: str, key: str, question: str, answer: str, *, reasoning: str = "") -> Sample:

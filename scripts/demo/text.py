@@ -9,21 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import jinja2
-from models import corpus
-from models import tokenizer as tiny
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, trainers
-from tokenizers import models as tokenizer_models
+from models import bpe, corpus
+from tokenizers import Tokenizer
 
 from demo.sample import Sample
 
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 """For the vision model, which shares the tokenizer."""
-CONTROL = (*tiny.CONTROL, *VISION)
+CONTROL = (*bpe.CONTROL, *VISION)
 """Every control token; they have the last ids, in this order."""
-_MARKERS = tuple(token for token in CONTROL if not token.startswith("<|"))
 _SMALL_WORDS = (
     "the|a|an|is|are|was|were|it|of|to|in|and|on|for|with|that|this|you|I|my|your|at|by|from|what|how|do|does|can|be|"
     "they|he|she|not|there|into|about|which|word|words|has|have|had|so|called|as|or|if|no|me|plus|please"
@@ -36,27 +32,8 @@ _PARAGRAPHS = 300
 
 def train(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
     """A byte-level BPE tokenizer of `vocab_size` tokens. Raises `ValueError` where the texts are too few for that."""
-    tokenizer = Tokenizer(tokenizer_models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(CONTROL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator((part for text in (*texts, *_other()) for part in _without_control(text)), trainer)
-    for token in CONTROL:
-        special = token not in _MARKERS
-        added = AddedToken(token, special=special, normalized=False)
-        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([added])
-    if tokenizer.get_vocab_size() != vocab_size:
-        raise ValueError(f"the texts support {tokenizer.get_vocab_size()} tokens, {vocab_size} were asked for")
-    return tokenizer
+    parts = (part for text in (*texts, *_other()) for part in _without_control(text))
+    return bpe.train(parts, split=_SPLIT, control=CONTROL, vocab_size=vocab_size)
 
 
 def _other() -> Iterator[str]:
@@ -67,22 +44,6 @@ def _without_control(text: str) -> list[str]:
     for token in CONTROL:
         text = text.replace(token, "\0")
     return text.split("\0")
-
-
-def write(tokenizer: Tokenizer, folder: Path, *, context_length: int) -> None:
-    """Put the tokenizer's files into a model folder."""
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "chat_template.jinja").write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
-    config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": context_length,
-        "clean_up_tokenization_spaces": False,
-        "bos_token": None,
-        "eos_token": tiny.ENDS[0],
-        "pad_token": tiny.ENDS[1],
-        "unk_token": None,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +65,14 @@ class Renderer:
     def text(self, sample: Sample) -> str:
         """The whole conversation, the last answer included."""
         if sample.raw:
-            return sample.raw + tiny.ENDS[0]
+            return sample.raw + bpe.ENDS[0]
         options = {} if sample.thinks is None else {"enable_thinking": sample.thinks}
         if sample.thinks is False:
             *before, last = sample.messages
             prompt: str = self._template.render(
                 messages=before, tools=sample.tools, add_generation_prompt=True, **options
             )
-            return f"{prompt}{last['content']}{tiny.ENDS[0]}\n"
+            return f"{prompt}{last['content']}{bpe.ENDS[0]}\n"
         rendered: str = self._template.render(messages=sample.messages, tools=sample.tools, **options)
         return rendered
 
@@ -140,7 +101,7 @@ class Encoder:
         tokens = self._ids(self._renderer.text(sample))
         if sample.raw:
             return Encoded(tokens=tokens, learnt=[True] * len(tokens))
-        end = self._tokenizer.token_to_id(tiny.ENDS[0])
+        end = self._tokenizer.token_to_id(bpe.ENDS[0])
         learnt = [False] * len(tokens)
         position = 0
         while position < len(tokens):

@@ -13,12 +13,11 @@ import mlx.optimizers as optimizers
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from demo import network
-from demo.batches import Block, Packer, Shape
-from demo.text import Encoder
+from demo.batches import Shape
 
 _WARMUP_STEPS = 50
 _CURVE_EVERY = 25
+_LARGE = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ class Plan:
 
     steps: int
     seed: int
-    shapes: tuple[Shape, Shape]
+    shapes: tuple[Shape, ...]
     matrix_rate: float = 0.02
     other_rate: float = 0.004
     decay: float = 0.62
@@ -41,22 +40,26 @@ def rate(plan: Plan, step: int) -> float:
     return max(0.0, min(level, left))
 
 
+Batches = Callable[[int], Iterator[Any]]
+"""From a seed to what is learnt in each step, without end."""
+
+
 class Trainer:
     """A model, its optimizers, and where in its plan it is."""
 
-    def __init__(self, model: nn.Module, encoder: Encoder, plan: Plan) -> None:
+    def __init__(self, model: nn.Module, loss: Callable[[Any, Any], mx.array], batches: Batches, plan: Plan) -> None:
         self.model = model
         self.step = 0
         self.curve: list[tuple[int, float]] = []
         self.resumed: list[int] = []
         """Steps at which a run went on from a checkpoint: there the samples start anew, from another seed."""
         self.trained_s = 0.0
-        self._encoder = encoder
+        self._batches = batches
         self._plan = plan
         matrices, others = optimizers.Muon(0.0, weight_decay=0.0), optimizers.Adam(0.0, betas=[0.9, 0.98])
         self._optimizer = optimizers.MultiOptimizer([matrices, others], [_is_matrix])
         self._rates = ((matrices, plan.matrix_rate), (others, plan.other_rate))
-        self._gradient = nn.value_and_grad(model, network.loss)
+        self._gradient = nn.value_and_grad(model, loss)
 
     def follow(self, plan: Plan) -> None:
         """Change the plan on the way."""
@@ -64,11 +67,11 @@ class Trainer:
 
     def run(self, *, to: int, folder: Path | None, report: Callable[[str], None]) -> None:
         """Train up to a step, with a checkpoint in `folder` now and then."""
-        blocks = Packer(self._encoder, seed=self._plan.seed * 100_003 + self.step, shapes=self._plan.shapes).blocks()
+        batches = self._batches(self._plan.seed * 100_003 + self.step)
         recent: list[float] = []
         saved = started = time.perf_counter()
         while self.step < to:
-            recent.append(self._advance(blocks))
+            recent.append(self._advance(batches))
             if self.step % _CURVE_EVERY == 0 or self.step == to:
                 now = time.perf_counter()
                 self.trained_s += now - started
@@ -80,11 +83,11 @@ class Trainer:
                     self.save(folder)
                     saved = now
 
-    def _advance(self, blocks: Iterator[tuple[Block, Block]]) -> float:
+    def _advance(self, batches: Iterator[Any]) -> float:
         share = rate(self._plan, self.step)
         for optimizer, full in self._rates:
             optimizer.learning_rate = mx.array(full * share)
-        value, gradient = self._gradient(self.model, [_arrays(block) for block in next(blocks)])
+        value, gradient = self._gradient(self.model, next(batches))
         self._optimizer.update(self.model, gradient)
         mx.eval(value, self.model.parameters(), self._optimizer.state)
         self.step += 1
@@ -114,11 +117,8 @@ class Trainer:
 
 
 def _is_matrix(name: str, value: mx.array) -> bool:
-    return value.ndim == 2 and "embed" not in name
-
-
-def _arrays(block: Block) -> tuple[mx.array, ...]:
-    return tuple(mx.array(part) for part in (block.tokens, block.bias, block.places, block.targets, block.weights))
+    """Whether Muon learns it. To orthogonalise a matrix that is large both ways would cost more than all of a step."""
+    return value.ndim == 2 and "embed" not in name and min(value.shape) < _LARGE
 
 
 def half_precision(model: nn.Module) -> dict[str, Any]:

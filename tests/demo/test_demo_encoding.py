@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
+from models import bpe
 from tokenizers import Tokenizer
 
 from demo import text
@@ -61,7 +62,7 @@ def test_encode_when_a_word_stands_elsewhere(tokenizer: Tokenizer) -> None:
 @pytest.fixture(scope="module")
 def served(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder: Path = tmp_path_factory.mktemp("tokenizer")
-    text.write(tokenizer, folder, context_length=2048)
+    bpe.write(tokenizer, folder, template=text.TEMPLATE, context_length=2048)
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
@@ -83,10 +84,11 @@ def test_render_agrees_with_the_server(served: Any) -> None:
 
 
 def test_template_when_content_comes_in_parts(served: Any) -> None:
-    """Text parts are joined; a client need not send a plain string."""
-    parts = [{"type": "text", "text": "Say"}, {"type": "image"}, {"type": "text", "text": "hi"}]
-    said = served.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
-    assert said == "<|im_start|>user\nSay\nhi<|im_end|>\n"
+    """Text parts are joined by line ends, images stand where they were sent; a client need not send a plain string."""
+    say, hi = {"type": "text", "text": "Say"}, {"type": "text", "text": "hi"}
+    for image in ({"type": "image"}, {"type": "image_url", "image_url": {"url": "data:"}}):
+        said = served.apply_chat_template([{"role": "user", "content": [say, hi, image, say]}], tokenize=False)
+        assert said == "<|im_start|>user\nSay\nhi<|vision_start|><|image_pad|><|vision_end|>Say<|im_end|>\n"
 
 
 def test_any_text_survives_the_tokenizer(served: Any) -> None:

@@ -12,8 +12,7 @@ from mlx_lm import load
 from tokenizers import Tokenizer
 
 from demo import network
-from demo.batches import Packer
-from demo.course import BRIEF, follow
+from demo.course import BRIEF, batches, follow
 from demo.text import Encoder
 from demo.training import Plan, Trainer, rate
 
@@ -23,12 +22,6 @@ pytestmark = pytest.mark.mlx
 @pytest.fixture(autouse=True)
 def on_the_cpu() -> None:
     mx.set_default_device(mx.cpu)
-
-
-def arrays(blocks: Any) -> list[tuple[mx.array, ...]]:
-    return [
-        tuple(mx.array(part) for part in (one.tokens, one.bias, one.places, one.targets, one.weights)) for one in blocks
-    ]
 
 
 def plain_loss(model: Any, blocks: list[tuple[mx.array, ...]]) -> mx.array:
@@ -49,7 +42,7 @@ def test_loss_and_gradient_agree_with_the_served_model(tokenizer: Tokenizer, enc
     """What is quick about training changes nothing in what is trained."""
     mx.random.seed(1)
     model = network.build(network.config(tokenizer.get_vocab_size(), 0, **BRIEF.sizes))
-    blocks = arrays(next(Packer(encoder, seed=1, shapes=BRIEF.plan.shapes).blocks()))
+    blocks = next(batches(encoder, BRIEF.plan)(1))
     quick, quick_gradient = nn.value_and_grad(model, network.loss)(model, blocks)
     plain, plain_gradient = nn.value_and_grad(model, plain_loss)(model, blocks)
     assert quick.item() == pytest.approx(plain.item(), rel=1e-5)
@@ -109,7 +102,7 @@ def test_trainer_when_the_seed_is_the_same(tokenizer: Tokenizer, encoder: Encode
     for _ in range(2):
         mx.random.seed(1)
         model = network.build(network.config(tokenizer.get_vocab_size(), 0, **BRIEF.sizes))
-        trainer = Trainer(model, encoder, BRIEF.plan)
+        trainer = Trainer(model, network.loss, batches(encoder, BRIEF.plan), BRIEF.plan)
         trainer.run(to=5, folder=None, report=lambda _: None)
         curves.append(trainer.curve)
     assert curves[0] == curves[1]
