@@ -20,6 +20,9 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help=f"{', '.join(PARTS)}; default all")
     parser.add_argument("--kills", type=int, default=100, help="engines killed in each run")
     parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument(
+        "--replicas", type=int, nargs="*", default=[2, 1], help="workers in each run; default 2, then 1"
+    )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     print(
@@ -28,12 +31,12 @@ def main() -> int:
     table = Table()
     parts = options.parts or PARTS
     if "fake" in parts:
-        for replicas in (2, 1):
+        for replicas in options.replicas:
             _kills(table, "fake engine", [FAKE] * replicas, requests.of_the_fake_engine, options)
     if "model" in parts:
         flags = _model()
         make = requests.of_a_model(flags, prompts=24, max_tokens=160, seed=options.seed)
-        for replicas in (2, 1):
+        for replicas in options.replicas:
             _kills(table, "tiny Qwen3", [flags] * replicas, make, options)
     if "conversations" in parts:
         _conversations(table, options.seed)
