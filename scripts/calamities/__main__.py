@@ -20,9 +20,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help=f"{', '.join(PARTS)}; default all")
     parser.add_argument("--kills", type=int, default=100, help="engines killed in each run")
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument(
-        "--replicas", type=int, nargs="*", default=[2, 1], help="workers in each run (2, then 1)"
-    )
+    parser.add_argument("--replicas", type=int, nargs="*", default=[2, 1], help="workers in each run (2, then 1)")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     print(

@@ -1,5 +1,6 @@
 """Who is tried, cleared and refused when engines die."""
 
+import hashlib
 import time
 
 import pytest
@@ -7,7 +8,7 @@ from dispatch_rig import Rig, failure_code, generate, supervision
 
 from gateway.dispatch.flight import Flight
 from protocol.errors import Code
-from protocol.messages import EmbedJob, Failed, Sampling, TextPrompt, TokenizeJob
+from protocol.messages import EmbedJob, Failed, Image, Sampling, TextPrompt, TokenizeJob
 
 
 class Town:
@@ -141,11 +142,14 @@ async def test_images_tell_requests_apart_when_their_text_is_the_same(rig: Rig) 
     """They are part of what an engine dies of."""
     rig.supervise(supervision("none"))
     worker = rig.join("w1")
-    job = generate(prompt=TextPrompt("what is this?"))
-    rig.submit(job, buffers=[b"bomb"])
+    bomb, cat = (
+        generate(prompt=TextPrompt("what is this?"), images=[Image(0, hashlib.sha256(data).digest())])
+        for data in (b"bomb", b"cat")
+    )
+    rig.submit(bomb, buffers=[b"bomb"])
     rig.lose(worker)
-    assert rig.submit(job, buffers=[b"bomb"]).suspect
-    assert not rig.submit(job, buffers=[b"cat"]).suspect
+    assert rig.submit(bomb, buffers=[b"bomb"]).suspect
+    assert not rig.submit(cat, buffers=[b"cat"]).suspect
 
 
 async def test_an_engines_last_words_count_once_when_it_names_every_job(rig: Rig) -> None:
