@@ -327,15 +327,17 @@ class Dispatcher:
         known = [flight for flight in (*model.suspects, *model.aboard) if flight.suspect]
         undecided = any(not self.suspicion.guilty(flight, now) for flight in known)
         tried = {id(flight.mark) for flight in known if flight.worker is not None}
+        storm = self.suspicion.storm(model.name, now)
         for flight in sorted(model.suspects, key=_innocence):
             if self.suspicion.guilty(flight, now):
                 if not undecided and self.suspicion.ripe(flight, now):
                     model.suspects.remove(flight)
                     self._refuse(flight)
                 continue
-            if flight.suspect and id(flight.mark) in tried:
+            alone = flight.suspect and not storm
+            if alone and id(flight.mark) in tried:
                 continue
-            free = [worker for worker in model.up if not (flight.suspect and _on_trial(worker, now))]
+            free = [worker for worker in model.up if not (alone and _on_trial(worker, now))]
             worker = model.pick(flight, self._limits.light_jobs, among=free)
             if worker is None:
                 continue

@@ -25,6 +25,9 @@ REMEMBER_S = 600.0
 """How many marked requests are remembered, and how long."""
 UNRELIABLE_S = 30.0
 """An engine that died without a request, so short a time ago, speaks for that request."""
+MANY = 6
+"""So many deaths within that time have another reason than one request: suspects need not go one by one any more, which
+would starve some of them where engines live for seconds only."""
 GUILTY, HOPELESS = 2, 3
 """Deaths that make a request guilty; and those that do so even where something speaks for it."""
 STEADY_S = 0.5
@@ -125,6 +128,10 @@ class Suspicion:
         if mark is None or mark.count < GUILTY:
             return False
         return mark.count >= HOPELESS or not (mark.vouched or self._unreliable(flight.model.name, mark, now))
+
+    def storm(self, model: str, now: float) -> bool:
+        """Whether engines of a model die so often that no one request can be why."""
+        return sum(crash.model == model and now - crash.at < UNRELIABLE_S for crash in self._crashes) >= MANY
 
     def ripe(self, flight: Flight, now: float) -> bool:
         """Whether a guilty request has waited long enough for something that speaks for it."""

@@ -5,14 +5,10 @@ let seen = 0
 try {
   const stream = await client().chat.completions.create({
     model,
-    messages: user('fake: slow@0.02 tokens@5000'),
-    max_tokens: 5000,
+    messages: user('fake: slow@0.02 die@9 tokens@99'),
     stream: true,
   })
-  for await (const chunk of stream) {
-    seen += 1
-    if (seen === 5) console.error('streaming')
-  }
+  for await (const chunk of stream) seen += 1
   report({ seen, error: null })
 } catch (error) {
   report({ seen, error: described(error) })

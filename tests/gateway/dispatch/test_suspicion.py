@@ -192,3 +192,13 @@ async def test_a_long_trial_does_not_keep_the_others_waiting(rig: Rig) -> None:
     rig.clock.now += 5.1
     rig.dispatcher.pump(rig.model)
     assert [flight.worker is not None for flight in flights] == [True, True, False]
+
+
+async def test_nobody_starves_when_engines_are_killed_all_the_time() -> None:
+    """Thirty-two suspects, tried one by one, would need longer than an engine lives."""
+    town = Town(slots=40)
+    flights = [town.rig.submit() for _ in range(32)]
+    for _ in range(25):
+        town.live(flights, {}, turns=30, length=100)
+        town.die()
+    assert [flight.outcome for flight in flights] == ["done"] * 32
