@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from running_pool import FAKE, ROOT, Answer, RunningPool, chat_body, until
 from sse_reader import read_stream
 
@@ -143,6 +144,7 @@ def test_revoked_key_is_refused_within_a_second_under_load_and_logs_hold_no_key(
     assert MASTER not in written
 
 
+@pytest.mark.timed
 def test_engines_come_and_go_when_an_operator_says_so(start_pool: Callable[..., RunningPool]) -> None:
     """Scaled, replaced, drained, unloaded and loaded over HTTP; by whom is in the audit log."""
     pool = start_pool(FAKE, environment=PRODUCTION)
@@ -168,7 +170,7 @@ def test_engines_come_and_go_when_an_operator_says_so(start_pool: Callable[..., 
     until(lambda: not pool.get("/admin/workers", headers=bearer(admin)).json()["data"], what="the engine has ended")
     # An order that overtakes the supervisor's word that its engine is gone finds nothing to do, and for two seconds
     # another one is taken for its repetition.
-    until(lambda: order("models/fake/load").status == 200 and len(workers()) == 1, every_s=2.2)
+    until(lambda: order("models/fake/load").status == 200 and len(workers()) == 1, every_s=4)
     assert order(f"workers/{workers()[0]['id']}/stop").status == 200
     until(lambda: not workers())
     refused = [
