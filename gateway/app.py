@@ -27,12 +27,15 @@ from gateway.routes import (
     chat,
     completions,
     docs,
+    embed,
     embeddings,
     fleet,
     health,
+    info,
     metrics,
     models,
     queue,
+    similarity,
     tokenize,
 )
 from gateway.settings import ConfigError
@@ -71,20 +74,8 @@ def make_app(config: GatewayConfig, loaded: Loaded | None = None) -> web.Applica
     if honcho_process():
         app.cleanup_ctx.append(_follow_honcho)
     app.on_shutdown.append(lambda app: app[POOL].drain(config.drain_s))
-    for family in (
-        chat,
-        completions,
-        embeddings,
-        models,
-        tokenize,
-        health,
-        queue,
-        metrics,
-        admin,
-        admin_keys,
-        fleet,
-        docs,
-    ):
+    families = (chat, completions, embeddings, embed, similarity, models, info, tokenize, health, queue, metrics)
+    for family in (*families, admin, admin_keys, fleet, docs):
         family.setup(app)
     for name in config.plugins:
         _plug_in(app, name)

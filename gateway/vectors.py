@@ -9,7 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-Key = str | tuple[int, ...]
+Key = str | tuple[int, ...] | bytes
+"""One input: a text, token ids, or the digest of an image (and of the text that goes with it)."""
 Vector = tuple[bytes, int]
 """Base64 of little-endian float32, and the tokens that the input had."""
 
@@ -39,7 +40,7 @@ class VectorCache:
         self.used_bytes = 0
         self.capacity_bytes = capacity_bytes
         self._capacity_entries = capacity_entries
-        self._ttl_s = ttl_s
+        self.ttl_s = ttl_s
         self._clock = clock
         self._entries: OrderedDict[tuple[bytes, Key | bytes], tuple[bytes, int, float]] = OrderedDict()
 
@@ -84,7 +85,7 @@ class VectorCache:
         while self.used_bytes + size > self.capacity_bytes or len(self._entries) >= self._capacity_entries:
             self._drop(next(iter(self._entries)))
             self.counts.evicted += 1
-        self._entries[place] = (*vector, self._clock() + self._ttl_s)
+        self._entries[place] = (*vector, self._clock() + self.ttl_s)
         self.used_bytes += size
 
     def clear(self) -> None:
@@ -97,6 +98,7 @@ class VectorCache:
 
 
 def _digest(key: Key) -> bytes:
+    # Shorter than the digests that are keys themselves: the two can't meet.
     data = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else repr(key).encode()
     return hashlib.blake2b(data, digest_size=24, person=b"text" if isinstance(key, str) else b"ids").digest()
 

@@ -101,6 +101,23 @@ class EmbedJob(Message, frozen=True):
     device: str | None = None
 
 
+class SimilarityJob(Message, frozen=True):
+    """Compare vectors, each with each; answered by `Scores`. Needs no model: any worker can do it.
+
+    `left` and `right` say which of the raw frames behind the envelope hold them, as little-endian float32, row by row;
+    a `right` of None compares `left` with itself. `metric` is `cosine`, `dot` or `euclidean`. `top_k` asks for the most
+    similar pairs only, of one list with itself each pair once.
+    """
+
+    job: int
+    attempt: int
+    dimensions: int
+    left: int
+    right: int | None = None
+    metric: str = "cosine"
+    top_k: int | None = None
+
+
 class Cancel(Message, frozen=True):
     """Stop a job; idempotent. Answered by `Failed(cancelled)` if the job was still running, else not at all."""
 
@@ -264,6 +281,20 @@ class Vectors(Message, frozen=True):
     device: str = ""
 
 
+class Scores(Message, frozen=True):
+    """Terminal of `SimilarityJob`: in little-endian float64, each left vector's scores with all `columns` right ones.
+
+    Where only the best pairs were asked for: one score per pair, best first, with the places of its vectors.
+    """
+
+    job: int
+    attempt: int
+    columns: int
+    data: bytes
+    left: list[int] = []
+    right: list[int] = []
+
+
 class Failed(Message, frozen=True):
     """Terminal: the job ends here. `retryable` says whether another worker might do better."""
 
@@ -328,10 +359,37 @@ class StartEngine(Message, frozen=True):
 
 
 ToWorker = (
-    Hello | GenerateJob | TokenizeJob | DetokenizeJob | EmbedJob | Cancel | Drain | KillEngine | EndEngine | StartEngine
+    Hello
+    | GenerateJob
+    | TokenizeJob
+    | DetokenizeJob
+    | EmbedJob
+    | SimilarityJob
+    | Cancel
+    | Drain
+    | KillEngine
+    | EndEngine
+    | StartEngine
 )
 ToGateway = (
-    Announce | Ready | Beat | Accepted | Progress | Delta | Done | Tokens | Text | Vectors | Failed | Bye | Supervision
+    Announce
+    | Ready
+    | Beat
+    | Accepted
+    | Progress
+    | Delta
+    | Done
+    | Tokens
+    | Text
+    | Vectors
+    | Scores
+    | Failed
+    | Bye
+    | Supervision
 )
-Job = GenerateJob | TokenizeJob | DetokenizeJob | EmbedJob
-Terminal = Done | Tokens | Text | Vectors | Failed
+ModelJob = GenerateJob | TokenizeJob | DetokenizeJob | EmbedJob
+"""What an engine does."""
+Job = ModelJob | SimilarityJob
+Result = Tokens | Text | Vectors | Scores
+"""The whole answer of a job that does not generate."""
+Terminal = Done | Result | Failed

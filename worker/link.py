@@ -34,6 +34,8 @@ from protocol.messages import (
     KillEngine,
     Progress,
     Ready,
+    Scores,
+    SimilarityJob,
     StartEngine,
     Text,
     ToGateway,
@@ -193,7 +195,7 @@ class Link:
 
     def _obey(self, message: object, buffers: Sequence[bytes]) -> None:
         match message:
-            case GenerateJob() | EmbedJob() | TokenizeJob() | DetokenizeJob():
+            case GenerateJob() | EmbedJob() | TokenizeJob() | DetokenizeJob() | SimilarityJob():
                 self._reception().take(self._epoch, message, buffers)
             case Cancel():
                 if self._reception().cancel(self._epoch, message.job, message.attempt):
@@ -231,7 +233,7 @@ def _fit(message: ToGateway) -> ToGateway | None:
     except (ValueError, TypeError, OverflowError):
         log.exception("a message of type %s can't be encoded", type(message).__name__)
         match message:
-            case Accepted() | Progress() | Delta() | Done() | Tokens() | Text() | Vectors() | Failed():
+            case Accepted() | Progress() | Delta() | Done() | Tokens() | Text() | Vectors() | Scores() | Failed():
                 return Failed(message.job, message.attempt, Code.ENGINE_ERROR, "The output can't be sent.")
             case _:
                 return None

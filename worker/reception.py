@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from protocol.errors import Code, JobError
-from protocol.messages import Failed, Job, Text, ToGateway, Tokens, Vectors
+from protocol.messages import Failed, Job, ModelJob, Scores, SimilarityJob, Text, ToGateway, Tokens, Vectors
 
 log = logging.getLogger("worker")
 
@@ -50,7 +50,7 @@ class Reception:
     def __init__(
         self,
         *,
-        prepare: Callable[[Job, Sequence[bytes]], Any],
+        prepare: Callable[[ModelJob, Sequence[bytes]], Any],
         admit: Callable[[Admit], None],
         send: Callable[[int, Sequence[ToGateway]], None],
     ) -> None:
@@ -119,7 +119,7 @@ class Reception:
                 return
             self._waiting.discard(key)
             match outcome:
-                case Tokens() | Text() | Vectors() | Failed():
+                case Tokens() | Text() | Vectors() | Scores() | Failed():
                     self._send(begun.epoch, [outcome])
                 case prepared:
                     self._admit(Admit(begun.epoch, begun.job.job, begun.job.attempt, prepared))
@@ -131,7 +131,8 @@ class Reception:
             return DROPPED
         try:
             if begun.pieces is None:
-                prepared = self._prepare(job, begun.buffers)
+                prepare: Any = _compare if isinstance(job, SimilarityJob) else self._prepare
+                prepared = prepare(job, begun.buffers)
                 if not isinstance(prepared, Iterator):
                     return prepared
                 begun.pieces = prepared
@@ -142,3 +143,10 @@ class Reception:
             # One request that the tokenizer or template chokes on must not end preparation for all.
             log.exception("job %d could not be prepared", job.job)
             return Failed(job.job, job.attempt, Code.ENGINE_ERROR, "The request could not be prepared.")
+
+
+def _compare(job: SimilarityJob, buffers: Sequence[bytes]) -> Iterator[Scores | None]:
+    # Imported when first needed: an engine of one's own may live without numpy.
+    from worker.similarity import compare
+
+    return compare(job, buffers)

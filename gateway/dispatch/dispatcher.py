@@ -33,6 +33,9 @@ from protocol.messages import (
     GenerateJob,
     Job,
     Progress,
+    Result,
+    Scores,
+    SimilarityJob,
     State,
     Terminal,
     Text,
@@ -249,6 +252,8 @@ class Dispatcher:
                 self._finish(flight, tokens)
             case (Text() as text, DetokenizeJob()):
                 self._finish(flight, text)
+            case (Scores() as scores, SimilarityJob()):
+                self._finish(flight, scores)
             case (Failed() as failed, _):
                 self._failed(flight, worker, failed)
             case _:
@@ -356,7 +361,7 @@ class Dispatcher:
         self._over(flight, "failed")
         self._abandon(flight)
 
-    def _finish(self, flight: Flight, outcome: Usage | Tokens | Text | Vectors) -> None:
+    def _finish(self, flight: Flight, outcome: Usage | Result) -> None:
         flight.stream.finish(outcome)
         if flight.sent_at is not None and not flight.light:
             flight.model.took(self._clock() - flight.sent_at)

@@ -27,6 +27,7 @@ from protocol.messages import (
     KillEngine,
     Progress,
     Ready,
+    Scores,
     State,
     Supervision,
     Text,
@@ -139,7 +140,7 @@ class Intake:
                 self._dispatcher.on_delta(worker, message)
             case Accepted() | Progress():
                 self._dispatcher.on_news(worker, message)
-            case Done() | Tokens() | Text() | Vectors() | Failed():
+            case Done() | Tokens() | Text() | Vectors() | Scores() | Failed():
                 self._dispatcher.on_terminal(worker, message)
             case Beat():
                 worker.beat = message

@@ -1,36 +1,42 @@
 """From the name that a client wrote to a model; pure. A name is a key to look up, never a path."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from gateway.dispatch.model import Model
 from protocol.messages import Kind
 
-SERVES = MappingProxyType(
+SERVES: Mapping[Kind | None, tuple[Kind, ...]] = MappingProxyType(
     {
+        None: (Kind.CHAT, Kind.VISION, Kind.EMBEDDING),
         Kind.CHAT: (Kind.CHAT, Kind.VISION),
         Kind.VISION: (Kind.VISION,),
         Kind.EMBEDDING: (Kind.EMBEDDING,),
     }
 )
-"""Which kinds of model can answer what a request needs, the one meant for it first."""
-
+"""Which kinds of model can answer what a request needs, the one meant for it first. None: any kind will do."""
 
 OPENAI_EMBEDDING_NAMES = frozenset({"text-embedding-ada-002", "text-embedding-3-small", "text-embedding-3-large"})
 """What clients of OpenAI ask for by default: the default embedding model, unless an alias says otherwise."""
 
 
-def default_of(models: Iterable[Model], kind: Kind) -> Model | None:
-    """Return the model for requests that name none: the best kind, of those not out of order, the oldest."""
+def default_of(models: Iterable[Model], kind: Kind | None, capability: str = "") -> Model | None:
+    """Return the model for requests that name none: the best kind, of those not out of order, the oldest.
+
+    One that is known to have the `capability` comes before those that may not.
+    """
     serving = [model for model in models if model.kind in SERVES[kind]]
     order = SERVES[kind].index
-    return min(
-        serving, key=lambda model: (order(model.kind), not model.hopeful, model.created, model.name), default=None
-    )
+
+    def rank(model: Model) -> tuple[object, ...]:
+        able = not capability or (model.ready is not None and capability in model.ready.capabilities)
+        return not able, order(model.kind), not model.hopeful, model.created, model.name
+
+    return min(serving, key=rank, default=None)
 
 
-def named(models: Iterable[Model], name: str, kind: Kind) -> Model | None:
+def named(models: Iterable[Model], name: str, kind: Kind | None, capability: str = "") -> Model | None:
     """Look `name` up: served name, alias, hub id or its last part, OpenAI's name, family.
 
     Ids and families count only if one model has them.
@@ -47,8 +53,8 @@ def named(models: Iterable[Model], name: str, kind: Kind) -> Model | None:
     by_source = [model for model in known if name in (model.source, model.source.rpartition("/")[2])]
     if len(by_source) == 1:
         return by_source[0]
-    if kind is Kind.EMBEDDING and name in OPENAI_EMBEDDING_NAMES:
-        return default_of(known, kind)
+    if kind in (None, Kind.EMBEDDING) and name in OPENAI_EMBEDDING_NAMES:
+        return default_of(known, Kind.EMBEDDING, capability)
     family = [model for model in known if model.kind in SERVES[kind] and name.casefold() in _families(model)]
     return family[0] if len(family) == 1 else None
 

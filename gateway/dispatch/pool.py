@@ -109,9 +109,12 @@ class Pool:
                 await ticker
         await self._link.close()
 
-    def resolve(self, name: str | None, kind: Kind) -> Model:
-        """Find the model for a request. Raises `JobFailed`: `model_not_found`, `model_not_ready`, `invalid_request`."""
-        return self._roster.resolve(name, kind, settling=self._roster.settling)
+    def resolve(self, name: str | None, kind: Kind | None, capability: str = "") -> Model:
+        """Find the model for a request. Raises `JobFailed`: `model_not_found`, `model_not_ready`, `invalid_request`.
+
+        Where none is named, one with the `capability` is preferred. A `kind` of None: any.
+        """
+        return self._roster.resolve(name, kind, capability, settling=self._roster.settling)
 
     def models(self) -> list[Model]:
         """All models that were ever announced, by name."""
@@ -173,6 +176,10 @@ class Pool:
         """
         await self._fleet.roll(model, grace_s=grace_s, patience_s=patience_s)
 
+    def embedded(self, model: Model, *, inputs: int, tokens: int) -> None:
+        """Count what a request to embed was answered with, computed or cached."""
+        self._stats.throughput[model.name].add(self._clock(), inputs=inputs, tokens=tokens)
+
     @property
     def registry(self) -> CollectorRegistry:
         """Histograms of waiting, first token and duration, per model."""
@@ -213,6 +220,7 @@ class Pool:
             wire={**stats.wire, "stale": self._dispatcher.ledger.stale},
             continued=stats.continued,
             refused=self._dispatcher.suspicion.refused,
+            embedded={name: throughput.rates(now) for name, throughput in stats.throughput.items()},
         )
 
     # -- inside ------------------------------------------------------------

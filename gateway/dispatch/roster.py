@@ -105,23 +105,24 @@ class Roster:
     def __iter__(self) -> Iterator[Model]:
         return iter(sorted(self.models.values(), key=lambda model: model.name))
 
-    def resolve(self, name: str | None, kind: Kind, *, settling: bool) -> Model:
+    def resolve(self, name: str | None, kind: Kind | None, capability: str = "", *, settling: bool) -> Model:
         """Find the model for a request of that kind. Raises `JobFailed`: `model_not_found`, `model_not_ready`,
         or `invalid_request` where the model exists but cannot do that.
 
         `settling` says that workers may still be registering.
         """
         models = self.models.values()
-        model = default_of(models, kind) if name is None else named(models, name, kind)
+        model = default_of(models, kind, capability) if name is None else named(models, name, kind, capability)
         if model is None:
             if settling or not models:
                 raise JobFailed(
                     "model_not_ready", "No such model is up yet.", param="model", retryable=True, retry_after_s=1.0
                 )
             if name is None:
-                raise JobFailed(Code.INVALID_REQUEST, f"No {kind.value} model is served here.", param="model")
-            raise JobFailed("model_not_found", f"The model {name[:200]!r} does not exist.", param="model")
-        if model.kind not in SERVES[kind]:
+                needed = f"{kind.value} model" if kind else "model"
+                raise JobFailed(Code.INVALID_REQUEST, f"No {needed} is served here.", param="model")
+            raise JobFailed("model_not_found", f"The model {name[:100]!r} does not exist.", param="model")
+        if kind is not None and model.kind not in SERVES[kind]:
             raise JobFailed(
                 Code.INVALID_REQUEST,
                 f"The model {model.name!r} is for {model.kind.value} requests, not for {kind.value} ones.",

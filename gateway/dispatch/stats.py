@@ -1,6 +1,6 @@
 """What was done and how fast: counts per request, histograms per request, nothing per token."""
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 
 import msgspec
@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from gateway.dispatch.flight import Flight, Outcome
 from gateway.dispatch.model import Model
+from gateway.dispatch.throughput import Rates, Throughput
 from protocol.messages import Beat, GenerateJob, Kind, Supervision
 
 REQUEST_TYPES = ("vision", "vision_stream", "text", "text_stream", "embedding")
@@ -83,6 +84,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs that went on elsewhere after they had lost their worker."""
     refused: int
     """Jobs that were refused because engines died of them, or of their equals."""
+    embedded: dict[str, Rates]
+    """By embedding model that was asked."""
 
 
 class Stats:
@@ -95,6 +98,8 @@ class Stats:
         self.wire: Counter[str] = Counter(dict.fromkeys(WIRE_COUNTS, 0))
         self.tokens: Counter[tuple[str, str]] = Counter()
         """By model and direction (`prompt`, `completion`)."""
+        self.throughput: defaultdict[str, Throughput] = defaultdict(Throughput)
+        """Of embedding, by model."""
         self.total_time_s = 0.0
         self.continued = 0
         self._tps: deque[float] = deque(maxlen=RECENT)

@@ -8,7 +8,7 @@ import asyncio
 
 from gateway.dispatch.merge import merge, weight
 from protocol.errors import Code
-from protocol.messages import Accepted, Delta, Progress, Text, Tokens, Usage, Vectors
+from protocol.messages import Accepted, Delta, Progress, Result, Usage, Vectors
 
 MAX_UNREAD = 1024 * 1024
 """Characters (logprobs and ids estimated) that may wait for a streaming reader."""
@@ -76,7 +76,7 @@ class JobStream:
         self.progress: Progress | None = None
         self.streamed = False
         self._accepted: Accepted | None = None
-        self._result: Tokens | Text | Vectors | None = None
+        self._result: Result | None = None
         self._failure: JobFailed | None = None
         self._pending: list[Delta] = []
         self._begun = False
@@ -125,7 +125,7 @@ class JobStream:
         merged = {delta.choice: delta for delta in self._take()}
         return [merged.get(at) or Delta(job=0, attempt=0, choice=at, tokens=[]) for at in range(self.choices)]
 
-    async def result(self) -> Tokens | Text | Vectors:
+    async def result(self) -> Result:
         """Wait for the answer of a job that does not generate. Raises `JobFailed`."""
         while self._result is None:
             self._raise_failure()
@@ -175,7 +175,7 @@ class JobStream:
         if self._reader is None:
             self._wake()
 
-    def finish(self, outcome: Usage | Tokens | Text | Vectors) -> None:
+    def finish(self, outcome: Usage | Result) -> None:
         """End well."""
         if isinstance(outcome, Usage):
             self.usage = outcome

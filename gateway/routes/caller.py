@@ -1,15 +1,16 @@
 """What routes ask about who sent a request: which models are theirs, whose cache they share, what they may spend."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from gateway.access.estimate import tokens_of_job, tokens_of_text
+from gateway.access.estimate import IMAGE_TOKENS, tokens_of_job, tokens_of_text
 from gateway.context import CALLER, POOL, TICKET
 from gateway.dispatch.stream import JobFailed
 from gateway.errors import ApiError
+from gateway.vectors import Key
 from protocol.messages import EmbedJob, GenerateJob, Kind
 
 if TYPE_CHECKING:
@@ -20,14 +21,15 @@ _NEEDED = MappingProxyType(
 )
 
 
-def model_of(request: web.Request, name: str | None, kind: Kind) -> "Model":
+def model_of(request: web.Request, name: str | None, kind: Kind | None, capability: str = "") -> "Model":
     """The model for a request of that kind: the only way from a name to a model, so that no route forgets to ask.
 
-    Who may use some models only, and names none, gets the first of them that will do.
+    Who may use some models only, and names none, gets the first of them that will do. A `kind` of None: any; of those
+    that nobody named, one with the `capability` is preferred.
     Raises `JobFailed` (see `Roster.resolve`) and `ApiError`: `model_not_allowed`, `insufficient_permissions`.
     """
     pool, caller = request.app[POOL], request[CALLER]
-    model = pool.resolve(name, kind)
+    model = pool.resolve(name, kind, capability)
     if name is None and not allowed(request, model):
         for own in sorted(caller.models):
             try:
@@ -40,6 +42,14 @@ def model_of(request: web.Request, name: str | None, kind: Kind) -> "Model":
     if not caller.may(*_NEEDED[model.kind]):
         wanted = " or ".join(f"'{permission}'" for permission in _NEEDED[model.kind])
         raise ApiError("insufficient_permissions", f"The model '{model.name}' asks for the permission {wanted}.")
+    return model
+
+
+def shown(request: web.Request, name: str | None, kind: Kind | None) -> "Model":
+    """The model that a caller wants to know of. Raises as `Pool.resolve`; what is not theirs is not there."""
+    model = request.app[POOL].resolve(name, kind)
+    if not allowed(request, model):
+        raise ApiError("model_not_found", f"The model {(name or model.name)[:100]!r} does not exist.", "model")
     return model
 
 
@@ -60,8 +70,18 @@ def reserve(request: web.Request, *jobs: GenerateJob | EmbedJob) -> None:
         ticket.reserve(sum(map(tokens_of_job, jobs)))
 
 
-def reserve_inputs(request: web.Request, inputs: Sequence[str | tuple[int, ...]]) -> None:
-    """The same for texts (or token ids) of which some may be known already. Raises `ApiError` (429)."""
+def reserve_inputs(request: web.Request, inputs: Iterable[Key]) -> None:
+    """The same for texts, token ids and digests of images, known already or not. Raises `ApiError` (429)."""
     ticket = request.get(TICKET)
     if ticket is not None and ticket.counts_tokens:
-        ticket.reserve(sum(tokens_of_text(one) if isinstance(one, str) else len(one) for one in inputs))
+        ticket.reserve(sum(map(_tokens, inputs)))
+
+
+def _tokens(one: Key) -> int:
+    match one:
+        case str():
+            return tokens_of_text(one)
+        case bytes():
+            return IMAGE_TOKENS
+        case _:
+            return len(one)

@@ -78,6 +78,12 @@ def _totals(now: Snapshot) -> Iterator[Metric]:
     for named, count in now.tokens.items():
         tokens.add_metric(named, count)
     yield tokens
+    inputs = CounterMetricFamily(
+        "pool_embedded_inputs", "Inputs that were embedded, cached ones included.", labels=["model"]
+    )
+    for name, rates in now.embedded.items():
+        inputs.add_metric([name], rates.inputs)
+    yield inputs
     wire = CounterMetricFamily(
         "pool_wire_events", "What the socket brought besides messages in order.", labels=["event"]
     )

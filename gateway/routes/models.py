@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 
 from gateway.context import HTTP, POOL
-from gateway.errors import ApiError
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer
-from gateway.routes.caller import allowed
+from gateway.routes.caller import allowed, shown
 from gateway.schema.models import ModelCard, ModelList
 
 if TYPE_CHECKING:
@@ -18,18 +17,13 @@ if TYPE_CHECKING:
 async def every(request: web.Request) -> web.Response:
     """List what is served."""
     tier = request.app[HTTP].tier
-    shown = [card(model, tier) for model in request.app[POOL].models() if allowed(request, model)]
-    return answer(ModelList(object="list", data=shown))
+    cards = [card(model, tier) for model in request.app[POOL].models() if allowed(request, model)]
+    return answer(ModelList(object="list", data=cards))
 
 
 async def one(request: web.Request) -> web.Response:
-    """Describe one model, asked for by served name, alias or hub id (with `/` raw or percent-encoded)."""
-    wanted = request.match_info["id"]
-    for model in request.app[POOL].models():
-        if wanted in (model.name, model.source, *model.aliases) and allowed(request, model):
-            return answer(card(model, request.app[HTTP].tier))
-    shown = wanted if len(wanted) <= 100 else f"{wanted[:100]}…"
-    raise ApiError("model_not_found", f"The model '{shown}' does not exist.", "model")
+    """Describe one model, asked for by any name that a request may give it (with `/` raw or percent-encoded)."""
+    return answer(card(shown(request, request.match_info["id"], None), request.app[HTTP].tier))
 
 
 def card(model: "Model", tier: str) -> ModelCard:
@@ -69,7 +63,7 @@ OPERATIONS = (
         tag="Models",
         access=("models",),
         answer=ModelCard,
-        errors=("model_not_found",),
+        errors=("model_not_found", "model_not_ready"),
     ),
 )
 

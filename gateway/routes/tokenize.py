@@ -9,7 +9,7 @@ from gateway.routes.body import answer, read
 from gateway.routes.caller import model_of
 from gateway.routes.generation import ERRORS, blaming, forget_urls, model_for
 from gateway.schema.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
-from protocol.messages import Kind, Text, Tokens
+from protocol.messages import Text, Tokens
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -17,7 +17,8 @@ async def tokenize(request: web.Request) -> web.Response:
     wanted = await read(request, TokenizeRequest)
     shown = wanted.pictures
     pool = request.app[POOL]
-    model = model_for(request, wanted.model, shown)
+    # Embedding models have tokens, too.
+    model = model_for(request, wanted.model, shown) if shown else model_of(request, wanted.model, None)
     async with (
         request.app[GALLERY].collect(shown) as album,
         pool.run(model, wanted.job(album.images), album.buffers) as stream,
@@ -35,7 +36,7 @@ async def detokenize(request: web.Request) -> web.Response:
     """Turn tokens into text."""
     wanted = await read(request, DetokenizeRequest)
     pool = request.app[POOL]
-    model = model_of(request, wanted.model, Kind.CHAT)
+    model = model_of(request, wanted.model, None)
     async with pool.run(model, wanted.job(model.ready)) as stream:
         result = await stream.result()
     if not isinstance(result, Text):
@@ -50,7 +51,7 @@ OPERATIONS = (
         handler=tokenize,
         summary="Text or conversation to tokens",
         tag="Tokens",
-        access=("chat", "vision"),
+        access=("chat", "vision", "embed:text"),
         body=TokenizeRequest,
         example={"prompt": "Hello!"},
         answer=TokenizeAnswer,
@@ -62,7 +63,7 @@ OPERATIONS = (
         handler=detokenize,
         summary="Tokens to text",
         tag="Tokens",
-        access=("chat", "vision"),
+        access=("chat", "vision", "embed:text"),
         body=DetokenizeRequest,
         example={"tokens": [1, 2, 3]},
         answer=DetokenizeAnswer,

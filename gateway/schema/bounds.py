@@ -8,6 +8,10 @@ MAX_MESSAGES = 2048
 MAX_TOOLS = 128
 MAX_PROMPTS = 128
 MAX_EMBEDDING_INPUTS = 2048
+MAX_SCORES = 262_144
+"""Of one answer of `/similarity`; more pairs are compared where only the best are asked for."""
+MAX_PRODUCTS = 2**32
+"""Multiplications of one such request: about a second of a worker's time."""
 MAX_LOGIT_BIAS = 1024
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 32
@@ -54,6 +58,10 @@ BatchSize = Annotated[int, Meta(ge=1, le=128, description="Inputs computed toget
 MaxTokensPerText = Annotated[
     int, Meta(ge=1, le=8192, description="Longer inputs are cut. Absent: one over the model's limit is refused.")
 ]
+EmbeddingTexts = Annotated[list[EmbeddingText], Meta(min_length=1, max_length=MAX_EMBEDDING_INPUTS)]
+VectorNumber = Annotated[float, Meta(ge=-1e15, le=1e15)]
+EmbeddingVector = Annotated[list[VectorNumber], Meta(min_length=1, max_length=65_536)]
+TopPairs = Annotated[int, Meta(ge=1, le=2048, description="Only so many of the most similar pairs.")]
 PromptName = Annotated[str, Meta(min_length=1, max_length=256)]
 ImageAddress = Annotated[
     str,

@@ -41,12 +41,17 @@ def decode(body: bytes, kind: type[R], *, beside: Mapping[str, Any] | None = Non
 
     `beside` holds fields that were given elsewhere; the body wins.
     """
-    raw = _known(parse(body), kind.__struct_encode_fields__)
+    return check(parse(body), kind, beside=beside)
+
+
+def check(raw: dict[str, Any], kind: type[R], *, beside: Mapping[str, Any] | None = None, strict: bool = True) -> R:
+    """The fields of a body as `kind`. Raises `ApiError`. Not `strict`: they came as text, numbers and booleans too."""
+    raw = _known(raw, kind.__struct_encode_fields__)
     if beside:
         raw = {**beside, **raw}
     try:
         kind.refuse(raw)
-        request = msgspec.convert(raw, kind)
+        request = msgspec.convert(raw, kind, strict=strict)
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from None
     except RecursionError:

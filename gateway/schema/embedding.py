@@ -1,72 +1,38 @@
-"""`POST /v1/embeddings`: the request, what may come by header or query, and the shape of the answer."""
+"""`POST /v1/embeddings`: the request and the shape of the answer."""
 
-from types import MappingProxyType
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from gateway.errors import ApiError, invalid, unsupported
-from gateway.schema.base import Answer, Request
-from gateway.schema.bounds import (
-    MAX_EMBEDDING_INPUTS,
-    BatchSize,
-    Bookkeeping,
-    Dimensions,
-    EmbeddingText,
-    EmbeddingTokens,
-    MaxTokensPerText,
-    ModelName,
-    PromptName,
-    TokenId,
-)
+from gateway.errors import ApiError, invalid
+from gateway.schema.base import Answer
+from gateway.schema.bounds import MAX_EMBEDDING_INPUTS, Bookkeeping, EmbeddingText, EmbeddingTokens, TokenId
+from gateway.schema.embed_options import Inputs, TextOptions, places
 from gateway.schema.sampling import check_tokens
-from protocol.messages import EmbedJob, Ready
+from gateway.vectors import Key
+from protocol.messages import Ready
 
-OPTIONS = MappingProxyType(
-    {
-        "batch_size": "X-MLX-Batch-Size",
-        "normalize": "X-MLX-Normalize",
-        "backend_preference": "X-MLX-Backend",
-        "device_preference": "X-MLX-Device",
-        "max_tokens_per_text": "X-MLX-Max-Tokens-Per-Text",
-        "return_timing": "X-MLX-Return-Timing",
-        "input_type": "X-MLX-Input-Type",
-        "prompt_name": "X-MLX-Prompt-Name",
-    }
+FOREIGN_IDS = (
+    " Token ids have to be the model's own; where a client tokenises for another model, have it send texts "
+    "(LangChain: check_embedding_ctx_length=False)."
 )
-"""Fields that may come by header or query as well."""
-BACKENDS = MappingProxyType({"mlx": "MLXBackend", "torch": "TorchBackend"})
-DEVICES = MappingProxyType({"gpu": "mps", "cpu": "cpu"})
-
-Key = str | tuple[int, ...]
-"""One input: a text, or token ids."""
 
 
-class EmbeddingRequest(Request, frozen=True, kw_only=True):
+class EmbeddingRequest(TextOptions, frozen=True, kw_only=True):
     """Texts to embed: a string, token ids, or a list of up to 2,048 of either. Token ids are the model's own.
 
-    The fields from `batch_size` on may also be given by header (`X-MLX-Batch-Size` and so on) or by query; the body
-    wins.
+    Everything but `input`, `model`, `encoding_format`, `dimensions` and `user` may also be given by header
+    (`X-MLX-Batch-Size` and so on) or by query; the body wins.
     """
 
     input: EmbeddingText | Annotated[list[EmbeddingText | TokenId | EmbeddingTokens], Meta(min_length=1)]
-    model: ModelName | None = None
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Dimensions | None = None
     user: Bookkeeping | None = None
-    batch_size: BatchSize | None = None
-    normalize: bool | None = None
-    backend_preference: Literal["mlx", "torch", "auto"] | None = None
-    device_preference: Literal["mps", "cpu", "auto"] | None = None
-    max_tokens_per_text: MaxTokensPerText | None = None
     return_timing: bool | None = None
-    input_type: Literal["query", "document"] | None = None
-    prompt_name: PromptName | None = None
 
     def check(self) -> None:
         """One kind of input, and not too many."""
-        if self.input_type is not None and self.prompt_name is not None:
-            raise invalid("Give either 'prompt_name' or 'input_type'.", "prompt_name")
+        super().check()
         if isinstance(self.input, str):
             return
         if len(kinds := set(map(type, self.input))) > 1:
@@ -76,76 +42,33 @@ class EmbeddingRequest(Request, frozen=True, kw_only=True):
             raise invalid(message, "input")
 
     @property
-    def keys(self) -> list[Key]:
+    def inputs(self) -> Inputs:
         """The inputs, one each, in order."""
+        keys: list[Key]
         match self.input:
             case str():
-                return [self.input]
+                keys = [self.input]
             case [int(), *_]:
-                return [tuple(self.input)]  # type: ignore[arg-type]
+                keys = [tuple(self.input)]  # type: ignore[arg-type]
             case [str(), *_]:
-                return self.input  # type: ignore[return-value]
+                keys = self.input  # type: ignore[assignment]
             case _:
-                return [tuple(tokens) for tokens in self.input]  # type: ignore[arg-type]
+                keys = [tuple(tokens) for tokens in self.input]  # type: ignore[arg-type]
+        return Inputs(keys=keys, place=places("input", len(keys)))
 
-    @property
-    def options(self) -> tuple[object, ...]:
-        """Everything in the request that changes a vector, besides its input."""
-        return (
-            self.dimensions,
-            self.normalize is not False,
-            self.max_tokens_per_text,
-            self.input_type,
-            self.prompt_name,
-        )
-
-    def check_model(self, ready: Ready) -> None:
-        """Refuse what this model can't do. Raises `ApiError`."""
-        if self.dimensions is not None and self.dimensions > ready.dimensions:
-            raise invalid(f"The vectors of this model have {ready.dimensions} dimensions.", "dimensions")
-        if self.backend_preference not in (None, "auto", ready.backend):
-            reason = f"can't be '{self.backend_preference}': that backend is not installed here (only {ready.backend})."
-            raise unsupported("backend_preference", reason)
-        device = DEVICES.get(ready.device, ready.device)
-        if self.device_preference not in (None, "auto", device):
-            raise unsupported(
-                "device_preference", f"can't be '{self.device_preference}': this model runs on '{device}'."
-            )
-
-    def check_tokens(self, keys: list[Key], ready: Ready) -> None:
+    def check_tokens(self, inputs: Inputs, ready: Ready) -> None:
         """Refuse ids that the model does not have, and too many of them where they are not to be cut."""
-        for at, key in enumerate(keys):
-            if isinstance(key, str):
+        for at, key in enumerate(inputs.keys):
+            if not isinstance(key, tuple):
                 return
-            where = "input" if len(keys) == 1 else f"input[{at}]"
             try:
-                check_tokens(list(key), ready, where)
+                check_tokens(list(key), ready, inputs.place(at))
             except ApiError as error:
-                if error.code != "context_length_exceeded" or self.max_tokens_per_text is None:
-                    raise
-
-    def job(self, keys: list[Key], *, request_id: str, tenant: str) -> EmbedJob:
-        """The job for a worker that computes `keys`. The pool fills in its numbers."""
-        return EmbedJob(
-            job=0,
-            attempt=0,
-            request_id=request_id,
-            tenant=tenant,
-            texts=[key for key in keys if isinstance(key, str)],
-            tokens=[list(key) for key in keys if not isinstance(key, str)],
-            max_tokens_per_text=self.max_tokens_per_text,
-            normalize=self.normalize is not False,
-            dimensions=self.dimensions,
-            prompt_name=self.prompt_name,
-            input_type=self.input_type,
-            batch_size=self.batch_size,
-        )
-
-
-OPTION_TYPES = MappingProxyType(
-    {name: kind for name, kind in get_type_hints(EmbeddingRequest, include_extras=True).items() if name in OPTIONS}
-)
-"""The types of the options, as the body has them."""
+                if error.code == "context_length_exceeded":
+                    if self.max_tokens_per_text is None:
+                        raise
+                    continue
+                raise invalid(error.message + FOREIGN_IDS, error.param) from None
 
 
 class EmbeddingUsage(Answer, frozen=True, kw_only=True, omit_defaults=True):

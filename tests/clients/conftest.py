@@ -9,12 +9,14 @@ from pool_fixtures import (
     _minilm_session,
     _qwen_session,
     _seeing_session,
+    _vectors_session,
     fake,
     minilm,
     qwen,
     record,
     seeing,
     start_pool,
+    vectors,
 )
 from running_pool import RunningPool
 
@@ -23,12 +25,14 @@ __all__ = [
     "_minilm_session",
     "_qwen_session",
     "_seeing_session",
+    "_vectors_session",
     "fake",
     "minilm",
     "qwen",
     "record",
     "seeing",
     "start_pool",
+    "vectors",
 ]
 
 

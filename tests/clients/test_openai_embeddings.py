@@ -176,7 +176,7 @@ def test_cached_vectors_are_the_same_and_need_no_worker(minilm: RunningPool) -> 
         ("a", {"prompt_name": "query"}, "prompt_name", "invalid_request"),
         ("a", {"input_type": "poem"}, "input_type", "invalid_request"),
         ("a", {"input_type": "query", "prompt_name": "query"}, "prompt_name", "invalid_request"),
-        ("a", {"backend_preference": "torch"}, "backend_preference", "unsupported_parameter"),
+        ("a", {"backend_preference": "torch"}, "backend_preference", "invalid_request"),
         ("a", {"backend_preference": "jax"}, "backend_preference", "invalid_request"),
         ("a", {"model": "no-such-model"}, "model", "model_not_found"),
         ("a", {"temperature": 1}, "temperature", "unsupported_parameter"),

@@ -20,6 +20,7 @@ PROMISES = {
     "completions.py": r"(?s)0: ['\"].*1: ['\"]",
     "conversation.py": r"(?s)0 of them cached.*[1-9]\d* of them cached",
     "embeddings.py": r"(?s)^0\.\d\d Knead.*all-MiniLM-L6-v2: 384 dimensions, \d+ tokens",
+    "similarity.py": r"(?s)^0\.\d\d Our cat.* = Thunderstorms.* = At nine.*all-MiniLM-L6-v2: 384 dimensions, \d+ texts",
     "curl.sh": r"(?s)\"models_healthy\":true.*acme/tiny-qwen3.*chat\.completion\".*data: \[DONE\]",
     "discover_models.py": rf"(?s)\"family\": \"qwen\".*{QWEN_NAME}: 1 worker",
     "handle_errors.py": r"(?s)answered: .*model_not_found.*temperature \(.*context_length_exceeded",
@@ -29,7 +30,7 @@ PROMISES = {
     "wait_until_ready.py": rf"ready: {QWEN_NAME}",
 }
 
-POOLS = {"embeddings.py": "minilm", "vision.py": "seeing"}
+POOLS = {"embeddings.py": "minilm", "similarity.py": "minilm", "vision.py": "seeing"}
 """Which pool they run against, other than `qwen`."""
 
 

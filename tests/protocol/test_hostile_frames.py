@@ -14,10 +14,10 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire_examples import EXAMPLES, TO_GATEWAY, TO_WORKER, frame_of
+from wire_examples import EXAMPLES, TO_GATEWAY, frame_of
 
 from protocol.codec import MAX_FRAME_BYTES, BadFrame, Envelope, decode_to_gateway, decode_to_worker, encode
-from protocol.messages import Beat, GenerateJob, Sampling, TextPrompt
+from protocol.messages import Beat, Cancel, GenerateJob, Sampling, TextPrompt
 
 Decoder = Callable[[bytes], Envelope[Any]]
 DECODERS = (decode_to_worker, decode_to_gateway)
@@ -204,7 +204,7 @@ def test_unknown_state_is_refused() -> None:
 @both
 def test_one_bad_message_spoils_its_envelope(decoder: Decoder) -> None:
     """An envelope is read as a whole or not at all."""
-    good = TO_WORKER[5] if decoder is decode_to_worker else TO_GATEWAY[3]
+    good = Cancel(5, 2) if decoder is decode_to_worker else TO_GATEWAY[3]
     frame = encode([good, good], epoch=7)
     assert len(decoder(frame).messages) == 2
     refused(decoder, frame[: -len(b"\x05")] + b"\xc0")

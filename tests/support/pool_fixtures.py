@@ -94,6 +94,19 @@ def fake(_fake_session: RunningPool) -> Iterator[RunningPool]:
     _fake_session.check_logs()
 
 
+@pytest.fixture(scope="session")
+def _vectors_session(request: pytest.FixtureRequest) -> Iterator[RunningPool]:
+    yield from _shared(request, "vectors", (*FAKE, "--model-type", "embedding"))
+
+
+@pytest.fixture
+def vectors(_vectors_session: RunningPool) -> Iterator[RunningPool]:
+    """The session's pool with the fake engine as an embedding model, which takes texts and images."""
+    yield _vectors_session
+    _vectors_session.hang_up()
+    _vectors_session.check_logs()
+
+
 @pytest.fixture
 def seeing(_seeing_session: RunningPool) -> Iterator[RunningPool]:
     """The session's pool with a vision model `eyes` and a chat model `words`, both fake; nothing in it is killed."""

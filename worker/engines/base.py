@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from protocol.messages import Job, Ready, Text, ToGateway, Tokens, Vectors
+from protocol.messages import ModelJob, Ready, Text, ToGateway, Tokens, Vectors
 
 
 class Gauges(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +40,7 @@ class Engine(Protocol):
     def describe(self) -> Ready:
         """What only loading could know; durations and warmup flags are filled in by the process."""
 
-    def prepare(self, job: Job, buffers: Sequence[bytes] = (), /) -> Any:
+    def prepare(self, job: ModelJob, buffers: Sequence[bytes] = (), /) -> Any:
         """Do what needs no device: render, tokenise, check. Called on another thread than the rest.
 
         `buffers` are the raw frames that came with the job: what its `Image`s point into.

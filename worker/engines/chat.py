@@ -17,7 +17,7 @@ from protocol.messages import (
     Done,
     Failed,
     GenerateJob,
-    Job,
+    ModelJob,
     Progress,
     Ready,
     ToGateway,
@@ -139,7 +139,7 @@ class ChatEngine:
             raise RuntimeError("the engine was used before it was loaded")
         return self._batch
 
-    def prepare(self, job: Job, buffers: Sequence[bytes] = ()) -> Any:
+    def prepare(self, job: ModelJob, buffers: Sequence[bytes] = ()) -> Any:
         """See `Engine.prepare`."""
         return self._preparation.prepare(job, buffers)
 

@@ -14,11 +14,22 @@ import msgspec
 import numpy as np
 
 from protocol.errors import Code, JobError
-from protocol.messages import Accepted, EmbedJob, Failed, Job, Ready, ToGateway, Vectors
+from protocol.messages import (
+    Accepted,
+    DetokenizeJob,
+    EmbedJob,
+    Failed,
+    GenerateJob,
+    ModelJob,
+    Ready,
+    ToGateway,
+    TokenizeJob,
+    Vectors,
+)
 from worker.batch.texts import Text, TextQueue, groups
 from worker.config import WorkerConfig
 from worker.engines.backends import Backends, Way
-from worker.engines.base import EngineLoadError, Gauges
+from worker.engines.base import Answer, EngineLoadError, Gauges
 from worker.engines.embedder import Embedder, Opened, device_name, open_model
 from worker.engines.sentences import Sentences
 
@@ -125,7 +136,7 @@ class EmbeddingEngine:
             family=self._family,
             description=f"{self._family.capitalize()} {subject} embedding model running on MLX",
             tags=["local", "embedding", *(["quantized"] if self._model.quantization != "none" else [])],
-            capabilities=list(self._model.capabilities),
+            capabilities=[*self._model.capabilities, "tokenize"],
             weights_bytes=self._model.weights_bytes,
             load_s=0.0,
             warmup_enabled=False,
@@ -139,10 +150,17 @@ class EmbeddingEngine:
 
     # -- jobs ----------------------------------------------------------------
 
-    def prepare(self, job: Job, buffers: Sequence[bytes] = ()) -> Iterator[Prepared | None]:
+    def prepare(self, job: ModelJob, buffers: Sequence[bytes] = ()) -> Iterator[Prepared | Answer | None]:
         """Read images, tokenise and check, piece by piece; see `Engine.prepare`."""
-        if not isinstance(job, EmbedJob):
-            raise JobError(Code.INVALID_REQUEST, "This model embeds texts; it generates none.", "model")
+        match job:
+            case EmbedJob():
+                yield from self._prepare(job, buffers)
+            case TokenizeJob() | DetokenizeJob():
+                yield self._sentences.answer(job, vocab_size=self._model.vocab_size)
+            case GenerateJob():
+                raise JobError(Code.INVALID_REQUEST, "This model embeds texts; it generates none.", "model")
+
+    def _prepare(self, job: EmbedJob, buffers: Sequence[bytes]) -> Iterator[Prepared | None]:
         if job.dimensions is not None and not 1 <= job.dimensions <= self._dimensions:
             raise JobError(
                 Code.INVALID_REQUEST, f"The vectors of this model have {self._dimensions} dimensions.", "dimensions"

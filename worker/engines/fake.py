@@ -28,8 +28,8 @@ from protocol.messages import (
     Failed,
     GenerateJob,
     Image,
-    Job,
     Kind,
+    ModelJob,
     Prompt,
     Ready,
     Text,
@@ -98,7 +98,7 @@ class FakeEngine:
             family="fake",
             description="Deterministic words without a model",
             tags=["local", self._kind.value, "fake"],
-            capabilities=["chat", "completions"],
+            capabilities=["chat", "completions", "tokenize", "embeddings", "embed_image"],
             weights_bytes=0,
             load_s=0.0,
             warmup_enabled=False,
@@ -108,7 +108,7 @@ class FakeEngine:
             device="cpu",
         )
 
-    def prepare(self, job: Job, buffers: Sequence[bytes] = ()) -> Any:
+    def prepare(self, job: ModelJob, buffers: Sequence[bytes] = ()) -> Any:
         """One token a word, and `IMAGE_TOKENS` an image; faults are read from the text."""
         match job:
             case DetokenizeJob():
@@ -118,7 +118,7 @@ class FakeEngine:
             case GenerateJob():
                 return self._prepare(job, self._see(job, buffers))
             case EmbedJob():
-                return _vectors(job)
+                return _vectors(job, buffers)
 
     def _see(self, job: GenerateJob | TokenizeJob, buffers: Sequence[bytes]) -> list[int]:
         """The tokens of a job's images, the same for the same files. Raises `ValueError` for the gateway's mistakes."""
@@ -240,14 +240,29 @@ class FakeEngine:
         return Gauges(running=len(self._rows))
 
 
-def _vectors(job: EmbedJob) -> Vectors:
+def _vectors(job: EmbedJob, buffers: Sequence[bytes]) -> Vectors:
     """Vectors that depend on each input alone: the sines of its sum of bytes (or ids), times 1, 2, …"""
+    for param, value, own in (("backend_preference", job.backend, "mlx"), ("device_preference", job.device, "cpu")):
+        if value not in (None, own):
+            raise JobError(Code.UNSUPPORTED, f"The fake engine computes on no {value!r}.", param)
+    for param, asked in (("input_type", job.input_type), ("prompt_name", job.prompt_name)):
+        if asked is not None:
+            raise JobError(Code.UNSUPPORTED, f"The fake engine has no {param!r}.", param)
     inputs = [tokens_of(TextPrompt(text)) for text in job.texts] + job.tokens
+    if job.images:
+        seen = [_look(image, buffers[image.buffer]) for image in job.images]
+        inputs = [[*tokens, *more] for tokens, more in zip(inputs or [[]] * len(seen), seen, strict=True)]
+    inputs = [tokens[: job.max_tokens_per_text] for tokens in inputs]
     length = job.dimensions or DIMENSIONS
-    data = array("f", (math.sin(sum(tokens) * at) for tokens in inputs for at in range(1, length + 1)))
+    rows = [[math.sin(sum(tokens) * at) for at in range(1, length + 1)] for tokens in inputs]
+    if job.normalize:
+        rows = [[value / (math.hypot(*row) or 1.0) for value in row] for row in rows]
+    data = array("f", (value for row in rows for value in row))
     if sys.byteorder == "big":
         data.byteswap()
-    return Vectors(job.job, job.attempt, length, [len(tokens) for tokens in inputs], data.tobytes(), batches=1)
+    return Vectors(
+        job.job, job.attempt, length, [len(tokens) for tokens in inputs], data.tobytes(), batches=1, device="cpu"
+    )
 
 
 def _places(prompt: ChatPrompt) -> int:

@@ -15,7 +15,7 @@ from protocol.messages import (
     DetokenizeJob,
     EmbedJob,
     GenerateJob,
-    Job,
+    ModelJob,
     Prompt,
     Sampling,
     Text,
@@ -49,7 +49,7 @@ class Preparation:
         loaded = self._loaded
         return Prompter(loaded.tokenizer, vocab_size=loaded.vocab_size, context_length=loaded.context_length)
 
-    def prepare(self, job: Job, shown: Sequence[Any] = ()) -> Any:
+    def prepare(self, job: ModelJob, shown: Sequence[Any] = ()) -> Any:
         """The whole answer, or what the engine admits; `shown` is what `_read` takes. Raises `JobError`."""
         match job:
             case DetokenizeJob():

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 from tokenizers import Tokenizer
 
+from protocol import messages
 from protocol.errors import Code, JobError
-from protocol.messages import EmbedJob
+from protocol.messages import ChatPrompt, DetokenizeJob, EmbedJob, TextPrompt, TokenizeJob, TokenPrompt
 from worker.batch.texts import Picture, Text
 from worker.engines.sentence_files import INPUT_TYPES, SentenceFiles
 
@@ -143,6 +144,21 @@ class Sentences:
         # By hand: a prompt may hold braces.
         return self._form.before.replace("{prompt}", self._prompt(job) or self._form.prompt)
 
+    def answer(self, job: TokenizeJob | DetokenizeJob, *, vocab_size: int) -> messages.Tokens | messages.Text:
+        """Tokens of a text as it would be embedded (without any prompt), or text of tokens. Raises `JobError`."""
+        if isinstance(job, DetokenizeJob):
+            _check_ids(job.tokens, vocab_size, "tokens")
+            return messages.Text(job.job, job.attempt, self._tokenizer.decode(job.tokens, skip_special_tokens=False))
+        match job.prompt:
+            case TextPrompt(text=text, add_special_tokens=special):
+                text = text.lower() if self._files.lower_case else text
+                tokens = self._tokenizer.encode(text, add_special_tokens=special).ids
+            case TokenPrompt(tokens=tokens):
+                _check_ids(tokens, vocab_size, "prompt")
+            case ChatPrompt():
+                raise JobError(Code.INVALID_REQUEST, "This model has no chat template: use 'prompt'.", "messages")
+        return messages.Tokens(job.job, job.attempt, tokens)
+
     def _prompt(self, job: EmbedJob) -> str:
         if job.input_type is not None and job.input_type not in INPUT_TYPES:
             raise JobError(Code.INVALID_REQUEST, f"'input_type' is one of {', '.join(INPUT_TYPES)}.", "input_type")
@@ -164,9 +180,10 @@ class Sentences:
             param = "input_type" if job.prompt_name is None else "prompt_name"
             raise JobError(Code.INVALID_REQUEST, "A prompt can't be put before token ids.", param)
         for at, tokens in enumerate(job.tokens):
-            if not tokens or any(not 0 <= token < vocab_size for token in tokens):
-                message = f"Token ids of this model are 0 to {vocab_size - 1}, at least one per input."
-                raise JobError(Code.INVALID_REQUEST, message, _where(at, len(job.tokens)))
+            where = _where(at, len(job.tokens))
+            if not tokens:
+                raise JobError(Code.INVALID_REQUEST, f"'{where}' has no tokens.", where)
+            _check_ids(tokens, vocab_size, where)
             yield [Text(job.job, at, self._fit(tokens, at, job), 0, None, self._form.least)]
 
     def _fit(self, tokens: list[int], at: int, job: EmbedJob) -> list[int]:
@@ -207,6 +224,12 @@ def _ending(tokenizer: Tokenizer) -> int:
     """How many special tokens stand behind a text: models that pool the last token were trained on those."""
     special = tokenizer.encode("a", add_special_tokens=True).special_tokens_mask
     return special[::-1].index(0) if 0 in special else 0
+
+
+def _check_ids(tokens: list[int], vocab_size: int, where: str) -> None:
+    if any(not 0 <= token < vocab_size for token in tokens):
+        message = f"'{where}' has a token that is none of this model's: they are 0 to {vocab_size - 1}."
+        raise JobError(Code.INVALID_REQUEST, message, where)
 
 
 def _too_long(what: str, limit: int, where: str) -> JobError:

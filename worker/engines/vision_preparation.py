@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from protocol.errors import Code, JobError
-from protocol.messages import ChatPrompt, GenerateJob, Image, Job, TokenizeJob
+from protocol.messages import ChatPrompt, GenerateJob, Image, ModelJob, TokenizeJob
 from worker.batch.scene import Picture, Scene
 from worker.engines.base import EngineLoadError
 from worker.engines.pictures import Darkroom, Shot
@@ -90,7 +90,7 @@ class VisionPreparation(Preparation):
             raise EngineLoadError("a prompt with a picture came out without one")
         return tokens, scene
 
-    def prepare(self, job: Job, shown: Sequence[Any] = ()) -> Any:
+    def prepare(self, job: ModelJob, shown: Sequence[Any] = ()) -> Any:
         """The whole answer, or what the engine admits; of a job with images, whose files are `shown`, in pieces."""
         if isinstance(job, GenerateJob | TokenizeJob) and job.images:
             return self._in_pieces(job, shown)

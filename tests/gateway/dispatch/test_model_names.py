@@ -36,10 +36,15 @@ async def served() -> Rig:
         (None, Kind.CHAT, "chatty"),
         (None, Kind.VISION, "eyes"),
         (None, Kind.EMBEDDING, "vectors"),
+        ("vectors", None, "vectors"),
+        ("gemma", None, "eyes"),
+        ("bert", None, "vectors"),
+        ("text-embedding-ada-002", None, "vectors"),
+        (None, None, "chatty"),
     ],
 )
 async def test_resolve_finds_the_model_when_named_in_any_known_way(
-    served: Rig, name: str | None, kind: Kind, found: str
+    served: Rig, name: str | None, kind: Kind | None, found: str
 ) -> None:
     """Served name, alias, hub id or its tail, family; and the default of each kind."""
     assert served.roster.resolve(name, kind, settling=False).name == found
@@ -139,3 +144,18 @@ async def test_a_model_stays_known_when_its_last_worker_is_gone(rig: Rig) -> Non
     rig.lose(rig.join())
     model = rig.roster.resolve("m", Kind.CHAT, settling=False)
     assert (model.state, model.replicas, model.ready) == ("lost", 0, readiness())
+
+
+async def test_capable_model_is_preferred_when_none_is_named(served: Rig) -> None:
+    """Of several models of a kind, the one that can do what is asked for, older or not."""
+    served.feed(
+        b"s",
+        announcement("s", "seeing", kind=Kind.EMBEDDING, created=9),
+        readiness(capabilities=["embeddings", "embed_image"]),
+    )
+    resolve = served.roster.resolve
+    assert resolve(None, Kind.EMBEDDING, settling=False).name == "vectors"
+    assert resolve(None, Kind.EMBEDDING, "embed_image", settling=False).name == "seeing"
+    assert resolve("text-embedding-3-small", Kind.EMBEDDING, "embed_image", settling=False).name == "seeing"
+    assert resolve("vectors", Kind.EMBEDDING, "embed_image", settling=False).name == "vectors"
+    assert resolve(None, Kind.EMBEDDING, "embed_sound", settling=False).name == "vectors"

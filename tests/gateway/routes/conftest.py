@@ -161,11 +161,11 @@ class FakePool:
     def models(self) -> list[FakeModel]:
         return self.served
 
-    def resolve(self, name: str | None, kind: Kind) -> FakeModel:
+    def resolve(self, name: str | None, kind: Kind | None, capability: str = "") -> FakeModel:
         for model in self.served:
-            if model.kind is kind and name in (None, model.name, *model.aliases):
+            if kind in (None, model.kind) and name in (None, model.name, model.source, *model.aliases):
                 return model
-        raise JobFailed("model_not_found", f"The model '{name}' does not exist.", param="model")
+        raise JobFailed("model_not_found", f"The model {str(name)[:100]!r} does not exist.", param="model")
 
     @asynccontextmanager
     async def run(

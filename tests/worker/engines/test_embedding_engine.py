@@ -13,7 +13,19 @@ from embedding_runs import Rows, embed_job, loaded, prepared, rows, run, step, t
 from tiny_bert import LIMIT, WIDTH
 
 from protocol.errors import Code, JobError
-from protocol.messages import DetokenizeJob, Failed, Vectors
+from protocol.messages import (
+    ChatPrompt,
+    DetokenizeJob,
+    Failed,
+    GenerateJob,
+    Sampling,
+    Text,
+    TextPrompt,
+    TokenizeJob,
+    TokenPrompt,
+    Tokens,
+    Vectors,
+)
 from worker.engines.base import EngineLoadError
 from worker.engines.embedding import EmbeddingEngine
 
@@ -203,9 +215,27 @@ def test_more_dimensions_than_there_are_is_refused(tiny: EmbeddingEngine, dimens
     assert rows(run(tiny, embed_job(1, "w1", dimensions=WIDTH))[1]).shape == (1, WIDTH)
 
 
-def test_other_jobs_are_refused(tiny: EmbeddingEngine) -> None:
+def test_tokens_and_texts_are_answered_at_once(tiny: EmbeddingEngine) -> None:
+    """As many tokens as the embedding counts, and back to text; conversations and strange ids are refused."""
+
+    def tokens(prompt: TextPrompt | TokenPrompt) -> list[int]:
+        [answer] = tiny.prepare(TokenizeJob(2, 1, prompt))
+        assert isinstance(answer, Tokens)
+        return answer.tokens
+
+    whole, bare = tokens(TextPrompt("w1 w2")), tokens(TextPrompt("w1 w2", add_special_tokens=False))
+    assert [len(whole)] == run(tiny, embed_job(1, "w1 w2"))[1].token_counts
+    assert whole[1:-1] == bare == tokens(TokenPrompt(bare))
+    assert [*tiny.prepare(DetokenizeJob(5, 1, bare))] == [Text(5, 1, "w1 w2")]
+    assert refused(tiny, TokenizeJob(6, 1, ChatPrompt(b"[]"))).param == "messages"
+    assert refused(tiny, TokenizeJob(7, 1, TokenPrompt([10**6]))).param == "prompt"
+    assert refused(tiny, DetokenizeJob(8, 1, [-1])).param == "tokens"
+
+
+def test_generation_is_refused(tiny: EmbeddingEngine) -> None:
     """An embedding model generates nothing."""
-    assert refused(tiny, DetokenizeJob(1, 1, [1])).code == Code.INVALID_REQUEST
+    job = GenerateJob(1, 1, "r1", "tenant", TextPrompt("w1"), Sampling(seed=1))
+    assert refused(tiny, job).code == Code.INVALID_REQUEST
 
 
 # -- batches -----------------------------------------------------------------

@@ -1,0 +1,161 @@
+"""From inputs to vectors, for every endpoint that embeds: what the cache knows, and one job for the rest."""
+
+import asyncio
+import re
+import time
+from array import array
+from binascii import a2b_base64, b2a_base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import web
+
+from gateway.context import GENERATED, POOL, REQUEST_ID, VECTORS, Generated
+from gateway.dispatch.stream import JobFailed
+from gateway.errors import ApiError, invalid
+from gateway.routes.caller import reserve_inputs, tenant
+from gateway.schema.decode import read_option
+from gateway.schema.embed_options import OPTIONS, EmbedOptions, Inputs, option_types
+from gateway.vectors import Key, Vector
+from protocol.messages import Vectors
+
+if TYPE_CHECKING:
+    from gateway.dispatch.model import Model
+
+SLICE = 128
+"""Vectors that are written between two turns of the event loop."""
+FLOAT_BYTES = 4
+IMAGES = "embed_image"
+"""The capability of models that take images."""
+
+_PLACE = re.compile(r"(?:input|image)s?(?:\[(\d+)\])?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Embedded:
+    """One vector per input, in order; `hits` of them were known; `result` is what a worker said of the others."""
+
+    vectors: list[Vector]
+    hits: int
+    result: Vectors | None
+    took_s: float
+
+    @property
+    def tokens(self) -> int:
+        """Of all inputs."""
+        return sum(count for _, count in self.vectors)
+
+
+def options_of(request: web.Request, kind: type[EmbedOptions]) -> dict[str, Any]:
+    """The options that headers and query give; a header wins over the query. Raises `ApiError`."""
+    found = {}
+    for name, hint in option_types(kind).items():
+        text, where = request.headers.get(OPTIONS[name]), OPTIONS[name]
+        if text is None and name in request.query:
+            text, where = request.query[name], name
+        if text is not None:
+            found[name] = read_option(text, hint, where)
+    return found
+
+
+async def embed(request: web.Request, model: "Model", options: EmbedOptions, inputs: Inputs) -> Embedded:
+    """The vectors of all inputs, each computed once at most. Raises `ApiError`."""
+    began = time.perf_counter()
+    generated = request[GENERATED] = Generated(request_type="embedding", model=model.name)
+    if model.ready is not None:
+        options.check_model(model.ready)
+        if inputs.images and IMAGES not in model.ready.capabilities:
+            raise invalid(f"The model '{model.name}' embeds texts only; it takes no images.", inputs.place(0))
+    keys = inputs.keys
+    reserve_inputs(request, [*keys, *(image.text for image in inputs.images.values() if image.text)])
+    found = _recall(request, options, model, keys)
+    hits = len(keys) - found.count(None)
+    result: Vectors | None = None
+    if hits < len(keys):
+        missing = [*dict.fromkeys(key for key, vector in zip(keys, found, strict=True) if vector is None)]
+        result = await _compute(request, options, model, inputs, missing)
+        fresh = await _keep(request, options, model, missing, result)
+        found = [vector or fresh[key] for key, vector in zip(keys, found, strict=True)]
+    took_s = time.perf_counter() - began
+    answer = Embedded(
+        vectors=[vector for vector in found if vector is not None], hits=hits, result=result, took_s=took_s
+    )
+    generated.tokens = answer.tokens
+    request.app[POOL].embedded(model, inputs=len(keys), tokens=answer.tokens)
+    if result is None:
+        request.app[POOL].answered(model, "embedding", took_s=took_s, prompt_tokens=answer.tokens)
+    return answer
+
+
+def floats(vector: Vector) -> bytes:
+    """The vector as it travels: little-endian float32."""
+    return a2b_base64(vector[0])
+
+
+def numbers(vector: Vector) -> bytes:
+    """The vector as a JSON list."""
+    return orjson.dumps(array("f", a2b_base64(vector[0])).tolist())
+
+
+def _recall(request: web.Request, options: EmbedOptions, model: "Model", keys: list[Key]) -> list[Vector | None]:
+    """What the cache knows of each input."""
+    cache = request.app[VECTORS]
+    # Before a worker was ready, nothing is known that a cached vector could be checked against.
+    if cache is None or model.ready is None:
+        return [None] * len(keys)
+    return cache.find(cache.space(model.name, model.ready.revision, options.space(model.ready)), keys)
+
+
+async def _keep(
+    request: web.Request, options: EmbedOptions, model: "Model", keys: list[Key], result: Vectors
+) -> dict[Key, Vector]:
+    """Cut a worker's answer into vectors, and remember them."""
+    cache = request.app[VECTORS]
+    fresh: dict[Key, Vector] = {}
+    for start in range(0, len(keys), SLICE):
+        _cut(result, keys, start, fresh)
+        if cache is not None and model.ready is not None:
+            # Looked up now: the worker may have become ready only since the request came.
+            space = cache.space(model.name, model.ready.revision, options.space(model.ready))
+            for key in keys[start : start + SLICE]:
+                cache.keep(space, key, fresh[key])
+        await asyncio.sleep(0)
+    return fresh
+
+
+async def _compute(
+    request: web.Request, options: EmbedOptions, model: "Model", inputs: Inputs, keys: list[Key]
+) -> Vectors:
+    job, buffers = inputs.job(keys, options, request_id=request[REQUEST_ID], tenant=tenant(request))
+    try:
+        async with request.app[POOL].run(model, job, buffers) as stream:
+            result = await stream.result()
+    except JobFailed as failure:
+        raise _located(failure, inputs, keys) from None
+    if not isinstance(result, Vectors) or len(result.token_counts) != len(keys):
+        raise ApiError("internal_error", detail="an embedding job was not answered by one vector per input")
+    if len(result.data) != FLOAT_BYTES * result.dimensions * len(keys):
+        raise ApiError("internal_error", detail="an embedding job was answered by vectors of another size than it says")
+    return result
+
+
+def _located(failure: JobFailed, inputs: Inputs, keys: list[Key]) -> ApiError:
+    """The failure with the request's own name for the input at fault: a worker counts those of its job."""
+    error = ApiError.of_job(failure)
+    match = _PLACE.fullmatch(failure.param or "")
+    if match is not None:
+        # Without a number it is the only one, or all of them.
+        at = int(match[1]) if match[1] else (0 if len(keys) == 1 else len(keys))
+        place = inputs.place(inputs.keys.index(keys[at]) if at < len(keys) else None)
+        error.message = error.message.replace(f"'{failure.param}'", f"'{place}'")
+        error.param = place
+    return error
+
+
+def _cut(result: Vectors, keys: list[Key], start: int, into: dict[Key, Vector]) -> None:
+    """Cut a slice of the vectors out of a worker's answer."""
+    size = FLOAT_BYTES * result.dimensions
+    for at, key in enumerate(keys[start : start + SLICE], start):
+        data = result.data[at * size : (at + 1) * size]
+        into[key] = (b2a_base64(data, newline=False), result.token_counts[at])

@@ -1,0 +1,111 @@
+"""`GET /info`: one model, what it costs and what it does."""
+
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs, web
+
+from gateway.context import POOL, VECTORS
+from gateway.dispatch.stream import JobFailed
+from gateway.dispatch.throughput import Throughput
+from gateway.errors import ApiError
+from gateway.openapi import Operation, mount
+from gateway.routes.body import answer
+from gateway.routes.caller import shown
+from gateway.schema.info import CacheUse, EmbeddingRates, MemoryUse, ModelInfo
+from gateway.vectors import VectorCache
+from protocol.messages import Kind
+
+if TYPE_CHECKING:
+    from gateway.dispatch.model import Model
+
+
+async def info(request: web.Request) -> web.Response:
+    """The model that `?model=` names; else the default embedding model, else the default of what there is."""
+    model = _model(request, request.query.get("model"))
+    ready = model.ready
+    now = request.app[POOL].snapshot()
+    rates = now.embedded.get(model.name) or Throughput().rates(0)
+    report = ModelInfo(
+        model=model.name,
+        source=model.source,
+        kind=model.kind.value,
+        state=model.state,
+        replicas=model.replicas,
+        description=ready.description if ready else "",
+        capabilities=ready.capabilities if ready else [],
+        embedding_dim=ready.dimensions or None if ready else None,
+        context_length=ready.context_length if ready else None,
+        quantization=ready.quantization if ready else None,
+        backend=ready.backend if ready else None,
+        device=ready.device if ready else None,
+        load_time=round(ready.load_s, 3) if ready else None,
+        warmup_time=round(ready.warmup_s, 3) if ready and ready.warmup_enabled else None,
+        memory=_memory(model),
+        cache=_cache(request.app[VECTORS]),
+        throughput=EmbeddingRates(
+            inputs=rates.inputs,
+            tokens=rates.tokens,
+            inputs_per_second=round(rates.inputs_per_s, 3),
+            tokens_per_second=round(rates.tokens_per_s, 3),
+        ),
+    )
+    return answer(report)
+
+
+def _model(request: web.Request, name: str | None) -> "Model":
+    if name is not None:
+        return shown(request, name, None)
+    try:
+        return shown(request, None, Kind.EMBEDDING)
+    except (JobFailed, ApiError):
+        return shown(request, None, None)
+
+
+def _memory(model: "Model") -> MemoryUse:
+    workers = [*model.workers.values()]
+    beats = [worker.beat for worker in workers if worker.beat is not None]
+    return MemoryUse(
+        weights=sum(worker.ready.weights_bytes for worker in workers if worker.ready is not None),
+        active=sum(beat.active_bytes for beat in beats),
+        cache=sum(beat.cache_bytes for beat in beats),
+        peak=sum(beat.peak_bytes for beat in beats),
+        resident=sum(beat.resident_bytes for beat in beats),
+    )
+
+
+def _cache(vectors: VectorCache | None) -> CacheUse:
+    if vectors is None:
+        return CacheUse(enabled=False)
+    counts = vectors.counts
+    lookups = counts.hits + counts.misses
+    return CacheUse(
+        enabled=True,
+        hits=counts.hits,
+        misses=counts.misses,
+        hit_rate=round(counts.hits / lookups, 4) if lookups else None,
+        entries=len(vectors),
+        used_bytes=vectors.used_bytes,
+        capacity_bytes=vectors.capacity_bytes,
+        ttl_s=vectors.ttl_s,
+        evicted=counts.evicted,
+        expired=counts.expired,
+    )
+
+
+OPERATIONS = (
+    Operation(
+        method=hdrs.METH_GET,
+        path="/info",
+        handler=info,
+        summary="One model: dimensions, quantisation, memory, cache, throughput",
+        tag="Embeddings",
+        access=("models",),
+        answer=ModelInfo,
+        errors=("invalid_request", "model_not_found", "model_not_ready"),
+    ),
+)
+
+
+def setup(app: web.Application) -> None:
+    """Add the routes of this module."""
+    mount(app, OPERATIONS)

@@ -1,0 +1,62 @@
+"""`GET /info`."""
+
+from gateway.schema.base import Answer
+
+
+class MemoryUse(Answer, frozen=True, kw_only=True):
+    """Bytes, over all workers of the model. `peak` and `resident` are the most there ever was."""
+
+    weights: int
+    active: int
+    cache: int
+    peak: int
+    resident: int
+
+
+class CacheUse(Answer, frozen=True, kw_only=True):
+    """The gateway's vector cache, shared by all embedding models; counts since its start, sizes in bytes."""
+
+    enabled: bool
+    hits: int = 0
+    misses: int = 0
+    hit_rate: float | None = None
+    entries: int = 0
+    used_bytes: int = 0
+    capacity_bytes: int = 0
+    ttl_s: float = 0.0
+    evicted: int = 0
+    expired: int = 0
+
+
+class EmbeddingRates(Answer, frozen=True, kw_only=True):
+    """Inputs and their tokens, cached ones included: since the start, and per second of the last minute."""
+
+    inputs: int
+    tokens: int
+    inputs_per_second: float
+    tokens_per_second: float
+
+
+class ModelInfo(Answer, frozen=True, kw_only=True):
+    """One model. What only a loaded model knows is null until a worker has been ready once; times in seconds.
+
+    `embedding_dim` is the length of its vectors; `quantization` how the weights are held.
+    """
+
+    model: str
+    source: str
+    kind: str
+    state: str
+    replicas: int
+    description: str
+    capabilities: list[str]
+    embedding_dim: int | None
+    context_length: int | None
+    quantization: str | None
+    backend: str | None
+    device: str | None
+    load_time: float | None
+    warmup_time: float | None
+    memory: MemoryUse
+    cache: CacheUse
+    throughput: EmbeddingRates
