@@ -6,6 +6,7 @@ Durations are seconds, sizes bytes, times of day Unix seconds, token ids indices
 """
 
 from protocol.parts import ChatPrompt as ChatPrompt
+from protocol.parts import Grammar as Grammar
 from protocol.parts import Image as Image
 from protocol.parts import Message as Message
 from protocol.parts import Prompt as Prompt
@@ -40,6 +41,7 @@ class GenerateJob(Message, frozen=True):
     `max_tokens` None means: as much as the context holds.
     `images` are those of the prompt's `{"type": "image"}` parts, in order.
     `priority` orders jobs that wait in the gateway: 1 before 0 before -1. Workers take them as they come.
+    `tool_choice` `required`: calls and nothing else; `tool_names`: the only ones that may be called (empty: any).
     """
 
     job: int
@@ -57,6 +59,9 @@ class GenerateJob(Message, frozen=True):
     delivered: list[list[int]] = []
     images: list[Image] = []
     priority: int = 0
+    grammar: Grammar | None = None
+    tool_choice: str = "auto"
+    tool_names: list[str] = []
 
 
 class TokenizeJob(Message, frozen=True):

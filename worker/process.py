@@ -26,7 +26,7 @@ from worker.launch import IS_PROVEN, IS_READY
 from worker.link import Link
 from worker.loop import Loop, Stop
 from worker.pulse import Pulse
-from worker.reception import Reception
+from worker.reception import Compiler, Reception
 
 log = logging.getLogger("worker")
 
@@ -60,7 +60,12 @@ class Process:
         self._loop = Loop(
             engine=self._engine, pulse=self._pulse, send=self._link.send, proven=lambda: self._tell(IS_PROVEN)
         )
-        self._reception = Reception(prepare=self._engine.prepare, admit=self._loop.inbox.put, send=self._link.send)
+        self._reception = Reception(
+            prepare=self._engine.prepare,
+            compiler=self._engine if isinstance(self._engine, Compiler) else None,
+            admit=self._loop.inbox.put,
+            send=self._link.send,
+        )
 
     def run(self) -> int:
         """Load, warm, serve until stopped. Returns the exit code."""

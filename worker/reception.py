@@ -9,12 +9,24 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from protocol.errors import Code, JobError
-from protocol.messages import Failed, Job, ModelJob, Scores, SimilarityJob, Text, ToGateway, Tokens, Vectors
+from protocol.messages import (
+    Failed,
+    GenerateJob,
+    Job,
+    ModelJob,
+    Scores,
+    SimilarityJob,
+    Text,
+    ToGateway,
+    Tokens,
+    Vectors,
+)
 
 log = logging.getLogger("worker")
 
@@ -44,28 +56,46 @@ class _Begun:
         self.pieces: Iterator[Any] | None = None
 
 
+@runtime_checkable
+class Compiler(Protocol):
+    """What an engine may have besides `worker.engines.base.Engine`: jobs that it has to compile something for."""
+
+    def compiles(self, job: GenerateJob) -> bool:
+        """Whether `compile` has work to do."""
+
+    def compile(self, job: GenerateJob) -> None:
+        """Do it, for up to seconds. Called on another thread than `prepare`. Raises `JobError`."""
+
+
 class Reception:
-    """Takes jobs from the link, gives prepared ones to the loop and answers to the outbox."""
+    """Takes jobs from the link, gives prepared ones to the loop and answers to the outbox.
+
+    What has to be compiled first waits on a thread of its own, so that nobody else waits for it.
+    """
 
     def __init__(
         self,
         *,
         prepare: Callable[[ModelJob, Sequence[bytes]], Any],
+        compiler: Compiler | None = None,
         admit: Callable[[Admit], None],
         send: Callable[[int, Sequence[ToGateway]], None],
     ) -> None:
         self._prepare = prepare
+        self._compiler = compiler
         self._admit = admit
         self._send = send
         self._queue: queue.SimpleQueue[_Begun] = queue.SimpleQueue()
+        self._uncompiled: queue.SimpleQueue[tuple[_Begun, GenerateJob]] = queue.SimpleQueue()
         self._begun: deque[_Begun] = deque()
         self._lock = threading.Lock()
         self._waiting: set[tuple[int, int, int]] = set()
-        self._thread = threading.Thread(target=self._run, name="reception", daemon=True)
 
     def start(self) -> None:
         """Begin to prepare what `take` brings."""
-        self._thread.start()
+        threading.Thread(target=self._run, name="reception", daemon=True).start()
+        if self._compiler is not None:
+            threading.Thread(target=self._compile, args=(self._compiler,), name="compile", daemon=True).start()
 
     @property
     def waiting(self) -> int:
@@ -76,7 +106,11 @@ class Reception:
         """Queue a job, and the raw frames that came with it, for preparation. Never blocks."""
         with self._lock:
             self._waiting.add((epoch, job.job, job.attempt))
-        self._queue.put(_Begun(epoch, job, buffers))
+        begun = _Begun(epoch, job, buffers)
+        if self._compiler is not None and isinstance(job, GenerateJob) and self._compiler.compiles(job):
+            self._uncompiled.put((begun, job))
+        else:
+            self._queue.put(begun)
 
     def cancel(self, epoch: int, job: int, attempt: int) -> bool:
         """Whether the job was still here; if so it goes no further and its caller answers for it."""
@@ -101,6 +135,17 @@ class Reception:
                     self._begun.append(begun)
                 else:
                     self._pass_on(begun, outcome)
+
+    def _compile(self, compiler: Compiler) -> None:
+        while True:
+            begun, job = self._uncompiled.get()
+            if (begun.epoch, job.job, job.attempt) not in self._waiting:
+                continue
+            failed = _tried(job, partial(compiler.compile, job))
+            if failed is None:
+                self._queue.put(begun)
+            else:
+                self._pass_on(begun, failed)
 
     def _take_in(self) -> None:
         """Begin with every job that is there; wait for one only when there is nothing else to do."""
@@ -129,20 +174,28 @@ class Reception:
         job = begun.job
         if (begun.epoch, job.job, job.attempt) not in self._waiting:
             return DROPPED
-        try:
-            if begun.pieces is None:
-                prepare: Any = _compare if isinstance(job, SimilarityJob) else self._prepare
-                prepared = prepare(job, begun.buffers)
-                if not isinstance(prepared, Iterator):
-                    return prepared
-                begun.pieces = prepared
-            return next(begun.pieces)
-        except JobError as error:
-            return Failed(job.job, job.attempt, error.code, error.message, error.param)
-        except Exception:
-            # One request that the tokenizer or template chokes on must not end preparation for all.
-            log.exception("job %d could not be prepared", job.job)
-            return Failed(job.job, job.attempt, Code.ENGINE_ERROR, "The request could not be prepared.")
+        return _tried(job, lambda: self._piece(begun))
+
+    def _piece(self, begun: _Begun) -> Any:
+        if begun.pieces is None:
+            prepare: Any = _compare if isinstance(begun.job, SimilarityJob) else self._prepare
+            prepared = prepare(begun.job, begun.buffers)
+            if not isinstance(prepared, Iterator):
+                return prepared
+            begun.pieces = prepared
+        return next(begun.pieces)
+
+
+def _tried(job: Job, work: Callable[[], Any]) -> Any:
+    """What comes of it, or how it failed."""
+    try:
+        return work()
+    except JobError as error:
+        return Failed(job.job, job.attempt, error.code, error.message, error.param)
+    except Exception:
+        # One request that the tokenizer or template chokes on must not end preparation for all.
+        log.exception("job %d could not be prepared", job.job)
+        return Failed(job.job, job.attempt, Code.ENGINE_ERROR, "The request could not be prepared.")
 
 
 def _compare(job: SimilarityJob, buffers: Sequence[bytes]) -> Iterator[Scores | None]:

@@ -13,6 +13,7 @@ MAX_SCORES = 262_144
 MAX_PRODUCTS = 2**32
 """Multiplications of one such request: about a second of a worker's time."""
 MAX_LOGIT_BIAS = 1024
+MAX_CHOICES = 1024
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 32
 MAX_JSON_DEPTH = 64

@@ -13,15 +13,10 @@ from gateway.schema.bounds import Bookkeeping, Effort, MaxTokens, Metadata, TopL
 from gateway.schema.messages import Message, Messages
 from gateway.schema.pictures import Picture, pictures
 from gateway.schema.sampling import Generation
+from gateway.schema.structured import ResponseFormat, format_grammar
 from gateway.schema.template import check_messages, template_messages
-from gateway.schema.tools import Tool, Tools, check_tools
-from protocol.messages import ChatPrompt, GenerateJob, Image, Ready
-
-
-class ResponseFormat(Part, frozen=True, kw_only=True):
-    """Only plain text."""
-
-    type: Literal["text"]
+from gateway.schema.tools import NamedTool, Tool, ToolChoice, Tools, call_demanded, called_names, check_tools
+from protocol.messages import ChatPrompt, GenerateJob, Grammar, Image, Ready
 
 
 class TemplateOptions(Part, frozen=True, kw_only=True):
@@ -43,7 +38,7 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
     tools: Tools | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = None
@@ -60,11 +55,6 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
     def refuse(cls, raw: dict[str, Any]) -> None:
         """Values that OpenAI defines and that this server does not implement."""
         super().refuse(raw)
-        if raw.get("tool_choice") == "required" or isinstance(raw.get("tool_choice"), dict):
-            raise unsupported("tool_choice", "must be 'none' or 'auto': a call can't be enforced.")
-        match raw.get("response_format"):
-            case {"type": "json_object" | "json_schema"}:
-                raise unsupported("response_format", "must be of type 'text': a format can't be enforced.")
         modalities = raw.get("modalities")
         if isinstance(modalities, list) and "audio" in modalities:
             raise unsupported("modalities", "must be ['text'].")
@@ -82,7 +72,15 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
         if len(efforts - {None}) > 1:
             raise invalid("'chat_template_kwargs.reasoning_effort' differs from it.", "reasoning_effort")
         check_messages(self.messages)
-        check_tools(self.tools or [])
+        check_tools(self.tools or [], self.tool_choice)
+
+    def grammar(self) -> Grammar | None:
+        """What the text of an answer must be. Raises `ApiError`."""
+        extra = super().grammar()
+        own = format_grammar(self.response_format)
+        if extra is not None and own is not None:
+            raise invalid("'structured_outputs' and 'response_format' exclude each other.", "structured_outputs")
+        return extra or own
 
     @property
     def pictures(self) -> list[Picture]:
@@ -109,9 +107,13 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
             stop=self.stops(),
             n=self.n or 1,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-            parallel_tool_calls=self.parallel_tool_calls is not False,
+            # A function that is named is called once, as OpenAI does it.
+            parallel_tool_calls=self.parallel_tool_calls is not False and not isinstance(self.tool_choice, NamedTool),
             images=[*images],
             priority=PRIORITIES.get(self.service_tier or "default", 0),
+            grammar=self.grammar(),
+            tool_choice="required" if call_demanded(self.tool_choice) else "auto",
+            tool_names=called_names(self.tool_choice),
         )
 
 

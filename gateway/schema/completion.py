@@ -70,6 +70,7 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
                 n=self.n or 1,
                 logprobs=self.logprobs,
                 echo=bool(self.echo),
+                grammar=self.grammar(),
             )
             for prompt in self.prompts(ready)
         ]

@@ -21,7 +21,8 @@ from gateway.schema.bounds import (
     TopK,
     TopP,
 )
-from protocol.messages import Ready, Sampling
+from gateway.schema.structured import StructuredOutputs, extra_grammar
+from protocol.messages import Grammar, Ready, Sampling
 
 _SEED_MASK = 2**63 - 1
 
@@ -51,6 +52,7 @@ class Generation(Request, frozen=True, kw_only=True):
     n: Choices | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    structured_outputs: StructuredOutputs | None = None
     ignore_eos: bool | None = None
     return_timing: bool | None = None
     user: Bookkeeping | None = None
@@ -69,6 +71,11 @@ class Generation(Request, frozen=True, kw_only=True):
         for key in self.logit_bias or ():
             if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) <= MAX_TOKEN_ID):
                 raise invalid("The keys of 'logit_bias' must be token ids.", "logit_bias")
+        self.grammar()
+
+    def grammar(self) -> Grammar | None:
+        """What the text of an answer must be. Raises `ApiError`."""
+        return extra_grammar(self.structured_outputs)
 
     @property
     def include_usage(self) -> bool:

@@ -42,7 +42,7 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
         if self.add_special_tokens:
             raise unsupported("add_special_tokens", "can't be true with 'messages': the chat template adds its own.")
         check_messages(self.messages)
-        check_tools(self.tools or [])
+        check_tools(self.tools or [], None)
 
     @property
     def pictures(self) -> list[Picture]:

@@ -1,20 +1,19 @@
-"""Tools as clients declare them. Only functions, and none with an enforced schema."""
+"""Tools as clients declare them (only functions), and which of them may or must be called."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import orjson
 from msgspec import Meta
 
-from gateway.errors import invalid, unsupported
+from gateway.errors import invalid
 from gateway.schema.base import Part
-from gateway.schema.bounds import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, MAX_TOOLS
-from gateway.schema.decode import depth
+from gateway.schema.bounds import MAX_TOOLS
+from gateway.schema.structured import checked_schema
 
 FunctionName = Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
 
 
 class Function(Part, frozen=True, kw_only=True):
-    """A function the model may call. `parameters` is a JSON Schema, shown to the model but not enforced."""
+    """A function the model may call. `parameters` is a JSON Schema; with `strict`, arguments always fit it."""
 
     name: FunctionName
     description: str | None = None
@@ -28,26 +27,65 @@ class Tool(Part, frozen=True, kw_only=True, tag_field="type", tag="function"):
     function: Function
 
 
+class FunctionByName(Part, frozen=True, kw_only=True):
+    """One of the tools."""
+
+    name: FunctionName
+
+
+class NamedTool(Part, frozen=True, kw_only=True, tag_field="type", tag="function"):
+    """Demands one call of this function."""
+
+    function: FunctionByName
+
+
+class AllowedTools(Part, frozen=True, kw_only=True):
+    """Some of the tools; `required` demands a call."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Meta(min_length=1, max_length=MAX_TOOLS)]
+
+
+class AllowedToolChoice(Part, frozen=True, kw_only=True, tag_field="type", tag="allowed_tools"):
+    """Only some of the tools may be called."""
+
+    allowed_tools: AllowedTools
+
+
 Tools = Annotated[list[Tool], Meta(max_length=MAX_TOOLS)]
+ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice
 
 
-def check_tools(tools: list[Tool]) -> None:
-    """Bounds of schemas, and no promise that is not kept. Raises `ApiError`."""
+def check_tools(tools: list[Tool], choice: ToolChoice | None) -> None:
+    """Bounds of schemas; a choice that names what is there. Raises `ApiError`."""
     for index, tool in enumerate(tools):
-        where = f"tools[{index}].function"
-        if tool.function.strict:
-            raise unsupported(f"{where}.strict", "is not supported by this server: arguments are not enforced.")
         if tool.function.parameters is not None:
-            _check_schema(tool.function.parameters, f"{where}.parameters")
+            checked_schema(tool.function.parameters, f"tools[{index}].function.parameters")
+    if choice not in (None, "none", "auto") and not tools:
+        raise invalid("'tool_choice' demands a call, but there are no 'tools'.", "tool_choice")
+    offered = {tool.function.name for tool in tools}
+    for name in called_names(choice):
+        if name not in offered:
+            raise invalid(f"'tool_choice' names the function '{name}', which is not among 'tools'.", "tool_choice")
 
 
-def _check_schema(schema: dict[str, Any], where: str) -> None:
-    deep = invalid(f"'{where}' is nested more than {MAX_SCHEMA_DEPTH} levels deep.", where)
-    try:
-        size = len(orjson.dumps(schema))
-    except TypeError:  # orjson's own limit, 254 levels
-        raise deep from None
-    if size > MAX_SCHEMA_BYTES:
-        raise invalid(f"'{where}' is larger than {MAX_SCHEMA_BYTES} bytes.", where)
-    if depth(schema, MAX_SCHEMA_DEPTH) > MAX_SCHEMA_DEPTH:
-        raise deep
+def called_names(choice: ToolChoice | None) -> list[str]:
+    """The only functions that may be called; empty: any."""
+    match choice:
+        case NamedTool():
+            return [choice.function.name]
+        case AllowedToolChoice():
+            return [tool.function.name for tool in choice.allowed_tools.tools]
+        case _:
+            return []
+
+
+def call_demanded(choice: ToolChoice | None) -> bool:
+    """Whether the answer must be a call."""
+    match choice:
+        case NamedTool():
+            return True
+        case AllowedToolChoice():
+            return choice.allowed_tools.mode == "required"
+        case _:
+            return choice == "required"

@@ -25,7 +25,7 @@ def start() -> Iterator[Start]:
     if shutil.which("node") is None or shutil.which("npm") is None:
         assert os.environ.get("CI") != "true", "node and npm are needed for this part of the suite"
         pytest.skip("node and npm are not installed")
-    if not (NODE / "node_modules" / "openai").exists():
+    if not all((NODE / "node_modules" / name).exists() for name in ("openai", "ai", "zod")):
         command = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"]
         subprocess.run(command, cwd=NODE, check=True, capture_output=True, timeout=300)
 
@@ -74,7 +74,7 @@ def test_node_client_raises_with_code_and_param(qwen: RunningPool, start: Start)
     expected = {
         "unknown_model": ("NotFoundError", 404, "model_not_found", "model"),
         "temperature": ("BadRequestError", 400, "invalid_request", "temperature"),
-        "unsupported": ("BadRequestError", 400, "unsupported_parameter", "response_format"),
+        "unsupported": ("BadRequestError", 400, "unsupported_parameter", "service_tier"),
         "context": ("BadRequestError", 400, "context_length_exceeded", "messages"),
         "streamed": ("BadRequestError", 400, "invalid_request", "temperature"),
     }
@@ -93,6 +93,23 @@ def test_node_client_finds_models_and_request_ids(qwen: RunningPool, start: Star
     assert seen["missing"]["name"] == "NotFoundError"
     assert seen["given"] == {"header": "node.1", "id": "node.1", "data": "node.1"}
     assert len(seen["made"]) == 36
+
+
+@pytest.mark.mlx
+def test_vercel_client_chats_calls_and_makes_objects(qwen: RunningPool, start: Start) -> None:
+    """Vercel's `ai`: text and streams, objects by a zod schema, demanded calls with their arguments parsed."""
+    seen = outcome(start("vercel.mjs", qwen, QWEN_NAME))
+    assert seen["text"]
+    assert seen["finish"] == "length"
+    assert seen["streamed"] == seen["text"]
+    for made in (seen["object"], seen["parts"]):
+        assert set(made) == {"name", "waves", "salty"}
+        assert set(made["waves"]) <= {"round", "flat"}
+    assert seen["calls"] == seen["streamed_calls"]
+    [call] = seen["calls"]
+    assert call["name"] == "weather"
+    assert call["input"]["city"] in ("Oslo", "Rome")
+    assert seen["refused"] == {"status": 400, "param": "response_format.json_schema.schema"}
 
 
 def test_node_client_obeys_retry_headers(start_pool: Callable[..., RunningPool], start: Start) -> None:

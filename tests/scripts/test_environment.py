@@ -94,13 +94,13 @@ def test_javascript_packages_are_installed_once_per_package_file(
     """Where the tests have JavaScript clients and the machine has npm; again when the file changes."""
     monkeypatch.setattr(environment.shutil, "which", lambda _name: "/bin/npm")
     ensure(["dev", "node"])
-    assert project == ["Making /.venv", "Installing .[dev]"]
+    assert project == ["Making /.venv", "Installing .[dev]", "Installing docstring-parser"]
     (tmp_path / "node").mkdir()
     for content in ("{}", "{}", '{"a": 1}'):
         (tmp_path / "node" / "package.json").write_text(content)
         (tmp_path / "node" / "node_modules").mkdir(exist_ok=True)
         ensure(["dev", "node"])
-    assert project[2:] == ["Installing --no-package-lock"] * 2
+    assert project[3:] == ["Installing --no-package-lock"] * 2
     stamp = json.loads((tmp_path / ".venv" / "stamp.json").read_text())
     assert stamp["extras"] == ["dev"]
 

@@ -18,6 +18,7 @@ from protocol.messages import (
     EndEngine,
     Failed,
     GenerateJob,
+    Grammar,
     Hello,
     Image,
     KillEngine,
@@ -65,7 +66,8 @@ SAMPLING = Sampling(
 CHAT = ChatPrompt(messages=b'[{"role":"user"}]', tools=b"[]", template={"enable_thinking": False, "effort": "low"})
 
 IMAGE = Image(3, b"\xe3\xb0\xc4\x42", "low")
-PARTS = (CHAT, TextPrompt("grüß dich", False), TokenPrompt([1, 151_643]), SAMPLING, IMAGE)
+GRAMMAR = Grammar("regex", "[a-z]+", "structured_outputs.regex")
+PARTS = (CHAT, TextPrompt("grüß dich", False), TokenPrompt([1, 151_643]), SAMPLING, IMAGE, GRAMMAR)
 TO_WORKER = (
     Hello(4711),
     GenerateJob(
@@ -84,6 +86,9 @@ TO_WORKER = (
         delivered=[[9, 8], []],
         images=[IMAGE],
         priority=1,
+        grammar=GRAMMAR,
+        tool_choice="required",
+        tool_names=["weather"],
     ),
     TokenizeJob(6, 1, PARTS[1], [IMAGE]),
     DetokenizeJob(7, 1, [1, 2, 3]),
@@ -156,6 +161,8 @@ def frame_of(message: Message) -> bytes:
             message = TokenizeJob(6, 1, message)
         case Image():
             message = TokenizeJob(6, 1, PARTS[1], [message])
+        case Grammar():
+            message = GenerateJob(5, 2, "req-1", "tenant", PARTS[1], SAMPLING, grammar=message)
         case Sampling():
             message = GenerateJob(5, 2, "req-1", "tenant", PARTS[1], message)
         case ToolCall():

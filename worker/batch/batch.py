@@ -18,6 +18,7 @@ from worker.batch.pace import Pace
 from worker.batch.prefix import PrefixCache
 from worker.batch.row import Emission, Row
 from worker.batch.scene import Part, Picture
+from worker.grammar.masks import Masks
 
 PASS_BYTES = 8_000_000
 """What one more forward pass costs besides reading the weights, as memory traffic that takes as long."""
@@ -71,6 +72,7 @@ class Batch:
         weights_bytes: int,
         max_rows: int,
         prefix: PrefixCache,
+        masks: Masks,
         largest_chunk: int,
         look: Callable[[Picture], None],
         clock: Callable[[], float] = time.perf_counter,
@@ -80,6 +82,7 @@ class Batch:
         self._weights_bytes = weights_bytes
         self._max_rows = max_rows
         self._prefix = prefix
+        self._masks = masks
         self._pace = Pace(largest_chunk)
         self._look = look
         self._clock = clock
@@ -125,6 +128,8 @@ class Batch:
 
     def release(self, row: Row, *, keep: bool) -> None:
         """Take a row out before the next step; with `keep`, its cache goes to the prefix cache first."""
+        if row.constraint is not None:
+            row.constraint.close()
         for prompt in [*self._waiting, *([self._long] if self._long else [])]:
             if row in prompt.rows:
                 if len(prompt.rows) > 1:
@@ -148,6 +153,8 @@ class Batch:
         running = bool(self._cohorts)
         for cohort in self._cohorts:
             cohort.launch()
+        for cohort in self._cohorts:
+            cohort.rule(self._masks)
         prefilled = None if self._look_at_next() else self._prefill(running=running)
         emissions = [emission for cohort in self._cohorts for emission in cohort.collect()]
         # A look takes as long as its picture is large: that says nothing about chunks.

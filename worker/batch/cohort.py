@@ -1,7 +1,9 @@
 """A cohort: rows of similar length that share one cache and one forward pass a step.
 
 Its decode step runs one token ahead of the host: the next tokens are being computed while those before them are
-turned into text. A model whose caches do not merge has cohorts of one row.
+turned into text. What rows that follow a grammar may say next depends on the token before: their masks are computed
+while the device computes the logits, and the choice is launched behind that. A model whose caches do not merge has
+cohorts of one row.
 """
 
 from typing import Any
@@ -11,7 +13,8 @@ import mlx.core as mx
 from worker.batch import caches
 from worker.batch.caches import Cache
 from worker.batch.row import Emission, Row
-from worker.batch.sampler import History, Pick, Sampler
+from worker.batch.sampler import History, Mask, Pick, Sampler
+from worker.grammar.masks import Masks
 
 
 class Cohort:
@@ -27,6 +30,7 @@ class Cohort:
         self.rows = rows
         self._next: Pick | None = Pick(_last_tokens(rows))
         self._fed: tuple[Pick, list[Row]] | None = None
+        self._logits: mx.array | None = None
         self._history = History.joined(None, [], rows, vocab_size) if rows else None
         self._renew()
 
@@ -52,7 +56,31 @@ class Cohort:
             self._next = None
             return
         logits = self._model(fed.tokens[:, None], cache=self.cache)[:, -1, :]
+        if self._ruled:
+            mx.async_eval(logits)
+            self._logits = logits
+            return
         self._next = self._sampler.pick(logits, fed.tokens)
+        mx.async_eval(self._next.arrays())
+
+    def rule(self, masks: Masks) -> None:
+        """Choose for what `launch` began, where a grammar rules. Waits for the tokens that were fed, not for logits."""
+        if not self._ruled or self._fed is None:
+            return
+        fed, rows = self._fed
+        constraints = []
+        for index, token in enumerate(fed.tokens.tolist()):
+            row = rows[index]
+            if row.constraint is not None:
+                if row.fresh:
+                    row.constraint.advance(token)
+                constraints.append(row.constraint)
+        limited, words = masks.masks(constraints)
+        if self._logits is None:
+            return
+        logits, self._logits = self._logits, None
+        mask = Mask([self._ruled[place] for place in limited], words) if limited else None
+        self._next = self._sampler.pick(logits, fed.tokens, mask)
         mx.async_eval(self._next.arrays())
 
     def collect(self) -> list[Emission]:
@@ -113,6 +141,7 @@ class Cohort:
 
     def _renew(self) -> None:
         self._sampler = Sampler(self.rows, self._vocab_size, self._history)
+        self._ruled = [index for index, row in enumerate(self.rows) if row.constraint is not None]
 
 
 def _batched(cache: Cache, rows: list[Row]) -> Cache:

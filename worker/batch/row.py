@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from worker.batch.scene import Part, Scene
+from worker.grammar.constraint import Constraint
 
 
 class RowSampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +47,8 @@ class Row:
     """
 
     __slots__ = (
-        "_keyed", "fresh", "limit", "owner", "position", "prompt_size", "sampling", "scene", "tenant", "tokens",
+        "_keyed", "constraint", "fresh", "limit", "owner", "position", "prompt_size", "sampling", "scene", "tenant",
+        "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +61,7 @@ class Row:
         limit: int,
         sampling: RowSampling,
         scene: Scene | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         self.owner = owner
         self.tenant = tenant
@@ -69,6 +72,8 @@ class Row:
         self.sampling = sampling
         self.scene = scene
         self._keyed = scene.keyed(prompt) if scene else None
+        self.constraint = constraint
+        """What it may say; brought behind `delivered`."""
         self.fresh = False
         """Whether the token that the row feeds next was generated here, and so still has to be told."""
 

@@ -1,8 +1,8 @@
 """The fused sampler: one set of array operations picks the next token of every row, each with its own parameters.
 
-The order is: logit bias, penalties, temperature, top-k, top-p (of what top-k left), min-p. What no row of the batch
-asks for is not computed. Only tokens are drawn here; nothing is evaluated unless a nucleus turns out wider than the
-candidates that were looked at.
+The order is: logit bias, penalties, grammar, temperature, top-k, top-p (of what top-k left), min-p. What no row of the
+batch asks for is not computed. Only tokens are drawn here; nothing is evaluated unless a nucleus turns out wider than
+the candidates that were looked at.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,32 @@ from collections.abc import Sequence
 import mlx.core as mx
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from worker.batch.draws import uniforms
 from worker.batch.row import Logprobs, Row
 
 FEW, MANY = 64, 256
 """How many likeliest tokens are looked at before the whole vocabulary is (steps, so that shapes repeat)."""
+
+
+class Mask(msgspec.Struct, frozen=True):
+    """What some rows may choose from: a bit for each token, `words` `[rows, ceil(vocab / 32)]`."""
+
+    rows: list[int]
+    words: NDArray[np.uint32]
+
+    def apply(self, logits: mx.array) -> mx.array:
+        """`logits` `[all rows, vocab]` with all but the allowed ones at minus infinity."""
+        bits = mx.array(self.words)[:, :, None] >> mx.arange(32, dtype=mx.uint32)
+        allowed = (bits & 1).astype(mx.bool_).reshape(len(self.rows), -1)[:, : logits.shape[-1]]
+        if len(self.rows) == logits.shape[0]:
+            return mx.where(allowed, logits, -mx.inf)
+        index = mx.array(self.rows)
+        # A slice is an array of its own: what is written to it leaves `logits` as they were, for log-probabilities.
+        masked = logits[:]
+        masked[index] = mx.where(allowed, logits[index], -mx.inf)
+        return masked
 
 
 class Pick(msgspec.Struct, frozen=True):
@@ -88,10 +108,13 @@ class Sampler:
             self._top_p = _column([s.top_p for s in sampling])
             self._min_p = _column([s.min_p for s in sampling])
 
-    def pick(self, logits: mx.array, fed: mx.array) -> Pick:
+    def pick(self, logits: mx.array, fed: mx.array, mask: Mask | None = None) -> Pick:
         """Choose from `logits` `[rows, vocab]`, after the tokens `fed` `[rows]` were put in. Nothing is evaluated."""
         logits = logits.astype(mx.float32)
-        chosen = self._choose(self._adjust(logits, fed))
+        adjusted = self._adjust(logits, fed)
+        if mask is not None:
+            adjusted = mask.apply(adjusted)
+        chosen = self._choose(adjusted)
         if not self._asked:
             return Pick(chosen)
         return self._with_logprobs(logits, chosen)
@@ -147,7 +170,7 @@ class Sampler:
         return tokens, mx.any(self._is_open & keep[:, -1:])
 
     def _with_logprobs(self, logits: mx.array, chosen: mx.array) -> Pick:
-        """Log-probabilities are the model's own: before bias, penalties and temperature."""
+        """Log-probabilities are the model's own: before bias, penalties, grammar and temperature."""
         index = mx.array(self._asked)
         asked = logits[index]
         total = mx.logsumexp(asked, axis=-1, keepdims=True)

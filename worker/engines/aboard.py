@@ -6,6 +6,7 @@ from protocol.messages import GenerateJob, TokenLogprob
 from worker.batch.batch import Prompt
 from worker.batch.row import Row, RowSampling
 from worker.batch.scene import Scene
+from worker.grammar.constraint import Constraint
 from worker.text.channels import ChannelText
 
 
@@ -17,6 +18,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
     texts: list[ChannelText]
     samplings: list[RowSampling]
+    constraints: list[Constraint] | None
     echo: str
     scene: Scene | None = None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from protocol.errors import Code
+from protocol.errors import Code, JobError
 from protocol.messages import (
     Accepted,
     Delta,
@@ -35,6 +35,7 @@ from worker.engines.base import Gauges
 from worker.engines.loading import Loaded, family, load
 from worker.engines.preparation import Preparation
 from worker.engines.vocabulary import Vocabulary
+from worker.grammar.grammars import Grammars
 from worker.text.markers import markers_of
 
 log = logging.getLogger("worker")
@@ -43,6 +44,8 @@ LARGEST_CHUNK = 1024
 """Prompt tokens in one forward pass when nobody is decoding; also the limit of the adaptive chunk."""
 BUFFER_CACHE_BYTES = 1 << 30
 """What MLX may keep of freed buffers. Its own default is nearly all memory, per process."""
+LARGEST_GROUP = 8
+"""Choices of one job: it may enter an idle batch even where they are more than its rows."""
 WARMUP_TOKENS = (24, 3)
 """Lengths of the warmup prompts: a padded group prefill and a batch of more than one row."""
 
@@ -66,6 +69,13 @@ class ChatEngine:
         self._loaded = loaded = self._load()
         self._vocabulary = Vocabulary(loaded.tokenizer)
         self._markers = markers_of(loaded.tokenizer)
+        self._grammars = Grammars(
+            tokenizer=loaded.tokenizer,
+            raws=self._vocabulary.raws,
+            markers=self._markers,
+            size=loaded.vocab_size,
+            slots=self._config.max_concurrency + LARGEST_GROUP,
+        )
         self._preparation = self._make_preparation()
         self._batch = Batch(
             model=loaded.model,
@@ -73,6 +83,7 @@ class ChatEngine:
             weights_bytes=loaded.weights_bytes,
             max_rows=self._config.max_concurrency,
             prefix=self._prefix,
+            masks=self._grammars.masks,
             largest_chunk=self._config.prefill_chunk or LARGEST_CHUNK,
             look=self._look,
         )
@@ -82,7 +93,7 @@ class ChatEngine:
         return load(self._config)
 
     def _make_preparation(self) -> Preparation:
-        return Preparation(self._loaded, self._vocabulary, self._markers)
+        return Preparation(self._loaded, self._vocabulary, self._markers, self._grammars)
 
     def _look(self, picture: Picture) -> None:
         """Find out what the model makes of a picture."""
@@ -116,6 +127,7 @@ class ChatEngine:
         quantised = loaded.quantization != "none"
         capabilities = ["chat"] if loaded.tokenizer.has_chat_template else []
         capabilities += ["completions", "tokenize"]
+        capabilities += ["structured_outputs"] if self._grammars.available else []
         capabilities += ["tools"] if self._markers.tool_start else []
         capabilities += ["reasoning"] if self._markers.think_start else []
         return Ready(
@@ -143,6 +155,14 @@ class ChatEngine:
         """See `Engine.prepare`."""
         return self._preparation.prepare(job, buffers)
 
+    def compiles(self, job: GenerateJob) -> bool:
+        """Whether `compile` has to work, perhaps for seconds, before the job can be prepared."""
+        return self._grammars.pending(job)
+
+    def compile(self, job: GenerateJob) -> None:
+        """Compile what the job's answers are held to. Raises `JobError`. Called on a thread of its own."""
+        self._grammars.compile(job)
+
     # -- aboard --------------------------------------------------------------
 
     def admit(self, prepared: Any) -> Sequence[ToGateway]:
@@ -160,6 +180,7 @@ class ChatEngine:
                 limit=prepared.limit,
                 sampling=prepared.samplings[index],
                 scene=prepared.scene,
+                constraint=prepared.constraints[index] if prepared.constraints else None,
             )
             # Its client has all of it: only its tokens still count.
             choice.finished = bool(choice.row.position) and self._finish_of(choice, choice.row.tokens[-1]) is not None
@@ -200,23 +221,32 @@ class ChatEngine:
                 continue
             try:
                 self._advance(choice, emission, messages)
+            except JobError as error:
+                messages.append(self._fail(choice.job, error))
             except Exception:
                 # The text pipeline belongs to this row alone: its failure must not end the others.
                 log.exception("the text of job %d failed", choice.job.message.job)
-                job = choice.job.message
-                self.cancel(job.job)
-                for other in choice.job.choices:
-                    other.finished = True
-                messages.append(Failed(job.job, job.attempt, Code.ENGINE_ERROR, "The output could not be decoded."))
+                undecoded = JobError(Code.ENGINE_ERROR, "The output could not be decoded.")
+                messages.append(self._fail(choice.job, undecoded))
         if (prompt := self._ready_batch.progress) is not None:
             job = prompt.rows[0].owner.job.message
             messages.append(Progress(job.job, job.attempt, prompt.covered, prompt.covered + prompt.left))
         return messages
 
+    def _fail(self, running: Running, error: JobError) -> Failed:
+        job = running.message
+        self.cancel(job.job)
+        for choice in running.choices:
+            choice.finished = True
+        return Failed(job.job, job.attempt, error.code, error.message, error.param)
+
     def _advance(self, choice: Choice, emission: Emission, messages: list[ToGateway]) -> None:
         """One token further: to text, to a delta if there is something to say, to the end if it was the last."""
         row, token = emission.row, emission.token
         job = choice.job.message
+        rule = row.constraint
+        if rule is not None and rule.failed is not None:
+            raise JobError(Code.INVALID_REQUEST, rule.failed, rule.plan.param)
         tokens, logprobs = choice.held
         tokens.append(token)
         if not self._preparation.ends(job, token):
@@ -248,7 +278,8 @@ class ChatEngine:
 
     def _finish_of(self, choice: Choice, last: int) -> str | None:
         """How a choice ends behind its last token; None if it goes on."""
-        if choice.text.stopped or self._preparation.ends(choice.job.message, last):
+        rule = choice.row.constraint
+        if choice.text.stopped or self._preparation.ends(choice.job.message, last) or (rule and rule.finished):
             return "stop"
         return "length" if choice.row.position >= choice.row.limit else None
 

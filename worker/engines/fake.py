@@ -130,7 +130,13 @@ class FakeEngine:
 
     def _prepare(self, job: GenerateJob, seen: list[int]) -> _Prepared:
         # What words in a fixed order can't honour is refused, as a real engine would refuse it.
-        for param, asked in (("logprobs", job.logprobs is not None), ("echo", job.echo), ("stop", job.stop)):
+        for param, asked in (
+            ("logprobs", job.logprobs is not None),
+            ("echo", job.echo),
+            ("stop", job.stop),
+            ("response_format", job.grammar is not None),
+            ("tool_choice", job.tool_choice == "required" or job.tool_names),
+        ):
             if asked:
                 raise JobError(Code.UNSUPPORTED, f"The fake engine has no {param!r}.", param)
         tokens = tokens_of(job.prompt) + seen

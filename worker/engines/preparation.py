@@ -30,19 +30,21 @@ from worker.engines.aboard import Prepared
 from worker.engines.loading import Loaded
 from worker.engines.prompts import Prompter
 from worker.engines.vocabulary import Vocabulary
+from worker.grammar.grammars import Grammars
 from worker.text.calls import calls_from
 from worker.text.channels import ChannelText
-from worker.text.markers import Markers, initial_state
+from worker.text.markers import NORMAL, Markers, initial_state
 
 
 class Preparation:
     """Prepares jobs for one loaded model."""
 
-    def __init__(self, loaded: Loaded, vocabulary: Vocabulary, markers: Markers) -> None:
+    def __init__(self, loaded: Loaded, vocabulary: Vocabulary, markers: Markers, grammars: Grammars) -> None:
         self._loaded = loaded
         self._vocabulary = vocabulary
         self._markers = markers
         self._eos = frozenset(loaded.tokenizer.eos_token_ids)
+        self._grammars = grammars
         self._prompter = self._make_prompter()
 
     def _make_prompter(self) -> Prompter:
@@ -86,11 +88,13 @@ class Preparation:
         texts = [self._channels(job, choice, prompt) for choice in range(job.n)]
         if job.delivered:
             self._replay(job, texts)
+        constraints = self._grammars.constraints(job, prompt, self._initial(job, prompt))
         return Prepared(
             job=job,
             prompt=prompt,
             limit=min(room, job.max_tokens or room),
             texts=texts,
+            constraints=constraints,
             samplings=[self._sampling(job.sampling, choice, job.logprobs) for choice in range(job.n)],
             echo=self._echo(job.prompt, job.echo, prompt),
             scene=scene,
@@ -135,12 +139,18 @@ class Preparation:
         return ChannelText(
             detokenizer=self._vocabulary.detokenizer(answer=chat),
             markers=markers,
-            initial=initial_state(markers, tokenizer, prompt) if chat else markers.initial,
+            initial=self._initial(job, prompt),
             stop=job.stop,
             parse_calls=calls_from(tokenizer.tool_parser, tools) if tools and tokenizer.has_tool_calling else None,
             call_ids=lambda index: _call_id(job.request_id, choice, index),
             parallel_calls=job.parallel_tool_calls,
         )
+
+    def _initial(self, job: GenerateJob, prompt: list[int]) -> str:
+        """The state of the text that an answer begins in."""
+        if not isinstance(job.prompt, ChatPrompt):
+            return NORMAL
+        return initial_state(self._markers, self._loaded.tokenizer, prompt)
 
     def _sampling(self, asked: Sampling, choice: int, logprobs: int | None) -> RowSampling:
         """Fill what the request left open from the model's generation_config.json, else as OpenAI does."""

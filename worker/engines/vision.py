@@ -41,7 +41,9 @@ class VisionEngine(ChatEngine):
     def _make_preparation(self) -> Preparation:
         name = self._seeing.model_type
         try:
-            found = VisionPreparation(self._seeing, self._vocabulary, self._markers, seen=self._features.__contains__)
+            found = VisionPreparation(
+                self._seeing, self._vocabulary, self._markers, self._grammars, seen=self._features.__contains__
+            )
             tokens, scene = found.probe()
             same = self._visual.check(scene, tokens)
         except Exception as error:

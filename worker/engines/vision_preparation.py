@@ -17,6 +17,7 @@ from worker.engines.preparation import Preparation
 from worker.engines.prompts import Prompter
 from worker.engines.vision_loading import Seeing
 from worker.engines.vocabulary import Vocabulary
+from worker.grammar.grammars import Grammars
 from worker.text.markers import Markers
 
 PROBE = ChatPrompt(b'[{"role":"user","content":[{"type":"text","text":"What is this?"},{"type":"image"}]}]')
@@ -56,11 +57,12 @@ class VisionPreparation(Preparation):
         seeing: Seeing,
         vocabulary: Vocabulary,
         markers: Markers,
+        grammars: Grammars,
         *,
         seen: Callable[[tuple[str, bytes]], bool],
     ) -> None:
         self._seeing = seeing
-        super().__init__(seeing.text, vocabulary, markers)
+        super().__init__(seeing.text, vocabulary, markers, grammars)
         config = seeing.text.config
         self._image_token = int(config.get("image_token_id") or config["image_token_index"])
         self._mark = self._find_mark()

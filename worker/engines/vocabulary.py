@@ -17,6 +17,11 @@ class Vocabulary:
         self._raw = _bytes_of_tokens(tokenizer.detokenizer)
         self._spaced = isinstance(tokenizer.detokenizer, SPMStreamingDetokenizer)
 
+    @property
+    def raws(self) -> Sequence[bytes] | None:
+        """The bytes of each token id, where the tokenizer tells them."""
+        return self._raw
+
     def detokenizer(self, *, answer: bool) -> Detokenizer:
         """A fresh one. An `answer` starts anew; anything else continues its prompt, and its first space counts."""
         if self._raw is None:

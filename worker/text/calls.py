@@ -4,7 +4,9 @@ A call of a function that was not offered is still a call: the client answers it
 """
 
 import json
+import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -68,5 +70,18 @@ def _arguments(value: Any) -> str:
     if isinstance(value, str) and isinstance(json.loads(value), dict):
         return value
     if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
     raise TypeError("arguments that are no object")
+
+
+def _finite(value: Any) -> Any:
+    """The same with numbers that are JSON but too large for a double (`1e999`) as the largest one."""
+    match value:
+        case float() if math.isinf(value):
+            return math.copysign(sys.float_info.max, value)
+        case dict():
+            return {key: _finite(part) for key, part in value.items()}
+        case list():
+            return [_finite(part) for part in value]
+        case _:
+            return value

@@ -6,7 +6,7 @@ const chat = (fields) => failure(() => openai.chat.completions.create({ model, m
 const outcome = {
   unknown_model: await chat({ model: 'no-such-model' }),
   temperature: await chat({ temperature: 3 }),
-  unsupported: await chat({ response_format: { type: 'json_object' } }),
+  unsupported: await chat({ service_tier: 'scale' }),
   context: await chat({ max_tokens: 1_000_000 }),
   streamed: await chat({ temperature: 3, stream: true }),
 }

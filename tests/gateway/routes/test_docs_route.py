@@ -13,10 +13,10 @@ from yarl import URL
 from gateway.errors import TABLE
 from gateway.openapi import OPERATIONS
 from gateway.routes.docs import ASSETS, PAGES
-from gateway.schema import answers, chat, completion, error, messages, models, sampling, tokenize, tools
+from gateway.schema import answers, chat, completion, error, messages, models, sampling, structured, tokenize, tools
 from gateway.schema.decode import decode
 
-MODULES = (answers, chat, completion, error, messages, models, sampling, tokenize, tools)
+MODULES = (answers, chat, completion, error, messages, models, sampling, structured, tokenize, tools)
 
 
 async def document(client: Any) -> dict[str, Any]:

@@ -31,6 +31,10 @@ def sized(size: int) -> dict[str, Any]:
     return {"a": "x" * (size - len('{"a":""}'))}
 
 
+def schema_format(schema: Any, *, name: str = "answer") -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
+
+
 GENERATION: list[tuple[str, Any, Any, str]] = [
     ("temperature", 0, -0.001, "temperature"),
     ("temperature", 2, 2.001, "temperature"),
@@ -73,6 +77,15 @@ GENERATION: list[tuple[str, Any, Any, str]] = [
     ("stream", True, "yes", "stream"),
     ("ignore_eos", True, 1, "ignore_eos"),
     ("return_timing", True, "true", "return_timing"),
+    ("structured_outputs", {"regex": "x" * 65536}, {"regex": "x" * 65537}, "structured_outputs.regex"),
+    ("structured_outputs", {"grammar": "é" * 32768}, {"grammar": "é" * 32769}, "structured_outputs.grammar"),
+    ("structured_outputs", {"choice": ["a"] * 1024}, {"choice": ["a"] * 1025}, "structured_outputs.choice"),
+    ("structured_outputs", {"choice": ["a"]}, {"choice": ["a", ""]}, "structured_outputs.choice[1]"),
+    ("structured_outputs", {"json": sized(65536)}, {"json": sized(65537)}, "structured_outputs.json"),
+    ("structured_outputs", {"json": nested(32)}, {"json": nested(33)}, "structured_outputs.json"),
+    ("structured_outputs", {"json": '{"type": "object"}'}, {"json": "[1]"}, "structured_outputs.json"),
+    ("structured_outputs", {"json_object": True}, {"json_object": False}, "structured_outputs"),
+    ("structured_outputs", {"regex": "a"}, {"regex": "a", "json_object": True}, "structured_outputs"),
 ]
 CHAT: list[tuple[str, Any, Any, str]] = [
     ("messages", [USER], [], "messages"),
@@ -104,11 +117,20 @@ CHAT: list[tuple[str, Any, Any, str]] = [
     ("tools", [tool(parameters={})], [tool(parameters=[])], "tools[0].function.parameters"),
     ("tools", [tool()], [{"type": "function"}], "tools[0].function"),
     ("tool_choice", "auto", "maybe", "tool_choice"),
+    ("tool_choice", "none", {"type": "function"}, "tool_choice.function"),
+    ("tool_choice", "none", {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}},
+     "tool_choice.allowed_tools.tools"),
     ("metadata", {str(i): "" for i in range(16)}, {str(i): "" for i in range(17)}, "metadata"),
     ("metadata", {"k": "v" * 512}, {"k": "v" * 513}, "metadata"),
     ("metadata", {"k" * 64: ""}, {"k" * 65: ""}, "metadata"),
     ("metadata", {"k": "v"}, {"k": 1}, "metadata"),
     ("response_format", {"type": "text"}, {"type": "xml"}, "response_format.type"),
+    ("response_format", {"type": "json_object"}, {"type": "json_schema"}, "response_format.json_schema"),
+    ("response_format", schema_format(sized(65536)), schema_format(sized(65537)), "response_format.json_schema.schema"),
+    ("response_format", schema_format(nested(32)), schema_format(nested(33)), "response_format.json_schema.schema"),
+    ("response_format", schema_format({}), schema_format(["object"]), "response_format.json_schema.schema"),
+    ("response_format", schema_format({}, name="n" * 64), schema_format({}, name="n" * 65),
+     "response_format.json_schema.name"),
     ("reasoning_effort", "low", "huge", "reasoning_effort"),
     ("chat_template_kwargs", {"reasoning_effort": "low"}, {"reasoning_effort": 5},
      "chat_template_kwargs.reasoning_effort"),

@@ -17,6 +17,7 @@ from gateway.schema.sampling import Generation
 from gateway.schema.tokenize import DetokenizeRequest, TokenizeRequest
 
 USER = {"role": "user", "content": "hi"}
+TOOL = {"type": "function", "function": {"name": "f", "strict": True}}
 KINDS: list[type[Request]] = [ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest]
 SMALLEST: dict[type[Request], dict[str, Any]] = {
     ChatCompletionRequest: {"messages": [USER]},
@@ -61,17 +62,13 @@ UNSUPPORTED = [
     ({"best_of": 2}, "best_of"),
     ({"no_such_thing": 1}, "no_such_thing"),
     ({"modalities": ["text", "audio"]}, "modalities"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
-    ({"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {}}}}, "response_format"),
-    ({"tool_choice": "required"}, "tool_choice"),
-    ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+    ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
     ({"service_tier": "scale"}, "service_tier"),
     ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
     ({"stream": True, "stream_options": {"foo": True}}, "stream_options.foo"),
     ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize"),
     ({"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs.chat_template"),
     ({"tools": [{"type": "custom", "custom": {"name": "c"}}]}, "tools[0].custom"),
-    ({"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]}, "tools[0].function.strict"),
     ({"messages": [{**USER, "mood": "sad"}]}, "messages[0].mood"),
     ({"messages": [{"role": "assistant", "content": "x", "audio": {"id": "a"}}]}, "messages[0].audio"),
     ({"messages": [{"role": "assistant", "content": "x", "function_call": {"name": "f", "arguments": ""}}]},
@@ -126,6 +123,13 @@ CONTRADICTIONS: list[tuple[type[Request], dict[str, Any], str, str]] = [
     (ChatCompletionRequest, chat(stream_options={}), "invalid_request", "stream_options"),
     (ChatCompletionRequest, chat(reasoning_effort="low", chat_template_kwargs={"reasoning_effort": "high"}),
      "invalid_request", "reasoning_effort"),
+    (ChatCompletionRequest, chat(tool_choice="required"), "invalid_request", "tool_choice"),
+    (ChatCompletionRequest, chat(tool_choice={"type": "function", "function": {"name": "f"}}), "invalid_request",
+     "tool_choice"),
+    (ChatCompletionRequest, chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}),
+     "invalid_request", "tool_choice"),
+    (ChatCompletionRequest, chat(response_format={"type": "json_object"}, structured_outputs={"regex": "a"}),
+     "invalid_request", "structured_outputs"),
     (CompletionRequest, {"prompt": "x", "suffix": "y"}, "unsupported_parameter", "suffix"),
     (CompletionRequest, {"prompt": "x", "best_of": 2}, "unsupported_parameter", "best_of"),
     (CompletionRequest, {"prompt": "x", "best_of": 2, "n": 3}, "unsupported_parameter", "best_of"),

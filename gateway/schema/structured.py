@@ -1,0 +1,118 @@
+"""What an answer must look like: OpenAI's `response_format`, vLLM's `structured_outputs`, and what they become."""
+
+from typing import Annotated, Any
+
+import msgspec
+import orjson
+from msgspec import Meta
+
+from gateway.errors import ApiError, invalid
+from gateway.schema.base import Part
+from gateway.schema.bounds import MAX_CHOICES, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH
+from gateway.schema.decode import depth
+from protocol.messages import Grammar
+
+
+class TextFormat(Part, frozen=True, kw_only=True, tag_field="type", tag="text"):
+    """Any text."""
+
+
+class JsonObjectFormat(Part, frozen=True, kw_only=True, tag_field="type", tag="json_object"):
+    """Some JSON object."""
+
+
+class NamedSchema(Part, frozen=True, kw_only=True):
+    """A schema by OpenAI's rules. It is enforced with `strict` and without."""
+
+    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(Part, frozen=True, kw_only=True, tag_field="type", tag="json_schema"):
+    """JSON that fits a schema."""
+
+    json_schema: NamedSchema
+
+
+ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
+
+
+class StructuredOutputs(Part, frozen=True, kw_only=True):
+    """vLLM's extra field: exactly one of these. `json` is a schema (or the text of one), `grammar` Lark or GBNF."""
+
+    json: dict[str, Any] | str | None = None
+    json_object: bool | None = None
+    regex: Annotated[str, Meta(min_length=1)] | None = None
+    choice: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=MAX_CHOICES)] | None = (
+        None
+    )
+    grammar: Annotated[str, Meta(min_length=1)] | None = None
+
+
+def format_grammar(wanted: ResponseFormat | None) -> Grammar | None:
+    """What `response_format` demands. Raises `ApiError`."""
+    match wanted:
+        case None | TextFormat():
+            return None
+        case JsonObjectFormat():
+            return Grammar("json_object", "", "response_format")
+        case JsonSchemaFormat():
+            where = "response_format.json_schema.schema"
+            return Grammar("json_schema", checked_schema(wanted.json_schema.schema, where), where)
+
+
+def extra_grammar(wanted: StructuredOutputs | None) -> Grammar | None:
+    """What `structured_outputs` demands. Raises `ApiError`."""
+    if wanted is None:
+        return None
+    given = [name for name in wanted.__struct_fields__ if getattr(wanted, name) not in (None, False)]
+    if len(given) != 1:
+        names = ", ".join(wanted.__struct_fields__)
+        raise invalid(f"'structured_outputs' takes exactly one of {names}.", "structured_outputs")
+    where = f"structured_outputs.{given[0]}"
+    match wanted:
+        case StructuredOutputs(json=str() as text):
+            return Grammar("json_schema", checked_schema(_object(text, where), where), where)
+        case StructuredOutputs(json=dict() as schema):
+            return Grammar("json_schema", checked_schema(schema, where), where)
+        case StructuredOutputs(regex=str() as text):
+            return Grammar("regex", _short(text, where), where)
+        case StructuredOutputs(grammar=str() as text):
+            return Grammar("grammar", _short(text, where), where)
+        case StructuredOutputs(choice=list() as choices):
+            return Grammar("choice", _short(msgspec.json.encode(choices).decode(), where), where)
+        case _:
+            return Grammar("json_object", "", where)
+
+
+def checked_schema(schema: dict[str, Any], where: str) -> str:
+    """A JSON schema within bounds, as text. Raises `ApiError` with `where` as `param`."""
+    try:
+        text = orjson.dumps(schema).decode()
+    except TypeError:  # orjson's own limit, 254 levels
+        raise _too_deep(where) from None
+    if depth(schema, MAX_SCHEMA_DEPTH) > MAX_SCHEMA_DEPTH:
+        raise _too_deep(where)
+    return _short(text, where)
+
+
+def _too_deep(where: str) -> ApiError:
+    return invalid(f"'{where}' is nested more than {MAX_SCHEMA_DEPTH} levels deep.", where)
+
+
+def _short(text: str, where: str) -> str:
+    if len(text.encode()) > MAX_SCHEMA_BYTES:
+        raise invalid(f"'{where}' is larger than {MAX_SCHEMA_BYTES} bytes.", where)
+    return text
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = orjson.loads(_short(text, where))
+    except orjson.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise invalid(f"'{where}' is not a JSON schema.", where)
+    return found

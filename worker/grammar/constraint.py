@@ -1,0 +1,147 @@
+"""What one row may say next: where it stands before, in and behind the part that a grammar rules. Pure; asks nobody.
+
+A function of the row's tokens alone, so a resumed row is brought to where it was by feeding it what it has said.
+"""
+
+from collections.abc import Sequence
+from enum import Enum, auto
+
+import msgspec
+
+from worker.grammar.guard import Guard
+
+_SPACE = b" \t\r\n"
+
+
+class Phase(Enum):
+    """Where a row stands. `OPENING` is the first token of an answer before which the model may still begin to think."""
+
+    THINKING = auto()
+    OPENING = auto()
+    FOLLOWING = auto()
+    WAITING = auto()
+    ENDED = auto()
+
+
+class Format(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model's output is made of, for all its rows. Ids and texts; `guard` knows every marker of an answer."""
+
+    raws: Sequence[bytes]
+    eos: frozenset[int]
+    think_end: bytes
+    think_start: int | None
+    guard: Guard
+    thinking_guard: Guard
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job holds its answers to.
+
+    `grammar` is llguidance's. It rules the answer from its start, or, with a `trigger`, what follows that text, up to
+    `end`, each time it comes. `param` is the request's field, for errors.
+    """
+
+    grammar: str
+    param: str
+    trigger: bytes | None = None
+    end: bytes = b""
+
+
+class Constraint:
+    """One row. `slot` and `sent` belong to `Masks`: where its mask is computed, how many `tokens` are known there."""
+
+    __slots__ = (
+        "closed",
+        "failed",
+        "finished",
+        "format",
+        "ignore_eos",
+        "phase",
+        "plan",
+        "prefix",
+        "sent",
+        "slot",
+        "tail",
+        "tokens",
+    )
+
+    def __init__(self, plan: Plan, form: Format, phase: Phase, *, ignore_eos: bool) -> None:
+        self.plan = plan
+        self.format = form
+        self.phase = phase
+        self.ignore_eos = ignore_eos
+        self.prefix = b""
+        """Text behind the marker that began the ruled part, within the same token."""
+        self.tokens: list[int] = []
+        """Of the ruled part."""
+        self.tail = b""
+        self.slot: int | None = None
+        self.sent = 0
+        self.finished = False
+        """Nothing may follow any more."""
+        self.failed: str | None = None
+        self.closed = False
+
+    @property
+    def ruled(self) -> bool:
+        """Whether the grammar says what comes next."""
+        return self.phase in (Phase.OPENING, Phase.FOLLOWING)
+
+    @property
+    def free(self) -> bool:
+        """Whether anything may come next."""
+        return self.phase in (Phase.WAITING, Phase.ENDED) or self.failed is not None
+
+    def advance(self, token: int) -> None:
+        """Take the next token of the row."""
+        if self.phase is Phase.ENDED:
+            return
+        if token in self.format.eos:
+            self.phase = Phase.ENDED
+            return
+        raw = self.format.raws[token] if token < len(self.format.raws) else b""
+        self.tail += raw
+        match self.phase:
+            case Phase.THINKING:
+                self._look_for(self.format.think_end)
+            case Phase.WAITING:
+                self._look_for(self.plan.trigger or b"")
+            case Phase.OPENING if token == self.format.think_start:
+                self.phase = Phase.THINKING
+                self.tail = b""
+            case _:
+                self.phase = Phase.FOLLOWING
+                self.tokens.append(token)
+                self._look_for_end()
+        # Nothing looks further back than the longest marker (and a token before it).
+        self.tail = self.tail[-4 * self.format.guard.longest :]
+
+    def _look_for(self, marker: bytes) -> None:
+        before, found, behind = self.tail.partition(marker)
+        if not found:
+            self.tail = before[-len(marker) :]
+            return
+        self.phase = Phase.FOLLOWING
+        self.prefix = behind.lstrip(_SPACE)
+        self.tokens = []
+        self.tail = behind
+
+    def _look_for_end(self) -> None:
+        """A ruled part within free text ends with its end marker, which its grammar lets through there only."""
+        if self.plan.trigger is None or not self.plan.end:
+            return
+        _, found, behind = self.tail.partition(self.plan.end)
+        if found:
+            self.lose(behind)
+
+    def lose(self, tail: bytes = b"") -> None:
+        """Go back to free text (what began here was no call, or has ended)."""
+        self.phase = Phase.WAITING
+        self.tail = tail
+        self.tokens = []
+        self.closed = True
+
+    def close(self) -> None:
+        """The row has left."""
+        self.phase = Phase.ENDED
+        self.closed = True
