@@ -67,7 +67,7 @@ def test_streams_end_in_good_order_when_a_worker_is_told_to_stop(start_pool: Cal
     assert short.well_formed
     assert short.streamed.whole
     assert long.well_formed
-    assert long.code == "draining"
+    assert long.code == "worker_lost"
     until(lambda: pool.get("/health").status == 503)
     refused = pool.chat("anyone?")
     assert refused.status == 503
