@@ -1,7 +1,9 @@
 """`python -m gateway`: read the settings, listen, serve until told to stop. `python -m gateway keys`: API keys."""
 
+import asyncio
 import gc
 import logging
+import signal
 import ssl
 import sys
 
@@ -48,7 +50,8 @@ def main() -> int:
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     try:
-        _serve(app, config, tls)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(app, config, tls))
     except (AddressError, OSError) as error:
         log.error("the gateway can't start: %s", error)
         return 1
@@ -63,23 +66,32 @@ def _tls(config: GatewayConfig) -> ssl.SSLContext | None:
     return context
 
 
-def _serve(app: web.Application, config: GatewayConfig, tls: ssl.SSLContext | None) -> None:
-    loop = uvloop.new_event_loop()
+async def _serve(app: web.Application, config: GatewayConfig, tls: ssl.SSLContext | None) -> None:
+    """Listen until a signal says stop. Raises `OSError`, `AddressError`.
+
+    Not by `web.run_app`: its end races with a second signal, and Ctrl-C under honcho is two.
+    """
+    loop = asyncio.get_running_loop()
     loop.set_debug(config.debug)
-    web.run_app(
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    runner = web.AppRunner(
         app,
-        host=config.host,
-        port=config.port,
-        loop=loop,
         # Without it a handler that waits for its first token never learns that its client has left.
         handler_cancellation=True,
         shutdown_timeout=LAST_WORDS_S,
         keepalive_timeout=75.0,
-        backlog=1024,
         access_log=None,
-        ssl_context=tls,
-        print=lambda line: log.info("%s", line.splitlines()[0].strip("= ")),
     )
+    try:
+        await runner.setup()
+        site = web.TCPSite(runner, config.host, config.port, backlog=1024, ssl_context=tls)
+        await site.start()
+        log.info("Running on %s", site.name)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
 
 
 if __name__ == "__main__":

@@ -53,6 +53,18 @@ def test_idle_gateway_stops_at_once_when_told_to(
     assert time.monotonic() - began < 1.0
 
 
+def test_gateway_ends_in_good_order_when_it_is_told_twice(start_pool: Callable[..., RunningPool]) -> None:
+    """Ctrl-C under honcho is SIGINT from the terminal and SIGTERM from honcho: one end, nothing in the log."""
+    pool = start_pool(FAKE)
+    crowd = Crowd(pool, [chat_body("fake: slow@0.02 tokens@50", stream=True)])
+    crowd.wait_for_output(crowd.clients)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+        pool.gateway.signal(number)
+    [client] = crowd.join()
+    assert client.streamed.whole
+    assert pool.gateway.wait() == 0
+
+
 @pytest.mark.timed
 def test_streams_end_in_good_order_when_a_worker_is_told_to_stop(start_pool: Callable[..., RunningPool]) -> None:
     """SIGTERM of a supervisor: short streams end whole, long ones with an error frame; then the model is not ready."""
