@@ -13,6 +13,7 @@ from aiohttp.web_urldispatcher import AbstractRoute
 from gateway.access.record import METERED, OPEN
 from gateway.errors import TABLE
 from gateway.schema.base import Answer, Request
+from gateway.schema.bounds import MAX_IMAGES
 from gateway.schema.error import ErrorBody
 
 _REF = "#/components/schemas/{name}"
@@ -25,6 +26,9 @@ _GUARDED_ERRORS = (
     "keys_unavailable",
 )
 _METERED_ERRORS = ("model_not_allowed", "rate_limit_exceeded")
+_FILES = MappingProxyType(
+    {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1, "maxItems": MAX_IMAGES}
+)
 _SCHEMES = MappingProxyType(
     {
         "bearer": {"type": "http", "scheme": "bearer"},
@@ -42,6 +46,7 @@ class Operation:
         path: aiohttp's pattern.
         tag: the group it is shown in.
         body: type of the JSON request body, `example` a body to try it with.
+        form: type of the fields beside the files where the body may be a form, too; `file` what those are called.
         answer: type of the JSON answer; None where the answer is not JSON of a fixed shape.
         chunk: type of the frames where the route also streams.
         errors: codes of `gateway.errors.TABLE` that callers should expect.
@@ -60,6 +65,8 @@ class Operation:
     tag: str
     body: type[Request] | None = None
     example: dict[str, Any] | None = None
+    form: type[Request] | None = None
+    file: str = ""
     answer: type[Answer] | None = None
     chunk: type[Answer] | None = None
     errors: tuple[str, ...] = ()
@@ -97,7 +104,8 @@ def document(operations: list[Operation], *, title: str, version: str) -> dict[s
     shown = [operation for operation in operations if operation.documented]
     types: set[type] = {ErrorBody}
     for operation in shown:
-        types.update(kind for kind in (operation.body, operation.answer, operation.chunk) if kind is not None)
+        kinds = (operation.body, operation.form, operation.answer, operation.chunk)
+        types.update(kind for kind in kinds if kind is not None)
     ordered = sorted(types, key=lambda kind: kind.__name__)
     references, components = msgspec.json.schema_components(ordered, ref_template=_REF)
     for component in components.values():
@@ -105,6 +113,11 @@ def document(operations: list[Operation], *, title: str, version: str) -> dict[s
             # "Absent" is how the types say it; to a reader of the document a default of null says nothing.
             if field.get("default", ...) is None:
                 del field["default"]
+    for operation in shown:
+        if operation.form is not None:
+            form = components[operation.form.__name__]
+            form["properties"] = {operation.file: dict(_FILES), **form["properties"]}
+            form["required"] = [operation.file, *form.get("required", [])]
     schemas = dict(zip(ordered, references, strict=True))
     paths: dict[str, Any] = {}
     for operation in shown:
@@ -149,4 +162,7 @@ def _describe(operation: Operation, path: str, schemas: dict[type, Any]) -> dict
             "required": True,
             "content": {_JSON: {"schema": schemas[operation.body], "example": operation.example}},
         }
+    if operation.form is not None:
+        form = {"schema": schemas[operation.form]}
+        described_operation["requestBody"]["content"]["multipart/form-data"] = form
     return described_operation

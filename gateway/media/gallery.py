@@ -4,8 +4,8 @@ What is held for all requests together is bounded, and given back when each requ
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -55,6 +55,22 @@ class Gallery:
 
         Raises `ApiError` with the parameter of the first image that can't be had.
         """
+        with self.holding() as hold:
+            # Several pictures may share one URL, and several URLs one file.
+            files = await self._files({picture.url: picture.where for picture in reversed(shown)}, hold)
+            album, places = Album(), dict[bytes, int]()
+            for picture in shown:
+                file = files[picture.url]
+                place = places.setdefault(file.digest, len(places))
+                if place == len(album.buffers):
+                    album.buffers.append(file.data)
+                album.images.append(Image(buffer=place, digest=file.digest, detail=picture.detail))
+            del files
+            yield album
+
+    @contextmanager
+    def holding(self) -> Iterator[Hold]:
+        """Count what a request holds, through what this yields, for as long as the block lasts."""
         held = 0
 
         def hold(size: int) -> None:
@@ -65,21 +81,9 @@ class Gallery:
             self.held_bytes += size
 
         try:
-            yield await self._album(shown, hold)
+            yield hold
         finally:
             self.held_bytes -= held
-
-    async def _album(self, shown: list[Picture], hold: Hold) -> Album:
-        # Several pictures may share one URL, and several URLs one file.
-        files = await self._files({picture.url: picture.where for picture in reversed(shown)}, hold)
-        album, places = Album(), dict[bytes, int]()
-        for picture in shown:
-            file = files[picture.url]
-            place = places.setdefault(file.digest, len(places))
-            if place == len(album.buffers):
-                album.buffers.append(file.data)
-            album.images.append(Image(buffer=place, digest=file.digest, detail=picture.detail))
-        return album
 
     async def _files(self, wanted: dict[str, str], hold: Hold) -> dict[str, File]:
         """By URL; `wanted` says which parameter to blame for each."""
@@ -101,13 +105,18 @@ class Gallery:
             raise invalid("Images are only accepted as data: URLs by this server.", where)
         else:
             file = await self._remote.fetch(url, where, hold)
-        header = read_header(file.data)
-        if header is None:
-            raise invalid("The image is not a PNG, JPEG, WebP or GIF file.", where)
-        if header.width * header.height > MAX_IMAGE_PIXELS:
-            raise invalid(
-                f"The image has {header.width} x {header.height} pixels; "
-                f"at most {MAX_IMAGE_PIXELS // 1_000_000} megapixels are allowed.",
-                where,
-            )
-        return file
+        return checked(file, where)
+
+
+def checked(file: File, where: str) -> File:
+    """The file, if it is an image of a format and size that are taken. Raises `ApiError`, naming `where`."""
+    header = read_header(file.data)
+    if header is None:
+        raise invalid("The image is not a PNG, JPEG, WebP or GIF file.", where)
+    if header.width * header.height > MAX_IMAGE_PIXELS:
+        raise invalid(
+            f"The image has {header.width} x {header.height} pixels; "
+            f"at most {MAX_IMAGE_PIXELS // 1_000_000} megapixels are allowed.",
+            where,
+        )
+    return file

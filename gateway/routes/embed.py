@@ -1,21 +1,39 @@
-"""`POST /embed/text`: vectors as plain lists."""
+"""`POST /embed/text`, `/embed/image` and `/embed/multimodal`: vectors as plain lists, of JSON bodies and of forms."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import hdrs, web
 
+from gateway.context import GALLERY
+from gateway.errors import ApiError
 from gateway.openapi import Operation, mount
 from gateway.routes.body import read
 from gateway.routes.caller import model_of
-from gateway.routes.embedder import SLICE, Embedded, embed, numbers, options_of
-from gateway.routes.generation import ERRORS
-from gateway.schema.embed import EmbedAnswer, EmbedTextRequest
+from gateway.routes.embedder import IMAGES, SLICE, Embedded, embed, numbers, options_of
+from gateway.routes.form import read_form
+from gateway.routes.generation import ERRORS, forget_urls
+from gateway.schema.embed import (
+    EmbedAnswer,
+    EmbedImageForm,
+    EmbedImageRequest,
+    EmbedTextRequest,
+    ImageRequest,
+    MultimodalForm,
+    MultimodalRequest,
+    shown,
+)
+from gateway.schema.embed_options import Inputs
 from protocol.messages import Kind
 
 if TYPE_CHECKING:
     from gateway.dispatch.model import Model
+
+FORM = "multipart/form-data"
+BodyRequest = EmbedImageRequest | MultimodalRequest
 
 
 async def text(request: web.Request) -> web.Response:
@@ -23,6 +41,46 @@ async def text(request: web.Request) -> web.Response:
     wanted = await read(request, EmbedTextRequest, beside=options_of(request, EmbedTextRequest))
     model = model_of(request, wanted.model, Kind.EMBEDDING)
     return await _answer(model, await embed(request, model, wanted, wanted.inputs))
+
+
+async def image(request: web.Request) -> web.Response:
+    """One vector per image."""
+    return await _images(request, EmbedImageForm, EmbedImageRequest, field="images", file="file")
+
+
+async def multimodal(request: web.Request) -> web.Response:
+    """One vector per text and image."""
+    return await _images(request, MultimodalForm, MultimodalRequest, field="image", file="image")
+
+
+async def _images(
+    request: web.Request, form: type[ImageRequest], body: type[BodyRequest], *, field: str, file: str
+) -> web.Response:
+    async with _taken(request, form, body, field=field, file=file) as (wanted, inputs):
+        model = model_of(request, wanted.model, Kind.EMBEDDING, IMAGES)
+        return await _answer(model, await embed(request, model, wanted, inputs))
+
+
+@asynccontextmanager
+async def _taken(
+    request: web.Request, form: type[ImageRequest], body: type[BodyRequest], *, field: str, file: str
+) -> AsyncIterator[tuple[ImageRequest, Inputs]]:
+    """The request and its images, which are held for as long as the block lasts. Raises `ApiError`."""
+    gallery, beside = request.app[GALLERY], options_of(request, form)
+    if request.content_type == FORM:
+        with gallery.holding() as hold:
+            sent, files = await read_form(request, form, file=file, beside=beside, hold=hold)
+            yield sent, shown(sent, files, file)
+        return
+    if request.content_type != "application/json":
+        raise ApiError("unsupported_media_type", f"The body must be 'application/json' or '{FORM}'.")
+    wanted = await read(request, body, beside=beside)
+    pictures = wanted.pictures
+    async with gallery.collect(pictures) as album:
+        forget_urls(pictures)
+        # The text of an image is a third larger than the image itself, and nobody reads it again.
+        wanted = msgspec.structs.replace(wanted, **{field: []})
+        yield wanted, shown(wanted, [(album.buffers[one.buffer], one.digest) for one in album.images], field)
 
 
 async def _answer(model: "Model", found: Embedded) -> web.Response:
@@ -43,6 +101,7 @@ async def _answer(model: "Model", found: Embedded) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
+_DOT = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 OPERATIONS = (
     Operation(
         method=hdrs.METH_POST,
@@ -53,6 +112,34 @@ OPERATIONS = (
         access=("embed:text",),
         body=EmbedTextRequest,
         example={"texts": ["Sample text", "Another text"], "normalize": True},
+        answer=EmbedAnswer,
+        errors=(*ERRORS, "output_not_finite"),
+    ),
+    Operation(
+        method=hdrs.METH_POST,
+        path="/embed/image",
+        handler=image,
+        summary="Images to vectors",
+        tag="Embeddings",
+        access=("embed:image",),
+        body=EmbedImageRequest,
+        example={"images": [_DOT]},
+        form=EmbedImageForm,
+        file="file",
+        answer=EmbedAnswer,
+        errors=(*ERRORS, "output_not_finite"),
+    ),
+    Operation(
+        method=hdrs.METH_POST,
+        path="/embed/multimodal",
+        handler=multimodal,
+        summary="Texts with images to vectors",
+        tag="Embeddings",
+        access=("embed:image",),
+        body=MultimodalRequest,
+        example={"text": "A dot", "image": _DOT},
+        form=MultimodalForm,
+        file="image",
         answer=EmbedAnswer,
         errors=(*ERRORS, "output_not_finite"),
     ),

@@ -29,7 +29,7 @@ FLOAT_BYTES = 4
 IMAGES = "embed_image"
 """The capability of models that take images."""
 
-_PLACE = re.compile(r"(?:input|image)s?(?:\[(\d+)\])?")
+_PLACE = re.compile(r"(input|image)s?(?:\[(\d+)\])?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +66,8 @@ async def embed(request: web.Request, model: "Model", options: EmbedOptions, inp
     if model.ready is not None:
         options.check_model(model.ready)
         if inputs.images and IMAGES not in model.ready.capabilities:
-            raise invalid(f"The model '{model.name}' embeds texts only; it takes no images.", inputs.place(0))
+            place = (inputs.image_place or inputs.place)(None)
+            raise invalid(f"The model '{model.name}' embeds texts only; it takes no images.", place)
     keys = inputs.keys
     reserve_inputs(request, [*keys, *(image.text for image in inputs.images.values() if image.text)])
     found = _recall(request, options, model, keys)
@@ -145,9 +146,11 @@ def _located(failure: JobFailed, inputs: Inputs, keys: list[Key]) -> ApiError:
     error = ApiError.of_job(failure)
     match = _PLACE.fullmatch(failure.param or "")
     if match is not None:
+        name, number = match.groups()
         # Without a number it is the only one, or all of them.
-        at = int(match[1]) if match[1] else (0 if len(keys) == 1 else len(keys))
-        place = inputs.place(inputs.keys.index(keys[at]) if at < len(keys) else None)
+        at = int(number) if number else (0 if len(keys) == 1 else len(keys))
+        where = (name == "image" and inputs.image_place) or inputs.place
+        place = where(inputs.keys.index(keys[at]) if at < len(keys) else None)
         error.message = error.message.replace(f"'{failure.param}'", f"'{place}'")
         error.param = place
     return error

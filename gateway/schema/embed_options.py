@@ -105,11 +105,13 @@ class Inputs:
     """What a request wants to have embedded.
 
     `keys` has one entry per input, in order; `images` holds what is behind keys that are digests. `place` names the
-    request's field of an input by its number, for error messages; None: of all of them.
+    request's field of an input by its number, for error messages; None: of all of them. `image_place` does so for the
+    image of an input that has a text, too.
     """
 
     keys: list[Key]
     place: Callable[[int | None], str]
+    image_place: Callable[[int | None], str] | None = None
     images: Mapping[bytes, InputImage] = field(default_factory=dict)
 
     def job(

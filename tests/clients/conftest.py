@@ -5,34 +5,34 @@ from collections.abc import Iterator
 import pytest
 from openai import OpenAI
 from pool_fixtures import (
+    _encoder_session,
     _fake_session,
     _minilm_session,
     _qwen_session,
     _seeing_session,
-    _vectors_session,
+    encoder,
     fake,
     minilm,
     qwen,
     record,
     seeing,
     start_pool,
-    vectors,
 )
 from running_pool import RunningPool
 
 __all__ = [
+    "_encoder_session",
     "_fake_session",
     "_minilm_session",
     "_qwen_session",
     "_seeing_session",
-    "_vectors_session",
+    "encoder",
     "fake",
     "minilm",
     "qwen",
     "record",
     "seeing",
     "start_pool",
-    "vectors",
 ]
 
 

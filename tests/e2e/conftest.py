@@ -1,10 +1,12 @@
 """Real processes, shared or of a test's own."""
 
 from pool_fixtures import (
+    _encoder_session,
     _fake_session,
     _minilm_session,
     _qwen_session,
     _seeing_session,
+    encoder,
     fake,
     minilm,
     qwen,
@@ -14,10 +16,12 @@ from pool_fixtures import (
 )
 
 __all__ = [
+    "_encoder_session",
     "_fake_session",
     "_minilm_session",
     "_qwen_session",
     "_seeing_session",
+    "encoder",
     "fake",
     "minilm",
     "qwen",

@@ -20,6 +20,7 @@ PROMISES = {
     "completions.py": r"(?s)0: ['\"].*1: ['\"]",
     "conversation.py": r"(?s)0 of them cached.*[1-9]\d* of them cached",
     "embeddings.py": r"(?s)^0\.\d\d Knead.*all-MiniLM-L6-v2: 384 dimensions, \d+ tokens",
+    "embed_image.py": r"(?s)\[fake: 3 vectors of 8 dimensions in .* s\]\n-?\d\.\d\d \w.* = ",
     "similarity.py": r"(?s)^0\.\d\d Our cat.* = Thunderstorms.* = At nine.*all-MiniLM-L6-v2: 384 dimensions, \d+ texts",
     "curl.sh": r"(?s)\"models_healthy\":true.*acme/tiny-qwen3.*chat\.completion\".*data: \[DONE\]",
     "discover_models.py": rf"(?s)\"family\": \"qwen\".*{QWEN_NAME}: 1 worker",
@@ -30,7 +31,7 @@ PROMISES = {
     "wait_until_ready.py": rf"ready: {QWEN_NAME}",
 }
 
-POOLS = {"embeddings.py": "minilm", "similarity.py": "minilm", "vision.py": "seeing"}
+POOLS = {"embed_image.py": "encoder", "embeddings.py": "minilm", "similarity.py": "minilm", "vision.py": "seeing"}
 """Which pool they run against, other than `qwen`."""
 
 

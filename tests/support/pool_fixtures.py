@@ -95,16 +95,16 @@ def fake(_fake_session: RunningPool) -> Iterator[RunningPool]:
 
 
 @pytest.fixture(scope="session")
-def _vectors_session(request: pytest.FixtureRequest) -> Iterator[RunningPool]:
-    yield from _shared(request, "vectors", (*FAKE, "--model-type", "embedding"))
+def _encoder_session(request: pytest.FixtureRequest) -> Iterator[RunningPool]:
+    yield from _shared(request, "encoder", (*FAKE, "--model-type", "embedding"))
 
 
 @pytest.fixture
-def vectors(_vectors_session: RunningPool) -> Iterator[RunningPool]:
+def encoder(_encoder_session: RunningPool) -> Iterator[RunningPool]:
     """The session's pool with the fake engine as an embedding model, which takes texts and images."""
-    yield _vectors_session
-    _vectors_session.hang_up()
-    _vectors_session.check_logs()
+    yield _encoder_session
+    _encoder_session.hang_up()
+    _encoder_session.check_logs()
 
 
 @pytest.fixture
