@@ -16,8 +16,6 @@ from worker import logs
 from worker.config import WorkerConfig
 
 PR_SET_PDEATHSIG = 1
-IS_READY, IS_PROVEN = b"r", b"p"
-"""What an engine says on its lifeline: that it takes jobs; that it has done work since."""
 
 
 def engine_command(config: WorkerConfig, worker_uid: str, lifeline_fd: int) -> list[str]:

@@ -22,10 +22,9 @@ from protocol.address import endpoint
 from protocol.messages import Announce, Beat, Ready, State
 from worker.config import BUILT_IN_ENGINES, WorkerConfig
 from worker.engines.base import Engine, EngineLoadError
-from worker.launch import IS_PROVEN, IS_READY
 from worker.link import Link
 from worker.loop import Loop, Stop
-from worker.pulse import Pulse
+from worker.pulse import IS_PROVEN, IS_READY, Pulse
 from worker.reception import Compiler, Reception
 
 log = logging.getLogger("worker")

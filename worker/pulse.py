@@ -1,4 +1,4 @@
-"""What the engine thread shows the IO thread: state and step counter.
+"""Signs of life: what the engine thread shows the IO thread (state and step counter), and the supervisor.
 
 Plain attributes, one writer each; a reader may see a value one step old, never a torn one.
 """
@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 
 from protocol.messages import State
+
+IS_READY, IS_PROVEN = b"r", b"p"
+"""What an engine says on its lifeline: that it takes jobs; that it has done work since."""
 
 
 class Pulse:

@@ -27,7 +27,8 @@ from protocol.messages import EndEngine, Hello, KillEngine, StartEngine, Supervi
 from worker.blas import ADVICE, find_openblas
 from worker.child import Child
 from worker.config import WorkerConfig, engine_environment, honcho_process
-from worker.launch import IS_READY, engine_command
+from worker.launch import engine_command
+from worker.pulse import IS_READY
 from worker.watch import (
     BecameReady,
     Begin,
