@@ -9,12 +9,12 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import chat, embeddings, gateway, vision
+from benchmarks import chat, embeddings, gateway, grammar, vision
 from benchmarks.processes import ROOT, direct, mlx_lm_server, mlx_vlm_server, pool
 from benchmarks.table import Table
 
-PARTS = ("chat", "vision", "gateway", "embeddings")
-PACKAGES = ("mlx", "mlx-lm", "mlx-vlm", "mlx-embeddings", "aiohttp", "pyzmq", "uvloop", "msgspec")
+PARTS = ("chat", "grammar", "vision", "gateway", "embeddings")
+PACKAGES = ("mlx", "mlx-lm", "mlx-vlm", "mlx-embeddings", "llguidance", "aiohttp", "pyzmq", "uvloop", "msgspec")
 
 
 def main() -> int:
@@ -34,6 +34,8 @@ def main() -> int:
     parts = options.parts or PARTS
     if "chat" in parts:
         _chat(table, options.rounds)
+    if "grammar" in parts:
+        _grammar(table, min(options.rounds, 3))
     if "vision" in parts:
         _vision(table, options.rounds, options.mlx_vlm_python)
     if "gateway" in parts:
@@ -63,6 +65,15 @@ def _chat(table: Table, rounds: int) -> None:
         chat.throughput(table, ours, rival, plain, folder, rounds=rounds)
         chat.mixed_sampling(table, ours, plain, folder, rounds=min(rounds, 3))
         chat.long_prompt(table, ours, rival, rounds=rounds)
+
+
+def _grammar(table: Table, rounds: int) -> None:
+    from make_models import make
+
+    folder: Path = make("bench-qwen3", ROOT / ".models")
+    with pool("--model-path", str(folder)) as ours, direct() as plain:
+        grammar.mixed(table, ours, plain, folder, rounds=rounds)
+        grammar.flood(table, ours, rounds=rounds)
 
 
 def _vision(table: Table, rounds: int, python: str | None) -> None:

@@ -97,7 +97,7 @@ def _deep(depth: int) -> Schema:
 
 
 def _references() -> Iterator[tuple[str, Schema]]:
-    tree = obj(value=SCALARS["letters"], children=few({"$ref": "#/$defs/node"}, 0, 2))
+    tree = obj(value=SCALARS["letters"], children=few({"$ref": "#/$defs/node"}, 0, 1))
     yield "tree", {"$defs": {"node": tree}, "$ref": "#/$defs/node"}
     linked = obj(value={"type": "boolean"}, next={"anyOf": [{"$ref": "#/$defs/link"}, {"type": "null"}]})
     yield "linked list", {"$defs": {"link": linked}, **obj(head={"$ref": "#/$defs/link"})}

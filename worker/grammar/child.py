@@ -26,6 +26,8 @@ KEPT = 64
 LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
 MEMORY_BYTES = 4 << 30
 """Address space; what asks for more ends the process (Linux: elsewhere the limit has no effect)."""
+FIRST_MASK_S = 0.25
+"""Processor time that the first mask may take. Later ones take about as long wherever a grammar is as rich."""
 GRACE_S, GRACE_PER_TOKEN_S = 0.5, 0.01
 """Processor time that following one grammar may take in all. Usual are a few microseconds a token."""
 ERROR_CHARS = 300
@@ -40,20 +42,24 @@ class Grammars:
         self._lock = threading.Lock()
 
     def get(self, text: str) -> LLMatcher:
-        """A matcher of one's own at the start of the grammar; one that `is_error` where the grammar is no good."""
+        """A matcher of one's own at the start of the grammar. Raises `ValueError` where the grammar is no good."""
         with self._lock:
             if (kept := self._kept.get(text)) is not None:
                 self._kept.move_to_end(text)
                 return kept.deep_copy()
         made = LLMatcher(self._tokenizer, _lark(text), log_level=0, limits=LIMITS)
+        began = time.thread_time()
         if not made.is_error():
             # Copies inherit what the first mask taught the lexer.
             made.compute_bitmask()
+        if made.is_error():
+            raise ValueError(made.get_error())
+        if time.thread_time() - began > FIRST_MASK_S:
+            raise ValueError("it takes too long to follow")
         with self._lock:
-            if not made.is_error():
-                self._kept[text] = made
-                if len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
+            self._kept[text] = made
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
             return made.deep_copy()
 
 
@@ -87,7 +93,7 @@ class Followed:
 
 
 class Steps:
-    """Serves the steps of an engine: one mask a slot, in shared memory. The last four bytes name the slot at work."""
+    """Serves the steps of an engine: a mask a slot, in shared memory, whose last bytes name the slot at work, or -1."""
 
     def __init__(self, grammars: Grammars, tokenizer: LLTokenizer, memory: mmap.mmap, words: int) -> None:
         self._grammars = grammars
@@ -104,12 +110,17 @@ class Steps:
             step = decoder.decode(connection.recv_bytes())
             for slot in step.closed:
                 self._followed.pop(slot, None)
-            connection.send_bytes(bytes(self._take(follow) for follow in step.follow))
+            done = bytes(self._take(follow) for follow in step.follow)
+            self._at_work.value = -1
+            connection.send_bytes(done)
 
     def _take(self, follow: Follow) -> Status:
         self._at_work.value = follow.slot
         if follow.grammar is not None:
-            self._followed[follow.slot] = Followed(self._grammars.get(follow.grammar))
+            try:
+                self._followed[follow.slot] = Followed(self._grammars.get(follow.grammar))
+            except ValueError:
+                return Status.REFUSED
         prefix = self._tokenizer.tokenize_bytes(follow.prefix) if follow.prefix else []
         return self._followed[follow.slot].take(
             prefix, follow.tokens, self._base + follow.slot * self._size, self._size
@@ -131,8 +142,9 @@ def _compile(grammars: Grammars, connection: Connection) -> None:
     try:
         while True:
             text = decoder.decode(connection.recv_bytes()).grammar
+            error = ""
             try:
-                error = grammars.get(text).get_error()
+                grammars.get(text)
             except Exception as failure:
                 error = str(failure) or type(failure).__name__
             connection.send_bytes(msgspec.msgpack.encode(Compiled(error.strip()[:ERROR_CHARS])))
@@ -152,8 +164,9 @@ def _leave_with_parent(lifeline_fd: int) -> None:
 
 
 def main() -> None:
-    """Entry of the process: file descriptors of both sockets, the lifeline and the shared memory."""
-    compile_fd, steps_fd, lifeline_fd, memory_fd = map(int, sys.argv[1:])
+    """Entry of the process: file descriptors of both sockets, the lifeline and the shared memory; its niceness."""
+    compile_fd, steps_fd, lifeline_fd, memory_fd, nice = map(int, sys.argv[1:])
+    os.nice(nice)
     _leave_with_parent(lifeline_fd)
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))

@@ -29,6 +29,8 @@ from worker.text.markers import NORMAL, REASONING, TOOL, Markers
 log = logging.getLogger("worker")
 
 COMPILE_S = 5.0
+PROVER_NICE = 10
+"""Whoever waits for a compiler has time; running streams have not."""
 REMEMBERED = 64
 """Jobs whose plan is kept, so that the same question is answered without compiling again; bad ones as well."""
 UNSUPPORTED = "This model's tokenizer can't be held to a grammar."
@@ -53,7 +55,7 @@ class Grammars:
         self._server: GrammarProcess | None = None
         self._format: Format | None = None
         self._plans: OrderedDict[bytes, Plan | JobError | None] = OrderedDict()
-        self.masks = Masks(self._serving, slots=slots, size=self._size, eos=self._eos)
+        self.masks = Masks(self._serving, condemn=self._condemn, slots=slots, size=self._size, eos=self._eos)
         states = {NORMAL, REASONING, TOOL}
         self._refusal = UNSUPPORTED if raws is None or not getattr(tokenizer, "is_fast", False) else ""
         if markers.initial != NORMAL or not markers.transitions.keys() <= states:
@@ -121,6 +123,14 @@ class Grammars:
         end = self._tokenizer.rfind_think_end(prompt, start=start) if start >= 0 else -1
         return end >= 0 and not any(token in self._eos for token in prompt[end:])
 
+    def _condemn(self, plan: Plan) -> None:
+        """Refuse from now on what hung, or took too long, while it was followed."""
+        with self._lock:
+            for key, found in self._plans.items():
+                if found is plan:
+                    message = f"'{plan.param}' can't be enforced: it takes too much time to follow."
+                    self._plans[key] = JobError(Code.INVALID_REQUEST, message, plan.param)
+
     # -- compiling
 
     def _work_out(self, job: GenerateJob) -> Plan | None:
@@ -156,7 +166,7 @@ class Grammars:
         """What is wrong with a grammar, or nothing."""
         try:
             if self._prover is None:
-                self._prover = self._start()
+                self._prover = self._start(nice=PROVER_NICE)
             return " ".join(self._prover.compile(grammar, COMPILE_S).split())
         except ProcessLostError:
             self._prover = None
@@ -172,11 +182,11 @@ class Grammars:
                 self._server = self._start()
             return self._server
 
-    def _start(self) -> GrammarProcess:
+    def _start(self, *, nice: int = 0) -> GrammarProcess:
         added = list(self._tokenizer.added_tokens_decoder)
         vocabulary = Vocabulary(_tokenizer_file(self._tokenizer), self._size, sorted(self._eos), added)
         try:
-            process = GrammarProcess(vocabulary, slots=self._slots)
+            process = GrammarProcess(vocabulary, slots=self._slots, nice=nice)
         except (OSError, ProcessLostError) as error:
             raise JobError(Code.ENGINE_ERROR, f"no grammar process could be started: {error!r}") from error
         if process.error:
@@ -204,7 +214,7 @@ class Grammars:
 
     def _specials(self) -> frozenset[int]:
         if self._prover is None:
-            self._prover = self._start()
+            self._prover = self._start(nice=PROVER_NICE)
         specials = self._prover.specials
         if self._format is None:
             self._format = self._read_format(specials)

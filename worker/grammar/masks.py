@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.grammar.constraint import Constraint, Phase
+from worker.grammar.constraint import Constraint, Phase, Plan
 from worker.grammar.process import GrammarProcess, ProcessLostError
 from worker.grammar.wire import Follow, Status, Step
 
@@ -25,12 +25,22 @@ LOST = "The grammar could not be followed: it takes too much time or memory."
 
 
 class Masks:
-    """One process serves all rows. `process` answers it, or, called with `True`, one in place of it."""
+    """One process serves all rows. `process` answers it, or, called with `True`, one in place of it.
+
+    `condemn` is told of plans that proved well, but were too much when they were followed.
+    """
 
     def __init__(
-        self, process: Callable[[bool], GrammarProcess], *, slots: int, size: int, eos: frozenset[int]
+        self,
+        process: Callable[[bool], GrammarProcess],
+        *,
+        condemn: Callable[[Plan], None],
+        slots: int,
+        size: int,
+        eos: frozenset[int],
     ) -> None:
         self._process = process
+        self._condemn = condemn
         self._lost = False
         self._free = list(range(slots))
         self._following: dict[int, Constraint] = {}
@@ -62,7 +72,7 @@ class Masks:
                 process, self._lost = self._process(self._lost), False
                 step = Step([self._next(one) for one in ruled], closed)
                 for one, status in zip(ruled, process.step(step, STEP_S), strict=True):
-                    _note(one, status)
+                    self._note(one, status)
                 return
             except (ProcessLostError, OSError):
                 self._lost = True
@@ -95,10 +105,31 @@ class Masks:
         log.warning("a grammar process was lost; its rows go on in another")
         if (one := self._following.get(guilty)) is not None:
             one.failed = LOST
+            self._condemn(one.plan)
         for slot, other in self._following.items():
             other.slot = None
             self._free.append(slot)
         self._following.clear()
+
+    def _note(self, one: Constraint, status: Status) -> None:
+        match status:
+            case Status.OPEN:
+                return
+            case Status.ENDED if one.plan.trigger is None:
+                one.finished = True
+            case Status.SLOW:
+                one.failed = TOO_SLOW
+                self._condemn(one.plan)
+                one.closed = True
+            case Status.ENDED:
+                one.lose()
+            case Status.REFUSED:
+                # Behind a marker that stands in a sentence there need not be a call.
+                if one.plan.trigger is not None and len(one.tokens) == 0:
+                    one.lose()
+                else:
+                    one.failed = REFUSED
+                    one.closed = True
 
     # -- masks
 
@@ -128,23 +159,3 @@ class Masks:
         if not mask.any():
             one.finished = True
             mask[:] = self._eos
-
-
-def _note(one: Constraint, status: Status) -> None:
-    match status:
-        case Status.OPEN:
-            return
-        case Status.ENDED if one.plan.trigger is None:
-            one.finished = True
-        case Status.SLOW:
-            one.failed = TOO_SLOW
-            one.closed = True
-        case Status.ENDED:
-            one.lose()
-        case Status.REFUSED:
-            # Behind a marker that stands in a sentence there need not be a call.
-            if one.plan.trigger is not None and len(one.tokens) == 0:
-                one.lose()
-            else:
-                one.failed = REFUSED
-                one.closed = True

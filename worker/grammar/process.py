@@ -27,13 +27,13 @@ class ProcessLostError(Exception):
 class GrammarProcess:
     """`compile` and `step` may be called by one thread each; `kill` by any."""
 
-    def __init__(self, vocabulary: Vocabulary, *, slots: int) -> None:
-        """Start it. Raises `OSError`, `ProcessLostError`."""
+    def __init__(self, vocabulary: Vocabulary, *, slots: int, nice: int = 0) -> None:
+        """Start it, at a lower priority where `nice` is above 0. Raises `OSError`, `ProcessLostError`."""
         words = (vocabulary.size + 31) // 32
         with tempfile.TemporaryFile() as file:
             file.truncate(slots * words * 4 + 4)
             self._memory = mmap.mmap(file.fileno(), 0)
-            self._start(file.fileno())
+            self._start(file.fileno(), nice)
         everything = np.frombuffer(self._memory, dtype=np.uint32)
         self.masks: NDArray[np.uint32] = everything[:-1].reshape(slots, words)
         self._at_work = everything[-1:].view(np.int32)
@@ -42,7 +42,7 @@ class GrammarProcess:
         self.error = answer.error
         self.specials = frozenset(answer.ids)
 
-    def _start(self, memory_fd: int) -> None:
+    def _start(self, memory_fd: int, nice: int) -> None:
         ours = []
         theirs = []
         for _ in range(2):
@@ -53,7 +53,7 @@ class GrammarProcess:
         inherited = (*(end.fileno() for end in theirs), read_end, memory_fd)
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the command is our own
-                [sys.executable, "-m", "worker.grammar.child", *map(str, inherited)],
+                [sys.executable, "-m", "worker.grammar.child", *map(str, inherited), str(nice)],
                 cwd=Path(__file__).parents[2],
                 stdin=subprocess.DEVNULL,
                 pass_fds=inherited,
@@ -81,7 +81,7 @@ class GrammarProcess:
 
     @property
     def at_work(self) -> int:
-        """The slot whose mask it last began."""
+        """The slot whose mask it is computing, or -1."""
         return int(self._at_work[0])
 
     def compile(self, grammar: str, timeout_s: float) -> str:

@@ -1,5 +1,6 @@
 """What vision adds to the chat engine: pictures in caches, in chunks, in crowds; and what it refuses."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from engine_runs import job, prepared, run
 from vision_runs import look, noise, shown
 
 from protocol.errors import Code, JobError
-from protocol.messages import ChatPrompt, Failed, GenerateJob, TextPrompt, TokenizeJob
+from protocol.messages import ChatPrompt, Failed, GenerateJob, Grammar, TextPrompt, TokenizeJob
 from worker.config import WorkerConfig
 from worker.engines.base import EngineLoadError
 from worker.engines.vision import VisionEngine
@@ -172,6 +173,15 @@ def test_text_behind_a_prefix_that_once_went_on_with_a_picture(engine: VisionEng
     outcome = run(engine, [text], files=FILES)[2]
     assert outcome.usage and outcome.usage.cached_tokens > 16
     assert outcome.tokens[0] == tokens(fresh, text)[0]
+
+
+def test_answer_about_a_picture_follows_a_grammar(engine: VisionEngine) -> None:
+    """A row that sees is ruled like any other, beside rows that are not."""
+    ruled = look(1, FILES, ("What is ", 7), grammar=Grammar("regex", "(blue|red) [0-9]{2}", "p"), tenant="grammar")
+    free = look(2, FILES, ("What is ", 8), max_tokens=12, tenant="grammar")
+    outcomes = run(engine, [ruled, free], files=FILES)
+    assert re.fullmatch("(blue|red) [0-9]{2}", outcomes[1].text[0])
+    assert outcomes[2].tokens[0] == tokens(engine, free)[0]
 
 
 def test_choices_share_one_look(engine: VisionEngine, looks: list[Any]) -> None:

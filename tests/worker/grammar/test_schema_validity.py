@@ -35,10 +35,10 @@ def check(name: str, schema: dict[str, Any], text: str) -> None:
         assert TIME.fullmatch(value["value"])
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", range(6))
 def test_answer_fits_its_schema_when_the_model_draws_at_random(engine: ChatEngine, part: int) -> None:
     """At temperature 1, every answer is JSON that its schema accepts; one that was cut off says so."""
-    schemas = [(name, schema) for name, schema in corpus().items()][part::12]
+    schemas = [(name, schema) for name, schema in corpus().items()][part::6]
     outcomes = run(engine, [asked(number, schema) for number, (_, schema) in enumerate(schemas)])
     for number, (name, schema) in enumerate(schemas):
         outcome = outcomes[number]
