@@ -10,7 +10,7 @@ from gateway.schema.chat import ChatCompletionRequest
 from gateway.schema.completion import CompletionRequest
 from gateway.schema.decode import decode
 from gateway.schema.tokenize import DetokenizeRequest, TokenizeRequest
-from protocol.messages import ChatPrompt, GenerateJob, Ready, TextPrompt, TokenPrompt
+from protocol.messages import ChatPrompt, GenerateJob, Grammar, Ready, TextPrompt, TokenPrompt
 
 USER = {"role": "user", "content": "hi"}
 READY = Ready(
@@ -228,3 +228,58 @@ def test_detokenize_job_is_refused_when_an_id_is_unknown() -> None:
     assert request.job(READY).tokens == [99]
     with pytest.raises(ApiError):
         decode(b'{"tokens":[100]}', DetokenizeRequest).job(READY)
+
+
+TOOLS = [{"type": "function", "function": {"name": name, "strict": True}} for name in "fg"]
+NAMED = {"type": "function", "function": {"name": "g"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "grammar"),
+    [
+        ({"response_format": {"type": "text"}}, None),
+        ({"response_format": {"type": "json_object"}}, Grammar("json_object", "", "response_format")),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"b": 1, "a": "é"}}}},
+            Grammar("json_schema", '{"b":1,"a":"é"}', "response_format.json_schema.schema"),
+        ),
+        (
+            {"structured_outputs": {"json": '{"type": "null"}'}},
+            Grammar("json_schema", '{"type":"null"}', "structured_outputs.json"),
+        ),
+        ({"structured_outputs": {"regex": "a|b"}}, Grammar("regex", "a|b", "structured_outputs.regex")),
+        ({"structured_outputs": {"choice": ["a", "é"]}}, Grammar("choice", '["a","é"]', "structured_outputs.choice")),
+        ({"structured_outputs": {"grammar": "start: x"}}, Grammar("grammar", "start: x", "structured_outputs.grammar")),
+        ({"structured_outputs": {"json_object": True}}, Grammar("json_object", "", "structured_outputs.json_object")),
+    ],
+)
+def test_grammar_travels_when_a_structure_is_asked_for(fields: dict[str, Any], grammar: Grammar | None) -> None:
+    """Properties in the order of the request, and the field that errors will name."""
+    assert chat_job(**fields).grammar == grammar
+    if "structured_outputs" in fields:
+        assert completion_jobs(**fields)[0].grammar == grammar
+
+
+@pytest.mark.parametrize(
+    ("choice", "demand"),
+    [
+        ("auto", ("auto", [], True)),
+        ("required", ("required", [], True)),
+        (NAMED, ("required", ["g"], False)),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]}},
+            ("auto", ["g"], True),
+        ),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [NAMED]}},
+            ("required", ["g"], True),
+        ),
+    ],
+)
+def test_demand_travels_when_a_tool_is_chosen(choice: Any, demand: tuple[str, list[str], bool]) -> None:
+    """What must be called, what may be, and whether more than once."""
+    job = chat_job(tools=TOOLS, tool_choice=choice)
+    assert (job.tool_choice, job.tool_names, job.parallel_tool_calls) == demand
+    assert isinstance(job.prompt, ChatPrompt)
+    assert job.prompt.tools is not None
+    assert b'"strict":true' in job.prompt.tools

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from protocol.errors import Code, JobError
-from protocol.messages import DetokenizeJob, Failed, Job, Text
-from worker.reception import Admit, Reception
+from protocol.messages import DetokenizeJob, Failed, GenerateJob, Grammar, Job, Sampling, Text, TextPrompt
+from worker.reception import Admit, Compiler, Reception
 
 PATIENCE_S = 10.0
 
@@ -21,10 +21,11 @@ def job(number: int, attempt: int = 1) -> DetokenizeJob:
 class Desk:
     """A reception with a given `prepare`; everything that leaves it is in `out`, in order."""
 
-    def __init__(self, prepare: Callable[[Job, Sequence[bytes]], Any]) -> None:
+    def __init__(self, prepare: Callable[[Job, Sequence[bytes]], Any], compiler: Compiler | None = None) -> None:
         self.out: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.reception = Reception(
             prepare=prepare,
+            compiler=compiler,
             admit=self.out.put,
             send=lambda epoch, messages: [self.out.put((epoch, message)) for message in messages],
         )
@@ -48,6 +49,40 @@ class Gate:
             self.reached.set()
             assert self.go.wait(PATIENCE_S)
         return f"prepared {job.job}"
+
+
+class Workshop:
+    """A `Compiler` that works on whatever has a grammar, refuses kind `bad`, and waits to be let go on."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    def compiles(self, job: GenerateJob) -> bool:
+        return job.grammar is not None
+
+    def compile(self, job: GenerateJob) -> None:
+        assert self.go.wait(PATIENCE_S)
+        if job.grammar is not None and job.grammar.kind == "bad":
+            raise JobError(Code.INVALID_REQUEST, "no", "where")
+
+
+def ruled(number: int, kind: str) -> GenerateJob:
+    return GenerateJob(number, 1, "r", "t", TextPrompt("x"), Sampling(0), grammar=Grammar(kind))
+
+
+def test_nobody_waits_for_a_grammar_of_others() -> None:
+    """What has to be compiled is prepared behind that; a refusal and a cancel end it there."""
+    shop = Workshop()
+    desk = Desk(lambda job, _buffers: job.job, shop)
+    for number, kind in ((1, "bad"), (2, "good"), (3, "good")):
+        desk.reception.take(7, ruled(number, kind))
+    desk.reception.take(7, job(4))
+    assert desk.next() == Admit(7, 4, 1, 4)
+    assert desk.reception.cancel(7, 2, 1)
+    shop.go.set()
+    assert desk.next() == (7, Failed(1, 1, Code.INVALID_REQUEST, "no", "where"))
+    assert desk.next() == Admit(7, 3, 1, 3)
+    assert desk.reception.waiting == 0
 
 
 def test_prepared_job_goes_to_the_loop() -> None:
