@@ -116,6 +116,7 @@ def test_kill_of_the_gateway_loses_no_key_and_at_most_a_second_of_usage(start_po
     assert (answer.status, answer.headers["x-ratelimit-remaining-requests"]) == (200, "17")
 
 
+@pytest.mark.timed
 def test_revoked_key_is_refused_within_a_second_under_load_and_logs_hold_no_key(
     start_pool: Callable[..., RunningPool], tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def measure(pool: RunningPool, record: Callable[[str, object], None]) -> float:
     return took_s
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("leave", [close, reset])
 @pytest.mark.parametrize(
     ("content", "fields"),
@@ -61,6 +62,7 @@ def test_slot_is_free_at_once_when_a_waiting_client_leaves(
     until(lambda: fake.metric("pool_worker_running_rows") == 0, timeout_s=3, what="the worker has no rows")
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("leave", [close, reset])
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
 def test_slot_is_free_at_once_when_a_client_leaves_mid_stream(

@@ -53,6 +53,7 @@ def made(folder: Path, capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return capsys.readouterr().out.strip()
 
 
+@pytest.mark.timed
 async def test_key_is_known_within_a_second_when_the_command_line_makes_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

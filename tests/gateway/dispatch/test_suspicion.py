@@ -95,6 +95,7 @@ async def test_equal_requests_are_not_refused_when_engines_are_killed_from_outsi
     assert [flight.outcome for flight in flights] == ["done"] * 8
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(
     ("job", "again"),
     [

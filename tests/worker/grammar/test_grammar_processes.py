@@ -64,6 +64,7 @@ def test_row_fails_alone_when_its_mask_has_no_end(engine: ChatEngine, monkeypatc
         engine.prepare(jobs[1])
 
 
+@pytest.mark.timed
 def test_grammar_is_refused_when_compiling_takes_too_long(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that compiles is killed in time, the refusal says why, and the next grammar is compiled as ever."""
     run(engine, [ask(1, LIST)])
