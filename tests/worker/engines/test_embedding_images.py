@@ -62,7 +62,7 @@ def test_vectors_are_pytorchs_alone_and_together(engine_that_sees: Callable[[str
 def test_description_says_that_images_are_taken(engine: EmbeddingEngine) -> None:
     """The gateway sends them only there."""
     ready = engine.describe()
-    assert set(ready.capabilities) == {"embeddings", "embed_image"}
+    assert set(ready.capabilities) == {"embeddings", "embed_image", "tokenize"}
     assert ready.dimensions == encoders.WIDTH
     engine.warm()
 
@@ -102,7 +102,7 @@ def test_image_is_refused_where_only_text_works(tmp_path: Path) -> None:
     """The parameter at fault is the input."""
     engine = loaded(encoders.write("bert", tmp_path / "bert"))
     assert refused(engine, embed_job(1, images=images(1)), FILES).param == "input"
-    assert engine.describe().capabilities == ["embeddings"]
+    assert engine.describe().capabilities == ["embeddings", "tokenize"]
 
 
 def test_images_are_batched_by_what_they_cost(engine: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
