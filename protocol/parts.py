@@ -1,5 +1,7 @@
 """What messages are made of: the base of everything that travels, prompts, sampling, images, pieces of answers."""
 
+from collections.abc import Iterable
+
 import msgspec
 
 
@@ -85,7 +87,10 @@ class Image(Message, frozen=True):
 
 
 class ToolCall(Message, frozen=True):
-    """One parsed tool call; `arguments` is JSON text."""
+    """One tool call, or more of one: without a `name`, its `arguments` go on those of the same `index` before it.
+
+    `arguments`, all together, are JSON text, as far as the model wrote any.
+    """
 
     index: int
     id: str
@@ -93,8 +98,20 @@ class ToolCall(Message, frozen=True):
     arguments: str
 
 
+def joined_calls(pieces: Iterable[ToolCall]) -> list[ToolCall]:
+    """Tool calls with all the arguments that the pieces hold. One whose beginning is not among them stays a piece."""
+    calls: list[ToolCall] = []
+    for piece in pieces:
+        if calls and not piece.name and calls[-1].index == piece.index:
+            last = calls[-1]
+            calls[-1] = ToolCall(last.index, last.id, last.name, last.arguments + piece.arguments)
+        else:
+            calls.append(piece)
+    return calls
+
+
 class TokenLogprob(Message, frozen=True):
-    """One generated token with its log-probability (nats) and the most likely alternatives.
+    """One token with its log-probability (nats; NaN where it follows nothing) and the most likely alternatives.
 
     `token` is the text of the token, lossy where it is part of a character; `raw` its bytes.
     """

@@ -1,6 +1,7 @@
 """Several deltas of one choice as one; pure. Order within a choice is kept, order between choices is not."""
 
 from protocol.messages import Delta
+from protocol.parts import joined_calls
 
 
 def merge(deltas: list[Delta], *, choices: int) -> list[Delta]:
@@ -37,7 +38,7 @@ def _join(parts: list[Delta]) -> Delta:
         tokens=[token for part in parts for token in part.tokens],
         text="".join([part.text for part in parts]),
         reasoning="".join([part.reasoning for part in parts]),
-        calls=[call for part in parts for call in part.calls],
+        calls=joined_calls(call for part in parts for call in part.calls),
         logprobs=[entry for part in parts for entry in part.logprobs],
         finish=next((part.finish for part in reversed(parts) if part.finish is not None), None),
     )

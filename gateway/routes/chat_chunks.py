@@ -1,5 +1,7 @@
 """Deltas to the bytes of a streamed chat completion. The hot path: a text delta is three byte strings joined."""
 
+from collections.abc import Iterator
+
 import msgspec
 import orjson
 
@@ -14,7 +16,7 @@ from gateway.schema.answers import (
     ToolCallDelta,
     Usage,
 )
-from protocol.messages import Delta, TokenLogprob
+from protocol.messages import Delta, TokenLogprob, ToolCall
 
 KIND = "chat.completion.chunk"
 
@@ -57,12 +59,7 @@ class ChatChunks:
                 reasoning=delta.reasoning or None,
             )
             parts.append(self._frame(choice, said, logprobs=delta.logprobs))
-        for call in delta.calls:
-            opening = ToolCallDelta(
-                index=call.index, id=call.id, type="function", function=FunctionDelta(name=call.name, arguments="")
-            )
-            arguments = ToolCallDelta(index=call.index, function=FunctionDelta(arguments=call.arguments))
-            parts += (self._frame(choice, ChatDelta(tool_calls=[piece])) for piece in (opening, arguments))
+        parts += (self._frame(choice, ChatDelta(tool_calls=[piece])) for call in delta.calls for piece in _pieces(call))
         if delta.finish is not None:
             parts.append(self._frame(choice, ChatDelta(), finish=finish_of(delta)))
 
@@ -77,3 +74,12 @@ class ChatChunks:
         found = ChatLogprobs(content=[logprob_of(token) for token in logprobs]) if logprobs else None
         entry = ChatChunkChoice(index=choice, delta=delta, logprobs=found, finish_reason=finish)
         return self._head + msgspec.json.encode(entry) + self._tail
+
+
+def _pieces(call: ToolCall) -> Iterator[ToolCallDelta]:
+    """As OpenAI sends them: who is called, then the arguments."""
+    if call.name:
+        opening = FunctionDelta(name=call.name, arguments="")
+        yield ToolCallDelta(index=call.index, id=call.id, type="function", function=opening)
+    if call.arguments or call.name:
+        yield ToolCallDelta(index=call.index, function=FunctionDelta(arguments=call.arguments))

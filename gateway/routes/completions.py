@@ -14,7 +14,7 @@ from gateway.routes.body import answer, read
 from gateway.routes.caller import model_of, reserve, tenant
 from gateway.routes.generation import ERRORS, closing_extras, cost, timings_asked
 from gateway.routes.origin import Origin
-from gateway.routes.text_chunks import TextChunks, text_choice
+from gateway.routes.text_chunks import TextChunks, best, text_choice
 from gateway.schema.answers import Completion, usage_of
 from gateway.schema.completion import CompletionRequest
 from gateway.sse import EventStream
@@ -71,8 +71,10 @@ async def _whole(
     request: web.Request, wanted: CompletionRequest, model: "Model", jobs: list[GenerateJob]
 ) -> web.Response:
     async def collect(prompt: int, stream: JobStream) -> tuple[int, list[Delta], JobUsage]:
-        deltas = await stream.collect()
-        return prompt, deltas, cost(stream)
+        deltas, spent = await stream.collect(), cost(stream)
+        if wanted.ranked:
+            deltas = best(deltas, n, prompt_tokens=spent.prompt_tokens if wanted.echo else 0)
+        return prompt, deltas, spent
 
     n = wanted.n or 1
     results = await _run(request, model, jobs, collect)

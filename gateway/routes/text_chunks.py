@@ -1,5 +1,8 @@
 """Deltas to the bytes of a streamed plain completion, and the legacy log-probability lists."""
 
+from math import inf, isnan
+from statistics import fmean
+
 import msgspec
 import orjson
 
@@ -67,13 +70,28 @@ def legacy_logprobs(tokens: list[TokenLogprob], *, alternatives: int, offset: in
         offset += len(token.token)
     return TextLogprobs(
         tokens=[token.token for token in tokens],
-        token_logprobs=[finite(token.logprob) for token in tokens],
+        token_logprobs=[None if isnan(token.logprob) else finite(token.logprob) for token in tokens],
         top_logprobs=[_alternatives(token) for token in tokens] if alternatives else None,
         text_offset=offsets,
     )
 
 
-def _alternatives(token: TokenLogprob) -> dict[str, float]:
+def _alternatives(token: TokenLogprob) -> dict[str, float] | None:
+    if isnan(token.logprob):
+        return None
     found = {text: finite(logprob) for text, _, logprob in token.top}
     found.setdefault(token.token, finite(token.logprob))
     return found
+
+
+def best(deltas: list[Delta], wanted: int, *, prompt_tokens: int) -> list[Delta]:
+    """The `wanted` answers of highest log-probability per token, best first, numbered anew.
+
+    `prompt_tokens` leading entries are of the prompt.
+    """
+    ranked = sorted(deltas, key=lambda delta: -_mean(delta.logprobs[prompt_tokens:]))
+    return [msgspec.structs.replace(delta, choice=at) for at, delta in enumerate(ranked[:wanted])]
+
+
+def _mean(tokens: list[TokenLogprob]) -> float:
+    return fmean(finite(token.logprob) for token in tokens) if tokens else -inf

@@ -160,11 +160,14 @@ TextFinish = Literal["stop", "length"]
 
 
 class TextLogprobs(Answer, frozen=True, kw_only=True):
-    """Four lists of equal length; offsets count characters of the choice's text."""
+    """Four lists of equal length; offsets count characters of the choice's text.
+
+    The first token of an echoed prompt follows nothing: its entries are null.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 

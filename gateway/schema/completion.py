@@ -4,8 +4,8 @@ from typing import Annotated, cast
 
 from msgspec import Meta
 
-from gateway.errors import invalid, unsupported
-from gateway.schema.bounds import MAX_PROMPTS, Choices, LegacyLogprobs, TokenId
+from gateway.errors import invalid
+from gateway.schema.bounds import MAX_PROMPTS, Choices, EchoedMaxTokens, LegacyLogprobs, TokenId
 from gateway.schema.sampling import Generation, check_tokens
 from protocol.messages import GenerateJob, Ready, TextPrompt, TokenPrompt
 
@@ -19,6 +19,7 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
     """Text to continue: a string, token ids, or a list of up to 128 of either. `max_tokens` defaults to 16."""
 
     prompt: str | Annotated[list[str | TokenId | TokenIds], Meta(min_length=1)]
+    max_tokens: EchoedMaxTokens | None = None
     best_of: Choices | None = None
     echo: bool | None = None
     logprobs: LegacyLogprobs | None = None
@@ -26,16 +27,23 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
     def check(self) -> None:
         """One kind of prompt, and no combination that can't be honoured."""
         super().check()
-        if self.best_of is not None and self.best_of != (self.n or 1):
-            raise unsupported("best_of", "must equal 'n': answers are not ranked by this server.")
-        if self.echo and self.logprobs is not None:
-            raise unsupported("logprobs", "can't be combined with 'echo' on this server.")
+        if self.best_of is not None and self.best_of < (self.n or 1):
+            raise invalid("'best_of' must be at least 'n'.", "best_of")
+        if self.ranked and self.stream:
+            raise invalid("'best_of' above 'n' can't be streamed: the best is known at the end.", "best_of")
+        if self.max_tokens == 0 and not self.echo:
+            raise invalid("'max_tokens' may be 0 only with 'echo'.", "max_tokens")
         if isinstance(self.prompt, str):
             return
         if len(kinds := set(map(type, self.prompt))) > 1:
             raise invalid("'prompt' mixes strings, token ids and lists of token ids.", "prompt")
         if kinds != {int} and len(self.prompt) > MAX_PROMPTS:
             raise invalid(f"'prompt' has {len(self.prompt)} entries; at most {MAX_PROMPTS} are allowed.", "prompt")
+
+    @property
+    def ranked(self) -> bool:
+        """Whether more answers are made than are given."""
+        return (self.best_of or 1) > (self.n or 1)
 
     def prompts(self, ready: Ready | None) -> list[TextPrompt | TokenPrompt]:
         """One per answer group, in order. Raises `ApiError` for token ids that the model can't take."""
@@ -67,8 +75,9 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
                 sampling=sampling,
                 max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
                 stop=self.stops(),
-                n=self.n or 1,
-                logprobs=self.logprobs,
+                n=self.best_of or self.n or 1,
+                # Answers are ranked by their log-probabilities.
+                logprobs=0 if self.ranked and self.logprobs is None else self.logprobs,
                 echo=bool(self.echo),
                 grammar=self.grammar(),
             )

@@ -70,6 +70,52 @@ def test_four_lists_agree_when_log_probabilities_are_asked_for(client: OpenAI) -
     assert found.text_offset[0] == 0
 
 
+def test_prompt_is_scored_when_echo_and_log_probabilities_are_asked_for(client: OpenAI) -> None:
+    """As evaluation harnesses ask: `echo`, `logprobs`, no new tokens; streamed and not. The first entry is null."""
+    asked: dict[str, Any] = {**GREEDY, "prompt": ["the sea is", "wide"], "echo": True, "logprobs": 1, "max_tokens": 0}
+    whole = client.completions.create(**asked)
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 0
+    assert [choice.text for choice in whole.choices] == asked["prompt"]
+    for choice in whole.choices:
+        found: Any = choice.logprobs
+        assert "".join(found.tokens) == choice.text
+        assert (found.token_logprobs[0], found.top_logprobs[0], found.text_offset[0]) == (None, None, 0)
+        for token, own, top in zip(found.tokens[1:], found.token_logprobs[1:], found.top_logprobs[1:], strict=True):
+            assert top[token] == own <= max(top.values()) <= 0
+        assert choice.finish_reason == "length"
+    more = client.completions.create(**{**asked, "prompt": "the sea is", "max_tokens": 4}).choices[0].logprobs
+    assert more is not None
+    assert whole.choices[0].logprobs is not None
+    assert more.tokens is not None
+    assert more.token_logprobs is not None
+    assert (more.token_logprobs[:2], len(more.tokens) - len(whole.choices[0].logprobs.tokens or ())) == (
+        (whole.choices[0].logprobs.token_logprobs or [])[:2],
+        4,
+    )
+    streamed = [chunk.choices[0] for chunk in client.completions.create(**{**asked, "prompt": "wide"}, stream=True)]
+    assert streamed[0].logprobs == whole.choices[1].logprobs
+
+
+def test_best_answers_are_given_when_more_are_made(client: OpenAI) -> None:
+    """`best_of`: the likeliest per token of all that the seed gives, best first; all of them are paid for."""
+    asked: dict[str, Any] = {**GREEDY, "prompt": "the sea is", "temperature": 1.0, "seed": 5}
+    every = client.completions.create(**asked, n=6, logprobs=0)
+    means = {}
+    for choice in every.choices:
+        assert choice.logprobs is not None
+        values = [value for value in choice.logprobs.token_logprobs or [] if value is not None]
+        means[choice.text] = sum(values) / len(values)
+    best = client.completions.create(**asked, n=2, best_of=6)
+    assert [choice.text for choice in best.choices] == sorted(means, key=lambda text: -means[text])[:2]
+    assert [(choice.index, choice.logprobs) for choice in best.choices] == [(0, None), (1, None)]
+    assert best.usage is not None
+    assert every.usage is not None
+    assert best.usage.completion_tokens == every.usage.completion_tokens
+    echoed = client.completions.create(**asked, best_of=6, echo=True).choices[0].text
+    assert echoed == f"the sea is{best.choices[0].text}"
+
+
 def test_model_is_found_by_each_of_its_names(client: OpenAI) -> None:
     """A served name with `/` is listed and retrieved; requests may also name the model's folder or its family."""
     listed = client.models.list()

@@ -77,6 +77,23 @@ def test_demanded_call_is_parsed(client: OpenAI, choice: Any, streamed: bool) ->
     assert final.choices[0].finish_reason == "tool_calls"
 
 
+def test_arguments_come_in_pieces_while_they_are_written(client: OpenAI) -> None:
+    """The name at once, then the arguments: most frames of the stream are pieces of them."""
+    asked: dict[str, Any] = {**ASKED, "tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False}
+    said: list[str] = []
+    names = []
+    for chunk in client.chat.completions.create(**asked, stream=True, extra_body=QUICK):
+        for call in chunk.choices[0].delta.tool_calls or ():
+            if call.function is not None:
+                names.append(call.function.name)
+                said.append(call.function.arguments or "")
+    assert (names[0], any(names[1:])) == ("note_sea", False)
+    whole: Any = client.chat.completions.create(**asked, extra_body=QUICK)
+    assert "".join(said) == whole.choices[0].message.tool_calls[0].function.arguments
+    # Frames that a slow reader gets together are joined, so there may be fewer than tokens.
+    assert len(said) > whole.usage.completion_tokens / 4
+
+
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
 @pytest.mark.parametrize(
     ("extra", "answers"),

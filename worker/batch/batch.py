@@ -18,6 +18,7 @@ from worker.batch.pace import Pace
 from worker.batch.prefix import PrefixCache
 from worker.batch.row import Emission, Row
 from worker.batch.scene import Part, Picture
+from worker.batch.scores import Scores
 from worker.grammar.masks import Masks
 
 PASS_BYTES = 8_000_000
@@ -27,12 +28,16 @@ KEEP_PROMPT = 64
 
 
 class Prompt:
-    """Rows that share one prompt (the choices of one request), on their way into a cohort."""
+    """Rows that share one prompt (the choices of one request), on their way into a cohort.
 
-    __slots__ = ("cache", "cached", "covered", "rows", "started_at")
+    With `scores`, all of it is computed, whatever is cached, and what it would have been is noted there.
+    """
 
-    def __init__(self, rows: list[Row]) -> None:
+    __slots__ = ("cache", "cached", "covered", "rows", "scores", "started_at")
+
+    def __init__(self, rows: list[Row], scores: Scores | None = None) -> None:
         self.rows = rows
+        self.scores = scores
         self.cache: Cache | None = None
         self.covered = 0
         self.cached = 0
@@ -94,6 +99,7 @@ class Batch:
         self._look_turn = False
         self._cohorts: list[Cohort] = []
         self._leaving: dict[int, bool] = {}
+        self._scored: list[Prompt] = []
 
     @property
     def running(self) -> int:
@@ -166,6 +172,11 @@ class Batch:
                 self._pace.decoded(took_s)
         return emissions
 
+    def scored(self) -> list[Prompt]:
+        """Prompts whose scores have become complete since the last time. None of their rows has said anything yet."""
+        scored, self._scored = self._scored, []
+        return scored
+
     # -- leaving -------------------------------------------------------------
 
     def _depart(self) -> None:
@@ -225,13 +236,15 @@ class Batch:
             return
         room = self._room()
         for prompt in self._waiting:
-            if prompt.left > budget and self._fits(prompt, room) and prompt.unseen is None:
+            if (prompt.left > budget or prompt.scores) and self._fits(prompt, room) and prompt.unseen is None:
                 self._waiting.remove(prompt)
                 self._look_up(prompt)
                 self._long = prompt
                 return
 
     def _look_up(self, prompt: Prompt) -> None:
+        if prompt.scores:
+            return
         row = prompt.rows[0]
         cache, covered = self._prefix.nearest(row.tenant, row.key)
         if cache is not None and covered > prompt.covered:
@@ -253,7 +266,7 @@ class Batch:
         room = self._room()
         for prompt in self._waiting:
             widest = max(longest, prompt.left)
-            if prompt.left > budget or prompt.unseen:
+            if prompt.left > budget or prompt.unseen or prompt.scores:
                 continue
             if not self._fits(prompt, room) or (chosen and widest * (len(chosen) + 1) > budget):
                 break
@@ -289,9 +302,12 @@ class Batch:
     def _prefill_long(self, prompt: Prompt, budget: int) -> int:
         """One chunk of one prompt, in its own cache, which the prefix cache then shares."""
         cache = _cache_of(prompt)
-        count = min(budget, prompt.left)
+        count = min(budget, prompt.left, prompt.scores.chunk if prompt.scores else budget)
         if count:
-            caches.prefill(self._model, cache, [prompt.part(count)])
+            logits = caches.prefill(self._model, cache, [prompt.part(count)])
+            if prompt.scores and logits is not None:
+                following = prompt.rows[0].tokens[prompt.covered + 1 : prompt.covered + count + 1]
+                prompt.scores.add(logits[0], following)
             mx.eval(caches.state(cache))
             prompt.covered += count
         if prompt.left == 0:
@@ -305,6 +321,10 @@ class Batch:
         row = prompt.rows[0]
         if len(row.tokens) > KEEP_PROMPT:
             self._prefix.store(row.tenant, row.key[:-1], caches.duplicate(cache))
+        if prompt.scores:
+            self._scored.append(prompt)
+        if row.limit == 0:
+            return
         if len(prompt.rows) > 1 and self._can.joins:
             self._enter(caches.merge([cache] * len(prompt.rows)), prompt.rows)
             return

@@ -39,24 +39,25 @@ def merge(rows: list[Cache]) -> Cache:
     return [rows[0][layer].merge([row[layer] for row in rows]) for layer in range(len(rows[0]))]
 
 
-def prefill(model: Any, cache: Cache, parts: list[Part]) -> None:
-    """Feed each row its tokens in one forward pass, padded on the right; nothing is evaluated."""
+def prefill(model: Any, cache: Cache, parts: list[Part]) -> mx.array | None:
+    """Feed each row its tokens in one forward pass, padded on the right; nothing is evaluated. Returns the logits."""
     lengths = [len(part.tokens) for part in parts]
     width = max(lengths)
     if not width:
-        return
+        return None
     padding = [width - length for length in lengths]
     if any(padding):
         for layer in cache:
             layer.prepare(lengths=lengths, right_padding=padding)
     tokens = mx.array([part.tokens + [0] * (width - len(part.tokens)) for part in parts])
     if any(part.scene for part in parts):
-        model.see(tokens, parts, cache=cache)
+        logits: mx.array = model.see(tokens, parts, cache=cache)
     else:
-        model(tokens, cache=cache)
+        logits = model(tokens, cache=cache)
     if any(padding):
         for layer in cache:
             layer.finalize()
+    return logits
 
 
 def place(cache: Cache, following: list[int]) -> None:

@@ -20,16 +20,18 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     samplings: list[RowSampling]
     constraints: list[Constraint] | None
     echo: str
+    """The prompt's text, where the answer begins with it."""
     scene: Scene | None = None
 
 
 class Choice:
     """One answer of a job: its row in the batch and its text; `held` is what no delta has told yet."""
 
-    __slots__ = ("finished", "held", "job", "row", "text")
+    __slots__ = ("finished", "held", "index", "job", "row", "text")
 
-    def __init__(self, job: "Running", text: ChannelText) -> None:
+    def __init__(self, job: "Running", text: ChannelText, index: int) -> None:
         self.job = job
+        self.index = index
         self.text = text
         self.row: Row
         self.finished = False
@@ -37,12 +39,13 @@ class Choice:
 
 
 class Running:
-    """One job aboard; `open` counts the choices that have not finished."""
+    """One job aboard; `open` counts the choices that have not finished, `echo` is what each begins with."""
 
-    __slots__ = ("admitted_at", "choices", "first_at", "message", "open", "prompt")
+    __slots__ = ("admitted_at", "choices", "echo", "first_at", "message", "open", "prompt")
 
-    def __init__(self, message: GenerateJob, now: float) -> None:
+    def __init__(self, message: GenerateJob, now: float, *, echo: str = "") -> None:
         self.message = message
+        self.echo = echo
         self.choices: list[Choice] = []
         self.open = 0
         self.prompt: Prompt | None = None

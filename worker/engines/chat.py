@@ -29,6 +29,7 @@ from worker.batch.batch import Prompt as BatchPrompt
 from worker.batch.prefix import PrefixCache
 from worker.batch.row import Emission, Logprobs, Row, RowSampling
 from worker.batch.scene import Picture
+from worker.batch.scores import Scores
 from worker.config import WorkerConfig
 from worker.engines.aboard import Choice, Running
 from worker.engines.base import Gauges
@@ -168,10 +169,11 @@ class ChatEngine:
     def admit(self, prepared: Any) -> Sequence[ToGateway]:
         """See `Engine.admit`."""
         job: GenerateJob = prepared.job
-        running = Running(job, self._clock())
+        # What was sent before came with the prompt's text.
+        running = Running(job, self._clock(), echo="" if job.delivered else prepared.echo)
         self._running[job.job] = running
         for index, text in enumerate(prepared.texts):
-            choice = Choice(running, text)
+            choice = Choice(running, text, index)
             choice.row = Row(
                 owner=choice,
                 tenant=job.tenant,
@@ -184,22 +186,39 @@ class ChatEngine:
             )
             # Its client has all of it: only its tokens still count.
             choice.finished = bool(choice.row.position) and self._finish_of(choice, choice.row.tokens[-1]) is not None
+            choice.finished = choice.finished or (prepared.limit == 0 and bool(job.delivered))
             running.choices.append(choice)
         running.open = sum(not choice.finished for choice in running.choices)
         messages: list[ToGateway] = [Accepted(job.job, job.attempt, len(prepared.prompt))]
         if running.open == 0:
             return [*messages, self._done(running)]
-        self._queue(running)
-        if prepared.echo and not job.delivered:
-            messages += [Delta(job.job, job.attempt, index, [], prepared.echo) for index in range(job.n)]
+        if not running.echo or job.logprobs is None:
+            self._tell_prompt(running, [], messages)
+        if running.open:
+            self._queue(running)
         return messages
+
+    def _tell_prompt(self, running: Running, scores: list[Logprobs], messages: list[ToGateway]) -> None:
+        """What comes before anything generated, which may be all that was asked for."""
+        job = running.message
+        logprobs = [self._logprob(*pair) for pair in zip(running.choices[0].row.tokens, scores, strict=False)]
+        for choice in running.choices:
+            finish = "length" if choice.row.limit == 0 else None
+            if running.echo or finish:
+                messages.append(
+                    Delta(job.job, job.attempt, choice.index, [], running.echo, logprobs=logprobs, finish=finish)
+                )
+            if finish:
+                self._finish(choice, messages)
 
     def _queue(self, running: Running) -> None:
         rows = [choice.row for choice in running.choices if not choice.finished]
         # Choices share a prompt, and so one prefill, unless they are resumed behind different tokens.
         shared = [rows] if not running.message.delivered else [[row] for row in rows]
+        asked = running.message.logprobs
         for group in shared:
-            running.prompt = BatchPrompt(group)
+            scores = Scores(asked, self._loaded.vocab_size) if running.echo and asked is not None else None
+            running.prompt = BatchPrompt(group, scores)
             self._ready_batch.add(running.prompt)
 
     def cancel(self, job: int) -> bool:
@@ -215,7 +234,11 @@ class ChatEngine:
     def step(self) -> Sequence[ToGateway]:
         """See `Engine.step`."""
         messages: list[ToGateway] = []
-        for emission in self._ready_batch.step():
+        emissions = self._ready_batch.step()
+        for scored in self._ready_batch.scored():
+            if scored.scores is not None:
+                self._tell_prompt(scored.rows[0].owner.job, scored.scores.found, messages)
+        for emission in emissions:
             choice: Choice = emission.row.owner
             if choice.finished:
                 continue
@@ -264,7 +287,7 @@ class ChatEngine:
             Delta(
                 job.job,
                 job.attempt,
-                row.owner.job.choices.index(choice) if job.n > 1 else 0,
+                choice.index,
                 tokens,
                 piece.text,
                 piece.reasoning,
@@ -285,7 +308,7 @@ class ChatEngine:
 
     def _finish(self, choice: Choice, messages: list[ToGateway]) -> None:
         choice.finished = True
-        self._ready_batch.release(choice.row, keep=True)
+        self._ready_batch.release(choice.row, keep=choice.row.position > 0)
         running = choice.job
         running.open -= 1
         if running.open == 0:

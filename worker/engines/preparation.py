@@ -31,9 +31,10 @@ from worker.engines.loading import Loaded
 from worker.engines.prompts import Prompter
 from worker.engines.vocabulary import Vocabulary
 from worker.grammar.grammars import Grammars
-from worker.text.calls import calls_from
+from worker.text.calls import calls_from, parser_name
 from worker.text.channels import ChannelText
 from worker.text.markers import NORMAL, Markers, initial_state
+from worker.text.writing import written_calls
 
 
 class Preparation:
@@ -77,7 +78,7 @@ class Preparation:
         tokens, scene = self._read(job, shown)
         prompt = tokens or self._prompter.start()
         room = self._loaded.context_length - len(prompt)
-        wanted = job.max_tokens or 1
+        wanted = 1 if job.max_tokens is None else job.max_tokens
         if room < wanted:
             raise JobError(
                 Code.CONTEXT_LENGTH,
@@ -92,7 +93,7 @@ class Preparation:
         return Prepared(
             job=job,
             prompt=prompt,
-            limit=min(room, job.max_tokens or room),
+            limit=room if job.max_tokens is None else min(room, job.max_tokens),
             texts=texts,
             constraints=constraints,
             samplings=[self._sampling(job.sampling, choice, job.logprobs) for choice in range(job.n)],
@@ -142,6 +143,7 @@ class Preparation:
             initial=self._initial(job, prompt),
             stop=job.stop,
             parse_calls=calls_from(tokenizer.tool_parser, tools) if tools and tokenizer.has_tool_calling else None,
+            writing=written_calls(tools, parser_name(tokenizer), parallel=job.parallel_tool_calls) if tools else None,
             call_ids=lambda index: _call_id(job.request_id, choice, index),
             parallel_calls=job.parallel_tool_calls,
         )

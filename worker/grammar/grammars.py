@@ -24,6 +24,7 @@ from worker.grammar.masks import Masks
 from worker.grammar.plans import Dialect
 from worker.grammar.process import GrammarProcess, ProcessLostError
 from worker.grammar.wire import Vocabulary
+from worker.text.calls import parser_name
 from worker.text.markers import NORMAL, REASONING, TOOL, Markers
 
 log = logging.getLogger("worker")
@@ -206,9 +207,8 @@ class Grammars:
             return f"<[{number}]>" if number in specials else None
 
         markers = self._markers if chat else Markers()
-        parser = getattr(self._tokenizer.tool_parser, "__module__", "").rpartition(".")[2]
         return Dialect(
-            tools=format_of(parser, token) if chat and markers.tool_start else None,
+            tools=format_of(parser_name(self._tokenizer), token) if chat and markers.tool_start else None,
             token=token,
         )
 

@@ -49,6 +49,11 @@ def calls_from(
     return parse
 
 
+def parser_name(tokenizer: Any) -> str:
+    """What mlx-lm calls the parser of a tokenizer's model; empty where it has none."""
+    return str(getattr(tokenizer.tool_parser, "__module__", "")).rpartition(".")[2]
+
+
 def _call(item: Any, offered: set[Any]) -> Call:
     name, arguments, own_id = item["name"], item.get("arguments"), item.get("id")
     if not isinstance(name, str) or not name:

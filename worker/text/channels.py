@@ -10,9 +10,11 @@ from typing import Protocol
 import msgspec
 
 from protocol.messages import ToolCall
+from worker.text.blocks import ToolBlocks
 from worker.text.calls import Call
 from worker.text.markers import NORMAL, REASONING, TOOL, Markers
 from worker.text.states import VISIBLE, Edge, State, compile_states
+from worker.text.writing import Emit, Writing
 
 MALFORMED_LIMIT = 8
 """After so many blocks that are no calls, tool markers are plain text: it bounds the work of reading them again."""
@@ -27,6 +29,12 @@ class Detokenizer(Protocol):
     def finalize(self) -> object: ...  # noqa: D102
     @property
     def last_segment(self) -> str: ...  # noqa: D102
+
+
+class Sink(Protocol):
+    """Where the text of a state goes."""
+
+    def append(self, text: str, /) -> None: ...  # noqa: D102
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +73,7 @@ class ChannelText:
         initial: str,
         stop: Sequence[str],
         parse_calls: Callable[[str], list[Call]] | None,
+        writing: Callable[[Emit], Writing] | None = None,
         call_ids: Callable[[int], str],
         parallel_calls: bool,
     ) -> None:
@@ -76,6 +85,7 @@ class ChannelText:
             initial: see `markers.initial_state`.
             stop: stop strings; empty ones are ignored.
             parse_calls: raises `ValueError` for what is no call. None: no calls were asked for, tool blocks are text.
+            writing: reads a block while it is written, in formats that can be read so.
             call_ids: the id of call number i, where the model gives none; must give the same id again on a replay.
             parallel_calls: False ends the answer behind its first call.
 
@@ -86,14 +96,10 @@ class ChannelText:
         self._add_token = detokenizer.add_token
         self._markers = markers
         self._stop = stop
-        self._parse_calls = parse_calls
-        self._call_ids = call_ids
         self._parallel_calls = parallel_calls
         self._text: list[str] = []
         self._reasoning: list[str] = []
-        self._block: list[str] = []
-        self._calls: list[ToolCall] = []
-        self._call_count = 0
+        self._block = ToolBlocks(parse=parse_calls, writing=writing, ids=call_ids, parallel=parallel_calls)
         self._malformed_count = 0
         self._held = ""
         self._opened_by = ("", NORMAL)
@@ -119,16 +125,14 @@ class ChannelText:
 
     def take(self) -> Piece | None:
         """What became certain since the last call, or None."""
-        text, reasoning, calls = self._text, self._reasoning, self._calls
-        if not (text or reasoning or calls):
+        text, reasoning = self._text, self._reasoning
+        if not (text or reasoning or self._block.waiting):
             return None
-        piece = Piece(text="".join(text), reasoning="".join(reasoning), calls=calls)
+        piece = Piece(text="".join(text), reasoning="".join(reasoning), calls=self._block.take())
         if text:
             text.clear()
         if reasoning:
             reasoning.clear()
-        # The piece owns its list now, also an empty one.
-        self._calls = []
         return piece
 
     def finish(self, reason: str) -> Piece:
@@ -142,9 +146,11 @@ class ChannelText:
             self._scan(self._detokenizer.last_segment)
             self._flush(cut=reason == "length")
         reason = self.stopped or reason
-        if self._call_count and reason == "stop":
+        if self._block.count and reason == "stop":
             reason = "tool_calls"
-        return Piece(text="".join(self._text), reasoning="".join(self._reasoning), calls=self._calls, finish=reason)
+        return Piece(
+            text="".join(self._text), reasoning="".join(self._reasoning), calls=self._block.take(), finish=reason
+        )
 
     # -- states
 
@@ -154,7 +160,8 @@ class ChannelText:
         self._may_begin = state.may_begin
         self._thinking = name == REASONING
         # Hidden text collects in a list that nobody reads.
-        self._sink = {NORMAL: self._text, REASONING: self._reasoning, TOOL: self._block}.get(name, [])
+        sinks: dict[str, Sink] = {NORMAL: self._text, REASONING: self._reasoning, TOOL: self._block}
+        self._sink = sinks.get(name, [])
         self._trim = False
 
     def _scan(self, segment: str) -> None:
@@ -189,9 +196,8 @@ class ChannelText:
             return ""
         origin = self._state.name
         if origin == TOOL:
-            block = "".join(self._block)
-            self._block.clear()
-            if not self._add_calls(block):
+            block = self._block.text
+            if not self._end_block():
                 return self._reopen(block + edge.text + rest)
         if target == TOOL:
             self._opened_by = (edge.text, origin)
@@ -202,11 +208,10 @@ class ChannelText:
 
     def _flush(self, *, cut: bool) -> None:
         while self._state.name == TOOL and self.stopped is None:
-            block = "".join(self._block)
-            self._block.clear()
+            block = self._block.text
             held, self._held = self._held, ""
             # What is held back here is half an end marker: no part of a call.
-            if not (cut and self._state.edges) and self._add_calls(block):
+            if self._end_block(cut=cut):
                 return
             self._scan(self._reopen(block + held))
         if self.stopped is None:
@@ -214,23 +219,12 @@ class ChannelText:
 
     # -- calls
 
-    def _add_calls(self, block: str) -> bool:
-        """Emit a block's calls; False if it has none."""
-        if self._parse_calls is None:
+    def _end_block(self, *, cut: bool = False) -> bool:
+        # Without an end marker nothing says that a block is complete, but that it parses.
+        if not self._block.end(cut=cut and bool(self._state.edges)):
             return False
-        try:
-            calls = self._parse_calls(block)
-        except ValueError:
-            return False
-        if not self._parallel_calls:
-            calls = calls[:1]
+        if not self._parallel_calls and (self._block.whole or not cut):
             self.stopped = "tool_calls"
-        for call in calls:
-            index = self._call_count
-            self._call_count += 1
-            self._calls.append(
-                ToolCall(index=index, id=call.id or self._call_ids(index), name=call.name, arguments=call.arguments)
-            )
         return True
 
     def _reopen(self, rest: str) -> str:

@@ -17,6 +17,7 @@ from gateway.access.keyring import Keyring
 from gateway.access.record import UNLIMITED
 from gateway.access.usage import Usage as KeyUsage
 from gateway.context import ANSWERS, GALLERY, GATE, HTTP, POOL, HttpSettings
+from gateway.dispatch.merge import merge
 from gateway.dispatch.stream import JobFailed
 from gateway.logs import TextLines
 from gateway.media.gallery import Gallery
@@ -84,15 +85,8 @@ class FakeStream:
         async with self.changed:
             self.changed.notify_all()
         await self.wait(lambda: self.ended)
-        merged = [Delta(job=0, attempt=0, choice=choice, tokens=[]) for choice in range(self.choices)]
-        for delta in self.pending:
-            before = merged[delta.choice]
-            merged[delta.choice] = Delta(
-                job=0, attempt=0, choice=delta.choice, tokens=before.tokens + delta.tokens,
-                text=before.text + delta.text, reasoning=before.reasoning + delta.reasoning,
-                calls=before.calls + delta.calls, logprobs=before.logprobs + delta.logprobs, finish=delta.finish,
-            )  # fmt: skip
-        return merged
+        merged = {delta.choice: delta for delta in merge(self.pending, choices=self.choices)}
+        return [merged.get(at) or Delta(job=0, attempt=0, choice=at, tokens=[]) for at in range(self.choices)]
 
     async def result(self) -> Any:
         await self.wait(lambda: self.ended)

@@ -147,6 +147,28 @@ async def test_tool_calls_come_as_deltas_when_the_model_calls(client: Any, pool:
     }
 
 
+async def test_arguments_are_passed_on_as_they_come_when_a_call_is_streamed(client: Any, pool: Any) -> None:
+    """A piece a frame, in order, each with its index; not streamed, they are one call."""
+
+    async def call(play: Any) -> None:
+        await play.accept()
+        for piece in (ToolCall(0, "c", "f", ""), ToolCall(0, "", "", '{"a"'), ToolCall(0, "", "", ":1}")):
+            await play.say(calls=[piece])
+        await play.say(calls=[ToolCall(1, "d", "g", "{}")], finish="tool_calls")
+        await play.done()
+
+    pool.script = call
+    frames = await stream(client)
+    pieces = [delta["tool_calls"][0] for delta in deltas(frames) if "tool_calls" in delta]
+    arguments = ["", "", ""]
+    for piece in pieces:
+        arguments[piece["index"]] += piece["function"]["arguments"]
+    assert arguments[:2] == ['{"a":1}', "{}"]
+    assert [piece["function"].get("name") for piece in pieces if "id" in piece] == ["f", "g"]
+    calls = (await whole(client))["choices"][0]["message"]["tool_calls"]
+    assert [(one["id"], one["function"]["arguments"]) for one in calls] == [("c", '{"a":1}'), ("d", "{}")]
+
+
 async def test_logprobs_are_finite_when_streamed_or_not(client: Any, pool: Any) -> None:
     """Each token with bytes and alternatives, also where its text is held back; minus infinity becomes -9999."""
 

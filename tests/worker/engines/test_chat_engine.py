@@ -1,5 +1,6 @@
 """The chat engine by itself: what it owes each job, whatever the others do."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -486,6 +487,49 @@ def test_logprobs_come_only_to_whom_they_were_promised(engine: ChatEngine) -> No
         entries = [entry for delta in outcome.deltas for entry in delta.logprobs]
         assert len(entries) == (0 if one.logprobs is None else 5)
         assert all(len(entry.top) == one.logprobs for entry in entries)
+
+
+@pytest.mark.parametrize("limit", [0, 3])
+def test_echoed_prompt_has_the_log_probabilities_of_a_forward_pass(engine: ChatEngine, limit: int) -> None:
+    """An entry for each of its tokens, before anything generated, whether the prompt was cached or comes in chunks."""
+    asked = job(1, PROMPT, max_tokens=limit, echo=True, logprobs=2, n=2, sampling=GREEDY)
+    engine._ready_batch._pace._chunk = 4
+    beside = job(2, "Others go on", max_tokens=40, sampling=GREEDY)
+    alone = run(engine, [msgspec.structs.replace(beside, job=3)])[3]
+    outcomes = [run(engine, [asked])[1], run(engine, [beside, asked])]
+    assert isinstance(outcomes[1], dict)
+    assert outcomes[1][2].tokens == alone.tokens
+    logits = engine._loaded.model(mx.array([PROMPT.tokens]))[0].astype(mx.float32)
+    direct = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+    plain = run(engine, [job(1, PROMPT, max_tokens=3, sampling=GREEDY)])[1]
+    for outcome in (outcomes[0], outcomes[1][1]):
+        assert isinstance(outcome, Outcome)
+        for choice in (0, 1):
+            first, *rest = [delta for delta in outcome.deltas if delta.choice == choice]
+            assert first.text == engine._loaded.tokenizer.decode(PROMPT.tokens)
+            assert math.isnan(first.logprobs[0].logprob)
+            assert len(first.logprobs) == len(PROMPT.tokens)
+            for entry, token, expected in zip(first.logprobs[1:], PROMPT.tokens[1:], direct, strict=False):
+                assert entry.logprob == pytest.approx(float(expected[token]), abs=1e-3)
+                assert (entry.token, entry.raw) == engine._vocabulary[token]
+                assert [value for *_, value in entry.top] == pytest.approx(np.sort(expected)[:-3:-1].tolist(), abs=1e-3)
+            assert outcome.tokens[choice] == plain.tokens[0][:limit]
+            assert outcome.finish[choice] == "length"
+            assert sum(len(delta.logprobs) for delta in rest) == limit
+        assert outcome.usage is not None
+        assert (outcome.usage.cached_tokens, outcome.usage.completion_tokens) == (0, 2 * limit)
+
+
+def test_prompt_alone_comes_back_when_no_token_is_asked_for(engine: ChatEngine) -> None:
+    """`max_tokens` 0 with `echo` computes nothing; sent again after a loss, it ends without a second echo."""
+    asked = job(1, "Echo", max_tokens=0, echo=True)
+    outcome = run(engine, [asked])[1]
+    assert (outcome.text, outcome.tokens, outcome.finish) == ({0: "Echo"}, {0: []}, {0: "length"})
+    again = run(engine, [msgspec.structs.replace(asked, delivered=[[]])])[1]
+    assert (again.deltas, again.usage is not None) == ([], True)
+    scored = job(1, TokenPrompt([5]), max_tokens=0, echo=True, logprobs=0)
+    [delta] = run(engine, [scored])[1].deltas
+    assert [math.isnan(entry.logprob) for entry in delta.logprobs] == [True]
 
 
 # -- faults, usage, memory ---------------------------------------------------

@@ -8,6 +8,7 @@ from engine_runs import Outcome, chat, job, run
 
 from protocol.errors import Code, JobError
 from protocol.messages import Accepted, Done, TextPrompt, TokenizeJob, TokenPrompt, Tokens
+from protocol.parts import joined_calls
 from worker.engines.chat import ChatEngine
 
 EngineOf = Callable[..., ChatEngine]
@@ -168,7 +169,7 @@ def test_tool_calls_and_half_characters_survive_when_a_job_is_cut_anywhere(engin
             parts.append(text.take())
         parts.append(text.finish("stop") if finish else None)
         took = [part for part in parts if part is not None]
-        calls = [call for part in took for call in part.calls]
+        calls = joined_calls(call for part in took for call in part.calls)
         return "".join(part.text for part in took), calls, took[-1].finish if took else None
 
     whole = pieces([], found.tokens, finish=True)
@@ -177,7 +178,7 @@ def test_tool_calls_and_half_characters_survive_when_a_job_is_cut_anywhere(engin
     for cut in range(1, len(found.tokens)):
         text, calls, _ = pieces([], found.tokens[:cut], finish=False)
         rest = pieces(found.tokens[:cut], found.tokens[cut:], finish=True)
-        assert (text + rest[0], calls + rest[1], rest[2]) == whole
+        assert (text + rest[0], joined_calls(calls + rest[1]), rest[2]) == whole
 
 
 def counts(outcome: Outcome) -> tuple[int, int, int]:

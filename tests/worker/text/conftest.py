@@ -8,6 +8,7 @@ import pytest
 from worker.text.calls import Call
 from worker.text.channels import ChannelText, Detokenizer, Piece
 from worker.text.markers import Markers
+from worker.text.writing import Emit, Writing
 
 
 class Pieces:
@@ -83,6 +84,7 @@ def choice_of(
     initial: str = "normal",
     stop: Sequence[str] = (),
     parse: Callable[[str], list[Call]] | None = parse_word,
+    writing: Callable[[Emit], Writing] | None = None,
     parallel_calls: bool = True,
 ) -> ChannelText:
     return ChannelText(
@@ -91,6 +93,7 @@ def choice_of(
         initial=initial,
         stop=stop,
         parse_calls=parse,
+        writing=writing,
         call_ids=lambda index: f"call_{index}",
         parallel_calls=parallel_calls,
     )
