@@ -62,7 +62,7 @@ class Tracing:
         if flight.sent_at is None:
             return
         engine = self._tracer.start_span("engine", start_time=at(sent))
-        engine.set_attribute("gen_ai.request.model", flight.model.name)
+        engine.set_attribute("gen_ai.request.model", flight.name)
         engine.set_attribute("pool.attempt", flight.attempt)
         engine.set_attribute("pool.outcome", flight.outcome or "")
         if flight.output_at is not None:

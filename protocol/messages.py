@@ -19,6 +19,10 @@ from protocol.parts import Usage as Usage
 from protocol.states import Kind as Kind
 from protocol.states import State as State
 from protocol.states import Watch as Watch
+from protocol.supervision import EndEngine as EndEngine
+from protocol.supervision import KillEngine as KillEngine
+from protocol.supervision import StartEngine as StartEngine
+from protocol.supervision import Supervision as Supervision
 
 # -- To a worker
 
@@ -42,6 +46,7 @@ class GenerateJob(Message, frozen=True):
     `images` are those of the prompt's `{"type": "image"}` parts, in order.
     `priority` orders jobs that wait in the gateway: 1 before 0 before -1. Workers take them as they come.
     `tool_choice` `required`: calls and nothing else; `tool_names`: the only ones that may be called (empty: any).
+    `adapter` is one of those that the worker announced; empty: the bare model.
     """
 
     job: int
@@ -62,6 +67,7 @@ class GenerateJob(Message, frozen=True):
     grammar: Grammar | None = None
     tool_choice: str = "auto"
     tool_names: list[str] = []
+    adapter: str = ""
 
 
 class TokenizeJob(Message, frozen=True):
@@ -143,6 +149,7 @@ class Announce(Message, frozen=True):
     """Who a worker is. Sent after each `Hello`, whatever the worker's state.
 
     `worker` is unique per process start, `model` the served name, `source` the hub id or path tail it came from.
+    `adapters` are names of their own for the model with a LoRA adapter, each with the tail of the path it came from.
     """
 
     worker: str
@@ -155,6 +162,7 @@ class Announce(Message, frozen=True):
     queue_size: int
     queue_timeout_s: float
     created: int
+    adapters: dict[str, str] = {}
 
 
 class Ready(Message, frozen=True):
@@ -315,52 +323,6 @@ class Bye(Message, frozen=True):
     """The engine process leaves; jobs still aboard are lost."""
 
     reason: str
-
-
-# -- Supervisors
-
-
-class Supervision(Message, frozen=True):
-    """What a supervisor knows of its engine. Sent on `Hello`, on every change and as its beat.
-
-    `engine` is the `worker` of the engine process it runs or last ran (empty before the first),
-    `exit_code` how that one ended (negative: by signal), `delay_s` how long until the next start. `parked`: it was told
-    to run none, and will start one when told so.
-    """
-
-    model: str
-    kind: Kind
-    watch: Watch
-    pid: int
-    engine: str = ""
-    engine_pid: int = 0
-    restarts: int = 0
-    exit_code: int | None = None
-    delay_s: float = 0.0
-    parked: bool = False
-
-
-class KillEngine(Message, frozen=True):
-    """To a supervisor: SIGKILL the engine `worker` (if it still is the running one); it will be restarted."""
-
-    worker: str
-    reason: str
-
-
-class EndEngine(Message, frozen=True):
-    """To a supervisor: the engine `worker` was told to drain; let it end within `grace_s`, else kill it.
-
-    `again`: start a fresh one then; else start none until told to. Either way the end is no crash.
-    """
-
-    worker: str
-    grace_s: float
-    again: bool
-    reason: str
-
-
-class StartEngine(Message, frozen=True):
-    """To a supervisor: run one engine more than now, beside those that run."""
 
 
 ToWorker = (

@@ -52,6 +52,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     warmup: bool = True
     tokenizer_path: str | None = None
     adapter_path: str | None = None
+    adapters: dict[str, str] = {}
     quantize: Literal["auto", "q4", "q8", "none"] = "none"
     device: Literal["auto", "gpu", "cpu"] = "auto"
     prefix_cache_bytes: int = 2 << 30
@@ -65,7 +66,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         """Where the model came from, fit to be shown: the hub id, or the last part of a local path."""
         if HUB_ID.fullmatch(self.model_path) and not Path(self.model_path).exists():
             return self.model_path
-        return _tail(self.model_path)
+        return tail(self.model_path)
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -76,6 +77,8 @@ class Setting(msgspec.Struct, frozen=True):
     environment: tuple[str, ...]
     parse: Callable[[str], object]
     help: str
+    repeats: bool = False
+    """Whether the flag may be given more than once; in the environment, commas do that."""
 
 
 def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> WorkerConfig:
@@ -99,7 +102,9 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] | None =
     if "model_path" not in values:
         raise ConfigError("--model-path is required: a hub id (mlx-community/Qwen3-0.6B-4bit) or a local path")
     values["served_name"] = values.get("served_name") or _default_name(values["model_path"])
-    return WorkerConfig(**values)
+    config = WorkerConfig(**values)
+    _check_adapters(config)
+    return config
 
 
 def engine_environment(preload: Path | None, environment: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -132,21 +137,31 @@ def _read_flags(argv: Sequence[str]) -> dict[str, str | None]:
     )
     for setting in SETTINGS:
         names = ", ".join(setting.environment)
-        parser.add_argument(setting.flag, dest=setting.field, metavar="VALUE", help=f"{setting.help} [{names}]")
+        action = "append" if setting.repeats else "store"
+        text = f"{setting.help} [{names}]"
+        parser.add_argument(setting.flag, dest=setting.field, action=action, metavar="VALUE", help=text)
     known, unknown = parser.parse_known_args(list(argv))
     if unknown:
         flags = [setting.flag for setting in SETTINGS]
         near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
         raise ConfigError(f"{unknown[0]}: no such flag" + (f"; did you mean {near[0]}?" if near else "; see --help"))
-    return vars(known)
+    return {name: ",".join(text) if isinstance(text, list) else text for name, text in vars(known).items()}
 
 
-def _tail(path: str) -> str:
+def tail(path: str) -> str:
+    """The last part of a path, which may be shown."""
     return Path(path).name if Path(path).name not in ("", "..") else Path(path).resolve().name
 
 
+def _check_adapters(config: WorkerConfig) -> None:
+    if config.adapters and config.adapter_path:
+        raise ConfigError("--adapter: goes with the bare model; give the one of --adapter-path a name, too")
+    if config.served_name in config.adapters:
+        raise ConfigError(f"--adapter: {config.served_name} is what the model itself is called")
+
+
 def _default_name(model_path: str) -> str:
-    name = _tail(model_path)
+    name = tail(model_path)
     if not NAME.fullmatch(name):
         raise ConfigError(f"--served-name: give one, {name!r} (from the model path) holds characters a name can't have")
     return name
@@ -228,6 +243,18 @@ def _path(text: str) -> str:
     return str(Path(text).expanduser()) if text.startswith("~") else text
 
 
+def _adapters(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, path = part.partition("=")
+        if not equals or not path.strip() or not NAME.fullmatch(name):
+            raise ValueError("must be name=path, the name as for --served-name, without commas in the path")
+        if name in found:
+            raise ValueError(f"must give {name} to one adapter only")
+        found[name] = _path(path)
+    return found
+
+
 def _folder(text: str) -> Path:
     return Path(_path(text)).absolute()
 
@@ -297,6 +324,14 @@ SETTINGS = (
         "tokenizer, where it is not with the model",
     ),
     Setting("adapter_path", "--adapter-path", ("POOL_ADAPTER_PATH",), _path, "LoRA adapter to load with the model"),
+    Setting(
+        "adapters",
+        "--adapter",
+        ("POOL_ADAPTERS",),
+        _adapters,
+        "name=path of a LoRA adapter, served under that name beside the bare model; may be repeated",
+        repeats=True,
+    ),
     Setting(
         "quantize",
         "--quantize",

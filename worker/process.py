@@ -20,7 +20,7 @@ import msgspec
 
 from protocol.address import endpoint
 from protocol.messages import Announce, Beat, Ready, State
-from worker.config import BUILT_IN_ENGINES, WorkerConfig
+from worker.config import BUILT_IN_ENGINES, WorkerConfig, tail
 from worker.engines.base import Engine, EngineLoadError
 from worker.link import Link
 from worker.loop import Loop, Stop
@@ -138,6 +138,7 @@ class Process:
             queue_size=config.queue_size,
             queue_timeout_s=config.queue_timeout_s,
             created=self._created,
+            adapters={name: tail(path) for name, path in config.adapters.items()},
         )
 
     def _beat(self) -> Beat:

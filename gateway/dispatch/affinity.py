@@ -51,14 +51,15 @@ def keys_of(job: Job, cache_key: str | None) -> list[int]:
     """
     if not isinstance(job, GenerateJob):
         return []
-    keys = [hash((job.tenant, cache_key))] if cache_key else []
+    owner = (job.tenant, job.adapter)
+    keys = [hash((owner, cache_key))] if cache_key else []
     match job.prompt:
         case ChatPrompt(messages=data, tools=tools, template=template):
-            key = hash((job.tenant, tools, *sorted(template.items())))
+            key = hash((owner, tools, *sorted(template.items())))
         case TextPrompt(text=text):
-            key, data = hash((job.tenant, "text")), text.encode(errors="replace")
+            key, data = hash((owner, "text")), text.encode(errors="replace")
         case TokenPrompt(tokens=tokens):
-            key, data = hash((job.tenant, "tokens")), array("q", tokens).tobytes()
+            key, data = hash((owner, "tokens")), array("q", tokens).tobytes()
     for start, end in _chunks(len(data)):
         key = hash((key, data[start:end]))
         keys.append(key)

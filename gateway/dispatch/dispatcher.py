@@ -95,6 +95,10 @@ class Dispatcher:
         """
         now = self._clock()
         self.listeners += 1
+        if model.base is not None:
+            if isinstance(job, GenerateJob):
+                job = msgspec.structs.replace(job, adapter=model.name)
+            model = model.base
         flight = self.ledger.open(model, job, stream, now, buffers)
         flight.keys = keys_of(job, cache_key)
         self.suspicion.recognise(flight, now)

@@ -90,6 +90,11 @@ class Flight:
         return self.outcome is None
 
     @property
+    def name(self) -> str:
+        """What its client calls the model: that, or one of its adapters."""
+        return (self.job.adapter if isinstance(self.job, GenerateJob) else "") or self.model.name
+
+    @property
     def tenant(self) -> str:
         """Whose it is; callers take turns."""
         return self.job.tenant if isinstance(self.job, GenerateJob | EmbedJob) else ""

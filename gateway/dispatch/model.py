@@ -4,7 +4,10 @@ Records and the questions one asks of them; who joins and leaves is the roster's
 dispatcher's.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
+
+import msgspec
 
 from gateway.dispatch.affinity import Affinity
 from gateway.dispatch.flight import Flight
@@ -71,8 +74,20 @@ class Supervisor:
         """How many engines it was asked to start."""
 
 
+class Adapter(msgspec.Struct, frozen=True):
+    """A LoRA adapter that a model's workers have: the tail of the path it came from, further names for it."""
+
+    source: str
+    aliases: tuple[str, ...] = ()
+
+
 class Model:
-    """One served model, with any number of workers; stays known when it has none."""
+    """One served model, with any number of workers; stays known when it has none.
+
+    With `base` it is but a view: that model under the name of one of its adapters, as it was when it was asked for.
+    """
+
+    base: "Model | None" = None
 
     def __init__(self, name: str, kind: Kind, *, created: int, aliases: tuple[str, ...] = ()) -> None:
         self.name = name
@@ -93,7 +108,22 @@ class Model:
         self.settling = False
         """Whether the gateway has only just started, so that more peers may be about to register."""
         self.affinity = Affinity()
+        self.adapters: dict[str, Adapter] = {}
+        """By the name that clients use; stay known as the model does."""
         self._turns = 0
+
+    def adapted(self, name: str) -> "Model":
+        """The model with one of its adapters."""
+        view = copy.copy(self)
+        # Who may use the model by its hub id may not, by that, use its adapters.
+        view.name = view.source = name
+        view.base, view.aliases, view.adapters = self, self.adapters[name].aliases, {}
+        return view
+
+    @property
+    def variants(self) -> "list[Model]":
+        """All that clients may ask for: the bare model, and it with each of its adapters."""
+        return [self, *map(self.adapted, sorted(self.adapters))]
 
     @property
     def up(self) -> list[Worker]:

@@ -37,7 +37,7 @@ def default_of(models: Iterable[Model], kind: Kind | None, capability: str = "")
 
 
 def named(models: Iterable[Model], name: str, kind: Kind | None, capability: str = "") -> Model | None:
-    """Look `name` up: served name, alias, hub id or its last part, OpenAI's name, family.
+    """Look `name` up: served name, adapter, alias, hub id or its last part, OpenAI's name, family.
 
     Ids and families count only if one model has them.
 
@@ -47,6 +47,10 @@ def named(models: Iterable[Model], name: str, kind: Kind | None, capability: str
     for model in known:
         if model.name == name:
             return model
+    for model in known:
+        for adapter, about in model.adapters.items():
+            if name == adapter or name in about.aliases:
+                return model.adapted(adapter)
     for model in known:
         if name in model.aliases:
             return model

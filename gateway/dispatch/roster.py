@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from gateway.dispatch.model import Model, Supervisor, Worker
+from gateway.dispatch.model import Adapter, Model, Supervisor, Worker
 from gateway.dispatch.names import SERVES, default_of, named
 from gateway.dispatch.stream import JobFailed
 from protocol.errors import Code
@@ -45,6 +45,7 @@ class Roster:
                 return None
             worker.announce, worker.state = announce, announce.state
             worker.model.resize()
+            self._adapt(worker.model)
             return worker
         if identity in self.supervisors or self.worker(announce.worker) is not None:
             return None
@@ -55,6 +56,7 @@ class Roster:
         model.source = announce.source
         self.workers[identity] = model.workers[identity] = worker
         model.resize()
+        self._adapt(model)
         log.info("worker %s of %s is here (pid %d, %s)", worker.uid, model.name, announce.pid, announce.state.value)
         return worker
 
@@ -130,10 +132,18 @@ class Roster:
             )
         return model
 
+    def _adapt(self, model: Model) -> None:
+        """Take a model's adapters from the workers that it has now."""
+        found = {name: source for worker in model.workers.values() for name, source in worker.announce.adapters.items()}
+        model.adapters = {name: Adapter(source, self._aliases_of(name)) for name, source in found.items()}
+
+    def _aliases_of(self, name: str) -> tuple[str, ...]:
+        return tuple(sorted(alias for alias, target in self._aliases.items() if target == name))
+
     def _model(self, name: str, kind: Kind, *, created: int | None = None) -> Model | None:
         model = self.models.get(name)
         if model is None:
-            aliases = tuple(sorted(alias for alias, target in self._aliases.items() if target == name))
+            aliases = self._aliases_of(name)
             born = int(self._wall()) if created is None else created
             model = self.models[name] = Model(name, kind, created=born, aliases=aliases)
             model.settling = self.settling

@@ -112,29 +112,29 @@ class Stats:
 
     def sent(self, flight: Flight, now: float) -> None:
         """A job went to a worker."""
-        self._queue_wait.labels(flight.model.name).observe(now - flight.queued_at)
+        self._queue_wait.labels(flight.name).observe(now - flight.queued_at)
 
     def first_output(self, flight: Flight, now: float) -> None:
         """A job's first delta came."""
-        self._first_token.labels(flight.model.name).observe(now - flight.began_at)
+        self._first_token.labels(flight.name).observe(now - flight.began_at)
 
     def ended(self, flight: Flight) -> None:
         """A job is over for its client, who has left."""
         if flight.light or flight.outcome is None:
             return
         took_s = flight.over_at - flight.began_at
-        self.requests[flight.model.name, request_type(flight), flight.outcome] += 1
+        self.requests[flight.name, request_type(flight), flight.outcome] += 1
         self.total_time_s += took_s
-        self._duration.labels(flight.model.name).observe(took_s)
+        self._duration.labels(flight.name).observe(took_s)
         if self._told is not None:
             self._told(flight)
         usage = flight.stream.usage
         if usage is None:
             return
-        self._count(flight.model, usage.prompt_tokens, usage.completion_tokens)
+        self._count(flight.name, usage.prompt_tokens, usage.completion_tokens)
         gaps = usage.completion_tokens / flight.choices - 1
         if flight.output_at is not None and gaps > 0:
-            self._inter_token.labels(flight.model.name).observe((flight.over_at - flight.output_at) / gaps)
+            self._inter_token.labels(flight.name).observe((flight.over_at - flight.output_at) / gaps)
         if flight.sent_at is not None and flight.over_at > flight.sent_at and usage.completion_tokens > 0:
             self._tps.append(usage.completion_tokens / (flight.over_at - flight.sent_at))
 
@@ -142,7 +142,7 @@ class Stats:
         """A request was answered without any job."""
         self.requests[model.name, kind, "done"] += 1
         self.total_time_s += took_s
-        self._count(model, prompt_tokens, 0)
+        self._count(model.name, prompt_tokens, 0)
         self._duration.labels(model.name).observe(took_s)
 
     def performance(self) -> Performance:
@@ -167,9 +167,9 @@ class Stats:
         """Tokens of all models, of that direction."""
         return sum(number for (_, found), number in self.tokens.items() if found == direction)
 
-    def _count(self, model: Model, prompt_tokens: int, completion_tokens: int) -> None:
-        self.tokens[model.name, "prompt"] += prompt_tokens
-        self.tokens[model.name, "completion"] += completion_tokens
+    def _count(self, model: str, prompt_tokens: int, completion_tokens: int) -> None:
+        self.tokens[model, "prompt"] += prompt_tokens
+        self.tokens[model, "completion"] += completion_tokens
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
         return Histogram(f"pool_{name}_seconds", text, ["model"], buckets=buckets, registry=self.registry)

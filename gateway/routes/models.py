@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 async def every(request: web.Request) -> web.Response:
     """List what is served."""
     tier = request.app[HTTP].tier
-    cards = [card(model, tier) for model in request.app[POOL].models() if allowed(request, model)]
+    everything = [variant for model in request.app[POOL].models() for variant in model.variants]
+    cards = [card(model, tier) for model in everything if allowed(request, model)]
     return answer(ModelList(object="list", data=cards))
 
 
@@ -28,7 +29,7 @@ async def one(request: web.Request) -> web.Response:
 
 def card(model: "Model", tier: str) -> ModelCard:
     """What the list says of a model."""
-    ready = model.ready
+    ready, base = model.ready, model.base
     return ModelCard(
         id=model.name,
         object="model",
@@ -42,6 +43,8 @@ def card(model: "Model", tier: str) -> ModelCard:
         kind=model.kind.value,
         state=model.state,
         replicas=model.replicas,
+        root=base.adapters[model.name].source if base else model.source,
+        parent=base.name if base else None,
     )
 
 

@@ -6,7 +6,11 @@ from gateway.schema.base import Answer
 
 
 class ModelCard(Answer, frozen=True, kw_only=True):
-    """One served model. `context_length` is null until a worker of it has been ready once."""
+    """One served model. `context_length` is null until a worker of it has been ready once.
+
+    `root` is what it was loaded from: a hub id, or the last part of a path. `parent` is set for LoRA adapters: the
+    model that they adapt.
+    """
 
     id: str
     object: Literal["model"]
@@ -20,6 +24,8 @@ class ModelCard(Answer, frozen=True, kw_only=True):
     kind: str
     state: str
     replicas: int
+    root: str
+    parent: str | None
 
 
 class ModelList(Answer, frozen=True, kw_only=True):

@@ -89,6 +89,7 @@ TO_WORKER = (
         grammar=GRAMMAR,
         tool_choice="required",
         tool_names=["weather"],
+        adapter="sql",
     ),
     TokenizeJob(6, 1, PARTS[1], [IMAGE]),
     DetokenizeJob(7, 1, [1, 2, 3]),
@@ -120,7 +121,9 @@ CALL = ToolCall(1, "call_1", "weather", '{"city":"Köln"}')
 LOGPROB = TokenLogprob("\ufffd", b"\xe2\x82", -0.5, [("a", b"a", -1.5)])
 USAGE = Usage(10, 20, 5, 3, 0.25, 0.5, 1.5)
 TO_GATEWAY = (
-    Announce("0f1e2d", "qwen3", "org/Qwen3-0.6B", Kind.VISION, State.WARMING, 99, 32, 100, 300.0, 1_700_000_000),
+    Announce(
+        "0f1e2d", "qwen3", "org/Qwen3-0.6B", Kind.VISION, State.WARMING, 99, 32, 100, 300.0, 1_700_000_000, {"sql": "a"}
+    ),
     Ready(
         32_768,
         151_936,

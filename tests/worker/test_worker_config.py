@@ -34,6 +34,7 @@ def test_defaults_are_those_of_the_specification() -> None:
         warmup=True,
         tokenizer_path=None,
         adapter_path=None,
+        adapters={},
         device="auto",
         prefix_cache_bytes=2 * 1024**3,
         feature_cache_bytes=512 * 1024**2,
@@ -55,6 +56,7 @@ EXAMPLES = {
     "warmup": ("false", False),
     "tokenizer_path": ("/t", "/t"),
     "adapter_path": ("/a", "/a"),
+    "adapters": ("sql=/s,team/poems=~", {"sql": "/s", "team/poems": str(Path.home())}),
     "quantize": ("Q8", "q8"),
     "device": ("CPU", "cpu"),
     "engine": ("my.engine:Mine", "my.engine:Mine"),
@@ -105,6 +107,12 @@ def test_setting_is_read_from_flag_and_environment_in_order(setting: Setting) ->
         (["--que-size", "3"], "--que-size: no such flag; did you mean --queue-size?"),
         (["--queue", "3"], "--queue: no such flag"),
         (["qwen3"], "qwen3: no such flag; see --help"),
+        (["--adapter", "sql"], "--adapter: must be name=path"),
+        (["--adapter", "sql="], "--adapter: must be name=path"),
+        (["--adapter", "s q l=/a"], "--adapter: must be name=path"),
+        (["--adapter", "sql=/a", "--adapter", "sql=/b"], "--adapter: must give sql to one adapter only"),
+        (["--adapter", "Qwen3-0.6B-4bit=/a"], "--adapter: Qwen3-0.6B-4bit is what the model itself is called"),
+        (["--adapter", "sql=/a", "--adapter-path", "/b"], "--adapter: goes with the bare model"),
     ],
 )
 def test_bad_flag_is_named_with_what_is_allowed(flags: list[str], says: str) -> None:
@@ -113,6 +121,12 @@ def test_bad_flag_is_named_with_what_is_allowed(flags: list[str], says: str) -> 
         parse(*flags)
     assert str(caught.value).startswith(says)
     assert "\n" not in str(caught.value)
+
+
+def test_adapter_may_be_given_again_and_again() -> None:
+    """Each with a name of its own; a path may hold what separates names elsewhere."""
+    config = parse("--adapter", "sql=/a=b", "--adapter", "poems=c d", POOL_ADAPTERS="other=/x")
+    assert config.adapters == {"sql": "/a=b", "poems": "c d"}
 
 
 def test_bad_variable_is_named_by_its_own_name() -> None:

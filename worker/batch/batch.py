@@ -6,7 +6,7 @@ that the previous step launched. Rows join and leave between steps only.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -46,6 +46,11 @@ class Prompt:
             scene.enter()
 
     @property
+    def adapter(self) -> str:
+        """See `Row.adapter`."""
+        return self.rows[0].adapter
+
+    @property
     def unseen(self) -> Picture | None:
         """The picture that has to be looked at before more can be computed."""
         scene = self.rows[0].scene
@@ -67,7 +72,11 @@ class Prompt:
 
 
 class Batch:
-    """All rows of one model. Not thread-safe: one thread loads, steps and asks."""
+    """All rows of one model, with adapters or without. Not thread-safe: one thread loads, steps and asks.
+
+    `adapted` are further models that differ by their adapters alone: what was proved or measured of the one holds for
+    all. Rows of different ones share steps, but no cohort, and neither a prefill nor a prefix.
+    """
 
     def __init__(
         self,
@@ -80,9 +89,11 @@ class Batch:
         masks: Masks,
         largest_chunk: int,
         look: Callable[[Picture], None],
+        adapted: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._model = model
+        self._adapted = adapted or {}
         self._vocab_size = vocab_size
         self._weights_bytes = weights_bytes
         self._max_rows = max_rows
@@ -192,6 +203,9 @@ class Batch:
                 left.append(cohort)
         self._cohorts = left
 
+    def _model_of(self, one: Row | Prompt) -> Any:
+        return self._adapted[one.adapter] if one.adapter else self._model
+
     def _keep(self, cohort: Cohort, row: Row) -> None:
         cache = cohort.copy_out(row)
         mx.async_eval(caches.state(cache))
@@ -268,6 +282,8 @@ class Batch:
             widest = max(longest, prompt.left)
             if prompt.left > budget or prompt.unseen or prompt.scores:
                 continue
+            if chosen and prompt.adapter != chosen[0].adapter:
+                continue
             if not self._fits(prompt, room) or (chosen and widest * (len(chosen) + 1) > budget):
                 break
             chosen.append(prompt)
@@ -286,7 +302,7 @@ class Batch:
         if len(prompts) == 1:
             return self._prefill_long(prompts[0], width)
         cache = caches.merge([_cache_of(prompt) for prompt in prompts])
-        caches.prefill(self._model, cache, [prompt.part(prompt.left) for prompt in prompts])
+        caches.prefill(self._model_of(prompts[0]), cache, [prompt.part(prompt.left) for prompt in prompts])
         mx.eval(caches.state(cache))
         for index, prompt in enumerate(prompts):
             prompt.end()
@@ -304,7 +320,7 @@ class Batch:
         cache = _cache_of(prompt)
         count = min(budget, prompt.left, prompt.scores.chunk if prompt.scores else budget)
         if count:
-            logits = caches.prefill(self._model, cache, [prompt.part(count)])
+            logits = caches.prefill(self._model_of(prompt), cache, [prompt.part(count)])
             if prompt.scores and logits is not None:
                 following = prompt.rows[0].tokens[prompt.covered + 1 : prompt.covered + count + 1]
                 prompt.scores.add(logits[0], following)
@@ -338,14 +354,15 @@ class Batch:
         length = max(len(row.tokens) for row in rows)
         best, least = None, float(self._weights_bytes + PASS_BYTES)
         for cohort in self._cohorts if self._can.joins else ():
-            if cohort.ended:
+            if cohort.ended or cohort.adapter != rows[0].adapter:
                 continue
             difference = cohort.longest - length
             padded = difference * len(rows) if difference > 0 else -difference * len(cohort.rows)
             if padded * self._token_bytes < least:
                 best, least = cohort, padded * self._token_bytes
         if best is None:
-            self._cohorts.append(Cohort(model=self._model, vocab_size=self._vocab_size, cache=cache, rows=rows))
+            model = self._model_of(rows[0])
+            self._cohorts.append(Cohort(model=model, vocab_size=self._vocab_size, cache=cache, rows=rows))
         else:
             best.join(cache, rows)
 

@@ -20,10 +20,12 @@ from worker.grammar.masks import Masks
 class Cohort:
     """Rows in cache order. The cache is a plain one for one row, a batched one for more.
 
-    A plain one needs no mask and no array of offsets: fewer operations for a single stream.
+    A plain one needs no mask and no array of offsets: fewer operations for a single stream. All rows have the
+    adapter of the first.
     """
 
     def __init__(self, *, model: Any, vocab_size: int, cache: Cache, rows: list[Row]) -> None:
+        self.adapter = rows[0].adapter
         self._model = model
         self._vocab_size = vocab_size
         self.cache = cache

@@ -47,8 +47,8 @@ class Row:
     """
 
     __slots__ = (
-        "_keyed", "constraint", "fresh", "limit", "owner", "position", "prompt_size", "sampling", "scene", "tenant",
-        "tokens",
+        "_keyed", "adapter", "constraint", "fresh", "limit", "owner", "position", "prompt_size", "sampling", "scene",
+        "tenant", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +62,7 @@ class Row:
         sampling: RowSampling,
         scene: Scene | None = None,
         constraint: Constraint | None = None,
+        adapter: str = "",
     ) -> None:
         self.owner = owner
         self.tenant = tenant
@@ -74,6 +75,8 @@ class Row:
         self._keyed = scene.keyed(prompt) if scene else None
         self.constraint = constraint
         """What it may say; brought behind `delivered`."""
+        self.adapter = adapter
+        """Which of the batch's models computes it; empty: the bare one."""
         self.fresh = False
         """Whether the token that the row feeds next was generated here, and so still has to be told."""
 

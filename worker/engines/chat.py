@@ -87,6 +87,7 @@ class ChatEngine:
             masks=self._grammars.masks,
             largest_chunk=self._config.prefill_chunk or LARGEST_CHUNK,
             look=self._look,
+            adapted={name: one.model for name, one in loaded.adapted.items()},
         )
         self._batch.measure()
 
@@ -109,12 +110,13 @@ class ChatEngine:
             RowSampling(key=3, temperature=1.0, top_k=20, top_p=0.9, min_p=0.01),
             RowSampling(key=4, temperature=1.0, repetition_penalty=1.1),
         ]
-        for sampling in kinds:
-            rows = [
-                Row(owner=None, tenant="", prompt=[0] * length, delivered=[], limit=3, sampling=sampling)
-                for length in WARMUP_TOKENS
-            ]
-            for row in rows:
+        runs = [*((kind, "") for kind in kinds), *((kinds[0], name) for name in self._loaded.adapted)]
+        for sampling, adapter in runs:
+            for length in WARMUP_TOKENS:
+                prompt = [0] * length
+                row = Row(
+                    owner=None, tenant="", prompt=prompt, delivered=[], limit=3, sampling=sampling, adapter=adapter
+                )
                 batch.add(BatchPrompt([row]))
             while batch.busy:
                 for emission in batch.step():
@@ -176,13 +178,14 @@ class ChatEngine:
             choice = Choice(running, text, index)
             choice.row = Row(
                 owner=choice,
-                tenant=job.tenant,
+                tenant=self._shelf(job),
                 prompt=prepared.prompt,
                 delivered=job.delivered[index] if job.delivered else [],
                 limit=prepared.limit,
                 sampling=prepared.samplings[index],
                 scene=prepared.scene,
                 constraint=prepared.constraints[index] if prepared.constraints else None,
+                adapter=job.adapter,
             )
             # Its client has all of it: only its tokens still count.
             choice.finished = bool(choice.row.position) and self._finish_of(choice, choice.row.tokens[-1]) is not None
@@ -210,6 +213,10 @@ class ChatEngine:
                 )
             if finish:
                 self._finish(choice, messages)
+
+    def _shelf(self, job: GenerateJob) -> str:
+        """Whose prefixes a job may use: its tenant's, of the very adapter, whatever that was called."""
+        return f"{job.tenant}\0{self._loaded.adapted[job.adapter].digest}" if job.adapter else job.tenant
 
     def _queue(self, running: Running) -> None:
         rows = [choice.row for choice in running.choices if not choice.finished]

@@ -98,8 +98,8 @@ class EmbeddingEngine:
         mx.set_cache_limit(BUFFER_CACHE_BYTES)
         if self._config.device == "cpu":
             mx.set_default_device(mx.cpu)
-        if self._config.adapter_path:
-            raise EngineLoadError("--adapter-path: embedding models take no adapters")
+        if self._config.adapter_path or self._config.adapters:
+            raise EngineLoadError("--adapter-path and --adapter: embedding models take no adapters")
         self._opened = opened = open_model(self._config)
         self._model, self._sentences = opened.model, opened.sentences
         self._family = str(opened.files.config["model_type"])

@@ -7,10 +7,11 @@ from typing import Any
 
 import mlx.core as mx
 import msgspec
-from mlx_lm.utils import _download, load_adapters, load_model, load_tokenizer
+from mlx_lm.utils import _download, load_model, load_tokenizer
 
 from worker.config import WorkerConfig
-from worker.engines import weights
+from worker.engines import adapters, weights
+from worker.engines.adapters import Adapted
 from worker.engines.base import EngineLoadError
 
 UNKNOWN_CONTEXT = 4096
@@ -29,10 +30,12 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of the output head: what logits, and so every id from a request, index."""
     weights_bytes: int
     quantization: str
+    adapted: dict[str, Adapted] = {}
+    """The model with each of its adapters, by the name that it is served under."""
 
 
 def load(config: WorkerConfig) -> Loaded:
-    """Load model, adapter and tokenizer through mlx-lm. Raises `EngineLoadError`."""
+    """Load model, adapters and tokenizer through mlx-lm. Raises `EngineLoadError`."""
     if config.device == "cpu":
         mx.set_default_device(mx.cpu)
     try:
@@ -41,10 +44,12 @@ def load(config: WorkerConfig) -> Loaded:
         # Lazily, so that weights on their way into fewer bits are never all in memory.
         model, model_config = load_model(path, lazy=True)
         if config.adapter_path:
-            model = load_adapters(model, str(config.adapter_path))
-            model.eval()
+            adapters.apply(model, Path(config.adapter_path))
         quantization = weights.settle(model, model_config, quantize=config.quantize)
-        return loaded_from(config, path, model, model_config, quantization)
+        loaded = loaded_from(config, path, model, model_config, quantization)
+        adapted = {name: adapters.adapt(model, name, Path(folder)) for name, folder in config.adapters.items()}
+        own_bytes = sum(one.own_bytes for one in adapted.values())
+        return msgspec.structs.replace(loaded, adapted=adapted, weights_bytes=loaded.weights_bytes + own_bytes)
     except EngineLoadError:
         raise
     except Exception as error:

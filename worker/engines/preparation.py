@@ -74,6 +74,8 @@ class Preparation:
         return self._prompter.tokens(job.prompt), None
 
     def _prepare(self, job: GenerateJob, shown: Sequence[Any]) -> Prepared:
+        if job.adapter and job.adapter not in self._loaded.adapted:
+            raise JobError(Code.INVALID_REQUEST, "This worker has no such adapter.", "model")
         self._check_ids(job.sampling.logit_bias, "logit_bias")
         tokens, scene = self._read(job, shown)
         prompt = tokens or self._prompter.start()

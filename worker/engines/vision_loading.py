@@ -28,6 +28,8 @@ def load_vision(config: WorkerConfig) -> Seeing:
     """Load model, processor and tokenizer. Raises `EngineLoadError`."""
     if config.device == "cpu":
         mx.set_default_device(mx.cpu)
+    if config.adapters:
+        raise EngineLoadError("--adapter: vision models have none beside them; --adapter-path loads one with the model")
     enter_package("mlx_vlm")
     try:
         path = model_folder(config.model_path)

@@ -4,7 +4,7 @@ import pytest
 from dispatch_rig import Rig, announcement, readiness, supervision
 
 from gateway.dispatch.stream import JobFailed
-from protocol.messages import Kind, State, Watch
+from protocol.messages import GenerateJob, Kind, State, Watch
 
 
 @pytest.fixture
@@ -68,6 +68,47 @@ async def test_resolve_refuses_when_the_model_is_of_another_kind(served: Rig, na
     with pytest.raises(JobFailed) as failed:
         served.roster.resolve(name, kind, settling=False)
     assert (failed.value.code, failed.value.param) == ("invalid_request", "model")
+
+
+async def test_adapter_is_found_by_its_name_and_shares_its_models_workers() -> None:
+    """By name or alias, with its model as base; the family and the default stay the bare model."""
+    rig = Rig(aliases={"tables": "sql"})
+    rig.join(adapters={"sql": "sql-lora", "poems": "p"})
+    for name in ("sql", "tables"):
+        found = rig.roster.resolve(name, Kind.CHAT, settling=False)
+        assert (found.name, found.base, found.state, found.replicas) == ("sql", rig.model, "ready", 1)
+        assert found.aliases == ("tables",)
+    for name in (None, "qwen3", "org/m", "m"):
+        assert rig.roster.resolve(name, Kind.CHAT, settling=False) is rig.model
+    with pytest.raises(JobFailed, match="does not exist"):
+        # The folder of an adapter is no name for it.
+        rig.roster.resolve("sql-lora", Kind.CHAT, settling=False)
+    assert [variant.name for variant in rig.model.variants] == ["m", "poems", "sql"]
+
+
+async def test_adapters_are_those_of_the_workers_that_are_here() -> None:
+    """A worker that comes back without one takes the name away; a lost one does not."""
+    rig = Rig()
+    worker = rig.join(adapters={"sql": "a"})
+    rig.roster.forget(worker)
+    assert rig.roster.resolve("sql", Kind.CHAT, settling=False).base is rig.model
+    rig.join("w2", adapters={"poems": "b"})
+    assert [*rig.model.adapters] == ["poems"]
+
+
+async def test_job_for_an_adapter_goes_to_its_models_line_and_counts_under_its_name() -> None:
+    """The worker is told which adapter; one queue has both; counts tell them apart."""
+    rig = Rig()
+    rig.join(adapters={"sql": "a"})
+    flights = [
+        rig.submit(model=rig.roster.resolve(name, Kind.CHAT, settling=False)) for name in ("sql", "m", "sql", "sql")
+    ]
+    assert [message.adapter for _, message in rig.sent(GenerateJob)] == ["sql", "", "sql"]
+    assert all(flight.model is rig.model for flight in flights)
+    assert len(rig.model.queue) == 1
+    for flight in flights:
+        rig.dispatcher.leave(flight)
+    assert {name: count for (name, _, _), count in rig.stats.requests.items()} == {"sql": 3, "m": 1}
 
 
 async def test_family_is_refused_when_two_models_have_it(served: Rig) -> None:

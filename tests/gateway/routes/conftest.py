@@ -43,6 +43,11 @@ class FakeModel:
     replicas: int = 1
     ready: Ready | None = READY
     aliases: tuple[str, ...] = ("gpt-x",)
+    base: None = None
+
+    @property
+    def variants(self) -> "list[FakeModel]":
+        return [self]
 
 
 class FakeStream:

@@ -19,6 +19,8 @@ CARD = {
     "kind": "chat",
     "state": "ready",
     "replicas": 1,
+    "root": "org/small-4bit",
+    "parent": None,
 }
 
 

@@ -339,6 +339,13 @@ def test_family_that_comes_out_otherwise_is_not_served(folder: Path, monkeypatch
         make(folder)
 
 
+def test_adapters_beside_the_model_are_refused(folder: Path) -> None:
+    """They are for chat models; one adapter loaded with the model is another flag."""
+    engine = VisionEngine(WorkerConfig(model_path=str(folder), served_name="x", adapters={"sql": "x"}))
+    with pytest.raises(EngineLoadError, match=r"--adapter: .*--adapter-path"):
+        engine.load()
+
+
 def test_folder_with_code_is_refused(folder: Path, tmp_path: Path) -> None:
     """`model_file` would have mlx-vlm run it."""
     for file in folder.iterdir():
