@@ -1,7 +1,7 @@
 """One engine process as its supervisor holds it: a session of its own, a lifeline, three threads that wait.
 
 The lifeline's other end closes when this process dies, however it dies, and the engine leaves with it. The engine says
-how far it has come by single bytes on it, so that this is known without a gateway.
+how far it has come by single bytes on it, so that this is known without a gateway; a spare is told on it to begin.
 """
 
 import contextlib
@@ -63,6 +63,13 @@ class Child:
     def terminate(self) -> None:
         """Ask it to drain."""
         self._process.terminate()
+
+    def tell(self, word: bytes) -> bool:
+        """Say a byte on its lifeline; False if nobody is there any more to hear it."""
+        try:
+            return self._lifeline.send(word, socket.MSG_DONTWAIT) == len(word)
+        except OSError:
+            return False
 
     def kill(self) -> None:
         """End it and whatever it started, now."""

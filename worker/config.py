@@ -58,6 +58,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefix_cache_bytes: int = 2 << 30
     feature_cache_bytes: int = 512 << 20
     prefill_chunk: int = 0
+    spare: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     run_dir: Path = msgspec.field(default_factory=default_run_dir)
 
@@ -363,6 +364,13 @@ SETTINGS = (
         ("POOL_PREFILL_CHUNK",),
         _whole(0, 1_000_000),
         "tokens of a prompt computed between two steps of running streams; default 0, adaptive",
+    ),
+    Setting(
+        "spare",
+        "--spare",
+        ("POOL_SPARE",),
+        _flag,
+        "true or false: keep a process at hand that has imported what an engine needs; default true",
     ),
     Setting(
         "log_level",

@@ -16,12 +16,17 @@ from worker import logs
 from worker.config import WorkerConfig
 
 PR_SET_PDEATHSIG = 1
+SPARE = "spare"
 
 
-def engine_command(config: WorkerConfig, worker_uid: str, lifeline_fd: int) -> list[str]:
-    """The argument list of the engine process. Nothing in a configuration is secret, so `ps` may show it."""
+def engine_command(config: WorkerConfig, worker_uid: str, lifeline_fd: int, *, spare: bool = False) -> list[str]:
+    """The argument list of the engine process. Nothing in a configuration is secret, so `ps` may show it.
+
+    A `spare` imports what an engine needs, says so, and begins when it is told to.
+    """
     text = msgspec.json.encode(config, enc_hook=str).decode()
-    return [sys.executable, "-m", "worker.launch", text, worker_uid, str(lifeline_fd), str(os.getpid())]
+    rest = [SPARE] if spare else []
+    return [sys.executable, "-m", "worker.launch", text, worker_uid, str(lifeline_fd), str(os.getpid()), *rest]
 
 
 def read_config(text: str) -> WorkerConfig:
@@ -46,10 +51,16 @@ def _die_with_parent(parent_pid: int) -> None:
 
 def main() -> int:
     """Entry of the engine process."""
-    config_text, worker_uid, lifeline_fd, parent_pid = sys.argv[1:]
+    config_text, worker_uid, lifeline_fd, parent_pid, *rest = sys.argv[1:]
     _die_with_parent(int(parent_pid))
     config = read_config(config_text)
     logs.configure(config.log_level)
+    if rest == [SPARE]:
+        from worker import spare
+
+        if not spare.wait(config, lifeline_fd=int(lifeline_fd)):
+            command = [sys.executable, "-m", "worker.launch", *sys.argv[1:-1]]
+            os.execv(sys.executable, command)  # noqa: S606 - ourselves, anew
     from worker import process
 
     return process.main(config, worker_uid=worker_uid, lifeline_fd=int(lifeline_fd))

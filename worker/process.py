@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
@@ -45,7 +46,7 @@ class Process:
         self._created = int(time.time())
         self._ready: Ready | None = None
         self._pulse = Pulse()
-        self._engine = _engine(config)
+        self._engine = engine_type(config)(config)
         self._link = Link(
             endpoint=endpoint(config.run_dir),
             identity=f"{config.served_name}/{worker_uid}".encode(),
@@ -163,15 +164,19 @@ class Process:
         )
 
 
-def _engine(config: WorkerConfig) -> Engine:
-    """Make the engine that the configuration names. Raises `EngineLoadError` where there is none of that name."""
+def engine_type(config: WorkerConfig) -> Callable[[WorkerConfig], Engine]:
+    """Import the engine that the configuration names. Raises `EngineLoadError` where there is none of that name."""
     path = config.engine or BUILT_IN_ENGINES[config.kind]
     module, _, name = path.partition(":")
+    # Thousands of modules are made and none is thrown away: to look for garbage meanwhile finds nothing.
+    gc.disable()
     try:
-        engine: Engine = getattr(importlib.import_module(module), name)(config)
+        found: Callable[[WorkerConfig], Engine] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise EngineLoadError(f"--engine {path}: {error}") from error
-    return engine
+    finally:
+        gc.enable()
+    return found
 
 
 def _resident_bytes() -> int:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 from protocol.messages import State
 
-IS_READY, IS_PROVEN = b"r", b"p"
-"""What an engine says on its lifeline: that it takes jobs; that it has done work since."""
+IS_READY, IS_PROVEN, IS_SPARE = b"r", b"p", b"s"
+"""What an engine says on its lifeline: that it takes jobs; that it has done work since; that it waits to be needed."""
+GO = b"g"
+"""The one word that it is told there: a spare is to be an engine from now on."""
 
 
 class Pulse:

@@ -14,9 +14,6 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import assert_never
 
 import zmq
 
@@ -25,43 +22,27 @@ from protocol.address import endpoint
 from protocol.ancestry import Ancestry
 from protocol.messages import EndEngine, Hello, KillEngine, StartEngine, Supervision
 from worker.blas import ADVICE, find_openblas
-from worker.child import Child
-from worker.config import WorkerConfig, engine_environment, honcho_process
+from worker.config import WorkerConfig, honcho_process
 from worker.launch import engine_command
-from worker.pulse import IS_READY
+from worker.reserve import Command, EngineProcess, Reserve
+from worker.unit import BEAT_S, Unit
 from worker.watch import (
     BecameReady,
     Begin,
     EndAsked,
-    EngineWatch,
     Event,
     Exited,
-    Instruction,
-    Kill,
     KillAsked,
-    Leave,
     Policy,
-    Proven,
-    Report,
-    Say,
-    Spawned,
-    SpawnFailed,
-    Start,
     StopAsked,
-    Terminate,
     Tick,
     WakeAsked,
 )
 
 log = logging.getLogger("worker.supervisor")
 
-BEAT_S = 1.0
-RETRY_S = 0.1
-"""How soon to speak again while no gateway is connected."""
 CONNECT_RETRY_MS = 50
 
-Command = Callable[[WorkerConfig, str, int], Sequence[str]]
-"""Makes an engine's argument list from its configuration, its uid and the lifeline's file descriptor."""
 Order = Hello | KillEngine | EndEngine | StartEngine
 MOST_UNITS = 64
 """Engines beside each other at most, whatever the gateway says."""
@@ -121,95 +102,6 @@ class Post:
             log.warning("a frame from the gateway was ignored: %s", text)
 
 
-class Unit:
-    """One engine process after the other. `heard` takes what its child says, on any thread."""
-
-    def __init__(
-        self,
-        config: WorkerConfig,
-        *,
-        post: Post,
-        command: Command,
-        policy: Policy | None,
-        preload: Path | None,
-        heard: "Callable[[Unit, Event], None]",
-    ) -> None:
-        self.post = post
-        self.left = False
-        self.watch = EngineWatch(config.served_name, policy)
-        self._config = config
-        self._command = command
-        self._preload = preload
-        self._heard = heard
-        self._child: Child | None = None
-        self._next_beat = 0.0
-
-    @property
-    def due(self) -> float:
-        """When something is to be done, at the latest."""
-        return self._next_beat if self.watch.deadline is None else min(self._next_beat, self.watch.deadline)
-
-    def beat(self) -> None:
-        """Report, if it is time to."""
-        if time.monotonic() >= self._next_beat:
-            self.report()
-
-    def report(self) -> None:
-        """Tell the gateway how things are."""
-        now = time.monotonic()
-        watch = self.watch
-        report = Supervision(
-            model=self._config.served_name,
-            kind=self._config.kind,
-            watch=watch.watch,
-            pid=os.getpid(),
-            engine=watch.worker,
-            engine_pid=watch.pid,
-            restarts=max(0, watch.restarts),
-            exit_code=watch.exit_code,
-            delay_s=watch.delay_s(now),
-            parked=watch.parked,
-        )
-        self._next_beat = now + (BEAT_S if self.post.send(report) else RETRY_S)
-
-    def happened(self, event: Event) -> None:
-        """Take an event in, and do what follows."""
-        for instruction in self.watch.handle(event, time.monotonic()) if not self.left else ():
-            self._do(instruction)
-
-    def _do(self, instruction: Instruction) -> None:
-        match instruction:
-            case Start():
-                self.happened(self._start())
-            case Terminate():
-                if self._child:
-                    self._child.terminate()
-            case Kill():
-                if self._child:
-                    self._child.kill()
-            case Report():
-                self.report()
-            case Say():
-                log.log(logging.ERROR if instruction.bad else logging.INFO, "%s", instruction.text)
-            case Leave():
-                self.left = True
-            case _:
-                assert_never(instruction)
-
-    def _start(self) -> Spawned | SpawnFailed:
-        uid = uuid.uuid4().hex
-        try:
-            self._child = Child(
-                lambda lifeline_fd: self._command(self._config, uid, lifeline_fd),
-                environment=engine_environment(self._preload),
-                on_exit=lambda code, last_line: self._heard(self, Exited(uid, code, last_line)),
-                on_word=lambda word: self._heard(self, BecameReady(uid) if word == IS_READY else Proven(uid)),
-            )
-        except OSError as error:
-            return SpawnFailed(str(error))
-        return Spawned(uid, self._child.pid)
-
-
 class Supervisor:
     """Runs one engine, again and again, and as many beside it as it is asked to, until a signal tells it to leave."""
 
@@ -219,7 +111,7 @@ class Supervisor:
         self._config = config
         self._command = command
         self._policy = policy
-        self._events: queue.SimpleQueue[tuple[Unit | None, Event]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[EngineProcess | None, Event]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -229,6 +121,8 @@ class Supervisor:
         self._next_look = 0.0
         self._preload = find_openblas()
         self._units: list[Unit] = []
+        self._posts: list[Post] = []
+        self._reserve = Reserve(self._make, wanted=config.spare)
 
     def run(self) -> int:
         """Supervise until told to leave; returns the exit code. The main thread's, for its signals."""
@@ -245,39 +139,38 @@ class Supervisor:
         while not all(unit.left for unit in self._units):
             for unit in self._units:
                 unit.beat()
+            self._reserve.stock()
             self._look_for_honcho()
             self._poller.poll(self._patience_ms())
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_read, 4096)
-            for unit in [*self._units]:
-                self._listen(unit)
+            for unit, post in [*zip(self._units, self._posts, strict=True)]:
+                self._listen(unit, post)
             self._catch_up()
-        for unit in self._units:
-            unit.post.close()
+        self._reserve.close()
+        for post in self._posts:
+            post.close()
         self._context.term()
         return 0
 
     def _add(self) -> None:
         post = Post(self._context, endpoint(self._config.run_dir), self._config.served_name)
-        unit = Unit(
-            self._config,
-            post=post,
-            command=self._command,
-            policy=self._policy,
-            preload=self._preload,
-            heard=self._heard,
-        )
+        unit = Unit(self._config, tell=post.send, reserve=self._reserve, policy=self._policy)
         self._units.append(unit)
+        self._posts.append(post)
         self._poller.register(post.socket, zmq.POLLIN)
         unit.happened(Begin())
 
+    def _make(self, unit: Unit | None) -> EngineProcess:
+        return EngineProcess(self._config, command=self._command, preload=self._preload, unit=unit, heard=self._heard)
+
     def _patience_ms(self) -> int:
         """Until something is due; rounded up, since a wait that ends early would only be waited again."""
-        due = min(unit.due for unit in self._units)
+        due = min(self._reserve.due, *(unit.due for unit in self._units))
         return math.ceil(max(0.0, due - time.monotonic()) * 1000)
 
-    def _listen(self, unit: Unit) -> None:
-        for message in unit.post.receive():
+    def _listen(self, unit: Unit, post: Post) -> None:
+        for message in post.receive():
             match message:
                 case Hello():
                     unit.report()
@@ -298,13 +191,26 @@ class Supervisor:
     def _catch_up(self) -> None:
         while True:
             try:
-                unit, event = self._events.get_nowait()
+                process, event = self._events.get_nowait()
             except queue.Empty:
                 break
-            for one in [unit] if unit else self._units:
-                one.happened(event)
+            if isinstance(event, StopAsked):
+                self._reserve.close()
+                for unit in self._units:
+                    unit.happened(event)
+            elif process is not None:
+                self._handle(process, event)
         for unit in self._units:
             unit.happened(Tick())
+
+    def _handle(self, process: EngineProcess, event: Event) -> None:
+        """What a process said, or that it is gone."""
+        if process.unit is not None:
+            process.unit.happened(event)
+        elif isinstance(event, Exited):
+            self._reserve.died(process, event.code)
+        if isinstance(event, BecameReady):
+            self._reserve.ready()
 
     def _look_for_honcho(self) -> None:
         if self._ancestry is None or time.monotonic() < self._next_look:
@@ -315,9 +221,9 @@ class Supervisor:
             self._events.put((None, StopAsked("honcho is gone")))
             self._wake()
 
-    def _heard(self, unit: Unit, event: Event) -> None:
+    def _heard(self, process: EngineProcess, event: Event) -> None:
         """Called on the children's own threads."""
-        self._events.put((unit, event))
+        self._events.put((process, event))
         self._wake()
 
     def _wake(self) -> None:

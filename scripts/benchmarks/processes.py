@@ -73,7 +73,7 @@ def pool(*worker: str) -> Iterator[Pool]:
         command = [sys.executable, "-m", "gateway", "--port", str(port), "--log-level", "warning"]
         gateway = stack.enter_context(process(command, logs[0], POOL_RUN_DIR=run_dir))
         command = [sys.executable, "-m", "worker", "--log-level", "warning", *worker]
-        supervisor = stack.enter_context(process(command, logs[1], POOL_RUN_DIR=run_dir))
+        supervisor = stack.enter_context(process(command, logs[1], POOL_RUN_DIR=run_dir, POOL_SPARE="false"))
         wait_for(f"http://127.0.0.1:{port}/health", logs[1])
         yield Pool(port, gateway.pid, supervisor.pid)
 

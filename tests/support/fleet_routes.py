@@ -1,10 +1,13 @@
 """Routes for tests that change a running pool's workers: a plugin of the gateway (`--plugins fleet_routes`)."""
 
 import asyncio
+import gc
+import sys
 
 from aiohttp import web
 
-from gateway.context import POOL
+from gateway.context import EVENTS, POOL, VECTORS
+from gateway.openapi import Operation, mount
 
 
 async def scale(request: web.Request) -> web.Response:
@@ -21,13 +24,27 @@ async def roll(request: web.Request) -> web.Response:
     return web.Response()
 
 
-async def tasks(_request: web.Request) -> web.Response:
-    """`GET /test/tasks`: how many there are in the gateway's loop."""
-    return web.Response(text=str(len(asyncio.all_tasks())))
+async def memory(request: web.Request) -> web.Response:
+    """`GET /test/memory`: tasks of the loop, Python's objects after a collection, how full bounded memories are."""
+    gc.collect()
+    vectors = request.app[VECTORS]
+    return web.json_response(
+        {
+            "tasks": len(asyncio.all_tasks()),
+            "objects": sys.getallocatedblocks(),
+            "prompts": sum(len(model.affinity) for model in request.app[POOL].models()),
+            "vector_bytes": vectors.used_bytes if vectors else 0,
+            "events": len(request.app[EVENTS].latest(sys.maxsize)),
+        }
+    )
 
 
 def setup(app: web.Application) -> None:
     """Add them."""
-    app.router.add_get("/test/tasks", tasks)
+    # The only one that is asked for where keys are.
+    operation = Operation(
+        method="GET", path="/test/memory", handler=memory, summary="", tag="", access=("admin",), documented=False
+    )
+    mount(app, (operation,))
     app.router.add_post("/test/scale/{replicas}", scale)
     app.router.add_post("/test/roll", roll)

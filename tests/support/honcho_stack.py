@@ -18,6 +18,7 @@ class Procfile(Api):
             "PYTHONUNBUFFERED": "1",
             "POOL_RUN_DIR": str(folder / "run"),
             "POOL_PORT": "0",
+            "POOL_SPARE": "false",
             "POOL_ENGINE": FAKE[1],
             "CHAT_MODEL": "fake",
         }

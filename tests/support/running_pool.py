@@ -299,6 +299,8 @@ class RunningPool(Api):
             "POOL_DATA_DIR": str(self.folder / "data"),
             "PYTHONUNBUFFERED": "1",
             "OPENBLAS_NUM_THREADS": "1",
+            # One more process for each worker would take its time from the tests.
+            "POOL_SPARE": "false",
             **(environment or {}),
         }
         self._gateway_flags = [*gateway]
@@ -340,9 +342,10 @@ class RunningPool(Api):
         return supervisor
 
     def engine_pid(self, worker: int = 0) -> int:
-        """The engine process of a supervisor; 0 where there is none at the moment."""
-        found = children(self.supervisors[worker].pid)
-        return found[0] if found else 0
+        """The engine process that a supervisor started last; 0 where that is gone."""
+        started = re.findall(r"engine started as process (\d+)", self.supervisors[worker].text())
+        pid = int(started[-1]) if started else 0
+        return pid if pid in children(self.supervisors[worker].pid) else 0
 
     def pids(self) -> list[int]:
         """All processes of the pool."""

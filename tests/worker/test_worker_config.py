@@ -39,6 +39,7 @@ def test_defaults_are_those_of_the_specification() -> None:
         prefix_cache_bytes=2 * 1024**3,
         feature_cache_bytes=512 * 1024**2,
         prefill_chunk=0,
+        spare=True,
         log_level="info",
         run_dir=default_run_dir(),
     )
@@ -63,6 +64,7 @@ EXAMPLES = {
     "prefix_cache_bytes": ("512MB", 512 * 1024**2),
     "feature_cache_bytes": ("64MB", 64 * 1024**2),
     "prefill_chunk": ("256", 256),
+    "spare": ("no", False),
     "log_level": ("DEBUG", "debug"),
     "run_dir": ("/tmp/pool", Path("/tmp/pool")),
 }

@@ -17,5 +17,5 @@ def command(config: WorkerConfig, _worker_uid: str, lifeline_fd: int) -> list[st
 
 run_dir, act, drain_s = (*sys.argv[1:], "4.0")[:3]
 logs.configure("info")
-config = WorkerConfig(model_path=act, served_name="qwen3", run_dir=Path(run_dir))
+config = WorkerConfig(model_path=act, served_name="qwen3", run_dir=Path(run_dir), spare=False)
 sys.exit(Supervisor(config, command=command, policy=Policy(drain_s=float(drain_s))).run())
