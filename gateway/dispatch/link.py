@@ -59,6 +59,7 @@ class Link:
         self._monitor: zmq.asyncio.Socket | None = None
         self._lock: GatewayLock | None = None
         self._bound: Path | None = None
+        self._first: asyncio.Future[list[bytes]] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._probes: list[asyncio.TimerHandle] = []
         self._unreachable: dict[bytes, bool] = {}
@@ -135,6 +136,7 @@ class Link:
         """Take in everything that has already arrived. Not from within `receive`."""
         if self._socket is None:
             return
+        self._take_first()
         self._take(DRAIN_MESSAGES)
         # Asking for the events through the wrapper re-arms a waiting receiver if something is left.
         self._socket.get(zmq.EVENTS)
@@ -143,16 +145,29 @@ class Link:
 
     async def _receive_for_ever(self, socket: zmq.asyncio.Socket) -> None:
         while True:
+            self._first = first = _done(socket.recv_multipart())
             try:
-                parts = await socket.recv_multipart()
+                await first
             except zmq.ZMQError as error:
                 log.error("receiving failed: %s", error)
                 await asyncio.sleep(0.05)
                 continue
-            self._deliver(parts)
+            self._take_first()
             self._take(TURN_MESSAGES - 1)
             # With more waiting, the next receive returns without yielding: give the woken streams their turn.
             await asyncio.sleep(0)
+
+    def _take_first(self) -> None:
+        """Deliver what the receiver has been handed, unless that is done: between its waking and its turn, others run.
+
+        A drain among them must not find what came later first.
+        """
+        first = self._first
+        if first is None or not first.done():
+            return
+        self._first = None
+        if not first.cancelled() and first.exception() is None:
+            self._deliver(first.result())
 
     def _take(self, most: int) -> None:
         """Receive behind the wrapper's back, which is several times cheaper; whoever calls must have it look again."""
@@ -198,5 +213,5 @@ class Link:
 
 
 def _done(call: Awaitable[T]) -> asyncio.Future[T]:
-    """Return what an asyncio socket answers to a NOBLOCK call: a future that is already done."""
+    """Return what an asyncio socket answers: a future, which is done already where the call was a NOBLOCK one."""
     return cast("asyncio.Future[T]", call)

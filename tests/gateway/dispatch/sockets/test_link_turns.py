@@ -61,6 +61,27 @@ async def test_the_rest_is_received_when_a_drain_stops_halfway(
         await until(lambda: len(seen) == 11)
 
 
+async def test_order_is_kept_when_the_socket_is_drained_while_the_receiver_is_being_woken(
+    link: Link, run_dir: Path, seen: list[bytes]
+) -> None:
+    """What the receiver has been handed and not yet looked at came before all that a drain finds."""
+    sent = 3000
+    async with Peer(run_dir) as peer, asyncio.timeout(20):
+
+        async def speak() -> None:
+            for number in range(sent):
+                await peer.send_raw(b"%d" % number)
+                if number % 3 == 0:
+                    await asyncio.sleep(0)
+
+        speaker = asyncio.create_task(speak())
+        while len(seen) < sent:
+            await asyncio.sleep(0)
+            link.drain()
+        await speaker
+    assert seen == [b"%d" % number for number in range(sent)]
+
+
 async def test_others_get_their_turn_when_messages_never_end(link: Link, run_dir: Path, seen: list[bytes]) -> None:
     """The receiver takes a bounded number at a time, in order, and loses none."""
     sent = 8 * TURN_MESSAGES
