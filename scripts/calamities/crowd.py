@@ -1,5 +1,6 @@
 """Clients that ask without pause, each request judged by its own undisturbed answer."""
 
+import os
 import random
 import threading
 import time
@@ -68,4 +69,8 @@ def judge(client: Client, text: str) -> str:
         return f"failed as {client.code}"
     if client.body.get("stream") and not client.streamed.whole:
         return "cut off"
-    return "" if client.text() == text else "another text"
+    got = client.text()
+    if got == text:
+        return ""
+    same = len(os.path.commonprefix([got, text]))
+    return f"another text from character {same}: {got[same : same + 40]!r} instead of {text[same : same + 40]!r}"

@@ -26,7 +26,7 @@ KEYS = (
     {
         "name": "bound",
         "permissions": ["chat", "embed:text"],
-        "limits": {"burst": 1000, "rpm": 4_000, "rph": 0, "rpd": 0, "tpm": 10**9, "tpd": 10**9},
+        "limits": {"burst": 1000, "rpm": 10_000, "rph": 0, "rpd": 0, "tpm": 10**9, "tpd": 10**9},
     },
 )
 """What requests are sent with. A bound on requests takes a log of its length; this one is never met, and soon full."""
