@@ -330,9 +330,13 @@ class Dispatcher:
     def _try_suspects(self, model: Model) -> None:
         """Send suspects to workers that have no other one, and refuse those that are left when all others are cleared.
 
-        Who killed twice is judged last: if an engine dies of another suspect meanwhile, it was none of them.
+        Who killed twice is judged last: if an engine dies of another suspect meanwhile, it was none of them. Who killed
+        so often that nothing speaks for it is judged first: what it explains speaks for nobody else, either.
         """
         now = self._clock()
+        for flight in [flight for flight in model.suspects if self.suspicion.doomed(flight)]:
+            model.suspects.remove(flight)
+            self._refuse(flight)
         known = [flight for flight in (*model.suspects, *model.aboard) if flight.suspect]
         undecided = any(not self.suspicion.guilty(flight, now) for flight in known)
         tried = {id(flight.mark) for flight in known if flight.worker is not None}

@@ -2,7 +2,9 @@
 
 import os
 import random
+import select
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,11 +17,12 @@ from calamities.crowd import Crowd, Make, Verdict
 
 @dataclass
 class Report:
-    """What a run of kills came to. Times in seconds."""
+    """What a run of kills came to. `noticed_s` and `gone_s`: from each kill until the gateway, or an onlooker, knew."""
 
     verdict: Verdict
     kills: int
     noticed_s: list[float]
+    gone_s: list[float]
     continued: int
     same_gateway: bool
     at_rest: bool
@@ -29,10 +32,11 @@ class Report:
         """Whether nobody noticed anything."""
         return not self.verdict.faults and self.same_gateway and self.at_rest
 
-    def quantile(self, share: float) -> float:
-        """Of the times in which deaths were noticed."""
-        ordered = sorted(self.noticed_s)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """That share of `values` is smaller."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
 def run(
@@ -45,14 +49,15 @@ def run(
         until(lambda: pool.replicas() == len(workers), timeout_s=120)
         gateway = pool.gateway.pid
         crowd = Crowd(pool, make, clients=clients, seed=seed)
-        noticed_s = _kill(pool, kills, random.Random(seed), pause_s)
+        noticed_s, gone_s = _kill(pool, kills, random.Random(seed), pause_s)
         verdict = crowd.stop()
         with suppress(AssertionError):
             until(pool.idle, timeout_s=10)
         report = Report(
             verdict=verdict,
-            kills=kills,
+            kills=len(noticed_s),
             noticed_s=noticed_s,
+            gone_s=gone_s,
             continued=int(pool.metric("pool_jobs_continued_total")),
             same_gateway=pool.gateway.running and pool.gateway.pid == gateway,
             at_rest=pool.idle(),
@@ -65,8 +70,11 @@ def run(
         pool.remove()
 
 
-def _kill(pool: RunningPool, kills: int, chance: random.Random, pause_s: tuple[float, float]) -> list[float]:
+def _kill(
+    pool: RunningPool, kills: int, chance: random.Random, pause_s: tuple[float, float]
+) -> tuple[list[float], list[float]]:
     noticed_s: list[float] = []
+    gone_s: list[float] = []
     while len(noticed_s) < kills:
         # Never one that only loads: a model that never gets up is another story.
         until(lambda: pool.replicas() > 0, timeout_s=120)
@@ -76,9 +84,24 @@ def _kill(pool: RunningPool, kills: int, chance: random.Random, pause_s: tuple[f
         if not pid:
             continue
         killed_at = time.time()
-        os.kill(pid, signal.SIGKILL)
+        gone_s.append(_kill_one(pid))
         noticed_s.append(_noticed_at(pool, killed_at) - killed_at)
-    return noticed_s
+    return noticed_s, gone_s
+
+
+def _kill_one(pid: int) -> float:
+    """kill -9; returns after how many seconds somebody who waits for nothing else learns of the end (Linux; else 0)."""
+    if sys.platform != "linux":
+        os.kill(pid, signal.SIGKILL)
+        return 0.0
+    watch = os.pidfd_open(pid)
+    try:
+        began = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        select.select([watch], [], [], 10)
+        return time.monotonic() - began
+    finally:
+        os.close(watch)
 
 
 def _noticed_at(pool: RunningPool, killed_at: float) -> float:

@@ -57,15 +57,25 @@ async def test_bystanders_all_finish_when_a_request_kills_whatever_runs_it(at: i
     assert town.rig.dispatcher.suspicion.refused == 1
 
 
-async def test_two_killers_are_both_found_when_they_ran_together() -> None:
-    """Each speaks for the other at first, so it takes more deaths than their own; the others finish."""
+AT_ONCE = [{1: 0, 4: 0}, {0: 1, 8: 1}, {2: 0, 3: 0, 7: 0}, dict.fromkeys(range(4), 2)]
+LATER = [{1: 3, 4: 6}, {1: 17, 4: 0}, {2: 0, 3: 2, 7: 4}]
+
+
+@pytest.mark.parametrize(
+    ("killers", "each"), [*((killers, 2.0) for killers in AT_ONCE), *((killers, 2.5) for killers in LATER)]
+)
+async def test_killers_cost_two_engines_each_when_they_ran_together(killers: dict[int, int], each: float) -> None:
+    """Each speaks for the other at first; the first that is convicted explains the rest. The others finish.
+
+    One that runs well for a while first, in the shade of another one's crash, costs one more.
+    """
     town = Town()
-    flights = [town.rig.submit() for _ in range(6)]
-    town.live(flights, {flights[1].id: 3, flights[4].id: 6}, turns=1000)
-    assert town.deaths <= 6
-    refused = [flight.id for flight in flights if failure_code(flight) == "worker_crashed"]
-    assert refused == [flights[1].id, flights[4].id]
-    assert [flight.outcome for flight in flights].count("done") == 4
+    flights = [town.rig.submit(generate(prompt=TextPrompt(str(at)))) for at in range(9)]
+    town.live(flights, {flights[at].id: reached for at, reached in killers.items()}, turns=2000)
+    assert town.deaths <= each * len(killers)
+    refused = {at for at, flight in enumerate(flights) if failure_code(flight) == "worker_crashed"}
+    assert refused == {*killers}
+    assert [flight.outcome for flight in flights].count("done") == 9 - len(killers)
 
 
 async def test_nobody_is_refused_when_engines_are_killed_from_outside() -> None:
