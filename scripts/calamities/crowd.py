@@ -1,6 +1,5 @@
 """Clients that ask without pause, each request judged by its own undisturbed answer."""
 
-import os
 import random
 import threading
 import time
@@ -72,5 +71,7 @@ def judge(client: Client, text: str) -> str:
     got = client.text()
     if got == text:
         return ""
-    same = len(os.path.commonprefix([got, text]))
+    same = next(
+        (at for at, (one, other) in enumerate(zip(got, text, strict=False)) if one != other), min(len(got), len(text))
+    )
     return f"another text from character {same}: {got[same : same + 40]!r} instead of {text[same : same + 40]!r}"

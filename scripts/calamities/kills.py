@@ -90,7 +90,7 @@ def _kill(
 
 
 def _kill_one(pid: int) -> float:
-    """kill -9; returns after how many seconds somebody who waits for nothing else learns of the end (Linux; else 0)."""
+    """Send kill -9; returns how many seconds later somebody who waits for nothing else knows (0 but on Linux)."""
     if sys.platform != "linux":
         os.kill(pid, signal.SIGKILL)
         return 0.0
