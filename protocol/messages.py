@@ -212,6 +212,8 @@ class Beat(Message, frozen=True):
     feature_bytes: int = 0
     feature_hits: int = 0
     feature_lookups: int = 0
+    draft_proposed: int = 0
+    draft_accepted: int = 0
 
 
 class Accepted(Message, frozen=True):

@@ -16,10 +16,9 @@ import msgspec
 
 from protocol.address import default_run_dir
 from protocol.messages import Kind
+from worker import parsing
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127})?")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-UNITS = MappingProxyType({"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40})
 BUILT_IN_ENGINES = MappingProxyType(
     {
         Kind.CHAT: "worker.engines.chat:ChatEngine",
@@ -53,6 +52,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer_path: str | None = None
     adapter_path: str | None = None
     adapters: dict[str, str] = {}
+    draft_model: str | None = None
+    draft_tokens: int = 3
     quantize: Literal["auto", "q4", "q8", "none"] = "none"
     device: Literal["auto", "gpu", "cpu"] = "auto"
     prefix_cache_bytes: int = 2 << 30
@@ -163,101 +164,9 @@ def _check_adapters(config: WorkerConfig) -> None:
 
 def _default_name(model_path: str) -> str:
     name = tail(model_path)
-    if not NAME.fullmatch(name):
+    if not parsing.NAME.fullmatch(name):
         raise ConfigError(f"--served-name: give one, {name!r} (from the model path) holds characters a name can't have")
     return name
-
-
-def _choice(*allowed: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.lower() not in allowed:
-            raise ValueError(f"must be {', '.join(allowed[:-1])} or {allowed[-1]}")
-        return text.lower()
-
-    return parse
-
-
-def _device(text: str) -> str:
-    return _choice("auto", "gpu", "cpu")("gpu" if text.lower() == "mps" else text)
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"\d{1,12}", text) or not low <= int(text) <= high:
-            raise ValueError(f"must be a whole number from {low} to {high}")
-        return int(text)
-
-    return parse
-
-
-def _seconds(text: str) -> float:
-    if not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) or not 0 < float(text) <= 86_400:
-        raise ValueError("must be a number of seconds, more than 0 and at most 86400")
-    return float(text)
-
-
-def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
-    size = int(float(match[1]) * UNITS[match[2].upper()]) if match else -1
-    if not 0 <= size <= 16 * UNITS["T"]:
-        raise ValueError("must be a size such as 512MB or 2GB (powers of 1024; 0 turns it off)")
-    return size
-
-
-def _flag(text: str) -> bool:
-    match text.lower():
-        case "true" | "1" | "yes" | "on":
-            return True
-        case "false" | "0" | "no" | "off":
-            return False
-        case _:
-            raise ValueError("must be true or false")
-
-
-def _kind(text: str) -> Kind:
-    match text.lower():
-        case "chat" | "lm":
-            return Kind.CHAT
-        case "vision" | "multimodal":
-            return Kind.VISION
-        case "embedding" | "embeddings":
-            return Kind.EMBEDDING
-        case _:
-            raise ValueError("must be chat (or lm), vision (or multimodal), embedding (or embeddings)")
-
-
-def _name(text: str) -> str:
-    if not NAME.fullmatch(text):
-        raise ValueError("must be letters, digits and ._:@+- with at most one /, 128 characters a part at most")
-    return text
-
-
-def _engine(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", text):
-        raise ValueError("must look like package.module:Class")
-    return text
-
-
-def _path(text: str) -> str:
-    if not text.strip() or "\0" in text:
-        raise ValueError("must be a path or a hub id")
-    return str(Path(text).expanduser()) if text.startswith("~") else text
-
-
-def _adapters(text: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for part in filter(None, text.split(",")):
-        name, equals, path = part.partition("=")
-        if not equals or not path.strip() or not NAME.fullmatch(name):
-            raise ValueError("must be name=path, the name as for --served-name, without commas in the path")
-        if name in found:
-            raise ValueError(f"must give {name} to one adapter only")
-        found[name] = _path(path)
-    return found
-
-
-def _folder(text: str) -> Path:
-    return Path(_path(text)).absolute()
 
 
 SETTINGS = (
@@ -265,104 +174,124 @@ SETTINGS = (
         "model_path",
         "--model-path",
         ("POOL_MODEL_PATH", "MODEL_PATH", "EMBEDDING_MODEL_PATH"),
-        _path,
+        parsing.path,
         "hub id or local path; required",
     ),
     Setting(
         "kind",
         "--model-type",
         ("POOL_MODEL_TYPE", "MODEL_TYPE"),
-        _kind,
+        parsing.kind,
         "chat (or lm), vision (or multimodal), embedding (or embeddings); default chat",
     ),
     Setting(
         "served_name",
         "--served-name",
         ("POOL_SERVED_NAME", "MODEL_NAME"),
-        _name,
+        parsing.name,
         "what clients call the model; default the last part of the model path",
     ),
     Setting(
         "context_length",
         "--context-length",
         ("POOL_CONTEXT_LENGTH", "CONTEXT_LENGTH"),
-        _whole(1, 100_000_000),
+        parsing.whole(1, 100_000_000),
         "tokens of prompt and answer together; default the model's own",
     ),
     Setting(
         "max_concurrency",
         "--max-concurrency",
         ("POOL_MAX_CONCURRENCY", "MAX_CONCURRENCY"),
-        _whole(1, 4096),
+        parsing.whole(1, 4096),
         "requests that run together; default 32",
     ),
     Setting(
         "queue_size",
         "--queue-size",
         ("POOL_QUEUE_SIZE", "QUEUE_SIZE"),
-        _whole(0, 100_000),
+        parsing.whole(0, 100_000),
         "requests that may wait; default 100",
     ),
     Setting(
         "queue_timeout_s",
         "--queue-timeout",
         ("POOL_QUEUE_TIMEOUT", "QUEUE_TIMEOUT"),
-        _seconds,
+        parsing.seconds,
         "seconds a request may wait; default 300",
     ),
     Setting(
         "warmup",
         "--mlx-warmup",
         ("POOL_MLX_WARMUP", "MLX_WARMUP"),
-        _flag,
+        parsing.switch,
         "true or false: run the model once before it is reported ready; default true",
     ),
     Setting(
         "tokenizer_path",
         "--tokenizer-path",
         ("POOL_TOKENIZER_PATH", "TOKENIZER_PATH"),
-        _path,
+        parsing.path,
         "tokenizer, where it is not with the model",
     ),
-    Setting("adapter_path", "--adapter-path", ("POOL_ADAPTER_PATH",), _path, "LoRA adapter to load with the model"),
+    Setting(
+        "adapter_path", "--adapter-path", ("POOL_ADAPTER_PATH",), parsing.path, "LoRA adapter to load with the model"
+    ),
     Setting(
         "adapters",
         "--adapter",
         ("POOL_ADAPTERS",),
-        _adapters,
+        parsing.adapters,
         "name=path of a LoRA adapter, served under that name beside the bare model; may be repeated",
         repeats=True,
+    ),
+    Setting(
+        "draft_model",
+        "--draft-model",
+        ("POOL_DRAFT_MODEL",),
+        parsing.path,
+        "hub id or local path of a smaller model with the same vocabulary, which proposes tokens to a chat model",
+    ),
+    Setting(
+        "draft_tokens",
+        "--draft-tokens",
+        ("POOL_DRAFT_TOKENS",),
+        parsing.whole(1, 16),
+        "tokens that a draft model proposes at a time; default 3",
     ),
     Setting(
         "quantize",
         "--quantize",
         ("POOL_QUANTIZE", "EMBEDDING_QUANTIZATION"),
-        _choice("auto", "q4", "q8", "none"),
+        parsing.choice("auto", "q4", "q8", "none"),
         "auto, q4, q8 or none: bits of weights that do not come quantised; default none",
     ),
     Setting(
-        "device", "--device", ("POOL_DEVICE", "EMBEDDING_DEVICE"), _device, "auto, gpu (or mps) or cpu; default auto"
+        "device",
+        "--device",
+        ("POOL_DEVICE", "EMBEDDING_DEVICE"),
+        parsing.device,
+        "auto, gpu (or mps) or cpu; default auto",
     ),
-    Setting("engine", "--engine", ("POOL_ENGINE",), _engine, "package.module:Class of an engine of your own"),
+    Setting("engine", "--engine", ("POOL_ENGINE",), parsing.engine, "package.module:Class of an engine of your own"),
     Setting(
         "prefix_cache_bytes",
         "--prefix-cache-bytes",
         ("POOL_PREFIX_CACHE_BYTES",),
-        _bytes,
+        parsing.size,
         "most memory for prompts kept for reuse, such as 512MB; 0 is off; default 2GB",
     ),
     Setting(
         "feature_cache_bytes",
         "--feature-cache-bytes",
         ("POOL_FEATURE_CACHE_BYTES",),
-        _bytes,
+        parsing.size,
         "most memory for what a vision model made of images, such as 256MB; 0 is off; default 512MB",
     ),
     Setting(
         "prefill_chunk",
         "--prefill-chunk",
         ("POOL_PREFILL_CHUNK",),
-        _whole(0, 1_000_000),
+        parsing.whole(0, 1_000_000),
         "tokens of a prompt computed between two steps of running streams; default 0, adaptive",
     ),
     Setting(
@@ -376,14 +305,14 @@ SETTINGS = (
         "log_level",
         "--log-level",
         ("POOL_LOG_LEVEL", "LOG_LEVEL"),
-        _choice("debug", "info", "warning", "error"),
+        parsing.choice("debug", "info", "warning", "error"),
         "debug, info, warning or error; default info",
     ),
     Setting(
         "run_dir",
         "--run-dir",
         ("POOL_RUN_DIR",),
-        _folder,
+        parsing.folder,
         "folder of the gateway's socket; default /tmp/mlx-pool-UID",
     ),
 )

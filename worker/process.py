@@ -161,6 +161,8 @@ class Process:
             feature_bytes=gauges.feature_bytes,
             feature_hits=gauges.feature_hits,
             feature_lookups=gauges.feature_lookups,
+            draft_proposed=gauges.draft_proposed,
+            draft_accepted=gauges.draft_accepted,
         )
 
 

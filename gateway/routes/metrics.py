@@ -35,6 +35,8 @@ WORKER_GAUGES = (
     ("feature_bytes", "feature_bytes", "Memory held by features of images."),
     ("feature_lookups", "feature_lookups", "Images looked up in the feature cache."),
     ("feature_hits", "feature_hits", "Images whose features were found."),
+    ("draft_proposed", "draft_proposed", "Tokens that the draft model proposed."),
+    ("draft_accepted", "draft_accepted", "Proposed tokens that were the model's own."),
 )
 
 

@@ -141,7 +141,7 @@ TO_GATEWAY = (
         "gpu",
         "q4",
     ),
-    Beat(State.READY, 1000, 0.125, True, 3, 2, 2**32, 2**20, 2**34, 2**35, 2**21, 4, 6, 2**22, 1, 2),
+    Beat(State.READY, 1000, 0.125, True, 3, 2, 2**32, 2**20, 2**34, 2**35, 2**21, 4, 6, 2**22, 1, 2, 9, 7),
     Accepted(5, 2, 10),
     Progress(5, 2, 512, 4096),
     Delta(5, 2, 1, [11, 12], "text", "thought", [CALL], [LOGPROB], "tool_calls"),

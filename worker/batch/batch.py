@@ -14,6 +14,8 @@ import mlx.core as mx
 from worker.batch import caches, proof
 from worker.batch.caches import Cache
 from worker.batch.cohort import Cohort
+from worker.batch.drafted import Drafted
+from worker.batch.drafting import Drafting
 from worker.batch.pace import Pace
 from worker.batch.prefix import PrefixCache
 from worker.batch.row import Emission, Row
@@ -90,10 +92,12 @@ class Batch:
         largest_chunk: int,
         look: Callable[[Picture], None],
         adapted: Mapping[str, Any] | None = None,
+        drafting: Drafting | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._model = model
         self._adapted = adapted or {}
+        self._drafting = drafting
         self._vocab_size = vocab_size
         self._weights_bytes = weights_bytes
         self._max_rows = max_rows
@@ -108,7 +112,7 @@ class Batch:
         self._long: Prompt | None = None
         self._long_turn = False
         self._look_turn = False
-        self._cohorts: list[Cohort] = []
+        self._cohorts: list[Cohort | Drafted] = []
         self._leaving: dict[int, bool] = {}
         self._scored: list[Prompt] = []
 
@@ -133,6 +137,8 @@ class Batch:
         self._model(mx.zeros((1, 256), dtype=mx.int32), cache=cache)
         mx.eval(caches.state(cache))
         self._token_bytes = caches.nbytes(cache) / 256
+        if self._drafting:
+            self._drafting.measure(self._model)
 
     @property
     def progress(self) -> "Prompt | None":
@@ -166,6 +172,8 @@ class Batch:
     def step(self) -> list[Emission]:
         """One token for every running row, one chunk for the prompts."""
         self._depart()
+        if self._drafting:
+            self._cohorts = self._drafting.arrange(self._model_of, self._cohorts)
         began = self._clock()
         running = bool(self._cohorts)
         for cohort in self._cohorts:
@@ -206,10 +214,12 @@ class Batch:
     def _model_of(self, one: Row | Prompt) -> Any:
         return self._adapted[one.adapter] if one.adapter else self._model
 
-    def _keep(self, cohort: Cohort, row: Row) -> None:
+    def _keep(self, cohort: Cohort | Drafted, row: Row) -> None:
         cache = cohort.copy_out(row)
         mx.async_eval(caches.state(cache))
         self._prefix.store(row.tenant, row.key[: cohort.covered(row)], cache)
+        if self._drafting and isinstance(cohort, Drafted):
+            self._drafting.keep(cohort)
 
     # -- looking -------------------------------------------------------------
 
@@ -351,8 +361,12 @@ class Batch:
 
     def _enter(self, cache: Cache, rows: list[Row]) -> None:
         """Put rows where they cost least: into a cohort of about their length, else into one of their own."""
+        if self._drafting:
+            plain = self._drafting.release
+            self._cohorts = [plain(cohort) if isinstance(cohort, Drafted) else cohort for cohort in self._cohorts]
         length = max(len(row.tokens) for row in rows)
-        best, least = None, float(self._weights_bytes + PASS_BYTES)
+        best: Cohort | Drafted | None = None
+        least = float(self._weights_bytes + PASS_BYTES)
         for cohort in self._cohorts if self._can.joins else ():
             if cohort.ended or cohort.adapter != rows[0].adapter:
                 continue

@@ -104,6 +104,14 @@ def trimmable(cache: Cache) -> bool:
     return bool(can_trim_prompt_cache(cache))
 
 
+def room(cache: Cache) -> float:
+    """Tokens that fit before a layer's window comes round; from then on it can't forget its last ones."""
+    sizes = [
+        part.max_size for layer in cache for part in getattr(layer, "caches", [layer]) if hasattr(part, "max_size")
+    ]
+    return min(sizes, default=float("inf"))
+
+
 def cut(cache: Cache, length: int, size: int) -> bool:
     """Shorten a cache of `size` tokens to `length`, if every layer can forget."""
     if size == length:

@@ -24,13 +24,16 @@ class Cohort:
     adapter of the first.
     """
 
-    def __init__(self, *, model: Any, vocab_size: int, cache: Cache, rows: list[Row]) -> None:
+    def __init__(
+        self, *, model: Any, vocab_size: int, cache: Cache, rows: list[Row], following: Pick | None = None
+    ) -> None:
+        """`cache` holds all tokens of the rows but the last, or all where the `following` ones are known."""
         self.adapter = rows[0].adapter
         self._model = model
         self._vocab_size = vocab_size
         self.cache = cache
         self.rows = rows
-        self._next: Pick | None = Pick(_last_tokens(rows))
+        self._next: Pick | None = following or Pick(_last_tokens(rows))
         self._fed: tuple[Pick, list[Row]] | None = None
         self._logits: mx.array | None = None
         self._history = History.joined(None, [], rows, vocab_size) if rows else None
@@ -101,6 +104,13 @@ class Cohort:
                 emissions.append(Emission(row, token, logprobs.get(index)))
             row.fresh = True
         return emissions
+
+    def untold(self) -> list[Emission]:
+        """Of one row: the token that is chosen, but was not collected; waits for it. None where nothing was fed."""
+        (row,) = self.rows
+        if self._next is None or not row.fresh:
+            return []
+        return [Emission(row, int(self._next.tokens[0].item()), self._next.logprobs(self.rows).get(0))]
 
     def covered(self, row: Row) -> int:
         """How many of the row's tokens its cache holds, between steps."""

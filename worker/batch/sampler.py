@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.batch.draws import uniforms
-from worker.batch.row import Logprobs, Row
+from worker.batch.row import Emission, Logprobs, Row
 
 FEW, MANY = 64, 256
 """How many likeliest tokens are looked at before the whole vocabulary is (steps, so that shapes repeat)."""
@@ -46,6 +46,15 @@ class Pick(msgspec.Struct, frozen=True):
     own: mx.array | None = None
     top_ids: mx.array | None = None
     top: mx.array | None = None
+
+    @classmethod
+    def of(cls, emission: Emission) -> "Pick":
+        """The outcome for one row, once more."""
+        tokens, found = mx.array([emission.token], dtype=mx.uint32), emission.logprobs
+        if found is None:
+            return cls(tokens)
+        # Nobody may have asked for alternatives; an array must not be empty.
+        return cls(tokens, [0], mx.array([found.own]), mx.array([found.top_ids or [0]]), mx.array([found.top or [0.0]]))
 
     def arrays(self) -> list[mx.array]:
         """Everything to evaluate."""
@@ -80,12 +89,16 @@ class Pick(msgspec.Struct, frozen=True):
 
 
 class Sampler:
-    """The sampling parameters of a fixed list of rows, as vectors. Made anew when the rows change."""
+    """The sampling parameters of a fixed list of rows, as vectors. Made anew when the rows change.
 
-    def __init__(self, rows: Sequence[Row], vocab_size: int, history: "History | None") -> None:
+    One that is not `exact` takes a nucleus that is too wide for the candidates as wide as they are, without a look.
+    """
+
+    def __init__(self, rows: Sequence[Row], vocab_size: int, history: "History | None", *, exact: bool = True) -> None:
         sampling = [row.sampling for row in rows]
         self._rows = rows
         self._vocab_size = vocab_size
+        self._exact = exact
         self.history = history
         self._sampled = any(not s.greedy for s in sampling)
         self._unfiltered = any(not s.greedy and not s.filtered for s in sampling)
@@ -108,13 +121,23 @@ class Sampler:
             self._top_p = _column([s.top_p for s in sampling])
             self._min_p = _column([s.min_p for s in sampling])
 
-    def pick(self, logits: mx.array, fed: mx.array, mask: Mask | None = None) -> Pick:
-        """Choose from `logits` `[rows, vocab]`, after the tokens `fed` `[rows]` were put in. Nothing is evaluated."""
+    def pick(
+        self,
+        logits: mx.array,
+        fed: mx.array,
+        mask: Mask | None = None,
+        *,
+        positions: NDArray[np.uint64] | None = None,
+    ) -> Pick:
+        """Choose from `logits` `[rows, vocab]`, after the tokens `fed` `[rows]` were put in. Nothing is evaluated.
+
+        `positions` `[rows]` are the numbers of the tokens to choose; without, each row's next.
+        """
         logits = logits.astype(mx.float32)
         adjusted = self._adjust(logits, fed)
         if mask is not None:
             adjusted = mask.apply(adjusted)
-        chosen = self._choose(adjusted)
+        chosen = self._choose(adjusted, positions)
         if not self._asked:
             return Pick(chosen)
         return self._with_logprobs(logits, chosen)
@@ -127,12 +150,13 @@ class Sampler:
             logits = self.history.penalise(logits, fed, fresh)
         return logits
 
-    def _choose(self, logits: mx.array) -> mx.array:
+    def _choose(self, logits: mx.array, positions: NDArray[np.uint64] | None) -> mx.array:
         likeliest = mx.argmax(logits, axis=-1)
         if not self._sampled:
             return likeliest
-        # The row's next token is number `position`, plus the one in flight that the host has not seen yet.
-        positions = np.array([row.position + row.fresh for row in self._rows], dtype=np.uint64)
+        if positions is None:
+            # The row's next token is number `position`, plus the one in flight that the host has not seen yet.
+            positions = np.array([row.position + row.fresh for row in self._rows], dtype=np.uint64)
         draws = mx.array(uniforms(self._keys, positions))[:, None]
         scaled = logits * self._inverse_temperature
         drawn = likeliest
@@ -144,7 +168,7 @@ class Sampler:
 
     def _draw_filtered(self, scaled: mx.array, draws: mx.array) -> mx.array:
         tokens, overflow = self._nucleus(scaled, draws, self._width)
-        if self._open and self._width < self._vocab_size:
+        if self._exact and self._open and self._width < self._vocab_size:
             # Flat distributions are rare, and a look costs one synchronisation; guessing would cut a nucleus short.
             mx.eval(tokens, overflow)
             if overflow.item():

@@ -26,6 +26,8 @@ class Gauges(msgspec.Struct, frozen=True, kw_only=True):
     feature_bytes: int = 0
     feature_hits: int = 0
     feature_lookups: int = 0
+    draft_proposed: int = 0
+    draft_accepted: int = 0
 
 
 class Engine(Protocol):

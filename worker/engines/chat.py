@@ -26,6 +26,7 @@ from protocol.messages import (
 )
 from worker.batch.batch import Batch
 from worker.batch.batch import Prompt as BatchPrompt
+from worker.batch.drafting import Drafting
 from worker.batch.prefix import PrefixCache
 from worker.batch.row import Emission, Logprobs, Row, RowSampling
 from worker.batch.scene import Picture
@@ -33,6 +34,7 @@ from worker.batch.scores import Scores
 from worker.config import WorkerConfig
 from worker.engines.aboard import Choice, Running
 from worker.engines.base import Gauges
+from worker.engines.draft_model import load_draft
 from worker.engines.loading import Loaded, family, load
 from worker.engines.preparation import Preparation
 from worker.engines.vocabulary import Vocabulary
@@ -45,6 +47,8 @@ LARGEST_CHUNK = 1024
 """Prompt tokens in one forward pass when nobody is decoding; also the limit of the adaptive chunk."""
 BUFFER_CACHE_BYTES = 1 << 30
 """What MLX may keep of freed buffers. Its own default is nearly all memory, per process."""
+DRAFT_SHARE = 8
+"""A draft model's prefixes may take so much less than the model's own."""
 LARGEST_GROUP = 8
 """Choices of one job: it may enter an idle batch even where they are more than its rows."""
 WARMUP_TOKENS = (24, 3)
@@ -61,6 +65,8 @@ class ChatEngine:
         self._prefix = PrefixCache(config.prefix_cache_bytes)
         self._loaded: Loaded
         self._batch: Batch | None = None
+        self._drafting: Drafting | None = None
+        self._draft_bytes = 0
 
     # -- life ----------------------------------------------------------------
 
@@ -78,6 +84,7 @@ class ChatEngine:
             slots=self._config.max_concurrency + LARGEST_GROUP,
         )
         self._preparation = self._make_preparation()
+        self._drafting = self._load_draft()
         self._batch = Batch(
             model=loaded.model,
             vocab_size=loaded.vocab_size,
@@ -88,11 +95,26 @@ class ChatEngine:
             largest_chunk=self._config.prefill_chunk or LARGEST_CHUNK,
             look=self._look,
             adapted={name: one.model for name, one in loaded.adapted.items()},
+            drafting=self._drafting,
         )
         self._batch.measure()
 
     def _load(self) -> Loaded:
         return load(self._config)
+
+    def _load_draft(self) -> Drafting | None:
+        config = self._config
+        if config.draft_model is None:
+            return None
+        draft = load_draft(config.draft_model, config, self._loaded)
+        self._draft_bytes = draft.weights_bytes
+        return Drafting(
+            model=draft.model,
+            own_vocab_size=draft.vocab_size,
+            vocab_size=self._loaded.vocab_size,
+            count=config.draft_tokens,
+            prefix=PrefixCache(config.prefix_cache_bytes // DRAFT_SHARE),
+        )
 
     def _make_preparation(self) -> Preparation:
         return Preparation(self._loaded, self._vocabulary, self._markers, self._grammars)
@@ -140,7 +162,7 @@ class ChatEngine:
             description=f"{name.capitalize()} language model running on MLX",
             tags=["local", "chat", *(["quantized"] if quantised else [])],
             capabilities=capabilities,
-            weights_bytes=loaded.weights_bytes,
+            weights_bytes=loaded.weights_bytes + self._draft_bytes,
             load_s=0.0,
             warmup_enabled=False,
             warmup_s=0.0,
@@ -365,4 +387,6 @@ class ChatEngine:
             prefix_bytes=self._prefix.held_bytes,
             prefix_hits=self._prefix.hits,
             prefix_lookups=self._prefix.lookups,
+            draft_proposed=self._drafting.proposed if self._drafting else 0,
+            draft_accepted=self._drafting.accepted if self._drafting else 0,
         )

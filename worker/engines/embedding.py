@@ -100,6 +100,8 @@ class EmbeddingEngine:
             mx.set_default_device(mx.cpu)
         if self._config.adapter_path or self._config.adapters:
             raise EngineLoadError("--adapter-path and --adapter: embedding models take no adapters")
+        if self._config.draft_model:
+            raise EngineLoadError("--draft-model: embedding models generate nothing to draft")
         self._opened = opened = open_model(self._config)
         self._model, self._sentences = opened.model, opened.sentences
         self._family = str(opened.files.config["model_type"])

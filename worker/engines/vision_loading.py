@@ -30,6 +30,8 @@ def load_vision(config: WorkerConfig) -> Seeing:
         mx.set_default_device(mx.cpu)
     if config.adapters:
         raise EngineLoadError("--adapter: vision models have none beside them; --adapter-path loads one with the model")
+    if config.draft_model:
+        raise EngineLoadError("--draft-model: is for chat models; what stands for images has no draft")
     enter_package("mlx_vlm")
     try:
         path = model_folder(config.model_path)

@@ -366,11 +366,12 @@ def test_description_says_what_the_gateway_needs(tiny: EmbeddingEngine, tmp_path
         ({"pooling": {"pooling_mode": "magic"}}, "pooling by magic"),
         ({"adapter_path": "x"}, "--adapter-path"),
         ({"adapters": {"name": "x"}}, "--adapter"),
+        ({"draft_model": "x"}, "--draft-model"),
     ],
 )
 def test_model_that_cannot_be_served_is_named(tmp_path: Path, change: dict[str, Any], says: str) -> None:
     """Loading fails with the reason, instead of serving wrong vectors."""
-    config = {name: change.pop(name) for name in ("adapter_path", "adapters") if name in change}
+    config = {name: change.pop(name) for name in ("adapter_path", "adapters", "draft_model") if name in change}
     with pytest.raises(EngineLoadError, match=says):
         loaded(tiny_bert.write(tmp_path / "bert", **change), **config)
 

@@ -339,10 +339,14 @@ def test_family_that_comes_out_otherwise_is_not_served(folder: Path, monkeypatch
         make(folder)
 
 
-def test_adapters_beside_the_model_are_refused(folder: Path) -> None:
-    """They are for chat models; one adapter loaded with the model is another flag."""
-    engine = VisionEngine(WorkerConfig(model_path=str(folder), served_name="x", adapters={"sql": "x"}))
-    with pytest.raises(EngineLoadError, match=r"--adapter: .*--adapter-path"):
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [({"adapters": {"sql": "x"}}, "--adapter: .*--adapter-path"), ({"draft_model": "x"}, "--draft-model")],
+)
+def test_what_only_chat_models_have_is_refused(folder: Path, config: dict[str, Any], says: str) -> None:
+    """Adapters beside the model, and drafts."""
+    engine = VisionEngine(WorkerConfig(model_path=str(folder), served_name="x", **config))
+    with pytest.raises(EngineLoadError, match=says):
         engine.load()
 
 

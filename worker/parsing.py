@@ -1,0 +1,120 @@
+"""How a setting's text becomes its value. Pure; a `ValueError` says what is allowed.
+
+The supervisor imports this: it must stay light.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import MappingProxyType
+
+from protocol.messages import Kind
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127})?")
+UNITS = MappingProxyType({"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40})
+
+
+def choice(*allowed: str) -> Callable[[str], str]:
+    """One of these words, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in allowed:
+            raise ValueError(f"must be {', '.join(allowed[:-1])} or {allowed[-1]}")
+        return text.lower()
+
+    return parse
+
+
+def device(text: str) -> str:
+    """What MLX computes on."""
+    return choice("auto", "gpu", "cpu")("gpu" if text.lower() == "mps" else text)
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A number between these, both included."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,12}", text) or not low <= int(text) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def seconds(text: str) -> float:
+    """A duration that ends within a day."""
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) or not 0 < float(text) <= 86_400:
+        raise ValueError("must be a number of seconds, more than 0 and at most 86400")
+    return float(text)
+
+
+def size(text: str) -> int:
+    """Bytes, with or without a unit."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    size = int(float(match[1]) * UNITS[match[2].upper()]) if match else -1
+    if not 0 <= size <= 16 * UNITS["T"]:
+        raise ValueError("must be a size such as 512MB or 2GB (powers of 1024; 0 turns it off)")
+    return size
+
+
+def switch(text: str) -> bool:
+    """On or off."""
+    match text.lower():
+        case "true" | "1" | "yes" | "on":
+            return True
+        case "false" | "0" | "no" | "off":
+            return False
+        case _:
+            raise ValueError("must be true or false")
+
+
+def kind(text: str) -> Kind:
+    """What a model is for."""
+    match text.lower():
+        case "chat" | "lm":
+            return Kind.CHAT
+        case "vision" | "multimodal":
+            return Kind.VISION
+        case "embedding" | "embeddings":
+            return Kind.EMBEDDING
+        case _:
+            raise ValueError("must be chat (or lm), vision (or multimodal), embedding (or embeddings)")
+
+
+def name(text: str) -> str:
+    """What clients may call a model."""
+    if not NAME.fullmatch(text):
+        raise ValueError("must be letters, digits and ._:@+- with at most one /, 128 characters a part at most")
+    return text
+
+
+def engine(text: str) -> str:
+    """A class by module and name."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", text):
+        raise ValueError("must look like package.module:Class")
+    return text
+
+
+def path(text: str) -> str:
+    """A path, with `~` for the home folder, or a hub id."""
+    if not text.strip() or "\0" in text:
+        raise ValueError("must be a path or a hub id")
+    return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
+def adapters(text: str) -> dict[str, str]:
+    """Paths by the names they are served under."""
+    found: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, where = part.partition("=")
+        if not equals or not where.strip() or not NAME.fullmatch(name):
+            raise ValueError("must be name=path, the name as for --served-name, without commas in the path")
+        if name in found:
+            raise ValueError(f"must give {name} to one adapter only")
+        found[name] = path(where)
+    return found
+
+
+def folder(text: str) -> Path:
+    """A folder of this machine."""
+    return Path(path(text)).absolute()
