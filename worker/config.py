@@ -298,7 +298,7 @@ SETTINGS = (
         "spare",
         "--spare",
         ("POOL_SPARE",),
-        _flag,
+        parsing.switch,
         "true or false: keep a process at hand that has imported what an engine needs; default true",
     ),
     Setting(
