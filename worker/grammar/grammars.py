@@ -23,6 +23,8 @@ from worker.grammar.guard import Guard
 from worker.grammar.masks import Masks
 from worker.grammar.plans import Dialect
 from worker.grammar.process import GrammarProcess, ProcessLostError
+from worker.grammar.sheet import Spelling
+from worker.grammar.tools import ToolCase, callable_tools
 from worker.grammar.wire import Vocabulary
 from worker.text.calls import parser_name
 from worker.text.markers import NORMAL, REASONING, TOOL, Markers
@@ -55,6 +57,7 @@ class Grammars:
         self._prover: GrammarProcess | None = None
         self._server: GrammarProcess | None = None
         self._format: Format | None = None
+        self._spelling: Spelling | None = None
         self._plans: OrderedDict[bytes, Plan | JobError | None] = OrderedDict()
         self.masks = Masks(self._serving, condemn=self._condemn, slots=slots, size=self._size, eos=self._eos)
         states = {NORMAL, REASONING, TOOL}
@@ -139,7 +142,7 @@ class Grammars:
             param = job.grammar.param if job.grammar is not None else "tool_choice"
             raise JobError(Code.UNSUPPORTED, self._refusal, param)
         dialect = self._dialect(chat=isinstance(job.prompt, ChatPrompt))
-        tools = plans.callable_tools(job)
+        tools = callable_tools(job)
         plan = plans.plan(job, tools, dialect)
         if plan is None:
             return None
@@ -156,7 +159,7 @@ class Grammars:
             log.warning("a proved grammar was too much for the process that follows it")
         return plan
 
-    def _usable(self, tool: plans.ToolCase) -> plans.ToolCase:
+    def _usable(self, tool: ToolCase) -> ToolCase:
         """The tool, with a schema that can be enforced: any object, where it was not promised to be strict."""
         error = self._prove(plans.alone(tool.schema))
         if error and tool.strict:
@@ -199,38 +202,36 @@ class Grammars:
     # -- the model's format
 
     def _dialect(self, *, chat: bool) -> Dialect:
-        specials = self._specials()
-        vocabulary = self._tokenizer.get_vocab()
-
-        def token(text: str) -> str | None:
-            number = vocabulary.get(text)
-            return f"<[{number}]>" if number in specials else None
-
+        spell = self._spell()
         markers = self._markers if chat else Markers()
-        return Dialect(
-            tools=format_of(parser_name(self._tokenizer), token) if chat and markers.tool_start else None,
-            token=token,
-        )
+        form = format_of(parser_name(self._tokenizer), spell) if markers.tool_start else None
+        return Dialect(tools=form, spell=spell)
 
-    def _specials(self) -> frozenset[int]:
-        if self._prover is None:
-            self._prover = self._start(nice=PROVER_NICE)
-        specials = self._prover.specials
-        if self._format is None:
-            self._format = self._read_format(specials)
-        return specials
+    def _spell(self) -> Spelling:
+        if self._spelling is None:
+            if self._prover is None:
+                self._prover = self._start(nice=PROVER_NICE)
+            specials = self._prover.specials
+            vocabulary = self._tokenizer.get_vocab()
+            self._spelling = Spelling({text: token for text, token in vocabulary.items() if token in specials})
+            self._format = self._read_format(specials, self._spelling)
+        return self._spelling
 
-    def _read_format(self, specials: frozenset[int]) -> Format:
+    def _read_format(self, specials: frozenset[int], spell: Spelling) -> Format:
         markers = self._markers
         edges = [edge for state in (NORMAL, TOOL) for edge in markers.transitions.get(state, ())]
         calls = [text for text, target in markers.transitions.get(REASONING, ()) if target == TOOL]
         start = self._tokenizer.get_vocab().get(markers.think_start) if markers.think_start else None
+        guarded = {text for text, _ in edges}
+        if markers.tool_start and spell.ends_in_text(markers.tool_start):
+            # Begun with mere text, as Llama's calls are: only what follows tells a call from an answer.
+            guarded.discard(markers.tool_start)
         return Format(
             raws=self._raws,
             eos=self._eos,
             think_end=(markers.think_end or "").encode(),
             think_start=start,
-            guard=Guard({text for text, _ in edges}, self._raws, specials),
+            guard=Guard(guarded, self._raws, specials),
             thinking_guard=Guard(calls, self._raws, ()),
         )
 

@@ -1,9 +1,7 @@
 """From what a job asks for to the grammar of its answers. Pure: text in, text out."""
 
 import json
-import re
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -11,43 +9,19 @@ import msgspec
 from protocol.errors import Code, JobError
 from protocol.messages import ChatPrompt, GenerateJob, Grammar
 from worker.grammar.constraint import Plan
-from worker.grammar.formats import ToolFormat, quoted, rules
+from worker.grammar.formats import ToolFormat, rules
+from worker.grammar.sheet import Sheet, Spelling, json_part, quoted, slashed
+from worker.grammar.tools import ANY_OBJECT, ToolCase
 
-WHITE_SPACE = r"[ ]?|\n[ \t]{0,40}"
-"""Between the parts of JSON: what pretty-printers write, and no more. A model at a loss writes spaces for ever."""
-ESCAPES = 'bfnrt"\\'
-"""Behind a backslash in JSON. Without `u`, as an escaped name of a property would pass for another one."""
-ANY_OBJECT: Mapping[str, Any] = MappingProxyType({"type": "object"})
 LARGEST_BYTES = 1 << 20
 """All schemas of one request together."""
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a model's output format matters here.
-
-    `tools` is None where calls can't be enforced; `token` gives a control token as Lark writes it, else None.
-    """
+    """What of a model's output format matters here. `tools` is None where calls can't be enforced."""
 
     tools: ToolFormat | None
-    token: Callable[[str], str | None]
-
-
-class ToolCase(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool that may be called; `number` is its place in the request."""
-
-    number: int
-    name: str
-    schema: dict[str, Any]
-    strict: bool
-
-    @property
-    def param(self) -> str:
-        """Where its schema stands in the request."""
-        return f"tools[{self.number}].function.parameters"
-
-    def loosened(self) -> "ToolCase":
-        """The same with any object for its arguments."""
-        return msgspec.structs.replace(self, schema=dict(ANY_OBJECT))
+    spell: Spelling
 
 
 def wanted(job: GenerateJob) -> bool:
@@ -58,20 +32,6 @@ def wanted(job: GenerateJob) -> bool:
     return tools is not None and b'"strict":true' in tools
 
 
-def callable_tools(job: GenerateJob) -> list[ToolCase]:
-    """The tools that the job may call."""
-    raw = job.prompt.tools if isinstance(job.prompt, ChatPrompt) else None
-    cases = []
-    for number, tool in enumerate(msgspec.json.decode(raw) if raw else ()):
-        function = tool["function"]
-        if job.tool_names and function["name"] not in job.tool_names:
-            continue
-        schema = {**ANY_OBJECT, **(function.get("parameters") or {})}
-        strict = bool(function.get("strict"))
-        cases.append(ToolCase(number=number, name=function["name"], schema=schema, strict=strict))
-    return cases
-
-
 def plan(job: GenerateJob, tools: list[ToolCase], dialect: Dialect) -> Plan | None:
     """What the job's answers are held to; None where to nothing. Raises `JobError`."""
     forced = job.tool_choice == "required"
@@ -79,11 +39,10 @@ def plan(job: GenerateJob, tools: list[ToolCase], dialect: Dialect) -> Plan | No
     answer = job.grammar if not forced else None
     if answer is None and not ruled:
         return None
-    parts: list[dict[str, Any]] = []
-    lines: list[str] = []
+    sheet = Sheet(dialect.spell)
     if tools and (ruled or answer is not None):
-        lines = _tool_rules(tools, dialect, parallel=job.parallel_tool_calls)
-        parts += [_json(f"args{index}", tool.schema) for index, tool in enumerate(tools)]
+        _write_tools(tools, dialect, sheet, parallel=job.parallel_tool_calls)
+    lines, parts = sheet.lines, sheet.parts
     if answer is not None:
         parts.append(_answer(answer))
     param = answer.param if answer is not None else "tool_choice" if forced else "tools"
@@ -98,10 +57,10 @@ def plan(job: GenerateJob, tools: list[ToolCase], dialect: Dialect) -> Plan | No
 
 def alone(schema: Mapping[str, Any]) -> str:
     """The grammar of one schema: to find out which of several is at fault."""
-    return _text(["start: @args0"], [_json("args0", schema)])
+    return _text(["start: @args0"], [json_part("args0", schema)])
 
 
-def _tool_rules(tools: list[ToolCase], dialect: Dialect, *, parallel: bool) -> list[str]:
+def _write_tools(tools: list[ToolCase], dialect: Dialect, sheet: Sheet, *, parallel: bool) -> None:
     if dialect.tools is None:
         raise JobError(
             Code.UNSUPPORTED,
@@ -109,7 +68,7 @@ def _tool_rules(tools: list[ToolCase], dialect: Dialect, *, parallel: bool) -> l
             "tool_choice",
         )
     try:
-        return rules(dialect.tools, [tool.name for tool in tools], dialect.token, parallel=parallel)
+        rules(dialect.tools, tools, sheet, parallel=parallel)
     except ValueError as error:
         raise JobError(Code.UNSUPPORTED, f"Tool calls can't be enforced: {error}.", "tool_choice") from None
 
@@ -125,20 +84,14 @@ def _text(lines: list[str], parts: list[dict[str, Any]]) -> str:
     return text
 
 
-def _json(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    # Last, so that a schema can't bring options of its own.
-    options = {"whitespace_pattern": WHITE_SPACE, "json_allowed_escapes": ESCAPES}
-    return {"name": name, "json_schema": {**schema, "x-guidance": options}}
-
-
 def _answer(grammar: Grammar) -> dict[str, Any]:
     match grammar.kind:
         case "json_object":
-            return _json("answer", ANY_OBJECT)
+            return json_part("answer", ANY_OBJECT)
         case "json_schema":
-            return _json("answer", msgspec.json.decode(grammar.text, type=dict[str, Any]))
+            return json_part("answer", msgspec.json.decode(grammar.text, type=dict[str, Any]))
         case "regex":
-            return {"name": "answer", "lark_grammar": f"start: /{_slashed(grammar.text)}/"}
+            return {"name": "answer", "lark_grammar": f"start: /{slashed(grammar.text)}/"}
         case "choice":
             choices = msgspec.json.decode(grammar.text, type=list[str])
             return {"name": "answer", "lark_grammar": "start: " + " | ".join(map(quoted, choices))}
@@ -146,10 +99,3 @@ def _answer(grammar: Grammar) -> dict[str, Any]:
             return {"name": "answer", "ebnf": grammar.text}
         case other:
             raise JobError(Code.UNSUPPORTED, f"This worker knows no grammar of kind {other!r}.", grammar.param)
-
-
-def _slashed(regex: str) -> str:
-    """As Lark writes it between slashes."""
-    return re.sub(r"\\.|/", lambda found: "\\/" if found[0] == "/" else found[0], regex, flags=re.DOTALL).replace(
-        "\n", "\\n"
-    )

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from worker.text.fitting import TEXTUAL, fitting
+
 ToolParser = Callable[[str, Any], Any]
 """mlx-lm's `parse_tool_call(text, tools)`: one dict or a list of them, or any exception."""
 
@@ -32,6 +34,8 @@ def calls_from(
 ) -> Callable[[str], list[Call]]:
     """A function from the inside of a tool block to its calls (at least one). It raises `ValueError`, only."""
     offered = {tool.get("function", {}).get("name") for tool in tools or ()}
+    if tools and tool_parser.__module__.rpartition(".")[2] in TEXTUAL:
+        tool_parser = fitting(tool_parser, tools)
 
     def parse(text: str) -> list[Call]:
         try:

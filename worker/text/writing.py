@@ -13,7 +13,9 @@ HEADS = MappingProxyType(
     {
         "json_tools": re.compile(_JSON),
         "longcat": re.compile(_JSON),
-        "llama3_json": re.compile(_JSON.replace("arguments", "parameters")),
+        "llama3": re.compile(
+            r'(?:\s*\}\s*;\s*\{\s*"name")?\s*:\s*"(?P<name>[\w.:-]+)"\s*,\s*"parameters"\s*:\s*(?=\{)'
+        ),
         "mistral": re.compile(r"\s*(?P<name>[\w-]+)\s*\[ARGS\]\s*(?=\{)"),
         "kimi_k2": re.compile(
             r"\s*(?:<\|tool_call_end\|>)?\s*(?:<\|tool_call_begin\|>)?\s*(?P<id>(?:functions\.)?(?P<name>[\w.-]+):\d+)"

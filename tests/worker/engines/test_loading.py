@@ -11,6 +11,9 @@ from mlx.utils import tree_flatten
 from worker.config import WorkerConfig
 from worker.engines.base import EngineLoadError
 from worker.engines.loading import family, load
+from worker.text import llama3
+from worker.text.calls import parser_name
+from worker.text.markers import markers_of
 
 
 def configured(folder: Path, **fields: object) -> WorkerConfig:
@@ -61,3 +64,15 @@ def test_load_says_what_is_missing_when_a_folder_is_empty(tmp_path: Path) -> Non
 def test_family_is_the_name_of_the_line(kind: str, name: str) -> None:
     """Versions and variants are no part of it."""
     assert family(kind) == name
+
+
+def test_calls_of_llama_are_recognised_by_its_template(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """mlx-lm has no parser for them; any other model keeps the one that mlx-lm found, or none."""
+    plain = load(WorkerConfig(model_path=str(model_folder("qwen3")), served_name="m")).tokenizer
+    assert parser_name(plain) == "json_tools"
+    shutil.copytree(model_folder("qwen3"), tmp_path / "llama")
+    template = "{# " + llama3.SIGN + " #}{{ messages[0].content }}"
+    (tmp_path / "llama" / "chat_template.jinja").write_text(template)
+    found = load(WorkerConfig(model_path=str(tmp_path / "llama"), served_name="m")).tokenizer
+    assert parser_name(found) == "llama3"
+    assert markers_of(found).transitions["normal"][-1] == ('{"name"', "tool")

@@ -13,9 +13,11 @@ from protocol.errors import Code, JobError
 from protocol.messages import GenerateJob, Grammar, ToolCall
 from protocol.parts import joined_calls
 from worker.engines.chat import ChatEngine
-from worker.grammar.formats import format_of, rules
+from worker.grammar.formats import FORMATS, rules
 from worker.grammar.grammars import Grammars
 from worker.grammar.plans import Dialect
+from worker.grammar.sheet import Sheet, Spelling
+from worker.grammar.tools import ToolCase
 from worker.text.calls import calls_from
 
 pytestmark = pytest.mark.mlx
@@ -169,28 +171,20 @@ def test_strict_schema_is_refused_by_name_when_it_can_not_be_enforced(engine: Ch
 
 def test_demand_is_refused_when_the_format_is_not_json(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where calls are spelled in a notation of the model's own, a demand that can't be kept is refused."""
-    monkeypatch.setattr(Grammars, "_dialect", lambda self, chat: Dialect(tools=None, token=lambda text: None))
+    monkeypatch.setattr(Grammars, "_dialect", lambda self, chat: Dialect(tools=None, spell=Spelling({})))
     with pytest.raises(JobError) as refused:
         engine.prepare(ask(1, [tool("unheard_of", None)]))
     assert (refused.value.code, refused.value.param) == (Code.UNSUPPORTED, "tool_choice")
 
 
-@pytest.mark.parametrize("parser", ["json_tools", "longcat", "mistral", "kimi_k2"])
-@pytest.mark.parametrize("special", [True, False])
-def test_rules_exist_for_each_format_when_its_markers_are_tokens(parser: str, special: bool) -> None:
-    """Formats of JSON between markers can be forced, unless the tokenizer spells the markers out."""
-
-    def token(text: str) -> str | None:
-        return f"<[{len(text)}]>" if special else None
-
-    form = format_of(parser, token)
-    if form is None:
-        assert not special
-        return
-    if not special:
-        with pytest.raises(ValueError, match="markers"):
-            rules(form, ["f"], token, parallel=True)
-        return
-    for parallel in (True, False):
-        found = rules(form, ["f", "g"], token, parallel=parallel)
-        assert [line.partition(":")[0] for line in found] == ["calls", "tail", "one", "call0", "call1"]
+def test_demand_is_refused_when_markers_are_mere_text() -> None:
+    """Without a token for the end of a call nothing could keep its strings free of it; a start may be text."""
+    case = ToolCase(number=0, name="f", schema={"type": "object"}, strict=False)
+    plain, control = Spelling({}), Spelling({form.end: 7 for form in FORMATS.values() if form.end})
+    for form in FORMATS.values():
+        if form.end:
+            with pytest.raises(ValueError, match="marker"):
+                rules(form, [case], Sheet(plain), parallel=True)
+        sheet = Sheet(control)
+        rules(form, [case], sheet, parallel=True)
+        assert [line for line in sheet.lines if line.startswith("calls:")]

@@ -1,0 +1,198 @@
+"""Every format of calls that can be enforced is, on a model that knows none of them: what it must call, parses."""
+
+import importlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from engine_runs import Outcome, chat, job, run
+from models import bpe, corpus, tokenizer
+
+from protocol.errors import Code, JobError
+from protocol.parts import joined_calls
+from worker.config import WorkerConfig
+from worker.engines.chat import ChatEngine
+from worker.engines.preparation import Preparation
+from worker.grammar.formats import FORMATS
+from worker.grammar.grammars import Grammars
+from worker.text import llama3
+from worker.text.markers import markers_of
+
+pytestmark = pytest.mark.mlx
+
+CONTROL = (
+    "[TOOL_CALLS]", "[ARGS]", "<longcat_tool_call>", "</longcat_tool_call>", "<|tool_calls_section_begin|>",
+    "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>",
+    "<|open|>", "<|close|>", "<|sep|>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "<minimax:tool_call>",
+    "</minimax:tool_call>", "</function>", "</atem:function_calls>", "<|tool_call_start|>", "<|tool_list_start|>",
+    "<|tool_call>", "<tool_call|>", '<|"|>', "<start_function_call>", "<end_function_call>", "<escape>",
+)  # fmt: skip
+"""What tokenizers of these models have as single tokens."""
+PARSERS = [*FORMATS, "mistral"]
+TRIP: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"enum": ["Oslo", "New York"]},
+        "note": {"type": "string", "minLength": 1, "maxLength": 12},
+        "days": {"type": "integer", "minimum": 1, "maximum": 30},
+        "price": {"anyOf": [{"type": "number", "minimum": 0, "maximum": 9}, {"type": "null"}]},
+        "window": {"type": "boolean"},
+    },
+    "required": ["city", "note", "days"],
+    "additionalProperties": False,
+}
+ROUTE: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "stops": {"type": "array", "items": {"$ref": "#/$defs/stop"}, "minItems": 1, "maxItems": 2},
+        "by": {"type": "object", "properties": {"train": {"type": "boolean"}}, "required": ["train"],
+               "additionalProperties": False},
+    },
+    "required": ["stops", "by"],
+    "additionalProperties": False,
+    "$defs": {"stop": {"type": "string", "enum": ["a b", 'c"d', "e"]}},
+}  # fmt: skip
+SCHEMAS = {"book_trip": TRIP, "plan_route": ROUTE}
+
+
+def tool(name: str, schema: dict[str, Any], *, strict: bool = True) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": schema, "strict": strict}}
+
+
+@pytest.fixture(scope="module")
+def _many_tongued(model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> ChatEngine:
+    folder = tmp_path_factory.mktemp("formats") / "qwen3"
+    shutil.copytree(model_folder("qwen3"), folder)
+    size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    control = (*bpe.CONTROL, *CONTROL)
+    trained = bpe.train(corpus.lines(0, 300), split=tokenizer._SPLIT, control=control, vocab_size=size)
+    trained.save(str(folder / "tokenizer.json"))
+    ends = [trained.token_to_id(text) for text in bpe.ENDS]
+    for name in ("config.json", "generation_config.json"):
+        described = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**described, "eos_token_id": ends}))
+    engine = ChatEngine(WorkerConfig(model_path=str(folder), served_name="any", prefix_cache_bytes=0))
+    engine.load()
+    return engine
+
+
+@pytest.fixture
+def speaking(_many_tongued: ChatEngine) -> Iterator[Callable[[str], ChatEngine]]:
+    """The engine as it would be loaded for a model with a given parser."""
+    engine = _many_tongued
+
+    def speak(parser: str) -> ChatEngine:
+        module = llama3 if parser == "llama3" else importlib.import_module(f"mlx_lm.tool_parsers.{parser}")
+        known = engine._loaded.tokenizer
+        known._tool_parser = module.parse_tool_call
+        known._tool_call_start, known._tool_call_end = module.tool_call_start, module.tool_call_end
+        engine._markers = markers_of(known)
+        former = engine._grammars
+        engine._grammars = grammars = Grammars(
+            tokenizer=known,
+            raws=engine._vocabulary.raws,
+            markers=engine._markers,
+            size=engine._loaded.vocab_size,
+            slots=16,
+        )
+        # Their vocabulary is the same, and starting them is what takes long.
+        grammars._prover, grammars._server = former._prover, former._server
+        engine._preparation = Preparation(engine._loaded, engine._vocabulary, engine._markers, grammars)
+        engine._ready_batch._masks = grammars.masks
+        return engine
+
+    yield speak
+    for number in list(engine._running):
+        engine.cancel(number)
+    while engine.busy:
+        engine.step()
+
+
+def ask(number: int, tools: list[dict[str, Any]], **fields: Any) -> Any:
+    prompt = chat(f"go {number}", tools=tools, enable_thinking=False)
+    fields = {"max_tokens": 500, "tool_choice": "required", "sampling": {"temperature": 1.0}, **fields}
+    return job(number, prompt, **fields)
+
+
+def calls(outcome: Outcome) -> list[Any]:
+    assert outcome.failed is None, outcome.failed
+    return joined_calls(call for delta in outcome.deltas for call in delta.calls)
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_forced_call_parses_and_fits_whatever_the_format(speaking: Callable[[str], ChatEngine], parser: str) -> None:
+    """One call of a strict tool, drawn at random: nothing but a call, with arguments that fit its schema."""
+    engine = speaking(parser)
+    names = ["book_trip"] if parser == "function_gemma" else list(SCHEMAS)
+    tools = [tool(name, SCHEMAS[name]) for name in names]
+    wanted = [names[number % len(names)] for number in range(6)]
+    jobs = [ask(at, tools, parallel_tool_calls=False, tool_names=[name]) for at, name in enumerate(wanted)]
+    outcomes = run(engine, jobs)
+    for name, outcome in zip(wanted, outcomes.values(), strict=True):
+        [call] = calls(outcome)
+        assert call.name == name
+        jsonschema.validate(json.loads(call.arguments), SCHEMAS[name])
+        assert (outcome.finish, outcome.text) == ({0: "tool_calls"}, {0: ""})
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_several_calls_parse_whatever_the_format(speaking: Callable[[str], ChatEngine], parser: str) -> None:
+    """As many as the model likes: all parse."""
+    none: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+    one = {**none, "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 99}}, "required": ["x"]}
+    tools = [tool("f", one, strict=False), tool("g", none, strict=False)]
+    engine = speaking(parser)
+    known = engine._loaded.tokenizer
+    # Left to chance, calls would follow calls until tokens run out.
+    ends = [*known.eos_token_ids, *known.encode(known.tool_call_end, add_special_tokens=False)[:1]]
+    sampling = {"temperature": 1.0, "logit_bias": dict.fromkeys(ends, 5.0)}
+    outcomes = run(engine, [ask(number, tools, max_tokens=150, sampling=sampling) for number in range(5)])
+    found = [call for outcome in outcomes.values() for call in calls(outcome) if outcome.finish[0] == "tool_calls"]
+    assert found
+    for call in found:
+        assert call.name in ("f", "g")
+        assert isinstance(json.loads(call.arguments), dict)
+    assert {outcome.finish[0] for outcome in outcomes.values()} <= {"tool_calls", "length"}
+
+
+@pytest.mark.parametrize("parser", ["qwen3_coder", "gemma4", "function_gemma", "glm47"])
+def test_strict_schema_is_refused_by_name_when_the_format_has_no_place_for_it(
+    speaking: Callable[[str], ChatEngine], parser: str
+) -> None:
+    """What can't be said in a notation is refused where it was promised, and left out where it was not."""
+    odd = {"type": "object", "properties": {"x": {"type": "string", "pattern": "^a+$"}}, "required": ["x"]}
+    engine = speaking(parser)
+    with pytest.raises(JobError) as refused:
+        engine.prepare(ask(1, [tool("f", TRIP), tool("g", odd)]))
+    assert (refused.value.code, refused.value.param) == (Code.INVALID_REQUEST, "tools[1].function.parameters")
+    limited = {**odd, "properties": {"x": {**odd["properties"]["x"], "maxLength": 5}}}
+    outcome = run(engine, [ask(1, [tool("g", limited, strict=False)], parallel_tool_calls=False)])[1]
+    [call] = calls(outcome)
+    assert isinstance(json.loads(call.arguments), dict)
+
+
+def test_call_in_free_text_is_ruled_from_its_marker_on(speaking: Callable[[str], ChatEngine]) -> None:
+    """With `auto` and a strict tool, in a notation of tags as in JSON."""
+    engine = speaking("qwen3_coder")
+    begin = engine._loaded.tokenizer.get_vocab()["<tool_call>"]
+    sampling = {"temperature": 1.0, "logit_bias": {begin: 9.0}}
+    tools = [tool("book_trip", TRIP)]
+    asked = [ask(number, tools, tool_choice="auto", sampling=sampling, max_tokens=300) for number in range(4)]
+    found = [call for outcome in run(engine, asked).values() for call in calls(outcome)]
+    assert found
+    for call in found:
+        jsonschema.validate(json.loads(call.arguments), TRIP)
+
+
+def test_answer_or_call_when_llama_may_give_either(speaking: Callable[[str], ChatEngine]) -> None:
+    """Its calls are objects without a marker; an answer that begins like one stays an answer."""
+    engine = speaking("llama3")
+    text = engine._preparation._channels(ask(1, [tool("f", {"type": "object"})], tool_choice="auto"), 0, [1])
+    for token in engine._loaded.tokenizer.encode('{"name": "Ada", "parameters": {}} is who'):
+        text.feed(token)
+    piece = text.finish("stop")
+    assert (piece.text, piece.calls) == ('{"name": "Ada", "parameters": {}} is who', [])

@@ -1,0 +1,134 @@
+"""A grammar while it is written: its rules, the schemas they refer to, and how a model's tokens spell a text. Pure."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WHITE_SPACE = r"[ ]?|\n[ \t]{0,40}"
+"""Between the parts of JSON: what pretty-printers write, and no more. A model at a loss writes spaces for ever."""
+ESCAPES = 'bfnrt"\\'
+"""Behind a backslash in JSON. Without `u`, as an escaped name of a property would pass for another one."""
+SPACE = "/[ \\n]{0,2}/"
+_TEXTUAL = frozenset(
+    {"type", "title", "description", "default", "examples", "minLength", "maxLength", "enum", "const", "deprecated"}
+)
+
+
+def quoted(text: str) -> str:
+    """A Lark string."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def slashed(regex: str) -> str:
+    """An expression as Lark writes it between slashes."""
+    regex = re.sub(r"\\.|/", lambda found: "\\/" if found[0] == "/" else found[0], regex, flags=re.DOTALL)
+    return regex.replace("\n", "\\n")
+
+
+def json_part(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON that fits a schema, for rules to refer to as `@name`."""
+    # Last, so that a schema can't bring options of its own.
+    options = {"whitespace_pattern": WHITE_SPACE, "json_allowed_escapes": ESCAPES}
+    return {"name": name, "json_schema": {**schema, "x-guidance": options}}
+
+
+class Spelling:
+    """How a model's tokens write a text: control tokens by number, the rest as text."""
+
+    def __init__(self, control: Mapping[str, int]) -> None:
+        """`control` is what grammars know as control tokens."""
+        self._control = control
+        names = sorted(control, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, names))) if names else None
+
+    def __call__(self, text: str) -> str:
+        """As Lark writes it."""
+        return " ".join(piece if control else quoted(piece) for piece, control in self._pieces(text)) or '""'
+
+    def plain(self, text: str) -> bool:
+        """Whether there is no control token in it."""
+        return all(not control for _, control in self._pieces(text))
+
+    def ends_in_text(self, text: str) -> bool:
+        """Whether its last token is no control token."""
+        return not self._pieces(text)[-1][1]
+
+    def token(self, text: str) -> str | None:
+        """All of a text as one control token, or None."""
+        return f"<[{self._control[text]}]>" if text in self._control else None
+
+    def _pieces(self, text: str) -> list[tuple[str, bool]]:
+        pieces = []
+        at = 0
+        for found in self._pattern.finditer(text) if self._pattern else ():
+            if found.start() > at:
+                pieces.append((text[at : found.start()], False))
+            pieces.append((f"<[{self._control[found[0]]}]>", True))
+            at = found.end()
+        if at < len(text):
+            pieces.append((text[at:], False))
+        return pieces
+
+
+class Sheet:
+    """Lark rules and named schemas, as they are needed."""
+
+    def __init__(self, spelling: Spelling) -> None:
+        self.spell = spelling
+        self.lines: list[str] = []
+        self.parts: list[dict[str, Any]] = []
+
+    def json(self, schema: Mapping[str, Any]) -> str:
+        """JSON that fits a schema."""
+        name = f"json{len(self.parts)}"
+        self.parts.append(json_part(name, schema))
+        return f"@{name}"
+
+    def rule(self, body: str, *, name: str = "rule", attributes: str = "") -> str:
+        """A rule of its own, to be repeated or left out."""
+        name = f"{name}{len(self.lines)}"
+        self.lines.append(f"{name}{attributes}: {body}")
+        return name
+
+    def text(self, schema: Mapping[str, Any], closing: str, *, without: Sequence[str], strict: bool) -> str:
+        """A string as it is, up to and with `closing`, in which none of `without` stands.
+
+        Raises `ValueError` where a strict schema says more of the string than can be said here.
+        """
+        if "enum" in schema or "const" in schema:
+            values = [value if isinstance(value, str) else json.dumps(value) for value in _values(schema)]
+            if any(mark in value for value in values for mark in (closing, *without)):
+                raise ValueError("one of its values would end the call")
+            return f"({' | '.join(map(quoted, values))}) {self.spell(closing)}"
+        if strict and not _TEXTUAL.issuperset(schema):
+            raise ValueError(f"the model's format can't hold text to {sorted(set(schema) - _TEXTUAL)[0]!r}")
+        plain = self.spell.plain(closing)
+        avoided = [*without, *([] if plain else [closing.strip()])]
+        body = f"/{_length(schema)}/"
+        if avoided:
+            body += f" & ~/(?s:.*)({'|'.join(slashed(re.escape(mark)) for mark in avoided)})(?s:.*)/"
+        self.lines.append(f"TEXT{len(self.lines)}: {body}")
+        name = f"TEXT{len(self.lines) - 1}"
+        if plain:
+            return self.rule(name, name="text", attributes=f"[suffix={quoted(closing)}]")
+        # Line breaks before a control token are the text's: nothing could tell them apart.
+        return f"{name} {self.spell(closing.lstrip())}"
+
+
+def _values(schema: Mapping[str, Any]) -> list[Any]:
+    found = schema.get("enum", [schema.get("const")])
+    return found if isinstance(found, list) else []
+
+
+def _length(schema: Mapping[str, Any]) -> str:
+    """Any text of the right length. Parsers strip white space, so it can't count at the ends."""
+    least, most = schema.get("minLength", 0), schema.get("maxLength")
+    if not isinstance(least, int) or (most is not None and not isinstance(most, int)) or (most or least) < least:
+        raise ValueError("its lengths are no lengths")
+    if least == 0:
+        return "(?s:.*)" if most is None else f"(?s:.{{0,{most}}})"
+    if least == 1:
+        within = "" if most is None else max(most - 2, 0)
+        return r"\S" if most == 1 else rf"\S((?s:.{{0,{within}}})\S)?"
+    return rf"\S(?s:.{{{least - 2},{'' if most is None else most - 2}}})\S"

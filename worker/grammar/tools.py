@@ -1,0 +1,68 @@
+"""The tools that a job may call, with what their schemas say about each argument. Pure."""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from protocol.messages import ChatPrompt, GenerateJob
+
+ANY_OBJECT: Mapping[str, Any] = MappingProxyType({"type": "object"})
+_PLAIN = frozenset(
+    {
+        "type",
+        "properties",
+        "required",
+        "additionalProperties",
+        "description",
+        "title",
+        "$defs",
+        "definitions",
+        "$schema",
+    }
+)
+
+
+class ToolCase(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool that may be called; `number` is its place in the request."""
+
+    number: int
+    name: str
+    schema: dict[str, Any]
+    strict: bool
+
+    @property
+    def param(self) -> str:
+        """Where its schema stands in the request."""
+        return f"tools[{self.number}].function.parameters"
+
+    def loosened(self) -> "ToolCase":
+        """The same with any object for its arguments."""
+        return msgspec.structs.replace(self, schema=dict(ANY_OBJECT))
+
+    def arguments(self) -> Iterator[tuple[str, dict[str, Any], bool]]:
+        """Name, schema and whether it is required, of each argument; for formats that write them one by one.
+
+        Raises `ValueError` where a strict schema says more than which arguments there are.
+        """
+        properties = self.schema.get("properties") or {}
+        required = self.schema.get("required") or []
+        if self.strict and (not _PLAIN.issuperset(self.schema) or not set(required) <= properties.keys()):
+            raise ValueError("the model's format has no place for all that its schema says")
+        for name, schema in properties.items():
+            yield name, schema if isinstance(schema, dict) else {}, name in required
+
+
+def callable_tools(job: GenerateJob) -> list[ToolCase]:
+    """The tools that the job may call."""
+    raw = job.prompt.tools if isinstance(job.prompt, ChatPrompt) else None
+    cases = []
+    for number, tool in enumerate(msgspec.json.decode(raw) if raw else ()):
+        function = tool["function"]
+        if job.tool_names and function["name"] not in job.tool_names:
+            continue
+        schema = {**ANY_OBJECT, **(function.get("parameters") or {})}
+        strict = bool(function.get("strict"))
+        cases.append(ToolCase(number=number, name=function["name"], schema=schema, strict=strict))
+    return cases
