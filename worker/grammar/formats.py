@@ -78,12 +78,17 @@ _GLM = ToolFormat(
         without=("</tool_call>",),
     ).call,
 )
-_SPACED = {"opening": SPACE, "closing": SPACE}
 FORMATS = MappingProxyType(
     {
-        "json_tools": ToolFormat(start="<tool_call>", end="</tool_call>", call=_object("arguments"), **_SPACED),
+        "json_tools": ToolFormat(
+            start="<tool_call>", end="</tool_call>", call=_object("arguments"), opening=SPACE, closing=SPACE
+        ),
         "longcat": ToolFormat(
-            start="<longcat_tool_call>", end="</longcat_tool_call>", call=_object("arguments"), **_SPACED
+            start="<longcat_tool_call>",
+            end="</longcat_tool_call>",
+            call=_object("arguments"),
+            opening=SPACE,
+            closing=SPACE,
         ),
         "llama3": ToolFormat(start='{"name"', end="", call=_llama, between='";" /[ ]?/ "{\\"name\\""'),
         "kimi_k2": ToolFormat(

@@ -1,11 +1,14 @@
 """What little of JSON schemas matters to calls whose arguments are written as text: which types a value may have."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 DEEPEST = 16
 """References followed before a schema counts as saying nothing."""
-_NAMES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+_NAMES = MappingProxyType(
+    {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+)
 
 
 def type_of(value: Any) -> str:
