@@ -1,9 +1,16 @@
-"""What every test may need: the tiny models, made once and kept between runs in a git-ignored folder."""
+"""What every test may need: the tiny models, made once and kept between runs in a git-ignored folder.
 
-from collections.abc import Callable
+And what every test is held to: no key that it uses may stand in a log.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from key_traces import LOGGERS, Listener, noting
+
+from gateway.access import record
 
 pytest_plugins = ["pool_fixtures"]
 ROOT = Path(__file__).parents[1]
@@ -15,6 +22,25 @@ def model_folder() -> Callable[[str], Path]:
     from make_models import make
 
     return lambda name: make(name, ROOT / ".models")
+
+
+@pytest.fixture(scope="session")
+def _listener() -> Iterator[Listener]:
+    """Hears what the gateway says at its most verbose, whatever the level of a test."""
+    listener = Listener()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "mint", noting(record.mint))
+        logging.getLogger("gateway").setLevel(logging.DEBUG)
+        for name in LOGGERS:
+            logging.getLogger(name).addHandler(listener)
+        yield listener
+
+
+@pytest.fixture(autouse=True)
+def _keys_stay_out_of_logs(_listener: Listener) -> Iterator[None]:
+    _listener.found.clear()
+    yield
+    assert not _listener.found, f"keys in this process's log: {_listener.found[:5]}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

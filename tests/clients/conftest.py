@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from key_traces import CLIENT_KEY
 from openai import OpenAI
 from running_pool import RunningPool
 
@@ -10,5 +11,5 @@ from running_pool import RunningPool
 @pytest.fixture
 def client(qwen: RunningPool) -> Iterator[OpenAI]:
     """Talks to the tiny Qwen3 model; never retries."""
-    with OpenAI(base_url=qwen.base_url, api_key="none", max_retries=0) as client:
+    with OpenAI(base_url=qwen.base_url, api_key=CLIENT_KEY, max_retries=0) as client:
         yield client

@@ -8,6 +8,7 @@ import numpy as np
 import openai
 import pytest
 import tiktoken
+from key_traces import CLIENT_KEY
 from langchain_openai import OpenAIEmbeddings
 from pool_fixtures import MINILM_NAME
 from running_pool import RunningPool
@@ -19,7 +20,7 @@ TEXTS = ["A cat sits on the mat.", "Größe, naïve, 東京", "Stock markets fel
 
 
 def langchain(pool: RunningPool, **settings: Any) -> OpenAIEmbeddings:
-    return OpenAIEmbeddings(base_url=pool.base_url, api_key="none", max_retries=0, **settings)
+    return OpenAIEmbeddings(base_url=pool.base_url, api_key=CLIENT_KEY, max_retries=0, **settings)
 
 
 def reference(pool: RunningPool, texts: list[str]) -> Any:

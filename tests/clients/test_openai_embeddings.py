@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from key_traces import CLIENT_KEY
 from openai import OpenAI
 from pool_fixtures import MINILM_NAME
 from running_pool import FAKE, ROOT, Answer, RunningPool, until
@@ -24,7 +25,7 @@ A_CAT = [101, 1037, 4937, 102]
 @pytest.fixture
 def client(minilm: RunningPool) -> Iterator[OpenAI]:
     """Talks to the embedding model; never retries."""
-    with OpenAI(base_url=minilm.base_url, api_key="none", max_retries=0) as client:
+    with OpenAI(base_url=minilm.base_url, api_key=CLIENT_KEY, max_retries=0) as client:
         yield client
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import openai
 import pytest
+from key_traces import CLIENT_KEY
 from openai import APIError, AsyncOpenAI, OpenAI
 from pool_fixtures import CONTEXT, QWEN_NAME
 from running_pool import FAKE, RunningPool, until
@@ -91,7 +92,7 @@ class Counted:
         self.sent_at: list[float] = []
         self.statuses: list[int] = []
         self.http = openai.DefaultHttpxClient(event_hooks={"request": [self._count], "response": [self._note]})
-        self.client = OpenAI(base_url=pool.base_url, api_key="none", http_client=self.http, max_retries=max_retries)
+        self.client = OpenAI(base_url=pool.base_url, api_key=CLIENT_KEY, http_client=self.http, max_retries=max_retries)
 
     def _count(self, _request: Any) -> None:
         self.sent_at.append(time.monotonic())
@@ -158,7 +159,7 @@ def test_deterministic_failures_are_tried_once(start_pool: Callable[..., Running
 def test_broken_stream_raises_when_engines_die_of_it(start_pool: Callable[..., RunningPool]) -> None:
     """A stream that can't go on raises `APIError` with its code in the middle of the iteration."""
     pool = start_pool(FAKE)
-    with OpenAI(base_url=pool.base_url, api_key="none") as client:
+    with OpenAI(base_url=pool.base_url, api_key=CLIENT_KEY) as client:
         stream = client.chat.completions.create(
             model="fake", messages=[{"role": "user", "content": "fake: slow@0.02 die@9 tokens@99"}], stream=True
         )
@@ -173,7 +174,7 @@ def test_broken_stream_raises_when_engines_die_of_it(start_pool: Callable[..., R
 def test_connection_error_is_raised_when_the_gateway_dies_mid_stream(start_pool: Callable[..., RunningPool]) -> None:
     """kill -9 of the gateway: no stream ends as if it were complete."""
     pool = start_pool(FAKE)
-    with OpenAI(base_url=pool.base_url, api_key="none", max_retries=0) as client:
+    with OpenAI(base_url=pool.base_url, api_key=CLIENT_KEY, max_retries=0) as client:
         stream = client.chat.completions.create(
             model="fake", messages=[{"role": "user", "content": LONG}], stream=True, max_tokens=5000
         )
@@ -195,7 +196,7 @@ async def test_each_of_32_streams_is_what_it_is_alone(qwen: RunningPool) -> None
         }
         for at in range(32)
     ]
-    async with AsyncOpenAI(base_url=qwen.base_url, api_key="none") as client:
+    async with AsyncOpenAI(base_url=qwen.base_url, api_key=CLIENT_KEY) as client:
 
         async def streamed(request: dict[str, Any]) -> str:
             stream = await client.chat.completions.create(**request, stream=True)

@@ -1,6 +1,7 @@
 """Images through the unmodified `openai` client, to a pool with a model that sees and one that does not."""
 
 import pytest
+from key_traces import CLIENT_KEY
 from openai import BadRequestError, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from picture_files import data_url, picture
@@ -26,7 +27,7 @@ TALK: list[ChatCompletionMessageParam] = [
 
 def test_a_conversation_with_images_is_answered_when_streaming_and_not(seeing: RunningPool) -> None:
     """Images in several turns, by the SDK's own types."""
-    with OpenAI(base_url=seeing.base_url, api_key="none", max_retries=0) as client:
+    with OpenAI(base_url=seeing.base_url, api_key=CLIENT_KEY, max_retries=0) as client:
         whole = client.chat.completions.create(model="eyes", messages=TALK, max_tokens=8)
         with client.chat.completions.create(model="eyes", messages=TALK, max_tokens=8, stream=True) as stream:
             pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
@@ -37,7 +38,7 @@ def test_a_conversation_with_images_is_answered_when_streaming_and_not(seeing: R
 def test_the_first_image_is_named_when_the_model_does_not_see(seeing: RunningPool) -> None:
     """The SDK's own error, with the parameter."""
     with (
-        OpenAI(base_url=seeing.base_url, api_key="none", max_retries=0) as client,
+        OpenAI(base_url=seeing.base_url, api_key=CLIENT_KEY, max_retries=0) as client,
         pytest.raises(BadRequestError) as raised,
     ):
         client.chat.completions.create(model="words", messages=TALK)

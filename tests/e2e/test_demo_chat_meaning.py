@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+from key_traces import CLIENT_KEY
 from running_pool import RunningPool
 
 from demo.evaluation import Answer, Call, Case, cases
@@ -35,7 +36,7 @@ def pool() -> Iterator[RunningPool]:
 
 
 def client(pool: RunningPool) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=pool.base_url, api_key="any", max_retries=0)
+    return openai.AsyncOpenAI(base_url=pool.base_url, api_key=CLIENT_KEY, max_retries=0)
 
 
 async def ask(api: openai.AsyncOpenAI, case: Case) -> Answer:

@@ -7,13 +7,14 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from key_traces import shown
 
 from gateway.access.record import new_key
 from gateway.app import make_app
 from gateway.config import GatewayConfig
 from gateway.context import CUSTODY
 
-MASTER = "the-master-key-of-this-test"
+MASTER = shown("the-master-key-of-this-test")
 Client = TestClient[web.Request, web.Application]
 
 

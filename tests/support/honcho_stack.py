@@ -46,6 +46,7 @@ class Procfile(Api):
         """End honcho, and so everything."""
         self.hang_up()
         self.honcho.stop()
+        self.honcho.check_keys()
 
     def logs(self) -> str:
         """All that was said."""

@@ -1,7 +1,8 @@
 """A whole pool as its users run it: the gateway and its supervised workers as processes, real sockets, real logs.
 
 Everything is started and ended here, by process id, in a short run directory of its own. `check_logs` is what makes
-a test fail for what only the logs show: tracebacks, warnings, tasks whose exception nobody saw.
+a test fail for what only the logs show: tracebacks, warnings, tasks whose exception nobody saw. Logs are thrown away
+only after they were searched for every key that anyone used (`key_traces`).
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
 
+import key_traces
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,6 +147,11 @@ class Program:
             self.signal(signal.SIGKILL)
             self.wait()
 
+    def check_keys(self) -> None:
+        """Fail for any key in what it wrote."""
+        found = key_traces.traces(self.text())
+        assert not found, f"keys in the log of {self.name}: {found[:5]}"
+
     def check_log(self, allowed: str) -> list[str]:
         """What was written since the last check and by no healthy run, but what matches `allowed`."""
         new = self.log.read_bytes()[self._seen :]
@@ -183,6 +190,7 @@ class Api:
     ) -> Answer:
         """One request on a connection of its own. `body`: bytes as they are, anything else as JSON."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        key_traces.sent(path, headers or {})
         try:
             given: dict[str, str] = {}
             if body is not None and not isinstance(body, bytes):
@@ -221,6 +229,7 @@ class Api:
 
     def open(self, path: str, body: Any) -> socket.socket:
         """A connection on which a request has been sent and nothing been read. Closed at the test's end."""
+        key_traces.sent(path, {})
         data = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
@@ -303,6 +312,7 @@ class RunningPool(Api):
             "POOL_SPARE": "false",
             **(environment or {}),
         }
+        key_traces.shown(self._environment.get("POOL_API_KEY", ""))
         self._gateway_flags = [*gateway]
         self.programs: list[Program] = []
         self.supervisors: list[Program] = []
@@ -362,8 +372,12 @@ class RunningPool(Api):
         shutil.rmtree(self.folder / "run", ignore_errors=True)
 
     def remove(self) -> None:
-        """Throw the logs away, too."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Throw the logs away, too, once it is certain that no key stands in them."""
+        try:
+            for program in self.programs:
+                program.check_keys()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- logs --------------------------------------------------------------
 

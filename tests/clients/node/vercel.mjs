@@ -8,7 +8,7 @@ import { report } from './pool.mjs'
 const pool = createOpenAICompatible({
   name: 'pool',
   baseURL: process.env.POOL_BASE_URL,
-  apiKey: 'none',
+  apiKey: 'sk-of-every-client-library-in-the-tests',
   supportsStructuredOutputs: true,
   transformRequestBody: (body) => ({ ...body, chat_template_kwargs: { enable_thinking: false } }),
 })

@@ -177,8 +177,8 @@ def test_file_gets_lines_when_configured(tmp_path: Path, as_json: bool) -> None:
     root.handlers = []
     try:
         setup_logging(GatewayConfig(log_level="warning", log_json=as_json, log_file=tmp_path / "log"))
-        logging.getLogger("gateway.y").info("quiet")
-        logging.getLogger("gateway.y").warning("loud")
+        logging.getLogger("elsewhere.y").info("quiet")
+        logging.getLogger("elsewhere.y").warning("loud")
         logging.getLogger("aiohttp.access").error("GET /?api_key=k3y")
         for handler in root.handlers:
             handler.close()

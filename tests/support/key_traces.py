@@ -1,0 +1,69 @@
+"""Every key that a test shows to a gateway, and where it must never turn up: in a log.
+
+Processes' logs are searched when they are thrown away (`running_pool`), lines of this very process as they are written
+(`conftest.py`). A whole key is known by its form, whoever made it; any other by having been shown.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from urllib.parse import parse_qs, urlsplit
+
+from gateway.access.keys import id_of
+from gateway.logs import JsonLines, TextLines
+
+CLIENT_KEY = "sk-of-every-client-library-in-the-tests"
+LOGGERS = ("gateway", "worker", "protocol", "asyncio", "aiohttp.client", "aiohttp.internal", "aiohttp.server")
+_WHOLE = re.compile(r"mlx_[0-9A-Za-z]{8}_[0-9A-Za-z]{49}")
+_LEAST = 10
+"""Shorter ones (`x`, `none`, `bad`) are words that a log may well hold."""
+
+_shown = {CLIENT_KEY, "not-needed"}
+_SCHEME = re.compile(r"bearer\s+", re.IGNORECASE)
+
+
+def shown(text: str) -> str:
+    """Note a key; returns it. Of one of our own form the secret alone is enough to be found by."""
+    if len(text) >= _LEAST:
+        _shown.add(text[13:] if id_of(text) else text)
+    return text
+
+
+def sent(path: str, headers: Mapping[str, str]) -> None:
+    """Note the keys that a request carries, wherever they may stand."""
+    for name, value in headers.items():
+        if name.lower() in ("authorization", "x-api-key"):
+            shown(_SCHEME.sub("", value).strip())
+    for value in parse_qs(urlsplit(path).query).get("api_key", ()):
+        shown(value)
+
+
+def traces(text: str) -> list[str]:
+    """The lines of a log that hold a key."""
+    if not (_WHOLE.search(text) or any(key in text for key in _shown)):
+        return []
+    return [line for line in text.splitlines() if _WHOLE.search(line) or any(key in line for key in _shown)]
+
+
+def noting(mint: Callable[..., tuple[str, str]]) -> Callable[..., tuple[str, str]]:
+    """`gateway.access.keys.mint`, with every key noted that it makes."""
+
+    def minted(*args: str | None) -> tuple[str, str]:
+        key_id, text = mint(*args)
+        return key_id, shown(text)
+
+    return minted
+
+
+class Listener(logging.Handler):
+    """Reads every line of this process as it would be written, in both forms."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.found: list[str] = []
+        self._forms = (TextLines(), JsonLines())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Noted only: whoever logs must not fail for it."""
+        for form in self._forms:
+            self.found += traces(form.format(record))
