@@ -21,6 +21,11 @@ DONE = b"data: [DONE]\n\n"
 logger = logging.getLogger(__name__)
 
 
+def is_gone(request: web.Request) -> bool:
+    """Whether its client has left, even if nobody was told yet."""
+    return request.transport is None or request.transport.is_closing()
+
+
 def frame(data: bytes) -> bytes:
     """One event."""
     return b"data: " + data + b"\n\n"
@@ -72,6 +77,15 @@ class EventStream:
             self._last_write = self._loop.time()
             self._writer = writer
             self._watch()
+
+    def reach(self) -> None:
+        """Raises `ConnectionError` where nothing that is written now would get to the client any more.
+
+        Between a client's leaving and this task's cancellation lies a turn of the event loop: what is counted as
+        served must not be counted in it.
+        """
+        if is_gone(self._request):
+            raise ConnectionResetError("the client is gone")
 
     async def send(self, frames: bytes) -> None:
         """Write whole frames. Raises `ConnectionError` when the client is gone or was dropped for not reading."""

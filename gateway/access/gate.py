@@ -22,6 +22,7 @@ from gateway.access.usage import Usage
 from gateway.context import CALLER, GATE, GENERATED, TICKET
 from gateway.errors import ApiError
 from gateway.openapi import ROUTES
+from gateway.sse import is_gone
 
 if TYPE_CHECKING:
     from gateway.openapi import Operation
@@ -156,8 +157,12 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     ticket = request[TICKET] = Ticket(gate, caller)
     ticket.begin()
     left = failed = False
+    delivered = True
     try:
-        return await handler(request)
+        answer = await handler(request)
+        if not answer.prepared and is_gone(request):
+            left, delivered = True, False
+        return answer
     except (asyncio.CancelledError, ConnectionError):
         left = True
         raise
@@ -166,7 +171,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         raise
     finally:
         generated = request.get(GENERATED)
-        ticket.end(generated.spent(left=left) if generated and not failed else 0)
+        ticket.end(generated.spent(left=left, delivered=delivered) if generated and not failed else 0)
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

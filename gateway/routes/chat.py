@@ -68,6 +68,7 @@ async def _stream(
         await events.open()
         await events.send(chunks.opening())
         while (deltas := await stream.deltas()) is not None:
+            events.reach()
             generated.add(deltas)
             if frames := chunks.encode(deltas):
                 await events.send(frames)

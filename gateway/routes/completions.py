@@ -56,6 +56,7 @@ async def _stream(
         async def relay(prompt: int, stream: JobStream) -> JobUsage:
             await events.open()
             while (deltas := await stream.deltas()) is not None:
+                events.reach()
                 generated.add(deltas, prompt * n)
                 if frames := chunks.encode(deltas, prompt * n):
                     await events.send(frames)
