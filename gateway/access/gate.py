@@ -159,10 +159,10 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     left = failed = False
     delivered = True
     try:
-        answer = await handler(request)
-        if not answer.prepared and is_gone(request):
+        response = await handler(request)
+        if not response.prepared and is_gone(request):
             left, delivered = True, False
-        return answer
+        return response
     except (asyncio.CancelledError, ConnectionError):
         left = True
         raise

@@ -5,6 +5,7 @@ What a worker does not finish in its grace goes on at another one, or at the eng
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 
 from gateway.dispatch.dispatcher import Line
@@ -19,19 +20,31 @@ log = logging.getLogger(__name__)
 
 MOST_REPLICAS = 64
 LOOK_S = 0.02
-SHOWN_S = 2.0
+SHOWN_S = 10.0
 """A start that was asked for shows in a supervisor's reports within this time, or it was not heard."""
 
 
+class _Orders:
+    """What was asked for a model and does not show yet: `starts` (whom, when), of which some are `unwanted` by now."""
+
+    def __init__(self) -> None:
+        self.starts: list[tuple[bytes, float]] = []
+        self.unwanted = 0
+
+
 class Fleet:
-    """Tells supervisors what to run."""
+    """Tells supervisors what to run.
+
+    The newest order holds, whatever was asked for before and shows in no report yet: who was told to end counts as
+    gone, who was told to start as there, and a start that is not wanted any more is ended as soon as it shows.
+    """
 
     def __init__(self, *, epoch: int, line: Line, clock: Callable[[], float], roster: Roster) -> None:
         self._epoch = epoch
         self._line = line
         self._clock = clock
         self._roster = roster
-        self._targets: dict[str, tuple[int, float]] = {}
+        self._orders: defaultdict[str, _Orders] = defaultdict(_Orders)
 
     def end(self, worker: Worker, *, grace_s: float, again: bool, reason: str) -> None:
         """Drain a worker; `again`: a fresh engine follows. Raises `JobFailed` where nobody supervises it."""
@@ -40,6 +53,7 @@ class Fleet:
             raise JobFailed(Code.INVALID_REQUEST, f"The worker {worker.uid!r} has no supervisor.", param="worker")
         log.info("worker %s of %s is to end within %g s: %s", worker.uid, worker.model.name, grace_s, reason)
         self._tell(supervisor, EndEngine(worker.uid, grace_s, again, reason))
+        supervisor.ending = "" if again else worker.uid
         # Not by its next beat: nothing more is to be sent to it from now on.
         worker.state = State.DRAINING
         self._line.send(worker.identity, encode([Drain(grace_s)], epoch=self._epoch))
@@ -51,22 +65,33 @@ class Fleet:
             raise JobFailed(Code.INVALID_REQUEST, message, param="replicas")
         if not model.supervisors:
             raise JobFailed("model_not_ready", f"No supervisor of {model.name!r} is here.", retryable=True)
-        wanted = self._roster.wanted(model)
-        log.info("%s is scaled from %d to %d", model.name, len(wanted), replicas)
-        target, asked_at = self._targets.get(model.name, (0, 0.0))
-        coming = target if self._clock() - asked_at < SHOWN_S else 0
-        for _ in range(replicas - max(len(wanted), coming)):
-            self._start_one(model)
-        self._targets[model.name] = (replicas, self._clock())
+        self._look_at(model)
+        orders, wanted = self._orders[model.name], self._roster.wanted(model)
+        more = replicas - self.replicas(model)
+        log.info("%s is scaled from %d to %d", model.name, replicas - more, replicas)
+        if more > 0:
+            spared = min(more, orders.unwanted)
+            orders.unwanted -= spared
+            for _ in range(more - spared):
+                orders.starts.append((self._start_one(model), self._clock()))
+            return
+        recalled = min(-more, len(orders.starts) - orders.unwanted)
+        orders.unwanted += recalled
         workers = {worker.uid: worker for worker in model.workers.values()}
         # Those without a running engine first, then those with the least to hand over.
         wanted.sort(key=lambda found: workers[found.report.engine].rows if found.report.engine in workers else -1)
-        for supervisor in wanted[: max(0, len(wanted) - replicas)]:
-            worker = workers.get(supervisor.report.engine)
-            if worker is not None:
-                self.end(worker, grace_s=grace_s, again=False, reason=f"scaled to {replicas}")
-            else:
-                self._tell(supervisor, EndEngine(supervisor.report.engine, grace_s, False, f"scaled to {replicas}"))
+        for supervisor in wanted[: -more - recalled]:
+            self._end_engine_of(supervisor, grace_s, f"scaled to {replicas}")
+
+    def replicas(self, model: Model) -> int:
+        """How many engines a model has, or will have once every order was obeyed."""
+        orders = self._orders[model.name]
+        return len(self._roster.wanted(model)) + len(orders.starts) - orders.unwanted
+
+    def look(self) -> None:
+        """See which orders show by now; end what came although it is not wanted any more."""
+        for model in self._roster:
+            self._look_at(model)
 
     async def roll(self, model: Model, *, grace_s: float, patience_s: float) -> None:
         """Replace every engine of a model by a fresh one, one after the other.
@@ -85,7 +110,34 @@ class Fleet:
                     raise JobFailed("model_not_ready", message, retryable=True)
                 await asyncio.sleep(LOOK_S)
 
-    def _start_one(self, model: Model) -> None:
+    def _look_at(self, model: Model) -> None:
+        orders, now = self._orders[model.name], self._clock()
+        for supervisor in model.appeared:
+            # It was never parked, so its engine died and was replaced before the order to end it came.
+            missed = bool(supervisor.ending)
+            if not missed and orders.starts:
+                del orders.starts[0]
+                missed = orders.unwanted > 0
+                orders.unwanted -= missed
+            if missed and supervisor.wanted:
+                self._end_engine_of(supervisor, 0.0, "not wanted any more")
+        model.appeared.clear()
+        orders.starts = [
+            (identity, at) for identity, at in orders.starts if identity in model.supervisors and now - at < SHOWN_S
+        ]
+        orders.unwanted = min(orders.unwanted, len(orders.starts))
+
+    def _end_engine_of(self, supervisor: Supervisor, grace_s: float, reason: str) -> None:
+        uid = supervisor.report.engine
+        worker = self._roster.worker(uid)
+        if worker is not None:
+            self.end(worker, grace_s=grace_s, again=False, reason=reason)
+            return
+        # It has nothing to hand over.
+        self._tell(supervisor, EndEngine(uid, 0.0, False, reason))
+        supervisor.ending = uid
+
+    def _start_one(self, model: Model) -> bytes:
         """At a parked engine's place, else beside the others: by the supervisor process that runs fewest."""
         crew = [*model.supervisors.values()]
         sizes = {found.report.pid: 0 for found in crew}
@@ -95,6 +147,7 @@ class Fleet:
         supervisor = min(crew, key=lambda found: (sizes[found.report.pid] + found.asked, found.asked))
         supervisor.asked += 1
         self._tell(supervisor, StartEngine())
+        return supervisor.identity
 
     def _tell(self, supervisor: Supervisor, order: EndEngine | StartEngine) -> None:
         self._line.send(supervisor.identity, encode([order], epoch=self._epoch))

@@ -72,6 +72,15 @@ class Supervisor:
         self.last_seen = now
         self.asked = 0
         """How many engines it was asked to start."""
+        self.ending = ""
+        """The engine that it was told to end, with none to follow; empty once there is none."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it runs an engine, or is about to, that nobody has told to end."""
+        report = self.report
+        leaving = report.parked or report.watch is Watch.DRAINING
+        return not leaving and (not self.ending or report.engine != self.ending)
 
 
 class Adapter(msgspec.Struct, frozen=True):
@@ -97,6 +106,8 @@ class Model:
         self.aliases = aliases
         self.workers: dict[bytes, Worker] = {}
         self.supervisors: dict[bytes, Supervisor] = {}
+        self.appeared: list[Supervisor] = []
+        """Those that run an engine since the fleet last looked, and did not before."""
         self.queue = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
         self.light_queue = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
         self.suspects = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)

@@ -168,6 +168,12 @@ class Pool:
         """
         self._fleet.scale(model, replicas, grace_s=grace_s)
 
+    def load(self, model: Model, *, grace_s: float = 30.0) -> int:
+        """Have one engine of a model at least; returns how many there are, or will be. Raises as `scale`."""
+        replicas = max(1, self._fleet.replicas(model))
+        self._fleet.scale(model, replicas, grace_s=grace_s)
+        return replicas
+
     async def roll(self, model: Model, *, grace_s: float = 3.0, patience_s: float = 300.0) -> None:
         """Replace all engines of a model by fresh ones, one after the other, without losing a request.
 
@@ -242,6 +248,7 @@ class Pool:
     def _tick(self) -> None:
         if self._roster.settling and self._clock() - self._born >= self._limits.settle_s:
             self._roster.settle()
+        self._fleet.look()
         self._liveness.look(self._clock())
         if self._liveness.silent_workers(self._clock()) or self._liveness.silent_supervisors(self._clock()):
             # Perhaps we are late, not they: what has arrived counts.

@@ -11,7 +11,7 @@ from gateway.dispatch.model import Adapter, Model, Supervisor, Worker
 from gateway.dispatch.names import SERVES, default_of, named
 from gateway.dispatch.stream import JobFailed
 from protocol.errors import Code
-from protocol.messages import Announce, Kind, Ready, State, Supervision, Watch
+from protocol.messages import Announce, Kind, Ready, State, Supervision
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +71,19 @@ class Roster:
         if supervisor is not None:
             if supervisor.report.model != report.model:
                 return None
-            supervisor.report = report
+            before, supervisor.report = supervisor.wanted, report
+            if report.parked:
+                supervisor.ending = ""
+            if supervisor.wanted and not before:
+                self.models[report.model].appeared.append(supervisor)
             return supervisor
         if identity in self.workers or self._model(report.model, report.kind) is None:
             return None
         supervisor = Supervisor(identity, report, now)
-        self.supervisors[identity] = self.models[report.model].supervisors[identity] = supervisor
+        model = self.models[report.model]
+        self.supervisors[identity] = model.supervisors[identity] = supervisor
+        if supervisor.wanted:
+            model.appeared.append(supervisor)
         return supervisor
 
     def forget(self, member: Worker | Supervisor) -> Model:
@@ -97,12 +104,8 @@ class Roster:
         return next((found for found in self.supervisors.values() if found.report.engine == uid), None)
 
     def wanted(self, model: Model) -> list[Supervisor]:
-        """The supervisors of a model that run an engine, or are about to."""
-        return [
-            found
-            for found in model.supervisors.values()
-            if not found.report.parked and found.report.watch is not Watch.DRAINING
-        ]
+        """The supervisors of a model that run an engine, or are about to; but for those that were told to end it."""
+        return [found for found in model.supervisors.values() if found.wanted]
 
     def __iter__(self) -> Iterator[Model]:
         return iter(sorted(self.models.values(), key=lambda model: model.name))

@@ -43,7 +43,9 @@ async def stop(request: web.Request) -> web.Response:
 async def load(request: web.Request) -> web.Response:
     """Have one engine of a model, unless there are more."""
     model = _model(request)
-    return _scaled(request, "load", model, max(1, model.replicas), grace_s=GRACE_S)
+    replicas = request.app[POOL].load(model, grace_s=GRACE_S)
+    audit("model.load", by=request[CALLER].id, subject=model.name, replicas=replicas)
+    return answer(ModelOrder(model=model.name, act="load", replicas=replicas))
 
 
 async def unload(request: web.Request) -> web.Response:

@@ -17,7 +17,7 @@ class Load:
         self.done: list[Client] = []
         self._pool = pool
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(at,)) for at in range(clients)]
+        self._threads = [threading.Thread(target=self._ask, args=(at,), daemon=True) for at in range(clients)]
         for thread in self._threads:
             thread.start()
 

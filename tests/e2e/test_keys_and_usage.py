@@ -127,9 +127,12 @@ def test_engines_come_and_go_when_an_operator_says_so(start_pool: Callable[..., 
     admin = keys(pool, "create", "operator", "--permissions", "admin")
     until(lambda: pool.get("/admin/workers", headers=bearer(admin)).status == 200)
 
+    def data() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = pool.get("/admin/workers", headers=bearer(admin)).json()["data"]
+        return found
+
     def workers() -> list[dict[str, Any]]:
-        found = pool.get("/admin/workers", headers=bearer(admin)).json()["data"]
-        return [worker for worker in found if worker["state"] == "ready"]
+        return [worker for worker in data() if worker["state"] == "ready"]
 
     def order(path: str, body: Any = None) -> Answer:
         return pool.request("POST", f"/admin/{path}", body, headers=bearer(admin))
@@ -143,10 +146,14 @@ def test_engines_come_and_go_when_an_operator_says_so(start_pool: Callable[..., 
     until(lambda: len(workers()) == 1)
     assert order("models/fake/unload").status == 200
     until(lambda: not workers())
-    until(lambda: not pool.get("/admin/workers", headers=bearer(admin)).json()["data"], what="the engine has ended")
-    # An order that overtakes the supervisor's word that its engine is gone finds nothing to do, and for two seconds
-    # another one is taken for its repetition.
-    until(lambda: order("models/fake/load").status == 200 and len(workers()) == 1, every_s=4)
+    assert order("models/fake/load").json()["replicas"] == 1
+    until(lambda: len(workers()) == 1)
+    # Each order holds from the moment it is given, whatever the one before has come to.
+    for replicas in (3, 0, 2):
+        assert order("models/fake/scale", {"replicas": replicas, "grace": 1}).status == 200
+    assert order("models/fake/unload", {"grace": 1}).status == 200
+    assert order("models/fake/load").json()["replicas"] == 1
+    until(lambda: len(workers()) == 1 and len(data()) == 1, what="one engine, and no other about to start or end")
     assert order(f"workers/{workers()[0]['id']}/stop").status == 200
     until(lambda: not workers())
     refused = [

@@ -65,5 +65,7 @@ class Listener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Noted only: whoever logs must not fail for it."""
+        if not (record.exc_info or hasattr(record, "fields") or traces(record.getMessage())):
+            return
         for form in self._forms:
             self.found += traces(form.format(record))
