@@ -160,7 +160,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     delivered = True
     try:
         response = await handler(request)
-        if not response.prepared and is_gone(request):
+        if GENERATED in request and not response.prepared and is_gone(request):
             left, delivered = True, False
         return response
     except (asyncio.CancelledError, ConnectionError):

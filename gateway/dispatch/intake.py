@@ -128,11 +128,16 @@ class Intake:
 
     def _from_worker(self, worker: Worker, messages: Sequence[ToGateway]) -> None:
         on_delta = self._dispatcher.on_delta
+        others = 0
         for message in messages:
             if type(message) is Delta:
                 on_delta(worker, message)
             else:
+                others += 1
                 self._apply(worker, message)
+        # What one step of an engine brings comes in one frame.
+        if rows := len(messages) - others:
+            self._stats.steps.count(worker.model.name, "decode", rows)
 
     def _apply(self, worker: Worker, message: ToGateway) -> None:
         match message:
@@ -142,6 +147,8 @@ class Intake:
                 self._dispatcher.on_news(worker, message)
             case Done() | Tokens() | Text() | Vectors() | Scores() | Failed():
                 self._dispatcher.on_terminal(worker, message)
+                if isinstance(message, Vectors) and message.batch_size > 0:
+                    self._stats.steps.count(worker.model.name, "embed", message.batch_size)
             case Beat():
                 worker.beat = message
                 worker.state = message.state

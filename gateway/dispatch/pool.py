@@ -23,6 +23,7 @@ from gateway.dispatch.liveness import Liveness
 from gateway.dispatch.model import Model, Worker
 from gateway.dispatch.roster import Roster
 from gateway.dispatch.stats import Snapshot, Stats, WorkerSnapshot, model_snapshot
+from gateway.dispatch.steps import Steps
 from gateway.dispatch.stream import JobFailed, JobStream
 from protocol.codec import encode
 from protocol.messages import GenerateJob, Job, Kind
@@ -190,6 +191,11 @@ class Pool:
     def registry(self) -> CollectorRegistry:
         """Histograms of waiting, first token and duration, per model."""
         return self._stats.registry
+
+    @property
+    def steps(self) -> Steps:
+        """How many rows engines compute together."""
+        return self._stats.steps
 
     def snapshot(self) -> Snapshot:
         """Everything countable, now."""

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from gateway.dispatch.flight import Flight, Outcome
 from gateway.dispatch.model import Model
+from gateway.dispatch.steps import Steps
 from gateway.dispatch.throughput import Rates, Throughput
 from protocol.messages import Beat, GenerateJob, Kind, Supervision
 
@@ -100,6 +101,7 @@ class Stats:
         """By model and direction (`prompt`, `completion`)."""
         self.throughput: defaultdict[str, Throughput] = defaultdict(Throughput)
         """Of embedding, by model."""
+        self.steps = Steps()
         self.total_time_s = 0.0
         self.continued = 0
         self._tps: deque[float] = deque(maxlen=RECENT)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.access.custody import Custody
@@ -16,6 +16,7 @@ from gateway.access.gate import Gate
 from gateway.context import ANSWERS, CUSTODY, FETCHER, GALLERY, GATE, POOL, VECTORS
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.stats import Snapshot
+from gateway.dispatch.steps import Steps
 from gateway.media.fetcher import Fetcher
 from gateway.media.gallery import Gallery
 from gateway.openapi import Operation, mount
@@ -64,6 +65,7 @@ class _Counts(Collector):
         now = self._pool.snapshot()
         yield from _totals(now)
         yield from _queues(now)
+        yield _batches(self._pool.steps)
         yield from _workers(now)
         yield from _images(self._gallery, self._fetcher)
         if self._vectors is not None:
@@ -107,6 +109,15 @@ def _queues(now: Snapshot) -> Iterator[Metric]:
         slots.add_metric([model.name], model.max_concurrency)
         up.add_metric([model.name], float(model.running))
     yield from (waiting, active, slots, up)
+
+
+def _batches(steps: Steps) -> Metric:
+    sizes = HistogramMetricFamily(
+        "pool_batch_size", "Rows that an engine computed together in a step.", labels=["model", "step"]
+    )
+    for labels, buckets, rows in steps.histograms():
+        sizes.add_metric(labels, buckets, rows)
+    return sizes
 
 
 def _workers(now: Snapshot) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""The dashboard file asks only for what `/metrics` has."""
+"""The dashboard file and the operator's page name only what `/metrics` has."""
 
 import json
 import re
@@ -7,21 +7,37 @@ from pathlib import Path
 from guarded_app import MASTER, bearer, guarded
 from prometheus_client.parser import text_string_to_metric_families
 
-DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana.json"
+DOCS = Path(__file__).parents[2] / "docs"
+DASHBOARD, OPERATIONS = DOCS / "grafana.json", DOCS / "operations.md"
 FIGURES = (
     "requests", "tokens", "time_to_first_token", "inter_token", "queue_wait", "running_rows", "prefix_hits",
-    "vector_cache_lookups", "active_bytes", "restarts",
+    "vector_cache_lookups", "active_bytes", "restarts", "batch_size",
 )  # fmt: skip
+
+
+async def families(folder: Path) -> set[str]:
+    """What `/metrics` has."""
+    async with guarded(folder) as client:
+        text = await (await client.get("/metrics", headers=bearer(MASTER))).text()
+    return {family.name for family in text_string_to_metric_families(text)}
+
+
+def asked(text: str) -> set[str]:
+    """The metrics that a text names, without what Prometheus adds to them."""
+    return {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in re.findall(r"pool_\w+", text)}
 
 
 async def test_every_metric_of_the_dashboard_exists(tmp_path: Path) -> None:
     """And the figures that operators look for are on it."""
-    expressions = [
-        target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]
-    ]
-    asked = set(re.findall(r"pool_\w+", " ".join(expressions)))
-    async with guarded(tmp_path) as client:
-        text = await (await client.get("/metrics", headers=bearer(MASTER))).text()
-    families = {family.name for family in text_string_to_metric_families(text)}
-    assert {re.sub(r"_(total|bucket)$", "", name) for name in asked} <= families
-    assert not [figure for figure in FIGURES if not re.search(rf"pool_\w*{figure}", " ".join(asked))]
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    names = asked(" ".join(target["expr"] for panel in panels for target in panel["targets"]))
+    assert names <= await families(tmp_path)
+    assert not [figure for figure in FIGURES if not re.search(rf"pool_\w*{figure}", " ".join(names))]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+async def test_every_metric_of_the_documents_exists(tmp_path: Path) -> None:
+    """The names in the operator's page, with those that other servers have for the same."""
+    names = asked(OPERATIONS.read_text())
+    assert {"pool_batch_size", "pool_queue_wait_seconds", "pool_tokens"} <= names
+    assert names <= await families(tmp_path)

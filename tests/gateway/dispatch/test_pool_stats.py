@@ -1,10 +1,12 @@
 """What is counted."""
 
+import pytest
 from dispatch_rig import Rig, generate
 
 from gateway.dispatch.stats import model_snapshot, request_type
+from gateway.dispatch.steps import BOUNDS, Steps
 from protocol.errors import Code
-from protocol.messages import Done, EmbedJob, Failed, Image, Kind, TextPrompt, TokenizeJob, Usage
+from protocol.messages import Delta, Done, EmbedJob, Failed, Image, Kind, TextPrompt, TokenizeJob, Usage, Vectors
 
 
 async def test_requests_are_counted_by_outcome_when_their_handlers_leave(rig: Rig) -> None:
@@ -94,3 +96,32 @@ async def test_gaps_between_tokens_are_averaged_per_request_when_it_ends(rig: Ri
     assert rig.stats.registry.get_sample_value("pool_inter_token_seconds_count", {"model": "m"}) == 1
     assert rig.stats.registry.get_sample_value("pool_inter_token_seconds_sum", {"model": "m"}) == 0.1
     assert rig.stats.tokens == {("m", "prompt"): 20, ("m", "completion"): 43}
+
+
+async def test_batch_sizes_are_counted_when_steps_come(rig: Rig) -> None:
+    """Rows of one frame are one step, whatever else is in it; of embeddings it is what the worker says."""
+    rig.join(slots=8)
+    first, second = rig.submit(), rig.submit()
+    both = [Delta(flight.id, 1, 0, [1], "x") for flight in (first, second)]
+    rig.feed(b"w1", *both)
+    rig.feed(b"w1", both[0], Done(second.id, 1, Usage(3, 1)))
+    rig.join("w2", "e", kind=Kind.EMBEDDING)
+    job = EmbedJob(0, 0, "r", "", texts=["x"])
+    flight = rig.submit(job, model=rig.roster.models["e"])
+    rig.feed(b"w2", Vectors(flight.id, 1, 1, [1], b"0000", batch_size=100))
+    found = {labels: (dict(buckets), rows) for labels, buckets, rows in rig.stats.steps.histograms()}
+    assert set(found) == {("m", "decode"), ("e", "embed")}
+    buckets, rows = found["m", "decode"]
+    assert (buckets["1"], buckets["2"], buckets["+Inf"], rows) == (1, 2, 2, 3)
+    buckets, rows = found["e", "embed"]
+    assert (buckets["64"], buckets["128"], rows) == (0, 1, 100)
+
+
+@pytest.mark.parametrize("rows", [1, BOUNDS[-1], BOUNDS[-1] + 1, 10**9])
+def test_batch_of_any_size_is_counted_once(rows: int) -> None:
+    """Also beyond the last bound."""
+    steps = Steps()
+    steps.count("m", "decode", rows)
+    ((_, buckets, total),) = steps.histograms()
+    assert (buckets[-1], total) == (("+Inf", 1.0), rows)
+    assert dict(buckets)[str(BOUNDS[-1])] == (rows <= BOUNDS[-1])
