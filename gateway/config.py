@@ -50,6 +50,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit_tpm: int = 0
     rate_limit_tpd: int = 0
     rate_limit_parallel: int = 0
+    rate_limit_storage: str | None = None
     debug: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False
@@ -113,6 +114,13 @@ SETTINGS = (
     Setting("rate_limit_tpm", settings.whole(0, 10**12), "tokens per minute (0)"),
     Setting("rate_limit_tpd", settings.whole(0, 10**12), "tokens per day (0)"),
     Setting("rate_limit_parallel", settings.whole(0, 100_000), "requests that run at the same time (0)"),
+    Setting(
+        "rate_limit_storage",
+        settings.word,
+        "a Redis or Valkey server where several gateways keep limits together, as in redis://host:6379/0; needs the "
+        "extra redis",
+        secret=True,
+    ),
     Setting(
         "debug",
         settings.switch,

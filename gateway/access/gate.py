@@ -25,6 +25,7 @@ from gateway.openapi import ROUTES
 from gateway.sse import is_gone
 
 if TYPE_CHECKING:
+    from gateway.access.shared import Place, SharedLimits, Verdict
     from gateway.openapi import Operation
 
 _REFUSALS = MappingProxyType({"invalid": "invalid_api_key", "revoked": "invalid_api_key", "expired": "expired_api_key"})
@@ -40,6 +41,7 @@ class Gate:
         keyring: Keyring,
         usage: Usage,
         connections: Connections | None = None,
+        shared: "SharedLimits | None" = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -47,6 +49,8 @@ class Gate:
         self.keyring = keyring
         self.usage = usage
         self.connections = connections or Connections()
+        self.shared = shared
+        """None: this gateway limits by itself."""
         self.clock_ns = clock_ns
         self.refused: Counter[str] = Counter()
         """How often each error code was the answer here."""
@@ -93,11 +97,30 @@ class Ticket:
         self._gate = gate
         self._caller = caller
         self._reserved: Reservation | None = None
+        self._running = False
+        # Where gateways share limits: as what this request is known there, and what was last said of it.
+        self._place: Place | None = None
+        self._verdict: Verdict | None = None
 
-    def begin(self) -> None:
+    async def begin(self) -> None:
         """Raises `ApiError` (429)."""
-        refused = self._meter.begin(self._gate.clock_ns())
+        meter = self._meter
+        shared = self._gate.shared
+        if shared is not None and meter.bounded:
+            # Noted before anything is awaited: whoever is cancelled meanwhile may have begun.
+            self._place = shared.place(self._caller.id, meter.limits)
+            self._verdict = await shared.begin(self._place)
+        if self._verdict is None:
+            self._place = None
+            refused = meter.begin(self._gate.clock_ns())
+        else:
+            refused = self._verdict.refused
+            if refused is None:
+                # So that this gateway goes on from here should the store be lost.
+                meter.note(self._gate.clock_ns())
+        self._running = refused is None
         if refused is not None:
+            self._place = None
             subject = "requests" if refused.family == "requests" else "requests that run at the same time"
             raise self._gate.limited(refused, subject)
         self._gate.usage.count(self._caller.id, requests=1)
@@ -107,9 +130,17 @@ class Ticket:
         """Whether a reservation could matter."""
         return self._meter.counts_tokens
 
-    def reserve(self, tokens: int) -> None:
+    async def reserve(self, tokens: int) -> None:
         """Take tokens for what the request may cost, once. Raises `ApiError` (429)."""
-        found = self._meter.reserve(tokens, self._gate.clock_ns())
+        found: Reservation | Refused
+        verdict = None
+        if self._place is not None and self._gate.shared is not None:
+            verdict = await self._gate.shared.reserve(self._place, tokens)
+        if verdict is not None:
+            self._verdict = verdict
+            found = verdict.refused or Reservation(())
+        else:
+            found = self._meter.reserve(tokens, self._gate.clock_ns())
         if isinstance(found, Refused):
             error = self._gate.limited(found, "tokens")
             error.more_headers["x-ratelimit-reset-tokens"] = duration(found.wait_ns)
@@ -119,13 +150,20 @@ class Ticket:
     def end(self, spent: int) -> None:
         """The request is over and cost so many tokens."""
         meter = self._meter
-        meter.end()
+        if self._running:
+            meter.end()
+        if self._place is not None and self._gate.shared is not None:
+            self._gate.shared.end(self._place, spent, self._verdict.taken if self._verdict else (0, 0))
+        if not self._running:
+            return
         meter.settle(self._reserved, spent, self._gate.clock_ns())
         if spent:
             self._gate.usage.count(self._caller.id, tokens=spent)
 
     def headers(self) -> dict[str, str]:
         """What is left, as OpenAI says it; nothing for what has no bound."""
+        if self._verdict is not None:
+            return _left("requests", self._verdict.requests) | _left("tokens", self._verdict.tokens)
         now = self._gate.clock_ns()
         meter = self._meter
         return _left("requests", meter.requests_left(now)) | _left("tokens", meter.tokens_left(now))
@@ -155,10 +193,10 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         gate.usage.count(caller.id)
         return await handler(request)
     ticket = request[TICKET] = Ticket(gate, caller)
-    ticket.begin()
     left = failed = False
     delivered = True
     try:
+        await ticket.begin()
         response = await handler(request)
         if GENERATED in request and not response.prepared and is_gone(request):
             left, delivered = True, False

@@ -62,6 +62,11 @@ class RequestLog:
         self._times = array("q")
         self._next = 0
 
+    @property
+    def bounded(self) -> bool:
+        """Whether there is any window."""
+        return bool(self._windows)
+
     def wait_ns(self, now: int) -> int:
         """How long until one more is let in; 0: now."""
         count, wait = len(self._times), 0

@@ -73,11 +73,20 @@ class Meter:
             wait_ns = max(wait_ns, self._burst.wait_ns(now))
         if wait_ns:
             return Refused("requests", wait_ns)
+        self.note(now)
+        return None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is any bound at all."""
+        return bool(self._burst or self._buckets or self.limits.parallel or self._log.bounded)
+
+    def note(self, now: int) -> None:
+        """Count a request that others have let in, until `end`."""
         if self._burst is not None:
             self._burst.take(now)
         self._log.take(now)
         self.running += 1
-        return None
 
     def end(self) -> None:
         """A request that was let in is over."""

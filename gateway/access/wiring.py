@@ -3,6 +3,7 @@
 import logging
 import secrets
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -16,6 +17,10 @@ from gateway.access.usage import Usage
 from gateway.config import GatewayConfig, Loaded
 from gateway.context import CUSTODY, EVENTS, GATE, LOADED
 from gateway.events import Events
+from gateway.settings import ConfigError
+
+if TYPE_CHECKING:
+    from gateway.access.shared import SharedLimits
 
 log = logging.getLogger("gateway")
 
@@ -26,11 +31,14 @@ def guard_application(app: web.Application, loaded: Loaded) -> None:
     usage, keyring = Usage(_limits(config)), Keyring(config.api_key)
     app[LOADED] = loaded
     app[EVENTS] = Events()
-    app[GATE] = Gate(auth=config.auth, keyring=keyring, usage=usage, connections=_connections(config))
+    shared = _shared(config)
+    app[GATE] = Gate(auth=config.auth, keyring=keyring, usage=usage, connections=_connections(config), shared=shared)
     app[CUSTODY] = Custody(config.data_dir, keyring, usage)
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(_listen)
     app.cleanup_ctx.append(_keys)
+    if shared is not None:
+        app.cleanup_ctx.append(_sharing)
 
 
 def _limits(config: GatewayConfig) -> Limits:
@@ -38,6 +46,30 @@ def _limits(config: GatewayConfig) -> Limits:
     if not config.rate_limit_enabled:
         return UNLIMITED
     return Limits(**{name: getattr(config, f"rate_limit_{name}") for name in Limits.__struct_fields__})
+
+
+def _shared(config: GatewayConfig) -> "SharedLimits | None":
+    """The store of several gateways, where there is one. Raises `ConfigError`."""
+    if config.rate_limit_storage is None or not config.auth:
+        return None
+    try:
+        from gateway.access.shared import SharedLimits
+    except ImportError as error:
+        raise ConfigError(f"rate_limit_storage: {error}; install it with pip install 'mlx-pool[redis]'") from error
+    try:
+        return SharedLimits(config.rate_limit_storage)
+    except ValueError as error:
+        # What the library says may repeat the password.
+        raise ConfigError("rate_limit_storage: must be an address as in redis://host:6379/0") from error
+
+
+async def _sharing(app: web.Application) -> AsyncIterator[None]:
+    shared = app[GATE].shared
+    if shared is not None:
+        await shared.start()
+    yield
+    if shared is not None:
+        await shared.close()
 
 
 def _connections(config: GatewayConfig) -> Connections:

@@ -63,18 +63,18 @@ def tenant(request: web.Request) -> str:
     return request[CALLER].tenant
 
 
-def reserve(request: web.Request, *jobs: GenerateJob | EmbedJob) -> None:
+async def reserve(request: web.Request, *jobs: GenerateJob | EmbedJob) -> None:
     """Take from the caller's tokens what the jobs of this request may cost. Raises `ApiError` (429)."""
     ticket = request.get(TICKET)
     if ticket is not None and ticket.counts_tokens:
-        ticket.reserve(sum(map(tokens_of_job, jobs)))
+        await ticket.reserve(sum(map(tokens_of_job, jobs)))
 
 
-def reserve_inputs(request: web.Request, inputs: Iterable[Key]) -> None:
+async def reserve_inputs(request: web.Request, inputs: Iterable[Key]) -> None:
     """The same for texts, token ids and digests of images, known already or not. Raises `ApiError` (429)."""
     ticket = request.get(TICKET)
     if ticket is not None and ticket.counts_tokens:
-        ticket.reserve(sum(map(_tokens, inputs)))
+        await ticket.reserve(sum(map(_tokens, inputs)))
 
 
 def _tokens(one: Key) -> int:

@@ -45,7 +45,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     request[GENERATED] = Generated(request_type=kind, model=model.name)
     async with request.app[GALLERY].collect(shown) as album:
         job = wanted.job(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request), images=album.images)
-        reserve(request, job)
+        await reserve(request, job)
         # The text of an image is a third larger than the image itself, and nobody reads it again.
         wanted = msgspec.structs.replace(wanted, messages=[])
         names = forget_urls(shown)

@@ -37,7 +37,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     jobs = wanted.jobs(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request))
     kind = type_of(images=False, streamed=bool(wanted.stream))
     request[GENERATED] = Generated(request_type=kind, model=model.name)
-    reserve(request, *jobs)
+    await reserve(request, *jobs)
     if wanted.stream:
         return await _stream(request, wanted, model, jobs)
     return await _whole(request, wanted, model, jobs)

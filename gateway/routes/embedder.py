@@ -69,7 +69,7 @@ async def embed(request: web.Request, model: "Model", options: EmbedOptions, inp
             place = (inputs.image_place or inputs.place)(None)
             raise invalid(f"The model '{model.name}' embeds texts only; it takes no images.", place)
     keys = inputs.keys
-    reserve_inputs(request, [*keys, *(image.text for image in inputs.images.values() if image.text)])
+    await reserve_inputs(request, [*keys, *(image.text for image in inputs.images.values() if image.text)])
     found = _recall(request, options, model, keys)
     hits = len(keys) - found.count(None)
     result: Vectors | None = None

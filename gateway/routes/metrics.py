@@ -174,6 +174,10 @@ def _access(gate: Gate, custody: Custody, answers: Counter[tuple[str, str, int]]
     yield GaugeMetricFamily(
         "pool_key_database_up", "1 if the key database works.", value=float(custody.trouble is None)
     )
+    shared = GaugeMetricFamily("pool_shared_limits_up", "1 if the store works that gateways share for limits.")
+    if gate.shared is not None:
+        shared.add_metric([], float(gate.shared.up()))
+    yield shared
     yield CounterMetricFamily("pool_key_database_failures", "Failed uses of the key database.", value=custody.failures)
 
 
