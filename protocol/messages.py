@@ -142,6 +142,10 @@ class Drain(Message, frozen=True):
     grace_s: float
 
 
+class ClearCaches(Message, frozen=True):
+    """Drop what was kept of earlier jobs, in memory and on disk. Not answered."""
+
+
 # -- To the gateway
 
 
@@ -214,6 +218,8 @@ class Beat(Message, frozen=True):
     feature_lookups: int = 0
     draft_proposed: int = 0
     draft_accepted: int = 0
+    prefix_disk_bytes: int = 0
+    prefix_disk_hits: int = 0
 
 
 class Accepted(Message, frozen=True):
@@ -339,6 +345,7 @@ ToWorker = (
     | KillEngine
     | EndEngine
     | StartEngine
+    | ClearCaches
 )
 ToGateway = (
     Announce

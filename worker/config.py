@@ -57,6 +57,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     quantize: Literal["auto", "q4", "q8", "none"] = "none"
     device: Literal["auto", "gpu", "cpu"] = "auto"
     prefix_cache_bytes: int = 2 << 30
+    prefix_disk_folder: Path | None = None
+    prefix_disk_bytes: int = 32 << 30
     feature_cache_bytes: int = 512 << 20
     prefill_chunk: int = 0
     spare: bool = True
@@ -279,6 +281,20 @@ SETTINGS = (
         ("POOL_PREFIX_CACHE_BYTES",),
         parsing.size,
         "most memory for prompts kept for reuse, such as 512MB; 0 is off; default 2GB",
+    ),
+    Setting(
+        "prefix_disk_folder",
+        "--prefix-disk-folder",
+        ("POOL_PREFIX_DISK_FOLDER",),
+        _folder,
+        "private folder where prompts are kept on disk, too, so that they outlive the process; default none",
+    ),
+    Setting(
+        "prefix_disk_bytes",
+        "--prefix-disk-bytes",
+        ("POOL_PREFIX_DISK_BYTES",),
+        _bytes,
+        "most that folder may hold, of all models; 0 is off; default 32GB",
     ),
     Setting(
         "feature_cache_bytes",

@@ -22,6 +22,7 @@ from protocol.messages import (
     Beat,
     Bye,
     Cancel,
+    ClearCaches,
     Delta,
     DetokenizeJob,
     Done,
@@ -205,6 +206,8 @@ class Link:
             case Hello():
                 ready = self._ready()
                 self.send(self._epoch, [self._announce(), *([ready] if ready else [])])
+            case ClearCaches():
+                self._command(message)
             case Drain():
                 self._command(Stop(message.grace_s))
             case KillEngine() | EndEngine() | StartEngine():

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from protocol.errors import Code
-from protocol.messages import Cancel, Done, Failed, State, ToGateway, Vectors
-from worker.engines.base import Engine
+from protocol.messages import Cancel, ClearCaches, Done, Failed, State, ToGateway, Vectors
+from worker.engines.base import Engine, Keeper
 from worker.pulse import Pulse
 from worker.reception import Admit
 
@@ -31,7 +31,7 @@ class Stop(msgspec.Struct, frozen=True):
 PROVEN_STEPS = 8
 """An engine that has stepped so often since it was ready, or finished a job, does not die of being started."""
 
-Command = Admit | Cancel | Reset | Stop
+Command = Admit | Cancel | ClearCaches | Reset | Stop
 
 
 class Loop:
@@ -98,6 +98,9 @@ class Loop:
             case Cancel():
                 if self._aboard.get(command.job) == command.attempt and self._engine.cancel(command.job):
                     self._emit([Failed(command.job, command.attempt, Code.CANCELLED, "cancelled")])
+            case ClearCaches():
+                if isinstance(self._engine, Keeper):
+                    self._engine.forget()
             case Reset():
                 for job in tuple(self._aboard):
                     self._engine.cancel(job)

@@ -14,7 +14,7 @@ from gateway.dispatch.roster import Roster
 from gateway.dispatch.stream import JobFailed
 from protocol.codec import encode
 from protocol.errors import Code
-from protocol.messages import Drain, EndEngine, StartEngine, State
+from protocol.messages import ClearCaches, Drain, EndEngine, StartEngine, State
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +109,13 @@ class Fleet:
                     message = f"A fresh engine of {model.name!r} is not up yet; the others were left alone."
                     raise JobFailed("model_not_ready", message, retryable=True)
                 await asyncio.sleep(LOOK_S)
+
+    def clear_caches(self) -> list[Worker]:
+        """Have every worker forget what it kept of earlier jobs. Returns those that were told."""
+        told = [worker for model in self._roster for worker in model.workers.values()]
+        for worker in told:
+            self._line.send(worker.identity, encode([ClearCaches()], epoch=self._epoch))
+        return told
 
     def _look_at(self, model: Model) -> None:
         orders, now = self._orders[model.name], self._clock()

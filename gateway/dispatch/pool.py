@@ -183,6 +183,10 @@ class Pool:
         """
         await self._fleet.roll(model, grace_s=grace_s, patience_s=patience_s)
 
+    def clear_caches(self) -> list[Worker]:
+        """Have every worker forget prefixes and features, on disk too. Returns at once, with those that were told."""
+        return self._fleet.clear_caches()
+
     def embedded(self, model: Model, *, inputs: int, tokens: int) -> None:
         """Count what a request to embed was answered with, computed or cached."""
         self._stats.throughput[model.name].add(self._clock(), inputs=inputs, tokens=tokens)

@@ -18,6 +18,7 @@ async def stats(request: web.Request) -> web.Response:
     now, vectors, gate, custody = app[POOL].snapshot(), app[VECTORS], app[GATE], app[CUSTODY]
     beats = [worker.beat for worker in now.workers if worker.beat is not None]
     lookups, hits = sum(beat.prefix_lookups for beat in beats), sum(beat.prefix_hits for beat in beats)
+    disk_hits = sum(beat.prefix_disk_hits for beat in beats)
     config = app[LOADED].config
     body = Stats(
         cache={
@@ -28,7 +29,15 @@ async def stats(request: web.Request) -> web.Response:
             "misses": vectors.counts.misses if vectors is not None else 0,
             "hit_rate": _rate(vectors.counts.hits, vectors.counts.misses) if vectors is not None else 0.0,
         },
-        prefix_cache={"lookups": lookups, "hits": hits, "hit_rate": _rate(hits, lookups - hits)},
+        prefix_cache={
+            "lookups": lookups,
+            "hits": hits,
+            "disk_hits": disk_hits,
+            "hit_rate": _rate(hits + disk_hits, lookups - hits - disk_hits),
+            "bytes": sum(beat.prefix_bytes for beat in beats),
+            # Workers may share a folder: each tells the whole of it.
+            "disk_bytes": max((beat.prefix_disk_bytes for beat in beats), default=0),
+        },
         rate_limiting={
             "enabled": config.rate_limit_enabled,
             "tracked_keys": len(gate.usage),
@@ -99,14 +108,18 @@ async def workers(request: web.Request) -> web.Response:
 
 
 async def clear_cache(request: web.Request) -> web.Response:
-    """Forget all cached vectors."""
+    """Forget all cached vectors, and what workers keep of earlier prompts and images, in memory and on disk."""
     vectors = request.app[VECTORS]
-    cleared = (
-        Cleared(entries=len(vectors), bytes=vectors.used_bytes) if vectors is not None else Cleared(entries=0, bytes=0)
+    workers = request.app[POOL].clear_caches()
+    cleared = Cleared(
+        entries=len(vectors) if vectors is not None else 0,
+        bytes=vectors.used_bytes if vectors is not None else 0,
+        workers=len(workers),
+        prefix_bytes=sum(worker.beat.prefix_bytes for worker in workers if worker.beat is not None),
     )
     if vectors is not None:
         vectors.clear()
-    audit("cache.clear", by=request[CALLER].id, entries=cleared.entries)
+    audit("cache.clear", by=request[CALLER].id, entries=cleared.entries, workers=cleared.workers)
     return answer(cleared)
 
 
@@ -137,7 +150,7 @@ OPERATIONS = tuple(
         (hdrs.METH_GET, "/admin/stats", stats, "Caches, limits, speed", Stats, ()),
         (hdrs.METH_GET, "/admin/config", configuration, "The configuration", Configuration, ()),
         (hdrs.METH_GET, "/admin/workers", workers, "Engine processes", WorkerList, ()),
-        (hdrs.METH_POST, "/admin/cache/clear", clear_cache, "Forget cached vectors", Cleared, ()),
+        (hdrs.METH_POST, "/admin/cache/clear", clear_cache, "Forget cached vectors and prompts", Cleared, ()),
         (hdrs.METH_GET, "/admin/events", events, "What happened", EventList, ("invalid_request",)),
     )
 )

@@ -132,10 +132,12 @@ class EventList(Answer, frozen=True, kw_only=True):
 
 
 class Cleared(Answer, frozen=True, kw_only=True):
-    """How much was forgotten."""
+    """How much was forgotten: vectors here, and prefixes of so many workers, which are told to and do so at once."""
 
     entries: int
     bytes: int
+    workers: int
+    prefix_bytes: int
 
 
 class GraceRequest(Request, frozen=True, kw_only=True):

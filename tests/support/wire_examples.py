@@ -10,6 +10,7 @@ from protocol.messages import (
     Bye,
     Cancel,
     ChatPrompt,
+    ClearCaches,
     Delta,
     DetokenizeJob,
     Done,
@@ -116,6 +117,7 @@ TO_WORKER = (
     KillEngine("0f1e2d", "no step for 60 s"),
     EndEngine("0f1e2d", 30.0, True, "asked to"),
     StartEngine(),
+    ClearCaches(),
 )
 CALL = ToolCall(1, "call_1", "weather", '{"city":"Köln"}')
 LOGPROB = TokenLogprob("\ufffd", b"\xe2\x82", -0.5, [("a", b"a", -1.5)])
@@ -141,7 +143,7 @@ TO_GATEWAY = (
         "gpu",
         "q4",
     ),
-    Beat(State.READY, 1000, 0.125, True, 3, 2, 2**32, 2**20, 2**34, 2**35, 2**21, 4, 6, 2**22, 1, 2, 9, 7),
+    Beat(State.READY, 1000, 0.125, True, 3, 2, 2**32, 2**20, 2**34, 2**35, 2**21, 4, 6, 2**22, 1, 2, 9, 7, 2**36, 7),
     Accepted(5, 2, 10),
     Progress(5, 2, 512, 4096),
     Delta(5, 2, 1, [11, 12], "text", "thought", [CALL], [LOGPROB], "tool_calls"),

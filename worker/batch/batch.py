@@ -17,60 +17,16 @@ from worker.batch.cohort import Cohort
 from worker.batch.drafted import Drafted
 from worker.batch.drafting import Drafting
 from worker.batch.pace import Pace
-from worker.batch.prefix import PrefixCache
+from worker.batch.prompt import Prompt
+from worker.batch.recall import Recall
 from worker.batch.row import Emission, Row
-from worker.batch.scene import Part, Picture
-from worker.batch.scores import Scores
+from worker.batch.scene import Picture
 from worker.grammar.masks import Masks
 
 PASS_BYTES = 8_000_000
 """What one more forward pass costs besides reading the weights, as memory traffic that takes as long."""
 KEEP_PROMPT = 64
 """Prompts of at least so many tokens go into the prefix cache as soon as they are computed."""
-
-
-class Prompt:
-    """Rows that share one prompt (the choices of one request), on their way into a cohort.
-
-    With `scores`, all of it is computed, whatever is cached, and what it would have been is noted there.
-    """
-
-    __slots__ = ("cache", "cached", "covered", "rows", "scores", "started_at")
-
-    def __init__(self, rows: list[Row], scores: Scores | None = None) -> None:
-        self.rows = rows
-        self.scores = scores
-        self.cache: Cache | None = None
-        self.covered = 0
-        self.cached = 0
-        self.started_at: float | None = None
-        if (scene := rows[0].scene) is not None:
-            scene.enter()
-
-    @property
-    def adapter(self) -> str:
-        """See `Row.adapter`."""
-        return self.rows[0].adapter
-
-    @property
-    def unseen(self) -> Picture | None:
-        """The picture that has to be looked at before more can be computed."""
-        scene = self.rows[0].scene
-        return scene.unseen(self.covered) if scene else None
-
-    def part(self, count: int) -> Part:
-        """The next `count` tokens to compute."""
-        return self.rows[0].part(self.covered, self.covered + count)
-
-    def end(self) -> None:
-        """It is computed, or given up: what it showed is not needed any more."""
-        if (scene := self.rows[0].scene) is not None:
-            scene.leave()
-
-    @property
-    def left(self) -> int:
-        """Tokens to prefill: all but the last, which the first decode step feeds."""
-        return len(self.rows[0].tokens) - 1 - self.covered
 
 
 class Batch:
@@ -87,7 +43,7 @@ class Batch:
         vocab_size: int,
         weights_bytes: int,
         max_rows: int,
-        prefix: PrefixCache,
+        recall: Recall,
         masks: Masks,
         largest_chunk: int,
         look: Callable[[Picture], None],
@@ -101,7 +57,7 @@ class Batch:
         self._vocab_size = vocab_size
         self._weights_bytes = weights_bytes
         self._max_rows = max_rows
-        self._prefix = prefix
+        self._recall = recall
         self._masks = masks
         self._pace = Pace(largest_chunk)
         self._look = look
@@ -159,6 +115,7 @@ class Batch:
                     prompt.rows.remove(row)
                     return
                 prompt.end()
+                self._recall.drop(prompt)
                 if prompt is self._long:
                     self._long = None
                 else:
@@ -180,7 +137,8 @@ class Batch:
             cohort.launch()
         for cohort in self._cohorts:
             cohort.rule(self._masks)
-        prefilled = None if self._look_at_next() else self._prefill(running=running)
+        other = self._look_at_next() or self._recall.restore(self._waiting, running=running)
+        prefilled = None if other else self._prefill(running=running)
         emissions = [emission for cohort in self._cohorts for emission in cohort.collect()]
         # A look takes as long as its picture is large: that says nothing about chunks.
         if running and prefilled is not None:
@@ -189,6 +147,9 @@ class Batch:
                 self._pace.prefilled(prefilled, took_s)
             else:
                 self._pace.decoded(took_s)
+        if prefilled == 0 and not self._cohorts:
+            self._recall.wait(self._waiting)
+        self._recall.settle(idle=not self.busy)
         return emissions
 
     def scored(self) -> list[Prompt]:
@@ -217,7 +178,7 @@ class Batch:
     def _keep(self, cohort: Cohort | Drafted, row: Row) -> None:
         cache = cohort.copy_out(row)
         mx.async_eval(caches.state(cache))
-        self._prefix.store(row.tenant, row.key[: cohort.covered(row)], cache)
+        self._recall.keep(row.tenant, row.key[: cohort.covered(row)], cache)
         if self._drafting and isinstance(cohort, Drafted):
             self._drafting.keep(cohort)
 
@@ -228,7 +189,7 @@ class Batch:
         self._begin_waiting()
         picture = next((seen for prompt in self._waiting if (seen := prompt.unseen)), None)
         self._look_turn = not self._look_turn
-        computable = self._long is not None or any(prompt.unseen is None for prompt in self._waiting)
+        computable = self._long is not None or any(prompt.computable for prompt in self._waiting)
         if picture is None or (computable and not self._look_turn):
             return False
         self._look(picture)
@@ -253,28 +214,18 @@ class Batch:
             if prompt.cache is None:
                 prompt.cache = caches.new(self._model)
                 prompt.started_at = self._clock()
-                self._look_up(prompt)
+                self._recall.begin(prompt)
 
     def _pick_long(self, budget: int) -> None:
         if self._long is not None:
             return
         room = self._room()
         for prompt in self._waiting:
-            if (prompt.left > budget or prompt.scores) and self._fits(prompt, room) and prompt.unseen is None:
+            if (prompt.left > budget or prompt.scores) and self._fits(prompt, room) and prompt.computable:
                 self._waiting.remove(prompt)
-                self._look_up(prompt)
+                self._recall.again(prompt)
                 self._long = prompt
                 return
-
-    def _look_up(self, prompt: Prompt) -> None:
-        if prompt.scores:
-            return
-        row = prompt.rows[0]
-        cache, covered = self._prefix.nearest(row.tenant, row.key)
-        if cache is not None and covered > prompt.covered:
-            prompt.cache, prompt.covered, prompt.cached = cache, covered, covered
-            # The row that left it there may have stood elsewhere, where pictures came behind what is shared.
-            caches.place(cache, [covered + (row.scene.shift if row.scene else 0)])
 
     def _room(self) -> int:
         return self._max_rows - self.running - (len(self._long.rows) if self._long else 0)
@@ -290,7 +241,7 @@ class Batch:
         room = self._room()
         for prompt in self._waiting:
             widest = max(longest, prompt.left)
-            if prompt.left > budget or prompt.unseen or prompt.scores:
+            if prompt.left > budget or prompt.scores or not prompt.computable:
                 continue
             if chosen and prompt.adapter != chosen[0].adapter:
                 continue
@@ -318,7 +269,7 @@ class Batch:
             prompt.end()
             if len(prompt.rows[0].tokens) > KEEP_PROMPT:
                 single = caches.extract(cache, index)
-                self._prefix.store(prompt.rows[0].tenant, prompt.rows[0].key[:-1], single)
+                self._recall.keep(prompt.rows[0].tenant, prompt.rows[0].key[:-1], single)
         repeats = [index for index, prompt in enumerate(prompts) for _ in prompt.rows]
         if len(repeats) > len(prompts):
             caches.keep(cache, repeats)
@@ -346,7 +297,7 @@ class Batch:
         prompt.end()
         row = prompt.rows[0]
         if len(row.tokens) > KEEP_PROMPT:
-            self._prefix.store(row.tenant, row.key[:-1], caches.duplicate(cache))
+            self._recall.keep(row.tenant, row.key[:-1], caches.duplicate(cache))
         if prompt.scores:
             self._scored.append(prompt)
         if row.limit == 0:

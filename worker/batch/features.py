@@ -21,6 +21,11 @@ class FeatureCache:
     def __contains__(self, key: tuple[str, bytes]) -> bool:
         return key in self._entries
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self.held_bytes = 0
+
     def get(self, key: tuple[str, bytes]) -> Features | None:
         """What is known of a picture."""
         self.lookups += 1

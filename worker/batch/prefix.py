@@ -1,10 +1,11 @@
 """The prefix cache: key-value caches of earlier prompts, by tenant, bounded in bytes, least recently used out first.
 
-Tenants never see each other's entries, not even by their timing.
+Tenants never see each other's entries, not even by their timing; and where room is short, who holds most gives first.
 """
 
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -12,35 +13,37 @@ from numpy.typing import NDArray
 
 from worker.batch import caches
 from worker.batch.caches import Cache
+from worker.shelf.shares import Held, victims
 
 SHORTEST = 16
 """Prefixes of fewer tokens cost more to look after than to compute."""
+STALE_S = 600.0
+"""What was not used for so long goes before anything else, whosever it is."""
 
 
-class _Entry(msgspec.Struct, frozen=True):
+class _Entry(msgspec.Struct):
     tokens: NDArray[np.int64]
     cache: Cache
     size_bytes: int
+    used_at: float
 
 
 class PrefixCache:
     """Nearest-prefix look-up over the caches of finished and running prompts."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_bytes = max_bytes
+        self._clock = clock
         self._tenants: dict[str, dict[int, _Entry]] = {}
         self._order: OrderedDict[int, str] = OrderedDict()
         self._next = 0
         self.held_bytes = 0
-        self.lookups = 0
-        self.hits = 0
 
     def nearest(self, tenant: str, tokens: Sequence[int]) -> tuple[Cache | None, int]:
         """The cache that covers the longest prefix of `tokens`, short of the last one, and how much it covers.
 
         The cache is the caller's own.
         """
-        self.lookups += 1
         wanted = np.asarray(tokens[:-1], dtype=np.int64)
         best, best_length = None, SHORTEST - 1
         for key, entry in self._tenants.get(tenant, {}).items():
@@ -53,8 +56,8 @@ class PrefixCache:
         cache = caches.duplicate(entry.cache)
         if not caches.cut(cache, best_length, len(entry.tokens)):
             return None, 0
-        self.hits += 1
         self._order.move_to_end(best)
+        entry.used_at = self._clock()
         return cache, best_length
 
     def store(self, tenant: str, tokens: Sequence[int], cache: Cache) -> None:
@@ -71,12 +74,27 @@ class PrefixCache:
                 # The new one can stand in for it.
                 self._drop(key)
         # `_drop` removes a tenant with nothing left.
-        self._tenants.setdefault(tenant, entries)[self._next] = _Entry(array, cache, size_bytes)
+        self._tenants.setdefault(tenant, entries)[self._next] = _Entry(array, cache, size_bytes, self._clock())
         self._order[self._next] = tenant
         self._next += 1
         self.held_bytes += size_bytes
-        while self.held_bytes > self._max_bytes:
-            self._drop(next(iter(self._order)))
+        if self.held_bytes > self._max_bytes:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        held = []
+        for key, tenant in self._order.items():
+            entry = self._tenants[tenant][key]
+            held.append(Held(key, tenant, entry.size_bytes, entry.used_at))
+        stale_before = self._clock() - STALE_S
+        for key in victims(held, self.held_bytes - self._max_bytes, stale_before=stale_before):
+            self._drop(key)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._tenants.clear()
+        self._order.clear()
+        self.held_bytes = 0
 
     def _drop(self, key: int) -> None:
         tenant = self._order.pop(key)

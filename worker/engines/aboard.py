@@ -3,7 +3,7 @@
 import msgspec
 
 from protocol.messages import GenerateJob, TokenLogprob
-from worker.batch.batch import Prompt
+from worker.batch.prompt import Prompt
 from worker.batch.row import Row, RowSampling
 from worker.batch.scene import Scene
 from worker.grammar.constraint import Constraint

@@ -5,7 +5,7 @@ Everything but `prepare` is called on one thread only (MLX arrays and streams be
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -28,6 +28,8 @@ class Gauges(msgspec.Struct, frozen=True, kw_only=True):
     feature_lookups: int = 0
     draft_proposed: int = 0
     draft_accepted: int = 0
+    prefix_disk_bytes: int = 0
+    prefix_disk_hits: int = 0
 
 
 class Engine(Protocol):
@@ -69,6 +71,17 @@ class Engine(Protocol):
 
     def gauges(self) -> Gauges:
         """Current counters; cheap, and safe to call from another thread."""
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """What an engine may have besides `Engine`: things it keeps from one job for the next ones."""
+
+    def forget(self) -> None:
+        """Drop them all."""
+
+    def close(self, timeout_s: float) -> None:
+        """The process ends: put what is to last where it lasts, within that time."""
 
 
 class EngineLoadError(Exception):

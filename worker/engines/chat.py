@@ -25,9 +25,10 @@ from protocol.messages import (
     Usage,
 )
 from worker.batch.batch import Batch
-from worker.batch.batch import Prompt as BatchPrompt
 from worker.batch.drafting import Drafting
 from worker.batch.prefix import PrefixCache
+from worker.batch.prompt import Prompt as BatchPrompt
+from worker.batch.recall import Recall
 from worker.batch.row import Emission, Logprobs, Row, RowSampling
 from worker.batch.scene import Picture
 from worker.batch.scores import Scores
@@ -37,8 +38,10 @@ from worker.engines.base import Gauges
 from worker.engines.draft_model import load_draft
 from worker.engines.loading import Loaded, family, load
 from worker.engines.preparation import Preparation
+from worker.engines.shelving import open_shelf
 from worker.engines.vocabulary import Vocabulary
 from worker.grammar.grammars import Grammars
+from worker.shelf.shelf import Shelf
 from worker.text.markers import markers_of
 
 log = logging.getLogger("worker")
@@ -63,6 +66,8 @@ class ChatEngine:
         self._clock = clock
         self._running: dict[int, Running] = {}
         self._prefix = PrefixCache(config.prefix_cache_bytes)
+        self._shelf: Shelf | None = None
+        self._recall: Recall | None = None
         self._loaded: Loaded
         self._batch: Batch | None = None
         self._drafting: Drafting | None = None
@@ -85,12 +90,14 @@ class ChatEngine:
         )
         self._preparation = self._make_preparation()
         self._drafting = self._load_draft()
+        self._shelf = open_shelf(self._config, loaded)
+        self._recall = Recall(loaded.model, self._prefix, self._shelf)
         self._batch = Batch(
             model=loaded.model,
             vocab_size=loaded.vocab_size,
             weights_bytes=loaded.weights_bytes,
             max_rows=self._config.max_concurrency,
-            prefix=self._prefix,
+            recall=self._recall,
             masks=self._grammars.masks,
             largest_chunk=self._config.prefill_chunk or LARGEST_CHUNK,
             look=self._look,
@@ -375,9 +382,20 @@ class ChatEngine:
         """See `Engine.busy`."""
         return self._ready_batch.busy
 
+    def forget(self) -> None:
+        """Drop every prefix that is kept, in memory and on disk."""
+        self._prefix.clear()
+        if self._shelf is not None:
+            self._shelf.clear()
+
+    def close(self, timeout_s: float) -> None:
+        """Finish what is being written to disk, if that takes no longer."""
+        if self._shelf is not None:
+            self._shelf.flush(timeout_s)
+
     def gauges(self) -> Gauges:
         """See `Engine.gauges`."""
-        batch = self._batch
+        batch, recall, shelf = self._batch, self._recall, self._shelf
         return Gauges(
             running=batch.running if batch else 0,
             waiting=batch.waiting if batch else 0,
@@ -385,8 +403,10 @@ class ChatEngine:
             cache_bytes=mx.get_cache_memory(),
             peak_bytes=mx.get_peak_memory(),
             prefix_bytes=self._prefix.held_bytes,
-            prefix_hits=self._prefix.hits,
-            prefix_lookups=self._prefix.lookups,
             draft_proposed=self._drafting.proposed if self._drafting else 0,
             draft_accepted=self._drafting.accepted if self._drafting else 0,
+            prefix_hits=recall.hits if recall else 0,
+            prefix_lookups=recall.lookups if recall else 0,
+            prefix_disk_bytes=shelf.used_bytes if shelf else 0,
+            prefix_disk_hits=recall.disk_hits if recall else 0,
         )

@@ -93,6 +93,11 @@ class VisionEngine(ChatEngine):
             capabilities=[*ready.capabilities, "vision"],
         )
 
+    def forget(self) -> None:
+        """Drop every prefix and all features of images that are kept."""
+        super().forget()
+        self._features.clear()
+
     def gauges(self) -> Gauges:
         """See `Engine.gauges`."""
         features = self._features

@@ -26,6 +26,10 @@ class VisualModel:
         self._positioned = hasattr(self._language, "get_rope_index")
         """Whether an image takes fewer positions than tokens, in three dimensions (M-RoPE)."""
 
+    def parameters(self) -> Any:
+        """All weights, as `nn.Module` has them."""
+        return self._model.parameters()
+
     def make_cache(self) -> Cache:
         """An empty cache for one row."""
         cache: Cache = make_prompt_cache(self._language)

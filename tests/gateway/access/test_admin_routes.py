@@ -109,7 +109,12 @@ async def test_operator_sees_configuration_statistics_and_events(client: Client)
     assert stats["keys"]["refused"]["invalid_api_key"] == 1
     assert set(stats) == {"cache", "prefix_cache", "rate_limiting", "keys", "configuration", "performance"}
     assert await call(client, "GET", "/admin/workers") == {"data": []}
-    assert await call(client, "POST", "/admin/cache/clear") == {"entries": 0, "bytes": 0}
+    assert await call(client, "POST", "/admin/cache/clear") == {
+        "entries": 0,
+        "bytes": 0,
+        "workers": 0,
+        "prefix_bytes": 0,
+    }
     logging.getLogger("gateway.test").error("a key database %s", "burns")
     events = (await call(client, "GET", "/admin/events"))["data"]
     assert (events[0]["message"], events[0]["level"]) == ("a key database burns", "error")

@@ -71,7 +71,6 @@ def test_short_prefixes_do_not_count(common: int) -> None:
     cache.store("t", list(range(40)), kv(range(40)))
     _, covered = cache.nearest("t", [*range(common), *range(500, 520)])
     assert covered == (common if common >= prefix.SHORTEST else 0)
-    assert (cache.lookups, cache.hits) == (1, int(covered > 0))
     cache.store("u", list(range(common)), kv(range(common)))
     assert (cache.nearest("u", list(range(41)))[1] > 0) == (common >= prefix.SHORTEST)
 

@@ -1,0 +1,68 @@
+"""A prompt on its way into a cohort: whose rows it is for, how far it is, what it has to wait for."""
+
+from worker.batch import caches
+from worker.batch.caches import Cache
+from worker.batch.row import Row
+from worker.batch.scene import Part, Picture
+from worker.batch.scores import Scores
+from worker.shelf.parcel import Fetch
+
+
+class Prompt:
+    """Rows that share one prompt (the choices of one request), on their way into a cohort.
+
+    With `scores`, all of it is computed, whatever is cached, and what it would have been is noted there.
+    """
+
+    __slots__ = ("cache", "cached", "covered", "fetch", "rows", "scores", "started_at")
+
+    def __init__(self, rows: list[Row], scores: Scores | None = None) -> None:
+        self.rows = rows
+        self.scores = scores
+        self.cache: Cache | None = None
+        self.covered = 0
+        self.cached = 0
+        self.fetch: Fetch | None = None
+        """Being looked for on disk; nothing is computed before that is settled."""
+        self.started_at: float | None = None
+        if (scene := rows[0].scene) is not None:
+            scene.enter()
+
+    @property
+    def adapter(self) -> str:
+        """See `Row.adapter`."""
+        return self.rows[0].adapter
+
+    @property
+    def unseen(self) -> Picture | None:
+        """The picture that has to be looked at before more can be computed."""
+        scene = self.rows[0].scene
+        return scene.unseen(self.covered) if scene and self.fetch is None else None
+
+    @property
+    def computable(self) -> bool:
+        """Whether the next token can be computed now."""
+        return self.fetch is None and self.unseen is None
+
+    def part(self, count: int) -> Part:
+        """The next `count` tokens to compute."""
+        return self.rows[0].part(self.covered, self.covered + count)
+
+    def take(self, cache: Cache, covered: int) -> None:
+        """Go on behind what was found."""
+        scene = self.rows[0].scene
+        self.cache, self.covered, self.cached = cache, covered, covered
+        # The row that left it there may have stood elsewhere, where pictures came behind what is shared.
+        caches.place(cache, [covered + (scene.shift if scene else 0)])
+
+    def end(self) -> None:
+        """It is computed, or given up: what it showed is not needed any more."""
+        if self.fetch is not None:
+            self.fetch.drop()
+        if (scene := self.rows[0].scene) is not None:
+            scene.leave()
+
+    @property
+    def left(self) -> int:
+        """Tokens to prefill: all but the last, which the first decode step feeds."""
+        return len(self.rows[0].tokens) - 1 - self.covered

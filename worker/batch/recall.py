@@ -1,0 +1,173 @@
+"""What is known of prompts already: in memory, else on disk; and what is kept of those that were computed."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from worker.batch import caches, packing
+from worker.batch.caches import Cache
+from worker.batch.packing import Assembly
+from worker.batch.prefix import PrefixCache
+from worker.batch.prompt import Prompt
+from worker.shelf.parcel import Parcel
+from worker.shelf.shelf import WORTH, Shelf
+
+log = logging.getLogger("worker")
+
+ASSEMBLY_S = 0.003
+"""How long rows that decode may wait for a prefix that comes from disk, in each step."""
+WAIT_S = 0.005
+
+
+class Recall:
+    """For the engine's thread, but for its counters."""
+
+    def __init__(
+        self,
+        model: Any,
+        prefix: PrefixCache,
+        shelf: Shelf | None = None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._model = model
+        self._prefix = prefix
+        self._shelf = shelf
+        self._clock = clock
+        self._assembly: tuple[Prompt, Assembly] | None = None
+        self._new: list[tuple[str, list[int], Cache]] = []
+        self._settled: list[tuple[str, list[int], Cache]] = []
+        self.lookups = 0
+        self.hits = 0
+        self.disk_hits = 0
+
+    def begin(self, prompt: Prompt) -> None:
+        """Look a new prompt up. Where more may be on disk, it has a `fetch` then."""
+        if prompt.scores:
+            return
+        row = prompt.rows[0]
+        self.lookups += 1
+        self._refresh(prompt)
+        if self._shelf is not None:
+            key = np.asarray(row.key[:-1], dtype=np.int64)
+            prompt.fetch = self._shelf.fetch(row.tenant, key, beyond=prompt.covered)
+        if prompt.fetch is None and prompt.cached:
+            self.hits += 1
+
+    def again(self, prompt: Prompt) -> None:
+        """Look once more in memory for a prompt whose turn it is: others may have been computed meanwhile."""
+        known = prompt.cached
+        if not prompt.scores:
+            self._refresh(prompt)
+        if prompt.cached and not known:
+            self.hits += 1
+
+    def _refresh(self, prompt: Prompt) -> None:
+        row = prompt.rows[0]
+        cache, covered = self._prefix.nearest(row.tenant, row.key)
+        if cache is not None and covered > prompt.covered:
+            prompt.take(cache, covered)
+
+    # -- from disk -------------------------------------------------------------
+
+    def restore(self, prompts: Iterable[Prompt], *, running: bool) -> bool:
+        """Go on with what comes from disk, for some milliseconds beside running rows. Whether there was any."""
+        if self._shelf is None:
+            return False
+        deadline = self._clock() + (ASSEMBLY_S if running else ASSEMBLY_S * 10)
+        waiting = [prompt for prompt in prompts if prompt.fetch is not None]
+        worked = False
+        while self._assembly is not None or self._next(waiting):
+            worked = True
+            if self._assemble(self._assembly):
+                self._share(waiting)
+            if self._clock() >= deadline:
+                break
+        return worked
+
+    def drop(self, prompt: Prompt) -> None:
+        """A prompt is given up."""
+        if self._assembly is not None and self._assembly[0] is prompt:
+            self._assembly = None
+
+    def wait(self, prompts: Iterable[Prompt]) -> None:
+        """Nothing else is to be done: sleep until the disk has something, for a moment at most."""
+        fetches = [prompt.fetch for prompt in prompts if prompt.fetch is not None]
+        if fetches and self._shelf is not None:
+            self._shelf.wait(fetches, WAIT_S)
+
+    def _next(self, waiting: list[Prompt]) -> bool:
+        """Begin to put together what has come; whether there is such a thing."""
+        for prompt in waiting:
+            fetch = prompt.fetch
+            if fetch is None or not (fetch.done or (self._shelf is not None and self._shelf.stuck)):
+                continue
+            # The same may have come for another prompt before.
+            self._refresh(prompt)
+            if fetch.found is not None and fetch.length > prompt.covered:
+                self._assembly = (prompt, Assembly(self._model, fetch.found, fetch.length))
+                fetch.found = None
+                return True
+            self._resolve(prompt)
+        return False
+
+    def _assemble(self, at_work: tuple[Prompt, Assembly] | None) -> bool:
+        """One layer more; whether that made a prefix whole."""
+        if at_work is None:
+            return False
+        prompt, assembly = at_work
+        try:
+            if not assembly.step():
+                return False
+        except Exception:
+            # No cache of any row has been touched: the prompt is computed instead.
+            log.exception("a prefix on disk is of no use")
+            self._assembly = None
+            self._resolve(prompt)
+            return False
+        self._assembly = None
+        row = prompt.rows[0]
+        self._prefix.store(row.tenant, row.key[: assembly.length], caches.duplicate(assembly.cache))
+        prompt.take(assembly.cache, assembly.length)
+        self._resolve(prompt, from_disk=True)
+        return True
+
+    def _resolve(self, prompt: Prompt, *, from_disk: bool = False) -> None:
+        if prompt.fetch is not None:
+            prompt.fetch.drop()
+            prompt.fetch = None
+        if from_disk:
+            self.disk_hits += 1
+        elif prompt.cached:
+            self.hits += 1
+
+    def _share(self, waiting: list[Prompt]) -> None:
+        """What has just come may be what others wait for."""
+        for prompt in waiting:
+            if prompt.fetch is not None and not prompt.fetch.done:
+                self._refresh(prompt)
+                prompt.fetch.beyond = prompt.covered
+
+    # -- keeping ---------------------------------------------------------------
+
+    def keep(self, tenant: str, tokens: list[int], cache: Cache) -> None:
+        """Keep a cache that covers exactly `tokens`; it must not be written to afterwards."""
+        self._prefix.store(tenant, tokens, cache)
+        if self._shelf is not None and len(tokens) >= WORTH:
+            self._new.append((tenant, tokens, cache))
+
+    def settle(self, *, idle: bool) -> None:
+        """Between steps: hand what was kept to the disk's thread, once it is certain to be computed.
+
+        What was kept in the step before has been, so nothing waits for it here; nor does anybody while it is idle.
+        """
+        if self._shelf is None or not (self._new or self._settled):
+            return
+        ready, self._settled, self._new = self._settled, self._new, []
+        if idle:
+            ready, self._settled = ready + self._settled, []
+        for tenant, tokens, cache in ready:
+            self._shelf.put(Parcel(tenant, np.asarray(tokens, dtype=np.int64), packing.apart(cache)))
