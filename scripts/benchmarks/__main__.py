@@ -9,11 +9,11 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import chat, embeddings, gateway, grammar, vision
+from benchmarks import chat, embeddings, gateway, grammar, prefixes, vision
 from benchmarks.processes import ROOT, direct, mlx_lm_server, mlx_vlm_server, pool
 from benchmarks.table import Table
 
-PARTS = ("chat", "grammar", "vision", "gateway", "embeddings")
+PARTS = ("chat", "prefixes", "grammar", "vision", "gateway", "embeddings")
 PACKAGES = ("mlx", "mlx-lm", "mlx-vlm", "mlx-embeddings", "llguidance", "aiohttp", "pyzmq", "uvloop", "msgspec")
 
 
@@ -34,6 +34,8 @@ def main() -> int:
     parts = options.parts or PARTS
     if "chat" in parts:
         _chat(table, options.rounds)
+    if "prefixes" in parts:
+        _prefixes(table, min(options.rounds, 3))
     if "grammar" in parts:
         _grammar(table, min(options.rounds, 3))
     if "vision" in parts:
@@ -65,6 +67,14 @@ def _chat(table: Table, rounds: int) -> None:
         chat.throughput(table, ours, rival, plain, folder, rounds=rounds)
         chat.mixed_sampling(table, ours, plain, folder, rounds=min(rounds, 3))
         chat.long_prompt(table, ours, rival, rounds=rounds)
+
+
+def _prefixes(table: Table, rounds: int) -> None:
+    from make_models import make
+
+    folder: Path = make("bench-qwen3", ROOT / ".models")
+    prefixes.sooner(table, folder, rounds=rounds)
+    prefixes.writing(table, folder, rounds=rounds)
 
 
 def _grammar(table: Table, rounds: int) -> None:

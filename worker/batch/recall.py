@@ -103,7 +103,7 @@ class Recall:
         """Begin to put together what has come; whether there is such a thing."""
         for prompt in waiting:
             fetch = prompt.fetch
-            if fetch is None or not (fetch.done or (self._shelf is not None and self._shelf.stuck)):
+            if fetch is None or not (fetch.done or (self._shelf is not None and self._shelf.hopeless(fetch))):
                 continue
             # The same may have come for another prompt before.
             self._refresh(prompt)

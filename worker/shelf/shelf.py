@@ -25,6 +25,8 @@ BACKLOG_BYTES = 1 << 30
 """What may wait to be written. A disk that falls behind gets only part of what there is: the oldest is left out."""
 PATIENCE_S = 2.0
 """A disk that gives nothing for so long is not waited for."""
+STEP_S = 1e-6
+"""The beginning of a prompt is of use without its end, but not the other way round: so it counts as used later."""
 PAUSE_S = 600.0
 """How long nothing is written after a write has failed."""
 
@@ -63,10 +65,10 @@ class Shelf:
         """Bytes in the folder, of all models, as far as this process knows."""
         return self._folder.used_bytes
 
-    @property
-    def stuck(self) -> bool:
-        """Whether the disk has had something to do for long, and done nothing."""
-        return self._busy and self._clock() - self._moved_at > PATIENCE_S
+    def hopeless(self, fetch: Fetch | None = None) -> bool:
+        """Whether the disk has had something to do for long, this fetch for one, and done nothing."""
+        since = max(fetch.asked_at, self._moved_at) if fetch else self._moved_at
+        return (self._busy or fetch is not None) and self._clock() - since > PATIENCE_S
 
     def put(self, parcel: Parcel) -> None:
         """Have a cache written, some time."""
@@ -81,7 +83,7 @@ class Shelf:
 
     def fetch(self, tenant: str, tokens: Tokens, *, beyond: int) -> Fetch | None:
         """Look for more than the first `beyond` tokens of a prompt. None: there is no use in it."""
-        if len(tokens) < beyond + WORTH or self.stuck:
+        if len(tokens) < beyond + WORTH or self.hopeless():
             return None
         fetch = Fetch(tenant, tokens, beyond, self._clock())
         with self._changed:
@@ -173,14 +175,13 @@ class Shelf:
         now = time.time()
         blocks = trail.blocks(len(tokens)) if contents.strips else []
         for index, name in enumerate(blocks):
-            # The beginning is of use without the end, but not the other way round: it counts as used later.
-            used_at = now - index / 1000
+            used_at = now - index * STEP_S
             if not self._folder.touch(trail.folder, name, used_at):
                 piece = _cut(contents.strips, index * BLOCK, (index + 1) * BLOCK)
                 self._folder.write(trail.folder, name, piece, {}, used_at=used_at)
             yield
         if contents.rest:
-            name, used_at = trail.snapshot(len(tokens)), now - len(blocks) / 1000
+            name, used_at = trail.snapshot(len(tokens)), now - len(blocks) * STEP_S
             if not self._folder.touch(trail.folder, name, used_at):
                 tail = _cut(contents.strips, len(blocks) * BLOCK, len(tokens))
                 content = {f"strip.{key}": tensor for key, tensor in tail.items()}
@@ -243,7 +244,7 @@ class Shelf:
                 blocks = blocks[:index]
                 break
             self._moved_at = self._clock()
-            self._folder.touch(trail.folder, name, now - index / 1000)
+            self._folder.touch(trail.folder, name, now - index * STEP_S)
             strips = strips or _room(read[0], length)
             _fill(strips, read[0], index * BLOCK)
         return strips, len(blocks) * BLOCK

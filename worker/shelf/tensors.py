@@ -8,6 +8,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -16,6 +17,16 @@ from numpy.typing import NDArray
 
 Bits = NDArray[Any]
 """An array as unsigned integers of its own width: numpy knows no bfloat16."""
+
+WIDTHS = MappingProxyType(
+    {
+        **dict.fromkeys(("BOOL", "U8", "I8"), 1),
+        **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+        **dict.fromkeys(("U32", "I32", "F32"), 4),
+        **dict.fromkeys(("U64", "I64"), 8),
+    }
+)
+"""Bytes of a number, by what it is."""
 
 
 class Tensor(msgspec.Struct, frozen=True, eq=False):
@@ -74,10 +85,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _tensor(entry: dict[str, Any], body: Bits) -> Tensor:
     start, end = entry["data_offsets"]
-    shape: list[int] = entry["shape"]
-    width = (end - start) // max(1, int(np.prod(shape)))
-    bits = np.frombuffer(body[start:end].data, dtype=f"<u{width}").reshape(shape)
-    return Tensor(entry["dtype"], bits)
+    dtype: str = entry["dtype"]
+    bits = np.frombuffer(body[start:end].data, dtype=f"<u{WIDTHS[dtype]}").reshape(entry["shape"])
+    return Tensor(dtype, bits)
 
 
 def _flat(piece: Bits) -> memoryview:
