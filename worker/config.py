@@ -286,14 +286,14 @@ SETTINGS = (
         "prefix_disk_folder",
         "--prefix-disk-folder",
         ("POOL_PREFIX_DISK_FOLDER",),
-        _folder,
+        parsing.folder,
         "private folder where prompts are kept on disk, too, so that they outlive the process; default none",
     ),
     Setting(
         "prefix_disk_bytes",
         "--prefix-disk-bytes",
         ("POOL_PREFIX_DISK_BYTES",),
-        _bytes,
+        parsing.size,
         "most that folder may hold, of all models; 0 is off; default 32GB",
     ),
     Setting(

@@ -48,6 +48,10 @@ class Drafting:
         self.proposed = 0
         self.accepted = 0
 
+    def forget(self) -> None:
+        """Drop what was kept of earlier rows."""
+        self._prefix.clear()
+
     def measure(self, model: Any) -> None:
         """Find out how many plain steps of `model` a round takes."""
         cache, own = caches.new(model), caches.new(self._model)

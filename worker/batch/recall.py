@@ -44,6 +44,28 @@ class Recall:
         self.hits = 0
         self.disk_hits = 0
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory held."""
+        return self._prefix.held_bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """Room taken on disk, in the whole folder."""
+        return self._shelf.used_bytes if self._shelf else 0
+
+    def forget(self) -> None:
+        """Drop all that is known, in memory and on disk."""
+        self._prefix.clear()
+        self._new, self._settled = [], []
+        if self._shelf is not None:
+            self._shelf.clear()
+
+    def close(self, timeout_s: float) -> None:
+        """Wait until all is written, if that takes no longer."""
+        if self._shelf is not None:
+            self._shelf.flush(timeout_s)
+
     def begin(self, prompt: Prompt) -> None:
         """Look a new prompt up. Where more may be on disk, it has a `fetch` then."""
         if prompt.scores:

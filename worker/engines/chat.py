@@ -29,9 +29,10 @@ from worker.batch.drafting import Drafting
 from worker.batch.prefix import PrefixCache
 from worker.batch.prompt import Prompt as BatchPrompt
 from worker.batch.recall import Recall
-from worker.batch.row import Emission, Logprobs, Row, RowSampling
+from worker.batch.row import Emission, Logprobs, Row
 from worker.batch.scene import Picture
 from worker.batch.scores import Scores
+from worker.batch.warmup import warm
 from worker.config import WorkerConfig
 from worker.engines.aboard import Choice, Running
 from worker.engines.base import Gauges
@@ -41,7 +42,6 @@ from worker.engines.preparation import Preparation
 from worker.engines.shelving import open_shelf
 from worker.engines.vocabulary import Vocabulary
 from worker.grammar.grammars import Grammars
-from worker.shelf.shelf import Shelf
 from worker.text.markers import markers_of
 
 log = logging.getLogger("worker")
@@ -54,8 +54,6 @@ DRAFT_SHARE = 8
 """A draft model's prefixes may take so much less than the model's own."""
 LARGEST_GROUP = 8
 """Choices of one job: it may enter an idle batch even where they are more than its rows."""
-WARMUP_TOKENS = (24, 3)
-"""Lengths of the warmup prompts: a padded group prefill and a batch of more than one row."""
 
 
 class ChatEngine:
@@ -65,8 +63,6 @@ class ChatEngine:
         self._config = config
         self._clock = clock
         self._running: dict[int, Running] = {}
-        self._prefix = PrefixCache(config.prefix_cache_bytes)
-        self._shelf: Shelf | None = None
         self._recall: Recall | None = None
         self._loaded: Loaded
         self._batch: Batch | None = None
@@ -90,8 +86,8 @@ class ChatEngine:
         )
         self._preparation = self._make_preparation()
         self._drafting = self._load_draft()
-        self._shelf = open_shelf(self._config, loaded)
-        self._recall = Recall(loaded.model, self._prefix, self._shelf)
+        prefix = PrefixCache(self._config.prefix_cache_bytes)
+        self._recall = Recall(loaded.model, prefix, open_shelf(self._config, loaded))
         self._batch = Batch(
             model=loaded.model,
             vocab_size=loaded.vocab_size,
@@ -131,26 +127,8 @@ class ChatEngine:
         raise NotImplementedError("this model sees nothing, and no job with pictures was prepared for it")
 
     def warm(self) -> None:
-        """Run every path that a first request could take: group prefill, decode, each kind of draw."""
-        batch = self._ready_batch
-        kinds = [
-            RowSampling(key=1, temperature=0.0),
-            RowSampling(key=2, temperature=1.0, logprobs=1),
-            RowSampling(key=3, temperature=1.0, top_k=20, top_p=0.9, min_p=0.01),
-            RowSampling(key=4, temperature=1.0, repetition_penalty=1.1),
-        ]
-        runs = [*((kind, "") for kind in kinds), *((kinds[0], name) for name in self._loaded.adapted)]
-        for sampling, adapter in runs:
-            for length in WARMUP_TOKENS:
-                prompt = [0] * length
-                row = Row(
-                    owner=None, tenant="", prompt=prompt, delivered=[], limit=3, sampling=sampling, adapter=adapter
-                )
-                batch.add(BatchPrompt([row]))
-            while batch.busy:
-                for emission in batch.step():
-                    if emission.row.position >= emission.row.limit:
-                        batch.release(emission.row, keep=False)
+        """See `Engine.warm`."""
+        warm(self._ready_batch, self._loaded.adapted)
 
     def describe(self) -> Ready:
         """See `Engine.describe`."""
@@ -384,29 +362,30 @@ class ChatEngine:
 
     def forget(self) -> None:
         """Drop every prefix that is kept, in memory and on disk."""
-        self._prefix.clear()
-        if self._shelf is not None:
-            self._shelf.clear()
+        if self._recall is not None:
+            self._recall.forget()
+        if self._drafting is not None:
+            self._drafting.forget()
 
     def close(self, timeout_s: float) -> None:
         """Finish what is being written to disk, if that takes no longer."""
-        if self._shelf is not None:
-            self._shelf.flush(timeout_s)
+        if self._recall is not None:
+            self._recall.close(timeout_s)
 
     def gauges(self) -> Gauges:
         """See `Engine.gauges`."""
-        batch, recall, shelf = self._batch, self._recall, self._shelf
+        batch, recall = self._batch, self._recall
         return Gauges(
             running=batch.running if batch else 0,
             waiting=batch.waiting if batch else 0,
             active_bytes=mx.get_active_memory(),
             cache_bytes=mx.get_cache_memory(),
             peak_bytes=mx.get_peak_memory(),
-            prefix_bytes=self._prefix.held_bytes,
+            prefix_bytes=recall.held_bytes if recall else 0,
             draft_proposed=self._drafting.proposed if self._drafting else 0,
             draft_accepted=self._drafting.accepted if self._drafting else 0,
             prefix_hits=recall.hits if recall else 0,
             prefix_lookups=recall.lookups if recall else 0,
-            prefix_disk_bytes=shelf.used_bytes if shelf else 0,
+            prefix_disk_bytes=recall.disk_bytes if recall else 0,
             prefix_disk_hits=recall.disk_hits if recall else 0,
         )

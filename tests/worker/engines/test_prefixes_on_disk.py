@@ -85,8 +85,7 @@ def test_what_memory_had_to_give_up_is_found_on_disk(model_folder: ModelOf, tmp_
     engine = make(model_folder("qwen3"), tmp_path / "shelf", prefix_cache_bytes=1 << 20)
     prompts = [[at, *prompt] for at in range(20, 24)]
     answers = [ask(engine, one).tokens for one in prompts]
-    assert engine._shelf is not None
-    assert engine._shelf.flush(20)
+    end(engine)
     found = [ask(engine, one) for one in prompts]
     assert [outcome.tokens for outcome in found] == answers
     assert all(cached(outcome) >= 5 * BLOCK for outcome in found)
@@ -136,21 +135,23 @@ def test_disk_that_stands_still_is_not_waited_for(
     """The prompt is computed instead, and so are those after it, until the disk gives something again."""
     engine = make(model_folder("qwen3"), tmp_path / "shelf")
     expected = ask(engine, prompt).tokens
-    shelf = engine._shelf
+    end(engine)
+    recall = engine._recall
+    assert recall is not None
+    shelf = recall._shelf
     assert shelf is not None
-    assert shelf.flush(20)
-    engine._prefix.clear()
+    recall._prefix.clear()
     released = threading.Event()
     monkeypatch.setattr("worker.shelf.shelf.PATIENCE_S", 0.05)
     with monkeypatch.context() as patch:
         patch.setattr(shelf._folder, "has", lambda *_: released.wait(20))
         for _ in range(2):
-            engine._prefix.clear()
+            recall._prefix.clear()
             outcome = ask(engine, prompt)
             assert (cached(outcome), outcome.tokens) == (0, expected)
         released.set()
         assert shelf.flush(20)
-    engine._prefix.clear()
+    recall._prefix.clear()
     assert cached(ask(engine, prompt)) == 5 * BLOCK
 
 
