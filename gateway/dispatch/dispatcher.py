@@ -334,7 +334,7 @@ class Dispatcher:
         so often that nothing speaks for it is judged first: what it explains speaks for nobody else, either.
         """
         now = self._clock()
-        for flight in [flight for flight in model.suspects if self.suspicion.doomed(flight)]:
+        for flight in [flight for flight in model.suspects if self.suspicion.hopeless(flight, now)]:
             model.suspects.remove(flight)
             self._refuse(flight)
         known = [flight for flight in (*model.suspects, *model.aboard) if flight.suspect]

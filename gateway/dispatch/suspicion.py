@@ -29,7 +29,8 @@ MANY = 6
 """So many deaths within that time have another reason than one request: suspects need not go one by one any more, which
 would starve some of them where engines live for seconds only."""
 GUILTY, HOPELESS = 2, 3
-"""Deaths that make a request guilty; and those that do so even where something speaks for it."""
+"""Deaths that make a request guilty; and those that do so even where something speaks for it, unless as many engines
+died without it lately."""
 STEADY_S = 0.5
 """A request whose output had flowed for so long when it first lost its engine is not the likeliest reason."""
 FURTHER_OUTPUT, FURTHER_S = 2, 0.01
@@ -39,6 +40,9 @@ VERDICT_S = 2.0
 """So long the judgement of a guilty request waits for an engine to die without it, which would speak for it."""
 AMBIGUOUS = 3
 """So many deaths that prove little count as one that proves something."""
+AT_ONCE_S = 0.25
+"""While engines die all the time, one that lived longer than this with a request proves nothing: that may not
+even have had its turn."""
 LAGGING = 16
 """If an equal request once got so many tokens further, it was not the request that ended this one."""
 
@@ -46,17 +50,20 @@ LAGGING = 16
 class Mark:
     """What is held against all equal requests: engines that died `count` times, and `doubts` times with others aboard.
 
+    `refused`: so were they, and so will they be.
+
     `reached` is how many tokens any of them ever got. `vouched`: one was suspected before, and cleared, or had run well
     for a while.
     """
 
-    __slots__ = ("count", "doubts", "fingerprint", "reached", "since", "vouched")
+    __slots__ = ("count", "doubts", "fingerprint", "reached", "refused", "since", "vouched")
 
     def __init__(self, fingerprint: bytes, now: float, *, vouched: bool) -> None:
         self.fingerprint = fingerprint
         self.count = 0
         self.doubts = 0
         self.reached = 0
+        self.refused = False
         self.since = now
         self.vouched = vouched
 
@@ -117,7 +124,14 @@ class Suspicion:
 
     def doomed(self, flight: Flight) -> bool:
         """Whether a request that just came equals one that was refused."""
-        return flight.mark is not None and flight.mark.count >= HOPELESS
+        return flight.mark is not None and flight.mark.refused
+
+    def hopeless(self, flight: Flight, now: float) -> bool:
+        """Whether nothing can speak for a suspect any more, or its equal has been refused."""
+        mark = flight.mark
+        return mark is not None and (
+            mark.refused or mark.count >= max(HOPELESS, self._without(flight.model.name, mark, now) + 1)
+        )
 
     def guilty(self, flight: Flight, now: float) -> bool:
         """Whether a suspect is to be refused.
@@ -127,7 +141,7 @@ class Suspicion:
         mark = flight.mark
         if mark is None or mark.count < GUILTY:
             return False
-        return mark.count >= HOPELESS or not (mark.vouched or self._unreliable(flight.model.name, mark, now))
+        return self.hopeless(flight, now) or not (mark.vouched or self._without(flight.model.name, mark, now))
 
     def storm(self, model: str, now: float) -> bool:
         """Whether engines of a model die so often that no one request can be why."""
@@ -135,15 +149,15 @@ class Suspicion:
 
     def ripe(self, flight: Flight, now: float) -> bool:
         """Whether a guilty request has waited long enough for something that speaks for it."""
-        mark = flight.mark
-        return mark is None or mark.count >= HOPELESS or now - mark.since >= VERDICT_S
+        return flight.mark is None or now - flight.mark.since >= VERDICT_S
 
     def refuse(self, flight: Flight) -> None:
         """Its deaths are explained: they speak for nobody else any more."""
         self.refused += 1
         mark = flight.mark
         if mark is not None:
-            mark.count = max(mark.count, HOPELESS)
+            mark.refused = True
+            mark.count = max(mark.count, GUILTY)
             explained = [crash for crash in self._crashes if mark.fingerprint in crash.aboard]
             for crash in explained:
                 self._crashes.remove(crash)
@@ -156,7 +170,10 @@ class Suspicion:
         if mark is None:
             return
         if _further(flight, now):
-            # Who kills does so at the same place. At the latest its end will clear it.
+            # Who kills does so at the same place: whatever died before, it was not of this. Its end will clear it.
+            mark.count, mark.doubts = min(mark.count, 1), 0
+            return
+        if not alone and self.storm(flight.model.name, now) and now - flight.boarded_at > AT_ONCE_S:
             return
         if not alone or flight.stream.reached + LAGGING < mark.reached:
             mark.doubts += 1
@@ -179,8 +196,9 @@ class Suspicion:
         mark.count = max(mark.count, 1)
         return mark
 
-    def _unreliable(self, model: str, mark: Mark, now: float) -> bool:
-        return any(
+    def _without(self, model: str, mark: Mark, now: float) -> int:
+        """How many engines died lately that can't have died of it."""
+        return sum(
             crash.model == model and now - crash.at < UNRELIABLE_S and mark.fingerprint not in crash.aboard
             for crash in self._crashes
         )
