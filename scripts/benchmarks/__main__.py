@@ -9,7 +9,10 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+import uvloop
+
 from benchmarks import chat, embeddings, gateway, grammar, prefixes, vision
+from benchmarks.overhead import overhead
 from benchmarks.processes import ROOT, direct, mlx_lm_server, mlx_vlm_server, pool
 from benchmarks.table import Table
 
@@ -118,6 +121,7 @@ def _embeddings(table: Table, rounds: int) -> None:
 
 
 def _gateway(table: Table, rounds: int, requests: int) -> None:
+    uvloop.run(overhead(table, rounds=rounds))
     fake = ("--engine", "worker.engines.fake:FakeEngine", "--model-path", "fake", "--max-concurrency", "64")
     with pool(*fake) as ours:
         gateway.first_token(table, ours)
