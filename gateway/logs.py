@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 REQUEST: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request that this code runs for; tasks inherit it."""
 
+TRACE: ContextVar[str | None] = ContextVar("trace_id", default=None)
+"""The trace that this request belongs to, where requests are traced."""
+
 _CONTROL = MappingProxyType({code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))})
 
 
@@ -34,6 +37,8 @@ class TextLines(logging.Formatter):
         record.message = record.message.translate(_CONTROL)
         request_id = REQUEST.get()
         suffix = f" [request_id={request_id}]" if request_id else ""
+        if trace_id := TRACE.get():
+            suffix += f" [trace_id={trace_id}]"
         return super().formatMessage(record) + suffix
 
     def format(self, record: logging.LogRecord) -> str:
@@ -55,6 +60,8 @@ class JsonLines(logging.Formatter):
         }
         if request_id := REQUEST.get():
             line["request_id"] = request_id
+        if trace_id := TRACE.get():
+            line["trace_id"] = trace_id
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

@@ -1,7 +1,8 @@
 """Traces for OpenTelemetry, from the HTTP request to the steps of the engine. Loaded only where they are switched on.
 
-What a job did is known when it is over: the gateway's clock has its waits, the worker's answer how long prompt and
-answer took. So spans are written then, with the times that were, and nothing travels with the job but its request id.
+What a job did is known when it is over: the gateway's clock has its waits and attempts, the worker's answer how long
+prompt and answer took. So spans are written then, with the times that were, and nothing travels with the job but its
+request id: an engine needs no OpenTelemetry, pays nothing, and one that was killed has lost no spans.
 Where they are sent is OpenTelemetry's own to configure (`OTEL_EXPORTER_OTLP_ENDPOINT` and its kin).
 """
 
@@ -14,10 +15,12 @@ from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from gateway.context import REQUEST_ID
 from gateway.dispatch.flight import Flight
+from gateway.logs import TRACE
+from protocol.messages import Usage
 
 NS = 1_000_000_000
 
@@ -40,6 +43,7 @@ class Tracing:
             name = f"{request.method} {resource.canonical if resource is not None else 'unknown'}"
             parent = propagate.extract(request.headers)
             with self._tracer.start_as_current_span(name, context=parent, kind=SpanKind.SERVER) as span:
+                TRACE.set(f"{span.get_span_context().trace_id:032x}")
                 response = await handler(request)
                 span.set_attribute("http.request.method", request.method)
                 span.set_attribute("http.response.status_code", response.status)
@@ -51,35 +55,47 @@ class Tracing:
         return traced
 
     def job_ended(self, flight: Flight) -> None:
-        """Write what became of a job, below the span of the request that asked for it."""
+        """Write what became of a job, below the span of the request that asked for it: each wait, each attempt."""
         shift = time.time_ns() - int(self._clock() * NS)
 
         def at(seconds: float) -> int:
             return int(seconds * NS) + shift
 
-        sent = flight.sent_at if flight.sent_at is not None else flight.over_at
-        self._tracer.start_span("pool.queue", start_time=at(flight.began_at)).end(at(sent))
-        if flight.sent_at is None:
-            return
-        engine = self._tracer.start_span("engine", start_time=at(sent))
-        engine.set_attribute("gen_ai.request.model", flight.name)
-        engine.set_attribute("pool.attempt", flight.attempt)
-        engine.set_attribute("pool.outcome", flight.outcome or "")
-        if flight.output_at is not None:
-            engine.add_event("first token", timestamp=at(flight.output_at))
-        usage = flight.stream.usage
-        if usage is not None:
-            engine.set_attribute("gen_ai.usage.input_tokens", usage.prompt_tokens)
-            engine.set_attribute("gen_ai.usage.output_tokens", usage.completion_tokens)
-            engine.set_attribute("pool.cached_tokens", usage.cached_tokens)
-            with trace.use_span(engine):
-                start = sent
-                for name, took_s in (("wait", usage.wait_s), ("prefill", usage.prefill_s), ("decode", usage.decode_s)):
-                    self._tracer.start_span(f"engine.{name}", start_time=at(start)).end(at(start + took_s))
-                    start += took_s
-        if flight.outcome == "failed":
-            engine.set_status(Status(StatusCode.ERROR))
-        engine.end(at(flight.over_at))
+        for number, visit in enumerate(flight.visits, 1):
+            last = number == len(flight.visits)
+            # A job that lost its worker is queued again in the same moment.
+            again = not last or flight.queued_at > visit.boarded_at
+            left_at = (flight.queued_at if last else flight.visits[number].queued_at) if again else flight.over_at
+            self._span("pool.queue", at(visit.queued_at), at(visit.boarded_at))
+            engine = self._tracer.start_span("engine", start_time=at(visit.boarded_at))
+            engine.set_attribute("gen_ai.request.model", flight.name)
+            engine.set_attribute("pool.worker", visit.worker)
+            engine.set_attribute("process.pid", visit.pid)
+            engine.set_attribute("pool.attempt", number)
+            engine.set_attribute("pool.outcome", "lost" if again else flight.outcome or "")
+            if flight.output_at is not None and visit.boarded_at <= flight.output_at <= left_at:
+                engine.add_event("first token", timestamp=at(flight.output_at))
+            if again or flight.outcome == "failed":
+                engine.set_status(Status(StatusCode.ERROR))
+            if not again and flight.stream.usage is not None:
+                self._spent(engine, flight.stream.usage, visit.boarded_at, at)
+            engine.end(at(left_at))
+        if not flight.visits or flight.queued_at > flight.visits[-1].boarded_at:
+            self._span("pool.queue", at(flight.queued_at), at(flight.over_at))
+
+    def _spent(self, engine: Span, usage: Usage, boarded_at: float, at: Callable[[float], int]) -> None:
+        """What the last worker said of its tokens and its time; that of earlier ones went with them."""
+        engine.set_attribute("gen_ai.usage.input_tokens", usage.prompt_tokens)
+        engine.set_attribute("gen_ai.usage.output_tokens", usage.completion_tokens)
+        engine.set_attribute("pool.cached_tokens", usage.cached_tokens)
+        with trace.use_span(engine):
+            start = boarded_at
+            for name, took_s in (("wait", usage.wait_s), ("prefill", usage.prefill_s), ("decode", usage.decode_s)):
+                self._span(f"engine.{name}", at(start), at(start + took_s))
+                start += took_s
+
+    def _span(self, name: str, start_ns: int, end_ns: int) -> None:
+        self._tracer.start_span(name, start_time=start_ns).end(end_ns)
 
     def close(self) -> None:
         """Send what is left. Blocks for a moment."""

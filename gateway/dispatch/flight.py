@@ -1,7 +1,7 @@
 """One job in flight: where it is, which attempt this is, who listens. A record; the dispatcher moves it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gateway.dispatch.stream import JobStream
 from protocol.messages import EmbedJob, GenerateJob, Job
@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 Outcome = Literal["done", "failed", "cancelled"]
 
 
+class Visit(NamedTuple):
+    """One attempt at a job: which worker it went to, how long it had waited for it. Seconds of the pool's clock."""
+
+    worker: str
+    pid: int
+    queued_at: float
+    boarded_at: float
+
+
 class Flight:
     """A job from the moment it is asked for until its slot is free again.
 
@@ -26,7 +35,8 @@ class Flight:
 
     A job that lost its worker goes on elsewhere: `returns` counts how often it came back without having got any
     further than `reached` tokens, `patience_s` is how long its client will be kept waiting, `mark` says whether it
-    may be what ended the worker. `trial_output` and `trial_began_at` watch over its next attempt.
+    may be what ended the worker. `visits` are its attempts so far; `trial_output` and `trial_began_at` watch over the
+    next one.
     """
 
     __slots__ = (
@@ -53,6 +63,7 @@ class Flight:
         "stream",
         "trial_began_at",
         "trial_output",
+        "visits",
         "worker",
     )
 
@@ -82,6 +93,7 @@ class Flight:
         self.sent_at: float | None = None
         self.boarded_at = now
         self.output_at: float | None = None
+        self.visits: list[Visit] = []
         self.over_at = now
 
     @property

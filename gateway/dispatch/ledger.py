@@ -5,7 +5,7 @@ A frame counts only if its job is known, its attempt the current one, and its se
 
 from collections.abc import Sequence
 
-from gateway.dispatch.flight import Flight
+from gateway.dispatch.flight import Flight, Visit
 from gateway.dispatch.model import Model, Worker
 from gateway.dispatch.stream import JobStream
 from protocol.messages import Job
@@ -40,6 +40,7 @@ class Ledger:
         # Speeds and durations of a job that is resumed count from its first attempt.
         flight.sent_at = flight.sent_at or now
         flight.boarded_at = now
+        flight.visits.append(Visit(worker.uid, worker.announce.pid, flight.queued_at, now))
         flight.trial_output, flight.trial_began_at = 0, None
         flight.rows = worker.rows_of(flight)
         worker.aboard[flight.id] = flight

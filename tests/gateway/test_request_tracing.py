@@ -1,5 +1,6 @@
 """Traces: spans from the HTTP request to the engine's share of it; nothing of it where it is off."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from dispatch_rig import Clock, Rig, generate
+from dispatch_rig import Clock, Rig, generate, supervision
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from gateway.config import GatewayConfig
 from gateway.dispatch.flight import Flight
+from gateway.logs import JsonLines, TextLines
 from gateway.tracing import Tracing
 from protocol.messages import Done, Usage
 
@@ -66,6 +68,62 @@ async def test_spans_lead_from_the_request_to_the_engine_when_a_job_ran() -> Non
     attributes = spans["engine"].attributes
     assert attributes is not None
     assert (attributes["gen_ai.usage.output_tokens"], attributes["pool.outcome"]) == (20, "done")
+
+
+async def test_each_attempt_has_its_spans_when_a_job_went_on_after_a_crash() -> None:
+    """Both waits, both engines, each with its worker; times of the prompt belong to the one that told them."""
+    exporter, clock = InMemorySpanExporter(), Clock()
+    tracing = Tracing(exporter, clock=clock)
+    rig = Rig(told=tracing.job_ended, clock=clock)
+    rig.join("w1", pid=11)
+    rig.supervise(supervision())
+    flight = rig.submit(generate())
+    first = flight.worker
+    assert first is not None
+    rig.accept(flight)
+    rig.output(flight)
+    clock.now += 2
+    rig.lose(first)
+    clock.now += 1
+    rig.join("w2", pid=12)
+    assert flight.worker is not None
+    clock.now += 4
+    usage = Usage(10, 20, wait_s=0.0, prefill_s=1.0, decode_s=3.0)
+    rig.feed(b"w2", Done(flight.id, flight.attempt, usage))
+    rig.dispatcher.leave(flight)
+    tracing.close()
+    spans = sorted(exporter.get_finished_spans(), key=lambda span: (span.start_time or 0, span.end_time or 0))
+    lengths = [(span.name, round(((span.end_time or 0) - (span.start_time or 0)) / 1e9, 3)) for span in spans]
+    assert lengths == [
+        ("pool.queue", 0), ("engine", 2), ("pool.queue", 1),
+        ("engine.wait", 0), ("engine.prefill", 1), ("engine", 4), ("engine.decode", 3),
+    ]  # fmt: skip
+    engines = [span.attributes or {} for span in spans if span.name == "engine"]
+    assert [(one["pool.worker"], one["process.pid"], one["pool.attempt"], one["pool.outcome"]) for one in engines] == [
+        ("w1", 11, 1, "lost"), ("w2", 12, 2, "done"),
+    ]  # fmt: skip
+    assert [event.name for span in spans for event in span.events] == ["first token"]
+
+
+async def test_log_lines_name_the_trace_when_requests_are_traced() -> None:
+    """Text and JSON, inside of the request; nothing outside."""
+    lines: list[str] = []
+    tracing = Tracing(InMemorySpanExporter())
+
+    async def handler(_request: web.Request) -> web.Response:
+        record = logging.makeLogRecord({"msg": "here"})
+        lines.extend([TextLines().format(record), JsonLines().format(record)])
+        return web.Response()
+
+    app = web.Application(middlewares=[tracing.middleware()])
+    app.router.add_get("/", handler)
+    async with TestClient(TestServer(app)) as client:
+        await client.get("/", headers={"traceparent": PARENT})
+    tracing.close()
+    trace_id = PARENT.split("-")[1]
+    assert lines[0].endswith(f"here [trace_id={trace_id}]")
+    assert f'"trace_id":"{trace_id}"' in lines[1]
+    assert "trace_id" not in TextLines().format(logging.makeLogRecord({"msg": "here"}))
 
 
 def test_nothing_of_it_is_loaded_when_it_is_off() -> None:

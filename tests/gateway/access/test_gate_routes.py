@@ -1,6 +1,8 @@
 """The whole application in production: who gets through to which route, and what the answers say of limits."""
 
+import asyncio
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,20 @@ async def test_limits_are_shown_and_hold_to_the_millisecond_when_a_key_is_used(c
     now[0] += 1_000_000
     assert (await ask()).status == 503
     assert "x-ratelimit-limit-requests" not in (await client.get("/v1/models", headers=bearer(MASTER))).headers
+
+
+async def test_thousand_requests_at_once_never_exceed_the_burst_when_they_come_over_http(client: Client) -> None:
+    """In one instant, by the whole application: ten are let in, and as many as are told so."""
+    gate = app_of(client)[GATE]
+    gate.clock_ns = lambda: 10**12
+    headers = bearer(await issue(client, "chat", limits=Limits(burst=10, rpm=60)))
+
+    async def ask() -> int:
+        async with client.post("/v1/completions", json={}, headers=headers) as answer:
+            return answer.status
+
+    found = Counter(await asyncio.gather(*(ask() for _ in range(1000))))
+    assert found == {400: 10, 429: 990}
 
 
 async def test_limits_are_the_configured_ones_when_the_key_has_none(client: Client) -> None:

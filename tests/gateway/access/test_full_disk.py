@@ -1,0 +1,75 @@
+"""A key database on a file system that is really full."""
+
+import asyncio
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.access.custody import Custody, Unavailable
+from gateway.access.keyring import Caller, Keyring
+from gateway.access.record import UNLIMITED, new_key
+from gateway.access.usage import Usage
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 KB; only a privileged user of Linux may make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Use up all that is left."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as out:
+        for size in (4096, 1):
+            try:
+                while True:
+                    out.write(b"x" * size)
+            except OSError:
+                continue
+    return filler
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_keys_work_and_usage_waits_when_the_disk_is_full(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An alarm, no crash; nobody new gets in, changes are refused; with room again, every token is written."""
+    keys = Custody(small_disk / "data", Keyring("the master key"), Usage(UNLIMITED), look_s=0.02)
+    await keys.start()
+    key, text = await keys.put(lambda pepper: new_key(pepper, 10.0, name="x"))
+    filler = fill(small_disk)
+    for at in range(3000):
+        keys.usage.count(f"{key.id}{at}", requests=1)
+    keys.usage.count(key.id, requests=1, tokens=7)
+    await eventually(lambda: keys.trouble is not None)
+    assert "The key database fails" in caplog.text
+    assert isinstance(keys.keyring.find(text, 11.0), Caller)
+    assert isinstance(keys.keyring.find("the master key", 11.0), Caller)
+    with pytest.raises(Unavailable):
+        for _ in range(100):
+            _, stranger = await keys.put(lambda pepper: new_key(pepper, 10.0, name="y" * 100))
+            assert isinstance(keys.keyring.find(stranger, 11.0), Caller)
+    _, nobody = new_key(b"q" * 32, 1.0, name="z")
+    assert keys.keyring.find(nobody, 11.0) == "invalid"
+    filler.unlink()
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)  # noqa: ASYNC221
+    await eventually(lambda: keys.trouble is None)
+    sums = {found.id: (found.requests, found.tokens) for found in await keys.keys()}
+    assert sums[key.id] == (1, 7)
+    await keys.close()
