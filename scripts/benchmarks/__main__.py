@@ -70,6 +70,7 @@ def _chat(table: Table, rounds: int) -> None:
         chat.throughput(table, ours, rival, plain, folder, rounds=rounds)
         chat.mixed_sampling(table, ours, plain, folder, rounds=min(rounds, 3))
         chat.long_prompt(table, ours, rival, rounds=rounds)
+        chat.row_of_long_prompts(table, ours, rounds=rounds)
 
 
 def _prefixes(table: Table, rounds: int) -> None:

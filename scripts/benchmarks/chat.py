@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,20 +103,68 @@ def long_prompt(table: Table, pool: Pool, rival: int, *, rounds: int) -> None:
 
 
 async def _worst_gap(port: int, seed: int, more: dict[str, Any]) -> tuple[float, float]:
-    source = random.Random(seed)
-    text = " ".join(source.choice(WORDS) for _ in range(3000))
     running = [asyncio.create_task(stream(port, body)) for body in bodies(8, 3000, **more)]
     await asyncio.sleep(0.5)
-    long: Stream = await stream(
-        port, {"messages": [{"role": "user", "content": text}], "max_tokens": 2, "temperature": 0, **more}
-    )
-    if long.error or not long.arrivals:
-        raise RuntimeError(f"the long prompt failed: {long.error}")
-    began, ended = long.sent_at, long.arrivals[-1] + 0.2
+    long = await _ask(port, random.Random(seed), 3000, **more)
     streams = await asyncio.gather(*running)
+    return _worst(streams, long.sent_at, long.arrivals[-1] + 0.2), long.first_s
+
+
+def row_of_long_prompts(table: Table, pool: Pool, *, rounds: int) -> None:
+    """Five 3,000-word prompts one after the other beside 8 running streams, and short requests all the while."""
+    gaps, first = [], []
+    for seed in range(rounds):
+        gap, alone, beside = uvloop.run(_beside_long_prompts(pool.port, seed))
+        gaps.append(gap)
+        first.append((alone, beside))
+    worst = median(gaps)
+    table.add("largest gap beside five long prompts in a row", f"{worst:.1f} x", "<= 10 x", worst <= 10)
+    alone, beside = median([one for one, _ in first]), median([other for _, other in first])
+    figure = f"{beside * 1e3:.1f} ms / {alone * 1e3:.1f} ms = {beside / alone:.1f} x"
+    table.add("first token of a short request meanwhile / alone", figure, "<= 3 x", beside <= 3 * alone)
+
+
+async def _beside_long_prompts(port: int, seed: int) -> tuple[float, float, float]:
+    """The largest gap in medians of gaps; median seconds to a short request's first token, alone and beside."""
+    source = random.Random(seed)
+    alone = [(await _ask(port, source, 4)).first_s for _ in range(10)]
+    streams = [Stream(0.0) for _ in range(8)]
+    endless = zip(bodies(8, 8000, ignore_eos=True), streams, strict=True)
+    running = [asyncio.create_task(stream(port, body, into=into)) for body, into in endless]
+    await asyncio.sleep(0.5)
+    began = time.perf_counter()
+    long = asyncio.create_task(_one_after_the_other(port, source))
+    beside = []
+    while not long.done():
+        await asyncio.sleep(0.03)
+        beside.append((await _ask(port, source, 4)).first_s)
+    ended = await long
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    if min(one.arrivals[-1] for one in streams) < ended:
+        raise RuntimeError("the streams ended before the long prompts did")
+    return _worst(streams, began, ended), median(alone), median(beside)
+
+
+async def _one_after_the_other(port: int, source: random.Random) -> float:
+    """Five long prompts; returns when the last one had its answer."""
+    for _ in range(5):
+        await _ask(port, source, 3000)
+    return time.perf_counter()
+
+
+async def _ask(port: int, source: random.Random, words: int, **more: Any) -> Stream:
+    text = " ".join(source.choice(WORDS) for _ in range(words))
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 2, "temperature": 0, **more}
+    answer = await stream(port, body)
+    if answer.error or not answer.arrivals:
+        raise RuntimeError(f"a prompt of {words} words failed: {answer.error}")
+    return answer
+
+
+def _worst(streams: Sequence[Stream], began: float, ended: float) -> float:
+    """The largest gap between these times, in medians of all gaps."""
     plain = median([gap for one in streams for gap in one.gaps_s])
-    worst = 0.0
-    for one in streams:
-        pairs = zip(one.arrivals, one.arrivals[1:], strict=False)
-        worst = max([worst, *(b - a for a, b in pairs if b >= began and a <= ended)])
-    return worst / plain, long.first_s
+    pairs = [pair for one in streams for pair in zip(one.arrivals, one.arrivals[1:], strict=False)]
+    return max((b - a for a, b in pairs if b >= began and a <= ended), default=0.0) / plain

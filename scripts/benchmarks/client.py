@@ -68,16 +68,21 @@ class _Reader(asyncio.Protocol):
             self._done.set_result(None)
 
 
-async def stream(port: int, body: dict[str, Any], *, path: str = "/v1/chat/completions") -> Stream:
-    """Send one streaming request and read it to its end."""
+async def stream(
+    port: int, body: dict[str, Any], *, path: str = "/v1/chat/completions", into: Stream | None = None
+) -> Stream:
+    """Send one streaming request and read it to its end, or until it is cancelled; what came is in `into`."""
     content = json.dumps({"stream": True, "stream_options": {"include_usage": True}, **body}).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     head += f"Content-Length: {len(content)}\r\n\r\n"
     loop = asyncio.get_running_loop()
-    answer = Stream(0.0)
+    answer = Stream(0.0) if into is None else into
     done: asyncio.Future[None] = loop.create_future()
-    await loop.create_connection(lambda: _Reader(head.encode() + content, answer, done), "127.0.0.1", port)
-    await done
+    made = await loop.create_connection(lambda: _Reader(head.encode() + content, answer, done), "127.0.0.1", port)
+    try:
+        await done
+    finally:
+        made[0].close()
     return answer
 
 

@@ -17,7 +17,7 @@ from worker.batch.cohort import Cohort
 from worker.batch.drafted import Drafted
 from worker.batch.drafting import Drafting
 from worker.batch.pace import Pace
-from worker.batch.prompt import Prompt
+from worker.batch.prompt import Prompt, cache_of
 from worker.batch.recall import Recall
 from worker.batch.row import Emission, Row
 from worker.batch.scene import Picture
@@ -25,6 +25,10 @@ from worker.grammar.masks import Masks
 
 PASS_BYTES = 8_000_000
 """What one more forward pass costs besides reading the weights, as memory traffic that takes as long."""
+PATIENCE = 2
+"""Steps for which a chunk of a long prompt waits, so that rows that have just joined say their first token."""
+SHORTER = 4
+"""A prompt passes another one that has so many times as much before it."""
 KEEP_PROMPT = 64
 """Prompts of at least so many tokens go into the prefix cache as soon as they are computed."""
 
@@ -66,7 +70,9 @@ class Batch:
         self._token_bytes = 0.0
         self._waiting: deque[Prompt] = deque()
         self._long: Prompt | None = None
-        self._long_turn = False
+        self._passed = False
+        self._silent = 0
+        self._patience = PATIENCE
         self._look_turn = False
         self._cohorts: list[Cohort | Drafted] = []
         self._leaving: dict[int, bool] = {}
@@ -131,6 +137,7 @@ class Batch:
         self._depart()
         if self._drafting:
             self._cohorts = self._drafting.arrange(self._model_of, self._cohorts)
+        self._silent = max(0, self._silent - 1)
         began = self._clock()
         running = bool(self._cohorts)
         for cohort in self._cohorts:
@@ -201,12 +208,38 @@ class Batch:
         """Compute at most one chunk of prompt tokens; returns how many (padding included)."""
         budget = self._pace.chunk(running=running)
         self._pick_long(budget)
-        # Short prompts pass a long one, chunk by chunk in turn, so that neither waits for the other to end.
-        self._long_turn = not self._long_turn
-        if self._long and (self._long_turn or not self._short(budget, peek=True)):
-            return self._prefill_long(self._long, budget)
-        prompts = self._short(budget)
-        return self._prefill_short(prompts) if prompts else 0
+        long = self._long
+        # Shorter prompts pass a long one, chunk by chunk in turn, so that neither waits for the other to end.
+        if long is None or not self._passed:
+            self._passed = True
+            if prompts := self._short(budget):
+                return self._prefill_short(prompts)
+            if long is not None and (shorter := self._shorter(long)):
+                return self._prefill_long(shorter, budget)
+        if long is None:
+            return 0
+        if self._hold(running=running):
+            return 0
+        self._passed = False
+        return self._prefill_long(long, budget)
+
+    def _hold(self, *, running: bool) -> bool:
+        """Whether a chunk waits for rows that have just joined: their first token comes two steps later.
+
+        Not for longer than `PATIENCE` steps, or newcomers without end would keep a long prompt waiting.
+        """
+        if running and self._silent and self._patience:
+            self._patience -= 1
+            return True
+        self._patience = PATIENCE
+        return False
+
+    def _shorter(self, long: Prompt) -> Prompt | None:
+        """A waiting prompt that needs several chunks, but far fewer than the long one."""
+        room = self._room()
+        fitting = (one for one in self._waiting if one.computable and not one.scores and self._fits(one, room))
+        shortest = min(fitting, key=lambda one: one.left, default=None)
+        return shortest if shortest and shortest.left * SHORTER <= long.left else None
 
     def _begin_waiting(self) -> None:
         """Look prefixes up for prompts that may start now."""
@@ -234,7 +267,7 @@ class Batch:
         # A request with more choices than the batch has rows may have the whole batch.
         return len(prompt.rows) <= max(room, 0) or (room == self._max_rows)
 
-    def _short(self, budget: int, *, peek: bool = False) -> list[Prompt]:
+    def _short(self, budget: int) -> list[Prompt]:
         """Waiting prompts that fit into one chunk together, first come first served."""
         chosen: list[Prompt] = []
         longest = 0
@@ -250,11 +283,10 @@ class Batch:
             chosen.append(prompt)
             longest = widest
             room -= len(prompt.rows)
-            if peek or not self._can.pads:
+            if not self._can.pads:
                 break
-        if not peek:
-            for prompt in chosen:
-                self._waiting.remove(prompt)
+        for prompt in chosen:
+            self._waiting.remove(prompt)
         return chosen
 
     def _prefill_short(self, prompts: list[Prompt]) -> int:
@@ -262,7 +294,7 @@ class Batch:
         width = max(prompt.left for prompt in prompts)
         if len(prompts) == 1:
             return self._prefill_long(prompts[0], width)
-        cache = caches.merge([_cache_of(prompt) for prompt in prompts])
+        cache = caches.merge([cache_of(prompt) for prompt in prompts])
         caches.prefill(self._model_of(prompts[0]), cache, [prompt.part(prompt.left) for prompt in prompts])
         mx.eval(caches.state(cache))
         for index, prompt in enumerate(prompts):
@@ -278,7 +310,7 @@ class Batch:
 
     def _prefill_long(self, prompt: Prompt, budget: int) -> int:
         """One chunk of one prompt, in its own cache, which the prefix cache then shares."""
-        cache = _cache_of(prompt)
+        cache = cache_of(prompt)
         count = min(budget, prompt.left, prompt.scores.chunk if prompt.scores else budget)
         if count:
             logits = caches.prefill(self._model_of(prompt), cache, [prompt.part(count)])
@@ -290,6 +322,8 @@ class Batch:
         if prompt.left == 0:
             if prompt is self._long:
                 self._long = None
+            elif prompt in self._waiting:
+                self._waiting.remove(prompt)
             self._enter_long(prompt, cache)
         return count
 
@@ -315,6 +349,8 @@ class Batch:
         if self._drafting:
             plain = self._drafting.release
             self._cohorts = [plain(cohort) if isinstance(cohort, Drafted) else cohort for cohort in self._cohorts]
+        # This step, the one that feeds them their last prompt token, the one that tells what came of it.
+        self._silent = 3
         length = max(len(row.tokens) for row in rows)
         best: Cohort | Drafted | None = None
         least = float(self._weights_bytes + PASS_BYTES)
@@ -330,9 +366,3 @@ class Batch:
             self._cohorts.append(Cohort(model=model, vocab_size=self._vocab_size, cache=cache, rows=rows))
         else:
             best.join(cache, rows)
-
-
-def _cache_of(prompt: Prompt) -> Cache:
-    if prompt.cache is None:
-        raise RuntimeError("a prompt was prefilled before it was begun")
-    return prompt.cache

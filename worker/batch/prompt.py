@@ -66,3 +66,10 @@ class Prompt:
     def left(self) -> int:
         """Tokens to prefill: all but the last, which the first decode step feeds."""
         return len(self.rows[0].tokens) - 1 - self.covered
+
+
+def cache_of(prompt: Prompt) -> Cache:
+    """Its cache, which it has once it was begun."""
+    if prompt.cache is None:
+        raise RuntimeError("a prompt was prefilled before it was begun")
+    return prompt.cache
