@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pool_fixtures import QWEN_NAME
+from picture_files import data_url, picture
+from pool_fixtures import QWEN_NAME, SIGHT_NAME
 from running_pool import FAKE, RunningPool, until
 
 NODE = Path(__file__).with_name("node")
 SMALL = (*FAKE, "--max-concurrency", "1", "--queue-size", "1", "--queue-timeout", "1")
+IMAGE = data_url(picture(colour="red"))
 LONG = "fake: slow@0.02 tokens@5000"
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -29,8 +31,8 @@ def start() -> Iterator[Start]:
         command = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"]
         subprocess.run(command, cwd=NODE, check=True, capture_output=True, timeout=300)
 
-    def start(script: str, pool: RunningPool, model: str) -> "subprocess.Popen[str]":
-        environment = {**os.environ, "POOL_BASE_URL": pool.base_url, "POOL_MODEL": model}
+    def start(script: str, pool: RunningPool, model: str, image: str = "") -> "subprocess.Popen[str]":
+        environment = {**os.environ, "POOL_BASE_URL": pool.base_url, "POOL_MODEL": model, "POOL_IMAGE": image}
         # OpenBLAS is for MLX; preloaded into node it starts threads that node trips over.
         environment.pop("LD_PRELOAD", None)
         process = subprocess.Popen(
@@ -110,6 +112,41 @@ def test_vercel_client_chats_calls_and_makes_objects(qwen: RunningPool, start: S
     assert call["name"] == "weather"
     assert call["input"]["city"] in ("Oslo", "Rome")
     assert seen["refused"] == {"status": 400, "param": "response_format.json_schema.schema"}
+
+
+@pytest.mark.mlx
+@pytest.mark.parametrize("sees", [False, True])
+def test_node_client_parses_streams_and_runs_tools(request: pytest.FixtureRequest, start: Start, sees: bool) -> None:
+    """Its zod helpers, its streams and its runner of tools, with an image and without."""
+    pool = request.getfixturevalue("sight" if sees else "qwen")
+    model, image = (SIGHT_NAME, IMAGE) if sees else (QWEN_NAME, "")
+    seen = outcome(start("objects.mjs", pool, model, image))
+    for sea in (seen["parsed"], seen["streamed"]):
+        assert set(sea) == {"name", "waves", "salty", "depth"}
+        assert set(sea["waves"]) <= {"round", "flat"}
+        assert isinstance(sea["salty"], bool)
+    assert seen["snapshots"] > 1
+    [call] = seen["called"]
+    assert call["city"] in ("Oslo", "Rome")
+    assert seen["calling"] == seen["called"]
+    assert seen["deltas"] > 1
+    assert set(seen["cities"]) <= {"Oslo", "Rome"}
+    assert seen["cities"]
+    assert seen["roles"][:3] == ["user", "assistant", "tool"]
+
+
+@pytest.mark.mlx
+def test_vercel_client_sees(sight: RunningPool, start: Start) -> None:
+    """Vercel's `ai` with an image: text, objects and calls, streamed and not."""
+    seen = outcome(start("vercel_sees.mjs", sight, SIGHT_NAME, IMAGE))
+    assert seen["text"]
+    assert seen["streamed"] == seen["text"]
+    assert seen["tokens"][0] > seen["tokens"][1]
+    for made in (seen["made"], seen["parts"]):
+        assert set(made) == {"name", "round"}
+    assert seen["partial"] > 1
+    assert seen["called"] == seen["calls"]
+    assert seen["called"][0]["colour"] in ("red", "blue")
 
 
 def test_node_client_obeys_retry_headers(start_pool: Callable[..., RunningPool], start: Start) -> None:

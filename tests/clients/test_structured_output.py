@@ -7,12 +7,15 @@ import openai
 import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
-from pool_fixtures import QWEN_NAME
+from picture_files import data_url, picture
+from pool_fixtures import QWEN_NAME, SIGHT_NAME
 from pydantic import BaseModel, ConfigDict, Field
+from running_pool import RunningPool
 
 pytestmark = pytest.mark.mlx
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "tell me about the sea"}]
+IMAGE = data_url(picture(colour="red"))
 QUICK: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
 ASKED: dict[str, Any] = {"model": QWEN_NAME, "messages": HELLO, "temperature": 1.0, "seed": 3, "max_tokens": 600}
 
@@ -153,3 +156,31 @@ def test_instructor_reads_any_object_in_its_json_mode(client: OpenAI) -> None:
     patched = instructor.from_openai(client, mode=instructor.Mode.JSON)
     made = patched.chat.completions.create(**asked, response_model=Anything, max_retries=0, extra_body=QUICK)
     assert isinstance(made, Anything)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_clients_parse_what_a_model_sees(sight: RunningPool) -> None:
+    """With an image: the client's own parser, its stream, a demanded call, and `instructor` in two modes."""
+    shown: Any = [{"type": "text", "text": "what is this?"}, {"type": "image_url", "image_url": {"url": IMAGE}}]
+    asked = {**ASKED, "model": SIGHT_NAME, "messages": [{"role": "user", "content": shown}]}
+    with OpenAI(base_url=sight.base_url, api_key="none", max_retries=0) as client:
+        parsed = client.chat.completions.parse(**asked, response_format=Sea, extra_body=QUICK)
+        assert isinstance(parsed.choices[0].message.parsed, Sea)
+        with client.chat.completions.stream(**asked, response_format=Sea, extra_body=QUICK) as stream:
+            kinds = [event.type for event in stream]
+            final = stream.get_final_completion()
+        assert final.choices[0].message.parsed == parsed.choices[0].message.parsed
+        assert {"chunk", "content.delta", "content.done"} <= set(kinds)
+        forced: dict[str, Any] = {**asked, "tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False}
+        with client.chat.completions.stream(**forced, extra_body=QUICK) as stream:
+            kinds = [event.type for event in stream]
+            calls: Any = stream.get_final_completion().choices[0].message.tool_calls
+        assert isinstance(calls[0].function.parsed_arguments, Sea)
+        assert kinds.count("tool_calls.function.arguments.delta") > 1
+        image = instructor.Image.from_base64(IMAGE)
+        for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):
+            patched = instructor.from_openai(client, mode=mode)
+            content: Any = ["what is this?", image]
+            talk = {**asked, "messages": [{"role": "user", "content": content}]}
+            made = patched.chat.completions.create(**talk, response_model=Sea, max_retries=0, extra_body=QUICK)
+            assert isinstance(made, Sea)
