@@ -57,6 +57,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     quantize: Literal["auto", "q4", "q8", "none"] = "none"
     device: Literal["auto", "gpu", "cpu"] = "auto"
     prefix_cache_bytes: int = 2 << 30
+    prefix_kv_bits: int = 0
     prefix_disk_folder: Path | None = None
     prefix_disk_bytes: int = 32 << 30
     feature_cache_bytes: int = 512 << 20
@@ -281,6 +282,13 @@ SETTINGS = (
         ("POOL_PREFIX_CACHE_BYTES",),
         parsing.size,
         "most memory for prompts kept for reuse, such as 512MB; 0 is off; default 2GB",
+    ),
+    Setting(
+        "prefix_kv_bits",
+        "--prefix-kv-bits",
+        ("POOL_PREFIX_KV_BITS",),
+        parsing.bits,
+        "8, 4 or none: keep prompts in so many bits, which makes room and changes answers a little; default none",
     ),
     Setting(
         "prefix_disk_folder",

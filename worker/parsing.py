@@ -41,6 +41,11 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def bits(text: str) -> int:
+    """8 or 4; 0 for none."""
+    return 0 if (chosen := choice("none", "8", "4")(text)) == "none" else int(chosen)
+
+
 def seconds(text: str) -> float:
     """A duration that ends within a day."""
     if not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) or not 0 < float(text) <= 86_400:

@@ -4,14 +4,24 @@ A "cache" below is a list with one entry per layer, as `make_prompt_cache` retur
 """
 
 import copy
+import math
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import CacheList, can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import (
+    CacheList,
+    KVCache,
+    QuantizedKVCache,
+    can_trim_prompt_cache,
+    make_prompt_cache,
+    trim_prompt_cache,
+)
 
 from worker.batch.scene import Part
 
 Cache = list[Any]
+GROUP, SMALLEST_GROUP = 64, 32
+"""Numbers that share a scale where caches are kept in fewer bits."""
 
 
 def new(model: Any) -> Cache:
@@ -97,6 +107,38 @@ def nbytes(cache: Cache) -> int:
 def duplicate(cache: Cache) -> Cache:
     """A second owner: arrays are shared until one side writes (MLX copies then)."""
     return copy.deepcopy(cache)
+
+
+def pack(cache: Cache, bits: int) -> Cache:
+    """The same for keeping, in fewer bits: keys and values, where a head can be cut into groups; 0 is as it is."""
+    return [_packed(layer, bits) for layer in cache] if bits else cache
+
+
+def _packed(layer: Any, bits: int) -> Any:
+    if type(layer) is not KVCache or layer.keys is None:
+        return layer
+    width = math.gcd(GROUP, layer.keys.shape[-1], layer.values.shape[-1])
+    if width < SMALLEST_GROUP:
+        return layer
+    # Only what is filled: caches grow by more than they need.
+    short = KVCache()
+    short.keys, short.values = layer.keys_and_values()
+    short.offset = layer.offset
+    return short.to_quantized(group_size=width, bits=bits)
+
+
+def unpack(cache: Cache) -> Cache:
+    """What was packed, for going on with."""
+    return [_unpacked(layer) if isinstance(layer, QuantizedKVCache) else layer for layer in cache]
+
+
+def _unpacked(layer: QuantizedKVCache) -> KVCache:
+    whole = KVCache()
+    whole.keys, whole.values = (
+        mx.dequantize(*part, group_size=layer.group_size, bits=layer.bits) for part in layer.keys_and_values()
+    )
+    whole.offset = layer.offset
+    return whole
 
 
 def trimmable(cache: Cache) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models.cache import KVCache
+from mlx_lm.models.cache import KVCache, QuantizedKVCache
 
 from worker.batch import caches, proof
 from worker.batch.caches import Cache
@@ -39,6 +39,9 @@ def apart(cache: Cache) -> Contents:
             if layer.keys is None:
                 raise Unpackable("a layer without keys")
             strips |= {f"{index}.keys": layer.keys, f"{index}.values": layer.values}
+        elif isinstance(layer, QuantizedKVCache):
+            for name, parts in (("keys", layer.keys), ("values", layer.values)):
+                strips |= {f"{index}.{name}.{at}": part for at, part in enumerate(parts)}
         elif not hasattr(layer, "place"):
             # Whoever takes the cache says where it stands.
             shape = _flatten(layer.state, str(index), rest)
@@ -59,7 +62,9 @@ def apart(cache: Cache) -> Contents:
 class Assembly:
     """A cache that is put together layer by layer, so that it can be done between steps."""
 
-    def __init__(self, model: Any, contents: Contents, length: int) -> None:
+    def __init__(self, model: Any, contents: Contents, length: int, *, bits: int = 0) -> None:
+        """`bits` as in `caches.pack`."""
+        self._bits = bits
         self.cache = caches.new(model)
         self.length = length
         self._strips = dict(contents.strips)
@@ -72,7 +77,10 @@ class Assembly:
         index = self._done
         layer = self.cache[index]
         arrays = []
-        if type(layer) is KVCache:
+        if f"{index}.keys.0" in self._strips:
+            self.cache[index] = layer = self._quantized(index)
+            arrays = [*layer.keys, *layer.values]
+        elif type(layer) is KVCache:
             layer.keys, layer.values = (_array(self._strips.pop(f"{index}.{name}")) for name in ("keys", "values"))
             layer.offset = self.length
             arrays = [layer.keys, layer.values]
@@ -81,6 +89,15 @@ class Assembly:
         mx.eval(arrays)
         self._done += 1
         return self._done == len(self.cache)
+
+    def _quantized(self, index: int) -> QuantizedKVCache:
+        keys, values = (
+            tuple(_array(self._strips.pop(f"{index}.{name}.{at}")) for at in range(3)) for name in ("keys", "values")
+        )
+        # 32 bits hold so many numbers, and a scale stands for a group of them.
+        layer = QuantizedKVCache(keys[0].shape[-1] * 32 // self._bits // keys[1].shape[-1], self._bits)
+        layer.keys, layer.values, layer.offset = keys, values, self.length
+        return layer
 
 
 def prove(model: Any) -> Contents:

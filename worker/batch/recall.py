@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from worker.batch import caches, packing
@@ -31,9 +32,12 @@ class Recall:
         prefix: PrefixCache,
         shelf: Shelf | None = None,
         *,
+        bits: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """`bits` of what is kept, where those are fewer than the model computes in; 0: as it is."""
         self._model = model
+        self._bits = bits
         self._prefix = prefix
         self._shelf = shelf
         self._clock = clock
@@ -91,7 +95,7 @@ class Recall:
         row = prompt.rows[0]
         cache, covered = self._prefix.nearest(row.tenant, row.key)
         if cache is not None and covered > prompt.covered:
-            prompt.take(cache, covered)
+            prompt.take(caches.unpack(cache), covered)
 
     # -- from disk -------------------------------------------------------------
 
@@ -130,7 +134,7 @@ class Recall:
             # The same may have come for another prompt before.
             self._refresh(prompt)
             if fetch.found is not None and fetch.length > prompt.covered:
-                self._assembly = (prompt, Assembly(self._model, fetch.found, fetch.length))
+                self._assembly = (prompt, Assembly(self._model, fetch.found, fetch.length, bits=self._bits))
                 fetch.found = None
                 return True
             self._resolve(prompt)
@@ -153,7 +157,7 @@ class Recall:
         self._assembly = None
         row = prompt.rows[0]
         self._prefix.store(row.tenant, row.key[: assembly.length], caches.duplicate(assembly.cache))
-        prompt.take(assembly.cache, assembly.length)
+        prompt.take(caches.unpack(assembly.cache), assembly.length)
         self._resolve(prompt, from_disk=True)
         return True
 
@@ -177,6 +181,9 @@ class Recall:
 
     def keep(self, tenant: str, tokens: list[int], cache: Cache) -> None:
         """Keep a cache that covers exactly `tokens`; it must not be written to afterwards."""
+        if self._bits:
+            cache = caches.pack(cache, self._bits)
+            mx.async_eval(caches.state(cache))
         self._prefix.store(tenant, tokens, cache)
         if self._shelf is not None and len(tokens) >= WORTH:
             self._new.append((tenant, tokens, cache))

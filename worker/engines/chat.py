@@ -87,7 +87,8 @@ class ChatEngine:
         self._preparation = self._make_preparation()
         self._drafting = self._load_draft()
         prefix = PrefixCache(self._config.prefix_cache_bytes)
-        self._recall = Recall(loaded.model, prefix, open_shelf(self._config, loaded))
+        bits = self._config.prefix_kv_bits
+        self._recall = Recall(loaded.model, prefix, open_shelf(self._config, loaded), bits=bits)
         self._batch = Batch(
             model=loaded.model,
             vocab_size=loaded.vocab_size,

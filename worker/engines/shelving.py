@@ -52,6 +52,7 @@ def identity(config: WorkerConfig, loaded: Loaded, contents: Contents) -> str:
         "config": loaded.config,
         "adapter": adapter,
         "quantization": loaded.quantization,
+        "bits": config.prefix_kv_bits,
         "versions": [_version(name) for name in PACKAGES],
         "device": str(mx.default_device()),
         "strips": {name: _form(strip.dtype, strip.bits.shape) for name, strip in contents.strips.items()},

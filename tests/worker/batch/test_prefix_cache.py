@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import ArraysCache, KVCache
 
-from worker.batch import prefix
+from worker.batch import caches, prefix
 from worker.batch.prefix import PrefixCache
 
 TOKEN_BYTES = 2 * 8 * 4
@@ -157,3 +157,41 @@ def test_books_are_right_whatever_happens() -> None:
         entries = [entry for entries in cache._tenants.values() for entry in entries.values()]
         assert cache.held_bytes == sum(entry.size_bytes for entry in entries)
         assert len(entries) == len(cache._order)
+
+
+def test_flood_of_one_tenant_leaves_others_their_share() -> None:
+    """What one holds of an equal share stays, however much another stores; until it has not been used for long."""
+    now = 0.0
+    size = kv(range(32))[0].nbytes
+    cache = PrefixCache(10 * size, clock=lambda: now)
+    quiet = [[number, *range(100, 131)] for number in range(4)]
+    for prompt in quiet:
+        cache.store("quiet", prompt, kv(prompt))
+    for number in range(50):
+        cache.store("flood", [1000 + number, *range(100, 131)], kv(range(32)))
+    assert [cache.nearest("quiet", [*prompt, 1])[1] for prompt in quiet] == [32] * 4
+    assert cache.nearest("flood", [1049, *range(100, 131), 1])[1] == 32
+    now = prefix.STALE_S + 1
+    for number in range(50, 60):
+        cache.store("flood", [1000 + number, *range(100, 131)], kv(range(32)))
+    assert [cache.nearest("quiet", [*prompt, 1])[1] for prompt in quiet] == [0] * 4
+
+
+def test_fewer_bits_change_numbers_a_little() -> None:
+    """Keys and values come back within half a step of their group; layers that don't divide are left as they are."""
+    layer = KVCache()
+    numbers = mx.random.normal((1, 2, 40, 64), key=mx.random.key(1))
+    layer.update_and_fetch(numbers, numbers * 3)
+    for bits, step in ((8, 7 / 255), (4, 7 / 15)):
+        packed = caches.pack([layer], bits)
+        assert caches.trimmable(packed)
+        assert caches.cut(packed, 30, 40)
+        (found,) = caches.unpack(packed)
+        assert found.offset == 30
+        keys, values = found.keys_and_values()
+        assert mx.max(mx.abs(keys - numbers[:, :, :30])).item() <= step / 2 * 1.3
+        assert mx.max(mx.abs(values - 3 * numbers[:, :, :30])).item() <= step / 2 * 1.3 * 3
+        assert layer.offset == 40
+    small = kv(range(20))
+    assert caches.pack(small, 8)[0] is small[0]
+    assert caches.pack(fixed(5), 8)[0].nbytes == fixed(5)[0].nbytes

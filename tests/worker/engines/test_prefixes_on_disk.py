@@ -22,6 +22,7 @@ from worker.shelf.names import BLOCK
 pytestmark = pytest.mark.mlx
 
 ModelOf = Callable[[str], Path]
+ROOT = Path(__file__).resolve().parents[3]
 WHOLE = ("gemma3", "mamba", "granitemoehybrid")
 """Windows that rotate, states, and both beside what can be cut."""
 
@@ -209,3 +210,29 @@ def test_cache_that_cant_be_kept_turns_the_disk_off(
             packing.prove(engine._loaded.model)
     assert len(ask(engine, prompt).tokens[0]) == 12
     assert not (tmp_path / "shelf").exists()
+
+
+@pytest.mark.parametrize(("bits", "least"), [(8, 3.0), (4, 5.0)])
+def test_fewer_bits_take_less_room_and_come_back_alike(tmp_path: Path, bits: int, least: float) -> None:
+    """Of 32 bits a third, or a fifth; what is found says nearly the same, whether it was in memory or on disk."""
+    folder = ROOT / "demo" / "chat"
+    source = random.Random(2)
+    prompt = [source.randrange(10, 900) for _ in range(4 * BLOCK + 1)]
+    asked = job(1, TokenPrompt(prompt), max_tokens=1, tenant="a", logprobs=0)
+    plain = make(folder, tmp_path / "plain")
+    engine = make(folder, tmp_path / "packed", prefix_kv_bits=bits)
+    exact, first = run(plain, [asked])[1], run(engine, [asked])[1]
+    assert first.tokens == exact.tokens
+    found = run(engine, [asked])[1]
+    assert cached(found) == 4 * BLOCK
+    end(plain)
+    end(engine)
+    for name in ("prefix_bytes", "prefix_disk_bytes"):
+        assert getattr(plain.gauges(), name) > least * getattr(engine.gauges(), name)
+    again = run(make(folder, tmp_path / "packed", prefix_kv_bits=bits), [asked])[1]
+    assert cached(again) == 4 * BLOCK
+    assert again.tokens == found.tokens
+    told = [outcome.deltas[0].logprobs[0].logprob for outcome in (exact, found, again)]
+    assert told[1] == pytest.approx(told[2], abs=1e-3)
+    assert told[1] == pytest.approx(told[0], abs=0.3)
+    assert cached(ask(make(folder, tmp_path / "packed"), prompt)) == 0
