@@ -35,7 +35,7 @@ def apart(cache: Cache) -> Contents:
     shapes: list[Any] = []
     for index, layer in enumerate(cache):
         shape: Any = None
-        if type(layer) is KVCache:
+        if _grows(layer):
             if layer.keys is None:
                 raise Unpackable("a layer without keys")
             strips |= {f"{index}.keys": layer.keys, f"{index}.values": layer.values}
@@ -44,7 +44,7 @@ def apart(cache: Cache) -> Contents:
                 strips |= {f"{index}.{name}.{at}": part for at, part in enumerate(parts)}
         elif not hasattr(layer, "place"):
             # Whoever takes the cache says where it stands.
-            shape = _flatten(layer.state, str(index), rest)
+            shape = [_flatten(layer.state, str(index), rest), getattr(layer, "meta_state", None)]
         shapes.append(shape)
     kept = [*strips.values(), *rest.values()]
     # A view is an owner of its memory: nobody writes into that then, although the layers go on.
@@ -80,12 +80,16 @@ class Assembly:
         if f"{index}.keys.0" in self._strips:
             self.cache[index] = layer = self._quantized(index)
             arrays = [*layer.keys, *layer.values]
-        elif type(layer) is KVCache:
+        elif _grows(layer):
             layer.keys, layer.values = (_array(self._strips.pop(f"{index}.{name}")) for name in ("keys", "values"))
             layer.offset = self.length
             arrays = [layer.keys, layer.values]
         elif not hasattr(layer, "place"):
-            layer.state = _rebuild(self._shapes[index], self._rest, arrays)
+            state, more = self._shapes[index]
+            layer.state = _rebuild(state, self._rest, arrays)
+            if more:
+                # mlx-vlm's caches keep their counters apart.
+                layer.meta_state = more
         mx.eval(arrays)
         self._done += 1
         return self._done == len(self.cache)
@@ -125,6 +129,11 @@ def prove(model: Any) -> Contents:
 def _cut(contents: Contents, length: int) -> Contents:
     strips = {name: Tensor(strip.dtype, strip.bits[..., :length, :]) for name, strip in contents.strips.items()}
     return Contents(strips, contents.rest, contents.shape)
+
+
+def _grows(layer: Any) -> bool:
+    """Whether it has one entry per token and nothing else: mlx-lm's plain cache, or mlx-vlm's copy of that."""
+    return bool(type(layer).__name__ == KVCache.__name__)
 
 
 def _flatten(state: Any, name: str, arrays: dict[str, mx.array]) -> Any:

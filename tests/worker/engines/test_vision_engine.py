@@ -137,6 +137,27 @@ def test_second_turn_looks_at_nothing(engine: VisionEngine, fresh: VisionEngine,
     assert outcome.tokens[0] == tokens(fresh, second)[0]
 
 
+@pytest.mark.parametrize("name", ["qwen2-vl", "gemma3-vl"])
+def test_next_engine_knows_what_was_shown_to_the_last_one(
+    name: str, model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversation on disk goes on behind its picture, which is not looked at again; another tenant's is."""
+    asked = look(1, FILES, ("What is ", 0, LONG * 5), max_tokens=12, tenant="disk")
+    first = make(model_folder(name), prefix_disk_folder=tmp_path / "shelf")
+    said = run(first, [asked], files=FILES)[1]
+    first.close(20)
+    turn = look(2, FILES, ("What is ", 0, LONG * 5), said.text[0], "Why?", max_tokens=12, tenant="disk")
+    expected = tokens(make(model_folder(name), prefix_cache_bytes=0), turn)
+    second = make(model_folder(name), prefix_disk_folder=tmp_path / "shelf")
+    with monkeypatch.context() as patch:
+        patch.setattr(VisualModel, "look", lambda *_: pytest.fail("it was looked at again"))
+        found = run(second, [turn], files=FILES)[2]
+    assert found.usage and found.usage.cached_tokens >= 256
+    assert [found.tokens[0]] == expected
+    stranger = run(second, [look(3, FILES, ("What is ", 0, LONG * 5), tenant="other", max_tokens=2)], files=FILES)[3]
+    assert stranger.usage and stranger.usage.cached_tokens == 0
+
+
 def test_known_picture_costs_no_look_and_no_decoding(
     engine: VisionEngine, fresh: VisionEngine, looks: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
