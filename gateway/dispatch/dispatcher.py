@@ -19,7 +19,7 @@ from gateway.dispatch.limits import Limits
 from gateway.dispatch.model import Model, Worker
 from gateway.dispatch.stats import Stats
 from gateway.dispatch.stream import JobFailed, JobStream
-from gateway.dispatch.suspicion import TRIAL_S, Suspicion
+from gateway.dispatch.suspicion import Suspicion, innocence, on_trial
 from protocol.codec import MAX_FRAME_BYTES, encode
 from protocol.errors import Code
 from protocol.messages import (
@@ -168,8 +168,10 @@ class Dispatcher:
             self.on_lost(flight.model, [*worker.aboard.values()], crashed=True)
             return
         self.ledger.unboard(flight)
-        if flight.mark is not None and not (isinstance(terminal, Failed) and terminal.code in UNDECIDED):
-            self.suspicion.clear(flight)
+        if not isinstance(terminal, Failed):
+            self.suspicion.finished(flight, self._clock())
+        elif terminal.code not in UNDECIDED:
+            self.suspicion.clear(flight, self._clock())
         if flight.open:
             self._conclude(flight, worker, terminal)
         if not flight.open:
@@ -324,7 +326,7 @@ class Dispatcher:
         if not flight.suspect:
             flight.mark = None
         elif self.suspicion.proven(flight, self._clock()):
-            self.suspicion.clear(flight)
+            self.suspicion.clear(flight, self._clock())
             self.pump(flight.model)
 
     def _try_suspects(self, model: Model) -> None:
@@ -341,7 +343,7 @@ class Dispatcher:
         undecided = any(not self.suspicion.guilty(flight, now) for flight in known)
         tried = {id(flight.mark) for flight in known if flight.worker is not None}
         storm = self.suspicion.storm(model.name, now)
-        for flight in sorted(model.suspects, key=_innocence):
+        for flight in sorted(model.suspects, key=innocence):
             if self.suspicion.guilty(flight, now):
                 if not undecided and self.suspicion.ripe(flight, now):
                     model.suspects.remove(flight)
@@ -350,7 +352,7 @@ class Dispatcher:
             alone = flight.suspect and not storm
             if alone and id(flight.mark) in tried:
                 continue
-            free = [worker for worker in model.up if not (alone and _on_trial(worker, now))]
+            free = [worker for worker in model.up if not (alone and on_trial(worker, flight, now))]
             worker = model.pick(flight, self._limits.light_jobs, among=free)
             if worker is None:
                 continue
@@ -386,13 +388,3 @@ class Dispatcher:
         # It is not sent again; a worker that is slow to let go of it need not keep its images in our memory.
         flight.buffers = ()
         flight.over_at = self._clock()
-
-
-def _on_trial(worker: Worker, now: float) -> bool:
-    """Whether a suspect is aboard that is neither cleared nor long enough there not to keep the next one waiting."""
-    return any(flight.suspect and now - flight.boarded_at < TRIAL_S for flight in worker.aboard.values())
-
-
-def _innocence(flight: Flight) -> tuple[int, int, int]:
-    """Who is tried first: what killed less, what has proved by its output that it can run, what is older."""
-    return (0 if flight.mark is None else flight.mark.count, -flight.reached, flight.id)

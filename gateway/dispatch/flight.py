@@ -122,6 +122,11 @@ class Flight:
         return self.mark is not None and self.mark.count > 0
 
     @property
+    def creditable(self) -> bool:
+        """Whether equal jobs ran well more than once lately."""
+        return self.mark is not None and self.mark.credit > 1
+
+    @property
     def choices(self) -> int:
         """How many rows the job asks for."""
         return self.job.n if isinstance(self.job, GenerateJob) else 1

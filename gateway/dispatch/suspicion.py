@@ -2,17 +2,22 @@
 
 An engine that dies takes innocent rows along, so being aboard proves little. Requests that were aboard are
 *suspects*: each is tried again with no other suspect beside it, and is cleared once it has got further. One that
-ends a second engine so is *guilty*: it is refused, and so is every equal request for a while.
+ends a second engine so is *guilty*: it is refused, and so is every equal request for a while. What equals
+a request that ran well has *credit*: it takes more deaths.
 """
 
 import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from gateway.dispatch.flight import Flight
 from protocol.messages import EmbedJob, GenerateJob
+
+if TYPE_CHECKING:
+    from gateway.dispatch.model import Worker
 
 PROOF_OUTPUT = 4
 """Deltas that a suspect has to bring before it is cleared: more than an engine computes ahead of what it sends."""
@@ -38,6 +43,8 @@ FURTHER_OUTPUT, FURTHER_S = 2, 0.01
 what it would have died of is behind it."""
 VERDICT_S = 2.0
 """So long the judgement of a guilty request waits for an engine to die without it, which would speak for it."""
+MAX_CREDIT = 4
+"""Equal requests that finished count so often, at most: one that engines die of now and then is found, too."""
 AMBIGUOUS = 3
 """So many deaths that prove little count as one that proves something."""
 AT_ONCE_S = 0.25
@@ -52,20 +59,20 @@ class Mark:
 
     `refused`: so were they, and so will they be.
 
-    `reached` is how many tokens any of them ever got. `vouched`: one was suspected before, and cleared, or had run well
-    for a while.
+    `reached` is how many tokens any of them ever got. `credit` is how many more deaths it takes: one if an equal was
+    cleared before, or had run well for a while; one for each that finished.
     """
 
-    __slots__ = ("count", "doubts", "fingerprint", "reached", "refused", "since", "vouched")
+    __slots__ = ("count", "credit", "doubts", "fingerprint", "reached", "refused", "since")
 
-    def __init__(self, fingerprint: bytes, now: float, *, vouched: bool) -> None:
+    def __init__(self, fingerprint: bytes, now: float, *, credit: int) -> None:
         self.fingerprint = fingerprint
         self.count = 0
         self.doubts = 0
         self.reached = 0
         self.refused = False
         self.since = now
-        self.vouched = vouched
+        self.credit = credit
 
 
 class Crash(msgspec.Struct, frozen=True):
@@ -83,7 +90,8 @@ class Suspicion:
         self.refused = 0
         """Requests that were refused for what they, or their equals, had done."""
         self._marks: OrderedDict[bytes, Mark] = OrderedDict()
-        self._survivors: OrderedDict[bytes, float] = OrderedDict()
+        self._credits: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        """What ran well of late: how often, and when last."""
         self._crashes: deque[Crash] = deque(maxlen=REMEMBERED)
 
     def recognise(self, flight: Flight, now: float) -> None:
@@ -95,8 +103,8 @@ class Suspicion:
     def crashed(self, model: str, aboard: Sequence[Flight], now: float) -> None:
         """An engine of `model` died with these aboard."""
         self._forget(now)
-        suspects = {id(flight.mark): flight for flight in aboard if flight.suspect}
-        for flight in suspects.values():
+        suspects = [flight for flight in aboard if flight.suspect]
+        for flight in {id(flight.mark): flight for flight in suspects}.values():
             self._accuse(flight, alone=len(suspects) == 1, now=now)
         for flight in aboard:
             if not flight.suspect:
@@ -105,15 +113,19 @@ class Suspicion:
                 flight.mark.reached = max(flight.mark.reached, flight.stream.reached)
         self._crashes.append(Crash(model, now, frozenset(flight.mark.fingerprint for flight in aboard if flight.mark)))
 
-    def clear(self, flight: Flight) -> None:
+    def clear(self, flight: Flight, now: float) -> None:
         """A suspect got further than where its engine died."""
         if flight.mark is not None:
             flight.mark.count = 0
             self._marks.pop(flight.mark.fingerprint, None)
-            self._survivors[flight.mark.fingerprint] = flight.mark.since
+            self._credit(flight.mark.fingerprint, now, at_most=1)
             flight.mark = None
-            while len(self._survivors) > REMEMBERED:
-                self._survivors.popitem(last=False)
+
+    def finished(self, flight: Flight, now: float) -> None:
+        """A request ran to its end, which speaks for its equals should they be aboard when an engine dies."""
+        self.clear(flight, now)
+        if not flight.light:
+            self._credit(fingerprint(flight), now, at_most=MAX_CREDIT)
 
     def proven(self, flight: Flight, now: float) -> bool:
         """Count one more delta of a suspect; whether it is cleared by it."""
@@ -130,7 +142,8 @@ class Suspicion:
         """Whether nothing can speak for a suspect any more, or its equal has been refused."""
         mark = flight.mark
         return mark is not None and (
-            mark.refused or mark.count >= max(HOPELESS, self._without(flight.model.name, mark, now) + 1)
+            mark.refused
+            or mark.count >= max(HOPELESS, GUILTY + mark.credit, self._without(flight.model.name, mark, now) + 1)
         )
 
     def guilty(self, flight: Flight, now: float) -> bool:
@@ -141,7 +154,7 @@ class Suspicion:
         mark = flight.mark
         if mark is None or mark.count < GUILTY:
             return False
-        return self.hopeless(flight, now) or not (mark.vouched or self._without(flight.model.name, mark, now))
+        return self.hopeless(flight, now) or not (mark.credit or self._without(flight.model.name, mark, now))
 
     def storm(self, model: str, now: float) -> bool:
         """Whether engines of a model die so often that no one request can be why."""
@@ -190,11 +203,18 @@ class Suspicion:
         mark = self._marks.get(key)
         if mark is None:
             steady = flight.output_at is not None and now - flight.output_at >= STEADY_S
-            mark = self._marks[key] = Mark(key, now, vouched=steady or key in self._survivors)
+            credit, _ = self._credits.get(key, (0, now))
+            mark = self._marks[key] = Mark(key, now, credit=max(credit, int(steady)))
             while len(self._marks) > REMEMBERED:
                 self._marks.popitem(last=False)
         mark.count = max(mark.count, 1)
         return mark
+
+    def _credit(self, key: bytes, now: float, *, at_most: int) -> None:
+        credit, _ = self._credits.pop(key, (0, now))
+        self._credits[key] = max(credit, min(credit + 1, at_most)), now
+        if len(self._credits) > REMEMBERED:
+            self._credits.popitem(last=False)
 
     def _without(self, model: str, mark: Mark, now: float) -> int:
         """How many engines died lately that can't have died of it."""
@@ -206,8 +226,8 @@ class Suspicion:
     def _forget(self, now: float) -> None:
         while self._marks and now - next(iter(self._marks.values())).since > REMEMBER_S:
             self._marks.popitem(last=False)
-        while self._survivors and now - next(iter(self._survivors.values())) > REMEMBER_S:
-            self._survivors.popitem(last=False)
+        while self._credits and now - next(iter(self._credits.values()))[1] > REMEMBER_S:
+            self._credits.popitem(last=False)
         while self._crashes and now - self._crashes[0].at > UNRELIABLE_S:
             self._crashes.popleft()
 
@@ -217,6 +237,22 @@ def _further(flight: Flight, now: float) -> bool:
     return (
         began_at is not None and flight.trial_output > FURTHER_OUTPUT * flight.choices and now - began_at >= FURTHER_S
     )
+
+
+def on_trial(worker: "Worker", newcomer: Flight, now: float) -> bool:
+    """Whether a suspect is aboard that is neither cleared nor long enough there not to keep the next one waiting.
+
+    Those that are known to run well do not wait for each other.
+    """
+    return any(
+        flight.suspect and now - flight.boarded_at < TRIAL_S and not (flight.creditable and newcomer.creditable)
+        for flight in worker.aboard.values()
+    )
+
+
+def innocence(flight: Flight) -> tuple[int, bool, int, int]:
+    """Who is tried first: what killed less, what is known to run well, what has output to prove it, what is older."""
+    return 0 if flight.mark is None else flight.mark.count, not flight.creditable, -flight.reached, flight.id
 
 
 def fingerprint(flight: Flight) -> bytes:

@@ -112,6 +112,62 @@ async def test_equal_requests_are_not_refused_when_engines_are_killed_from_outsi
     assert [flight.outcome for flight in flights] == ["done"] * 8
 
 
+async def test_a_popular_request_is_not_refused_when_each_of_its_trials_is_cut_short_from_outside() -> None:
+    """Its equals finished before: that takes as many deaths more, so that chance is not enough."""
+    town = Town()
+    same = generate(prompt=TextPrompt("the same"))
+    flights = [town.rig.submit(same) for _ in range(8)]
+    town.live(flights, {})
+    again = [town.rig.submit(same) for _ in range(8)]
+    for _ in range(5):
+        town.die()
+        town.rig.clock.now += 3
+        town.rig.dispatcher.pump(town.rig.model)
+        assert sum(flight.worker is not None for flight in again) == 1
+    town.live(again, {})
+    assert [flight.outcome for flight in flights + again] == ["done"] * 16
+
+
+async def test_a_request_that_began_to_kill_is_refused_when_its_equals_finished_before() -> None:
+    """What was harmless for long is found, too: after six engines."""
+    town = Town()
+    same = generate(prompt=TextPrompt("the same"))
+    town.live([town.rig.submit(same) for _ in range(8)], {})
+    again = [town.rig.submit(same) for _ in range(3)]
+    others = [town.rig.submit() for _ in range(4)]
+    town.live([*again, *others], {flight.id: 0 for flight in again}, turns=1000)
+    assert town.deaths == 6
+    assert [failure_code(flight) for flight in again] == ["worker_crashed"] * 3
+    assert [flight.outcome for flight in others] == ["done"] * 4
+
+
+async def test_copies_of_a_killer_cost_two_engines_when_they_ran_together() -> None:
+    """One of them is tried for all."""
+    town = Town()
+    flights = [town.rig.submit(generate(prompt=TextPrompt("deadly"))) for _ in range(4)]
+    others = [town.rig.submit() for _ in range(8)]
+    town.live([*flights, *others], {flight.id: 3 for flight in flights}, turns=1000)
+    assert town.deaths == 2
+    assert [failure_code(flight) for flight in flights] == ["worker_crashed"] * 4
+    assert [flight.outcome for flight in others] == ["done"] * 8
+
+
+async def test_copies_accuse_nobody_when_they_ran_together_while_engines_died_all_the_time() -> None:
+    """They are as many as others: that all who were aboard are equal does not make one of them alone."""
+    town = Town()
+    same = generate(prompt=TextPrompt("the same"))
+    flights = [town.rig.submit(same) for _ in range(8)]
+    for _ in range(6):
+        town.live(flights, {}, turns=12, length=100)
+        town.die()
+    for _ in range(3):
+        town.rig.clock.now += 1
+        town.die()
+    assert [failure_code(flight) for flight in flights] == [None] * 8
+    town.live(flights, {}, length=100)
+    assert [flight.outcome for flight in flights] == ["done"] * 8
+
+
 @pytest.mark.timed
 @pytest.mark.parametrize(
     ("job", "again"),
