@@ -50,7 +50,7 @@ class Batch:
         recall: Recall,
         masks: Masks,
         largest_chunk: int,
-        look: Callable[[Picture], None],
+        look: Callable[[Picture], None] | None,
         adapted: Mapping[str, Any] | None = None,
         drafting: Drafting | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -194,6 +194,8 @@ class Batch:
     def _look_at_next(self) -> bool:
         """Look at one picture of a waiting prompt, if there is one. Prompts that can be computed take turns with it."""
         self._begin_waiting()
+        if self._look is None:
+            return False
         picture = next((seen for prompt in self._waiting if (seen := prompt.unseen)), None)
         self._look_turn = not self._look_turn
         computable = self._long is not None or any(prompt.computable for prompt in self._waiting)

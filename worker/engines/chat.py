@@ -97,7 +97,7 @@ class ChatEngine:
             recall=self._recall,
             masks=self._grammars.masks,
             largest_chunk=self._config.prefill_chunk or LARGEST_CHUNK,
-            look=self._look,
+            look=self._eyes(),
             adapted={name: one.model for name, one in loaded.adapted.items()},
             drafting=self._drafting,
         )
@@ -123,9 +123,9 @@ class ChatEngine:
     def _make_preparation(self) -> Preparation:
         return Preparation(self._loaded, self._vocabulary, self._markers, self._grammars)
 
-    def _look(self, picture: Picture) -> None:
-        """Find out what the model makes of a picture."""
-        raise NotImplementedError("this model sees nothing, and no job with pictures was prepared for it")
+    def _eyes(self) -> Callable[[Picture], None] | None:
+        """What finds out what the model makes of a picture, where it sees any."""
+        return None
 
     def warm(self) -> None:
         """See `Engine.warm`."""

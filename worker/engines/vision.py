@@ -53,6 +53,9 @@ class VisionEngine(ChatEngine):
             raise EngineLoadError(f"vision models of type {name!r} are not supported: they can't be computed in pieces")
         return found
 
+    def _eyes(self) -> Callable[[Picture], None]:
+        return self._look
+
     def _look(self, picture: Picture) -> None:
         picture.features = self._features.get(picture.key)
         if picture.features is None:
