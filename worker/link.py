@@ -68,7 +68,9 @@ class Link:
         beat: Callable[[], Beat],
         command: Callable[[Command], None],
         reception: Callable[[], Reception],
+        failed: Callable[[], None],
     ) -> None:
+        """`failed` is called, on the link's thread, where it can't go on: nobody would hear of this process again."""
         self._endpoint = endpoint
         self._identity = identity
         self._announce = announce
@@ -76,6 +78,7 @@ class Link:
         self._beat = beat
         self._command = command
         self._reception = reception
+        self._failed = failed
         self._epoch = 0
         self._outbox: queue.SimpleQueue[tuple[int, Sequence[ToGateway]]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
@@ -128,6 +131,9 @@ class Link:
         socket.connect(self._endpoint)
         try:
             self._serve(socket, monitor)
+        except Exception:
+            log.exception("the link to the gateway failed; its process ends and a new one takes over")
+            self._failed()
         finally:
             socket.disable_monitor()
             monitor.close(linger=0)

@@ -58,6 +58,7 @@ class Process:
             beat=self._beat,
             command=lambda command: self._loop.inbox.put(command),
             reception=lambda: self._reception,
+            failed=lambda: os._exit(EXIT_CRASH),
         )
         self._loop = Loop(
             engine=self._engine, pulse=self._pulse, send=self._link.send, proven=lambda: self._tell(IS_PROVEN)

@@ -1,8 +1,8 @@
-"""Engines that are slow, or fail, before they serve."""
+"""Engines that are slow, or fail, before they serve or behind the back of what serves."""
 
 import time
 
-from worker.engines.base import EngineLoadError
+from worker.engines.base import EngineLoadError, Gauges
 from worker.engines.fake import FakeEngine
 
 
@@ -25,3 +25,12 @@ class Unservable(FakeEngine):
 
     def load(self) -> None:
         raise EngineLoadError("no such model: try another")
+
+
+class Untold(FakeEngine):
+    """Can't say how it is once it has been given work."""
+
+    def gauges(self) -> Gauges:
+        if self.busy:
+            raise RuntimeError("changed while it was read")
+        return super().gauges()

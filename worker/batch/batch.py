@@ -34,7 +34,7 @@ KEEP_PROMPT = 64
 
 
 class Batch:
-    """All rows of one model, with adapters or without. Not thread-safe: one thread loads, steps and asks.
+    """All rows of one model, with adapters or without. One thread loads and steps; others may ask for its counts.
 
     `adapted` are further models that differ by their adapters alone: what was proved or measured of the one holds for
     all. Rows of different ones share steps, but no cohort, and neither a prefill nor a prefix.
@@ -86,7 +86,9 @@ class Batch:
     @property
     def waiting(self) -> int:
         """Rows whose prompt is not done."""
-        return sum(len(prompt.rows) for prompt in self._waiting) + (len(self._long.rows) if self._long else 0)
+        # Asked by the link's thread as well: a deque must not change while it is walked through.
+        long = self._long
+        return sum(len(prompt.rows) for prompt in self._waiting.copy()) + (len(long.rows) if long else 0)
 
     @property
     def busy(self) -> bool:

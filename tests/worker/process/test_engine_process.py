@@ -145,6 +145,15 @@ def test_model_that_cant_be_served_is_a_settings_error(engine_process: EnginePro
     assert process.wait() == 2
 
 
+def test_process_whose_link_fails_ends(engine_process: EngineProcess, gateway: Any) -> None:
+    """Unheard, it would keep its jobs for ever; ended, it is replaced, and they go on."""
+    process = engine_process("slow_engines:Untold")
+    gateway.greet()
+    gateway.until(Ready)
+    gateway.send(generate(1, "fake: slow@0.05", max_tokens=5000))
+    assert process.wait() == 70
+
+
 @pytest.mark.parametrize("at", [0, 2])
 def test_blocked_engine_goes_on_beating_and_shows_it(serving: Any, gateway: Any, at: int) -> None:
     """While a step hangs, also the very first one, beats come, busy, with a counter that stands still and ages."""

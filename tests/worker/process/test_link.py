@@ -1,6 +1,7 @@
 """The worker's end of the wire against a real ROUTER."""
 
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -60,14 +61,17 @@ class Rig:
         self.reception = FakeReception()
         self.ready: Ready | None = None
         self.step = 0
+        self.failed = threading.Event()
+        self.busy: Callable[[], bool] = bool
         self.link = Link(
             endpoint=endpoint(run_dir),
             identity=b"m/uid1",
             announce=lambda: Announce("uid1", "m", "org/m", Kind.CHAT, State.LOADING, 1, 2, 3, 4.0, 5),
             ready=lambda: self.ready,
-            beat=lambda: Beat(State.READY, self.step, 0.0, False),
+            beat=lambda: Beat(State.READY, self.step, 0.0, self.busy()),
             command=self.commands.put,
             reception=lambda: self.reception,  # type: ignore[arg-type,return-value]
+            failed=self.failed.set,
         )
 
     def command(self) -> Any:
@@ -270,3 +274,14 @@ def test_hello_is_answered_every_time(met: Any) -> None:
     for _ in range(3):
         met.send(Hello(1))
         met.until(Announce)
+
+
+def test_link_that_can_not_go_on_says_so(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """A process without a link would keep its jobs for ever, unheard: whoever owns it is told to end it."""
+
+    def broken() -> bool:
+        raise RuntimeError("deque mutated during iteration")
+
+    rig.busy = broken
+    assert rig.failed.wait(PATIENCE_S)
+    assert "the link to the gateway failed" in caplog.text
