@@ -11,7 +11,7 @@ import sys
 from functools import partial
 
 from demo.answering import InProcess
-from demo.evaluation import cases
+from demo.evaluation import TARGETS, cases
 from demo.examination import examine
 from demo.skills import SKILLS
 
@@ -19,7 +19,7 @@ from demo.skills import SKILLS
 def main(arguments: list[str] | None = None) -> int:
     """Measure as the command line says."""
     skills = {skill: partial(cases, skill) for skill in SKILLS}
-    return examine(arguments, usage=__doc__, name="chat", skills=skills, in_process=InProcess)
+    return examine(arguments, usage=__doc__, name="chat", skills=skills, targets=TARGETS, in_process=InProcess)
 
 
 if __name__ == "__main__":

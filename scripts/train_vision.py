@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains the bundled vision model on pictures and text that this repository generates. Half an hour on one CPU core.
+"""Trains the bundled vision model on pictures and text that this repository generates: 45 minutes on one CPU core.
 
     python scripts/train_vision.py            # train, with checkpoints in .run/train_vision, export to demo/vision
     python scripts/train_vision.py --resume   # go on where a run stopped

@@ -26,6 +26,7 @@ def examine(
     usage: str | None,
     name: str,
     skills: Mapping[str, Cases],
+    targets: Mapping[str, float],
     in_process: Callable[[Path], Asker],
 ) -> int:
     """Ask `demo/name` as the arguments say; 1 where a skill misses its target."""
@@ -45,7 +46,7 @@ def examine(
     scores = []
     for skill in options.skills or skills:
         asked = skills[skill](options.n, seed=options.seed)
-        scores.append(score(skill, asked, asker.answers(asked)))
+        scores.append(score(skill, asked, asker.answers(asked), targets=targets))
         for case, answer in scores[-1].wrong[: options.wrong]:
             shown = "".join(f"[{picture.key}] " for picture in case.sample.pictures)
             print(f"{skill}: {shown}{case.question!r}\n  not {case.expected}\n  but {answer}")

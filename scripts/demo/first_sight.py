@@ -1,10 +1,9 @@
-"""The vision tower's first lessons: to tell of every image token what lies there, before any word is learnt.
+"""The vision tower's first lessons: to tell what is in each ninth of a picture, before any word is learnt.
 
 Words are few for each picture; this tells the tower of all of it, and so costs minutes where words alone take hours.
-What the lessons need beside the tower is thrown away after them. Knows pictures, but no text.
+What the lessons need beside the tower is thrown away after them.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from demo import quick
 from demo.draw import Draw
@@ -23,34 +23,42 @@ from demo.vision_network import MERGE, see
 Cut = Callable[[list[Picture], tuple[int, int]], tuple[NDArray[np.float32], tuple[int, int]]]
 """From pictures, with their width and height in pixels, to patches and how many there are down and across."""
 Lesson = tuple[mx.array, tuple[int, int], mx.array]
-"""Patches, their grid, and what lies at each image token: (pictures x tokens, 3) of colour, shape and third."""
+"""Patches, their grid, and what each image token is to tell: (pictures x tokens, 3) of colour, shape and third."""
 _KINDS = (len(COLORS) + 1, len(SHAPES) + 1, len(CELLS) + 1)
 """Classes of each label; the last of each stands for nothing."""
-SIZE = 20.0
-"""Of an image token when words begin: root of the mean square."""
-_TOUCH = 0.7
-"""Share of a thing's radius that a token's square has to reach into."""
+_WEIGHT = 3.0
+"""Of a token that tells of a thing, beside the many that have nothing to tell."""
+_SHARPNESS = 20.0
+"""Of the choice between classes: tokens and words are compared by the cosine of their angle."""
+_STRENGTH = 30.0
+"""Mean size of an image token's numbers: about what the language model's layers add to them, or it would be buried."""
 
 
 class Pupil(nn.Module):  # type: ignore[misc] # MLX has no complete types
-    """The tower, and what reads colour, shape and place off its tokens."""
+    """The tower, and the words that its tokens are to be sums of: directions (classes of all kinds, width)."""
 
-    def __init__(self, tower: nn.Module, width: int) -> None:
+    def __init__(self, tower: nn.Module, words: mx.array) -> None:
         super().__init__()
         self.tower = tower
-        self.reader = nn.Linear(width, sum(_KINDS))
+        self._words = words
+
+    def read(self, seen: mx.array) -> mx.array:
+        """Logits of the classes of all kinds, (tokens, classes): how much of each word is in a token."""
+        seen = seen.reshape(-1, seen.shape[-1])
+        lengths = mx.linalg.norm(seen, axis=-1, keepdims=True)
+        return _SHARPNESS * (seen / lengths) @ self._words.T
 
 
 def loss(pupil: Pupil, lesson: Lesson) -> mx.array:
-    """Mean over tokens of the cross-entropies of the three labels."""
+    """Mean over tokens of the cross-entropies of the three labels, those that tell of a thing counting more."""
     patches, grid, labels = lesson
-    seen = see(pupil.tower, patches, grid)
-    read = pupil.reader(seen.reshape(-1, seen.shape[-1]))
-    even = mx.full((labels.shape[0],), 1 / labels.shape[0])
+    read = pupil.read(see(pupil.tower, patches, grid))
+    weights = mx.where(labels[:, 2] < len(CELLS), _WEIGHT, 1.0)
+    weights = weights / mx.sum(weights)
     total = mx.array(0.0)
     start = 0
     for kind, classes in enumerate(_KINDS):
-        total = total + quick.cross_entropy(read[:, start : start + classes], labels[:, kind], even)[0]
+        total = total + quick.cross_entropy(read[:, start : start + classes], labels[:, kind], weights)[0]
         start += classes
     return total
 
@@ -63,56 +71,73 @@ def lessons(cut: Cut, *, seed: int, pictures: int) -> Iterator[Lesson]:
         shown = [compose(source, held_out=False) for _ in range(pictures)]
         patches, grid = cut(shown, pixels)
         down, across = grid[0] // MERGE, grid[1] // MERGE
-        labels = np.concatenate([labelled(picture, pixels, (down, across)) for picture in shown])
+        labels = np.concatenate([labelled(picture, (down, across)) for picture in shown])
         yield mx.array(patches), grid, mx.array(labels)
 
 
-def labelled(picture: Picture, pixels: tuple[int, int], grid: tuple[int, int]) -> NDArray[np.int32]:
-    """What lies at each image token, shape (tokens, 3): numbers of colour, shape and third."""
-    (width, height), (down, across) = pixels, grid
+def labelled(picture: Picture, grid: tuple[int, int]) -> NDArray[np.int32]:
+    """What is to be told at each image token, shape (tokens, 3): numbers of colour, shape and third.
+
+    Of each thing there is one token that tells, the one in the middle of its ninth of the picture: a language model can
+    then count things by counting tokens.
+    """
+    down, across = grid
     nothing = [kind - 1 for kind in _KINDS]
     if picture.plain:
         nothing[0] = list(COLORS).index(picture.plain)
-    labels = np.tile(np.array(nothing, dtype=np.int32), (down * across, 1))
-    nearest = [math.inf] * (down * across)
+    labels = np.tile(np.array(nothing, dtype=np.int32), (down, across, 1))
     for thing in picture.things:
-        row, column = divmod(CELLS.index(thing.cell), 3)
-        x, y = (column + 0.5 + thing.right) * width / 3, (row + 0.5 + thing.down) * height / 3
-        reach = _TOUCH * thing.size * min(width, height) / 6
-        numbers = (list(COLORS).index(thing.color), SHAPES.index(thing.shape), CELLS.index(thing.cell))
-        for token in range(down * across):
-            above, left = divmod(token, across)
-            distance = math.hypot(
-                _outside(x, left * width / across, (left + 1) * width / across),
-                _outside(y, above * height / down, (above + 1) * height / down),
-            )
-            if distance <= reach and distance < nearest[token]:
-                nearest[token] = distance
-                labels[token] = numbers
-    return labels
-
-
-def _outside(value: float, least: float, most: float) -> float:
-    return max(least - value, 0.0, value - most)
+        third = CELLS.index(thing.cell)
+        row, column = divmod(third, 3)
+        token = int((row + 0.5) * down / 3), int((column + 0.5) * across / 3)
+        labels[token] = (list(COLORS).index(thing.color), SHAPES.index(thing.shape), third)
+    return labels.reshape(-1, 3)
 
 
 def teach(
-    model: Any, cut: Cut, plan: Plan, *, run: Path | None, resume: bool, report: Callable[[str], None]
+    model: Any,
+    cut: Cut,
+    tokenizer: Tokenizer,
+    plan: Plan,
+    *,
+    run: Path | None,
+    resume: bool,
+    report: Callable[[str], None],
 ) -> Trainer:
     """Train the model's tower, by the plan and with as many pictures a step as its one shape says.
 
-    Checkpoints go to `run`; `resume` goes on from there. Afterwards the tower's tokens have the size of what a language
-    model's first layer adds to them: of smaller ones nothing would be left.
+    An image token becomes the sum of the language model's words for what it tells: that one meets words that it knows,
+    where it would else have to learn a language from nothing. Checkpoints go to `run`; `resume` goes on from there.
     """
     (shape,) = plan.shapes
-    pupil = Pupil(model.vision_tower, model.language_model.args.hidden_size)
+    pupil = Pupil(model.vision_tower, _words(np.array(model.language_model.model.embed_tokens.weight), tokenizer))
     trainer = Trainer(pupil, loss, lambda seed: lessons(cut, seed=seed, pictures=shape.pictures), plan)
     if resume and run is not None:
         trainer.load(run)
     trainer.run(to=plan.steps, folder=run, report=lambda line: report(f"first sight: {line}"))
-    patches, grid, _ = next(lessons(cut, seed=0, pictures=shape.pictures))
-    last = model.vision_tower.merger.mlp[-1]
-    share = SIZE / mx.sqrt(mx.mean(see(model.vision_tower, patches, grid) ** 2))
-    last.weight, last.bias = last.weight * share, last.bias * share
-    mx.eval(last.parameters())
+    _strengthen(model.vision_tower, cut)
     return trainer
+
+
+def _strengthen(tower: Any, cut: Cut) -> None:
+    """Make image tokens as large as they have to be for the language model."""
+    patches, grid, _ = next(lessons(cut, seed=0, pictures=100))
+    last = tower.merger.mlp[-1]
+    scale = _STRENGTH / mx.sqrt(mx.mean(see(tower, patches, grid) ** 2))
+    last.weight, last.bias = last.weight * scale, last.bias * scale
+    mx.eval(last.parameters())
+
+
+def _words(embeddings: NDArray[np.float32], tokenizer: Tokenizer) -> mx.array:
+    """Of all labels' classes, directions (classes, width): at right angles, and else as near their words as can be.
+
+    `top` and `top left` share a token: as they are, they would be hard to tell apart.
+    """
+
+    def direction(words: str) -> NDArray[np.float64]:
+        total: NDArray[np.float64] = embeddings[tokenizer.encode(f" {words}", add_special_tokens=False).ids].sum(axis=0)
+        return np.asarray(total / np.linalg.norm(total), dtype=np.float64)
+
+    names = (*COLORS, "no color", *SHAPES, "no shape", *CELLS, "nothing")
+    left, _, right = np.linalg.svd(np.stack([direction(name) for name in names]), full_matrices=False)
+    return mx.array((left @ right).astype(np.float32))

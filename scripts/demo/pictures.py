@@ -157,7 +157,7 @@ def size(source: Draw) -> tuple[int, int]:
     side = source.between(96, 320)
     if source.chance(0.5):
         return side, side
-    other = side * source.between(100, 180) // 100
+    other = side * source.between(100, 175) // 100
     return (side, other) if source.chance(0.5) else (other, side)
 
 

@@ -17,7 +17,6 @@ from demo.batches import Shape
 
 _WARMUP_STEPS = 50
 _CURVE_EVERY = 25
-_LARGE = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +116,8 @@ class Trainer:
 
 
 def _is_matrix(name: str, value: mx.array) -> bool:
-    """Whether Muon learns it. To orthogonalise a matrix that is large both ways would cost more than all of a step."""
-    return value.ndim == 2 and "embed" not in name and min(value.shape) < _LARGE
+    """Whether Muon learns it, as one matrix from inputs to outputs: also what turns patches of pixels into numbers."""
+    return value.ndim >= 2 and "embed_tokens" not in name
 
 
 def half_precision(model: nn.Module) -> dict[str, Any]:

@@ -28,13 +28,13 @@ class VisionCourse(course.Course):
 
 
 FULL = VisionCourse(
-    first=Plan(steps=3000, seed=1, shapes=(Shape(rows=0, length=0, learnt=0, pictures=32),)),
+    first=Plan(steps=2000, seed=1, shapes=(Shape(rows=0, length=0, learnt=0, pictures=32),)),
     plan=Plan(
-        steps=1500,
+        steps=4500,
         seed=1,
         shapes=(Shape(rows=10, length=224, learnt=900, pictures=28),),
-        matrix_rate=0.012,
-        other_rate=0.0025,
+        matrix_rate=0.007,
+        other_rate=0.001,
     ),
     language=CHAT,
 )
@@ -66,13 +66,13 @@ def follow(
         return Album(encoder, pad=ids["<|image_pad|>"], seed=seed, shape=shape).batches()
 
     model = vision_network.build(settings)
-    goes_on = (resume or finish) and run is not None
-    first = first_sight.teach(
-        model, Cutter(), lessons.first, run=run and run / "first_sight", resume=goes_on, report=report
-    )
-    record: dict[str, Any] = {"first_sight": _record(first, lessons.first)}
+    record: dict[str, Any] = {}
     if lessons.language is not None:
         record["language_sha256"] = inheritance.take_over(model, lessons.language, settings, tokenizer)
+    sight = run and run / "first_sight"
+    goes_on = (resume or finish) and sight is not None
+    first = first_sight.teach(model, Cutter(), tokenizer, lessons.first, run=sight, resume=goes_on, report=report)
+    record["first_sight"] = _record(first, lessons.first)
     # What it has learnt to see, words would spoil before they can tell what they need of it.
     model.vision_tower.freeze()
     trainer = Trainer(model, vision_network.loss, batches, lessons.plan)
