@@ -214,7 +214,8 @@ def test_types_with_parameters_are_json_too(qwen: RunningPool) -> None:
         ({"prompt": [2048]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": "a", "logprobs": 6}, "logprobs"),
-        ({"prompt": "a", "best_of": 2}, "best_of"),
+        ({"prompt": "a", "best_of": 9}, "best_of"),
+        ({"prompt": "a", "n": 2, "best_of": 1}, "best_of"),
         ({"prompt": "a", "suffix": "b"}, "suffix"),
     ],
 )
