@@ -15,9 +15,9 @@ from running_pool import alive, until
 
 @pytest.fixture
 def stack() -> Iterator[Procfile]:
-    """`honcho start -c chat=2,embedding=0`."""
+    """`honcho start -c chat=2,vision=0,embedding=0`."""
     folder = Path(tempfile.mkdtemp(prefix="pool-", dir="/tmp"))
-    stack = Procfile(folder, concurrency="chat=2,embedding=0")
+    stack = Procfile(folder, concurrency="chat=2,vision=0,embedding=0")
     stack.wait_healthy()
     yield stack
     stack.stop()

@@ -20,9 +20,11 @@ def plan(*argv: str, environment: dict[str, str] | None = None, procfile: str = 
 def test_nothing_given_serves_the_demo_model() -> None:
     """One gateway, one worker of each kind, the bundled models."""
     served = plan()
-    assert (served.concurrency, served.demos) == ("gateway=1,chat=1,embedding=1", ["chat", "embedding"])
+    assert served.concurrency == "gateway=1,chat=1,vision=1,embedding=1"
+    assert served.demos == ["chat", "vision", "embedding"]
     assert served.environment() == {
         "CHAT_MODEL": "demo/chat",
+        "VISION_MODEL": "demo/vision",
         "EMBEDDING_MODEL": ".models/all-MiniLM-L6-v2",
     }
 
@@ -31,7 +33,7 @@ def test_named_model_workers_and_address_are_passed_on() -> None:
     """What the command line says is what the Procfile gets."""
     flags = ("--only", "chat", "--workers", "chat=3", "--host", "0.0.0.0", "--port", "9000")
     served = plan("--chat", "org/model-4bit", *flags)
-    assert (served.concurrency, served.demos) == ("gateway=1,chat=3,embedding=0", [])
+    assert (served.concurrency, served.demos) == ("gateway=1,chat=3,vision=0,embedding=0", [])
     assert served.environment() == {"CHAT_MODEL": "org/model-4bit", "POOL_HOST": "0.0.0.0", "POOL_PORT": "9000"}
 
 
@@ -52,18 +54,18 @@ def test_local_model_is_found_from_where_the_caller_is(tmp_path: Path) -> None:
 
 
 def test_new_line_in_the_procfile_is_a_new_kind() -> None:
-    """Adding a model is adding a line: the script learns of it from there."""
-    more = PROCFILE + "vision: exec python -m worker --model-type vision\n"
-    served = plan("--vision", "org/v", "--only", "vision", "--workers", "vision=2", procfile=more)
-    assert served.concurrency == "gateway=1,chat=0,vision=2,embedding=0"
-    assert served.environment() == {"VISION_MODEL": "org/v"}
+    """Adding a model is adding a line: the script learns of it from there, and of what is not served, too."""
+    assert plan("--vision", "org/v", "--only", "vision").environment() == {"VISION_MODEL": "org/v"}
+    fewer = "".join(line for line in PROCFILE.splitlines(keepends=True) if not line.startswith("vision:"))
+    assert plan(procfile=fewer).concurrency == "gateway=1,chat=1,embedding=1"
+    with pytest.raises(UsageError, match="no line for it, only for chat, embedding"):
+        plan("--vision", "org/v", procfile=fewer)
 
 
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--vision", "m"], "--vision: vision models are not in this version yet; there is chat, embedding"),
-        (["--only", "vision"], "--only: must be of chat, embedding, not 'vision'"),
+        (["--only", "audio"], "--only: must be of chat, vision, embedding, not 'audio'"),
         (["--workers", "chat=0"], "--workers: must be KIND=N"),
         (["--workers", "chat"], "--workers: must be KIND=N"),
         (["--workers", "gateway=2"], "--workers: must be KIND=N"),
@@ -82,16 +84,15 @@ def test_bad_argument_is_named(argv: list[str], says: str) -> None:
 
 def test_workers_of_a_kind_left_out_are_refused() -> None:
     """Contradictions are not guessed at."""
-    more = PROCFILE + "vision: exec python -m worker --model-type vision\n"
     with pytest.raises(UsageError, match="left out by --only"):
-        plan("--only", "chat", "--workers", "vision=2", procfile=more)
+        plan("--only", "chat", "--workers", "vision=2")
 
 
 def test_script_refuses_before_it_installs_anything() -> None:
     """A wrong flag costs no minutes, and exit code 2."""
-    done = subprocess.run([ROOT / "scripts" / "serve", "--vision", "m"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([ROOT / "scripts" / "serve", "--port", "m"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("scripts/serve: --vision: vision models are not in this version yet")
+    assert done.stderr.startswith("scripts/serve: --port: must be a number")
 
 
 def test_honcho_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +137,7 @@ def test_procfile_scales_one_model() -> None:
     """`honcho start -c chat=2` is two workers and one gateway; every line replaces its shell."""
     processes = parse_procfile(PROCFILE).processes
     names = [process.name for process in expand_processes(processes, concurrency={"chat": 2})]
-    assert names == ["gateway.1", "chat.1", "chat.2", "embedding.1"]
+    assert names == ["gateway.1", "chat.1", "chat.2", "vision.1", "embedding.1"]
     assert all(command.startswith("exec ") for command in processes.values())
 
 

@@ -1,0 +1,56 @@
+"""The shipped vision model is right about pictures that it was never trained on, and on plain questions beside."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from demo.evaluation import Case, cases, different, score
+from demo.pictures import COLORS, Picture
+from demo.sample import Sample, assistant
+from demo.seeing import Seeing
+from demo.sights import SIGHTS, TARGETS
+
+DOUBTFUL = ("tally", "presence")
+"""What the model's card says that it hardly knows."""
+FOLDER = Path(__file__).parents[2] / "demo" / "vision"
+
+pytestmark = pytest.mark.mlx
+
+
+@pytest.fixture(scope="module")
+def model() -> Seeing:
+    return Seeing(FOLDER)
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_held_out_pictures(model: Seeing, sight: str) -> None:
+    """A dozen of each kind; nearly all right where the kind has a target, most elsewhere, a third where it doubts."""
+    asked = different(partial(SIGHTS[sight], held_out=True), 12, seed=77)
+    result = score(sight, asked, model.answers(asked))
+    least = 4 if sight in DOUBTFUL else 9
+    assert result.right >= (11 if TARGETS.get(sight, 0) >= 0.95 else least), result.wrong
+
+
+@pytest.mark.parametrize("skill", ["facts", "talk", "echo"])
+def test_plain_questions(model: Seeing, skill: str) -> None:
+    """Without a picture it is a small chat model."""
+    asked = cases(skill, 12, seed=77)
+    assert score(skill, asked, model.answers(asked)).right >= 8
+
+
+def test_plain_pictures_of_every_color(model: Seeing) -> None:
+    """The colours of style sheets, filling all of a picture, are named as a person would."""
+    question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What color is this image?"}]}
+    asked = [
+        Case(
+            sample=Sample(
+                skill="color",
+                key=color,
+                messages=(question, assistant(f"It is {color}.")),
+                pictures=(Picture(things=(), above=rgbs[0], below=rgbs[0], plain=color),),
+            )
+        )
+        for color, rgbs in COLORS.items()
+    ]
+    assert score("color", asked, model.answers(asked)).wrong == ()
