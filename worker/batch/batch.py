@@ -25,8 +25,10 @@ from worker.grammar.masks import Masks
 
 PASS_BYTES = 8_000_000
 """What one more forward pass costs besides reading the weights, as memory traffic that takes as long."""
-PATIENCE = 2
-"""Steps for which a chunk of a long prompt waits, so that rows that have just joined say their first token."""
+PATIENCE = 3
+"""Steps for which a chunk of a long prompt waits: for short ones, and for rows that joined to say their first token."""
+SHORT = 32
+"""A prompt of so many tokens is computed in one chunk, whatever that costs."""
 SHORTER = 4
 """A prompt passes another one that has so many times as much before it."""
 KEEP_PROMPT = 64
@@ -63,16 +65,17 @@ class Batch:
         self._max_rows = max_rows
         self._recall = recall
         self._masks = masks
+        # A token of a long prompt looks back at all before it: what it costs says nothing of a short prompt's.
         self._pace = Pace(largest_chunk)
+        self._short_pace = Pace(largest_chunk, smallest=SHORT)
         self._look = look
         self._clock = clock
         self._can = proof.prove(model)
         self._token_bytes = 0.0
         self._waiting: deque[Prompt] = deque()
         self._long: Prompt | None = None
-        self._passed = False
         self._silent = 0
-        self._patience = PATIENCE
+        self._waited = 0
         self._look_turn = False
         self._cohorts: list[Cohort | Drafted] = []
         self._leaving: dict[int, bool] = {}
@@ -137,26 +140,33 @@ class Batch:
     def step(self) -> list[Emission]:
         """One token for every running row, one chunk for the prompts."""
         self._depart()
-        if self._drafting:
-            self._cohorts = self._drafting.arrange(self._model_of, self._cohorts)
-        self._silent = max(0, self._silent - 1)
+        self._begin_waiting()
         began = self._clock()
         running = bool(self._cohorts)
+        picture = self._picture_due()
+        prefilled = 0 if picture else self._prefill_whole(running=running)
+        pace = self._short_pace
+        self._silent = max(0, self._silent - 1)
+        if self._drafting:
+            self._cohorts = self._drafting.arrange(self._model_of, self._cohorts)
         for cohort in self._cohorts:
             cohort.launch()
         for cohort in self._cohorts:
             cohort.rule(self._masks)
-        other = self._look_at_next() or self._recall.restore(self._waiting, running=running)
-        prefilled = None if other else self._prefill(running=running)
+        other = False
+        if not prefilled:
+            other = self._seen(picture) or self._recall.restore(self._waiting, running=running)
+            pace, prefilled = self._pace, self._prefill_next(running=running) if not other else 0
         emissions = [emission for cohort in self._cohorts for emission in cohort.collect()]
         # A look takes as long as its picture is large: that says nothing about chunks.
-        if running and prefilled is not None:
+        if running and not other:
             took_s = self._clock() - began
             if prefilled:
-                self._pace.prefilled(prefilled, took_s)
+                pace.prefilled(prefilled, took_s)
             else:
                 self._pace.decoded(took_s)
-        if prefilled == 0 and not self._cohorts:
+                self._short_pace.decoded(took_s)
+        if not (other or prefilled or self._cohorts):
             self._recall.wait(self._waiting)
         self._recall.settle(idle=not self.busy)
         return emissions
@@ -193,50 +203,49 @@ class Batch:
 
     # -- looking -------------------------------------------------------------
 
-    def _look_at_next(self) -> bool:
-        """Look at one picture of a waiting prompt, if there is one. Prompts that can be computed take turns with it."""
-        self._begin_waiting()
+    def _picture_due(self) -> Picture | None:
+        """The next picture to be looked at, if there is one. Prompts that can be computed take turns with it."""
         if self._look is None:
-            return False
+            return None
         picture = next((seen for prompt in self._waiting if (seen := prompt.unseen)), None)
         self._look_turn = not self._look_turn
         computable = self._long is not None or any(prompt.computable for prompt in self._waiting)
-        if picture is None or (computable and not self._look_turn):
+        return picture if self._look_turn or not computable else None
+
+    def _seen(self, picture: Picture | None) -> bool:
+        """Look at a picture, if there is one; whether there was."""
+        if picture is None or self._look is None:
             return False
         self._look(picture)
         return True
 
     # -- prefill -------------------------------------------------------------
 
-    def _prefill(self, *, running: bool) -> int:
-        """Compute at most one chunk of prompt tokens; returns how many (padding included)."""
-        budget = self._pace.chunk(running=running)
-        self._pick_long(budget)
-        long = self._long
-        # Shorter prompts pass a long one, chunk by chunk in turn, so that neither waits for the other to end.
-        if long is None or not self._passed:
-            self._passed = True
-            if prompts := self._short(budget):
-                return self._prefill_short(prompts)
-            if long is not None and (shorter := self._shorter(long)):
-                return self._prefill_long(shorter, budget)
-        if long is None:
-            return 0
-        if self._hold(running=running):
-            return 0
-        self._passed = False
-        return self._prefill_long(long, budget)
+    def _prefill_whole(self, *, running: bool) -> int:
+        """Compute prompts that fit one chunk, before the running rows are launched: so they are launched with them.
 
-    def _hold(self, *, running: bool) -> bool:
-        """Whether a chunk waits for rows that have just joined: their first token comes two steps later.
-
-        Not for longer than `PATIENCE` steps, or newcomers without end would keep a long prompt waiting.
+        They pass whatever takes longer, but for `PATIENCE` steps only.
         """
-        if running and self._silent and self._patience:
-            self._patience -= 1
-            return True
-        self._patience = PATIENCE
-        return False
+        budget = self._short_pace.chunk(running=running)
+        self._pick_long(budget)
+        others = self._long is not None or any(prompt.fetch is not None for prompt in self._waiting)
+        self._waited = self._waited + 1 if others and self._waited <= PATIENCE else 0
+        prompts = self._short(budget) if self._waited <= PATIENCE else []
+        return self._prefill_short(prompts) if prompts else 0
+
+    def _prefill_next(self, *, running: bool) -> int:
+        """Compute a chunk of what needs several, beside the running rows; returns how many tokens.
+
+        Not before rows that have just joined say their first one, though for `PATIENCE` steps at most.
+        """
+        long = self._long
+        if long is None or (running and self._silent and self._waited <= PATIENCE):
+            return 0
+        budget = self._pace.chunk(running=running)
+        if self._waited == 1 and (shorter := self._shorter(long)):
+            return self._prefill_long(shorter, budget)
+        self._waited = 0
+        return self._prefill_long(long, budget)
 
     def _shorter(self, long: Prompt) -> Prompt | None:
         """A waiting prompt that needs several chunks, but far fewer than the long one."""
@@ -353,7 +362,7 @@ class Batch:
         if self._drafting:
             plain = self._drafting.release
             self._cohorts = [plain(cohort) if isinstance(cohort, Drafted) else cohort for cohort in self._cohorts]
-        # This step, the one that feeds them their last prompt token, the one that tells what came of it.
+        # Until the step is over that tells what came of their last prompt token.
         self._silent = 3
         length = max(len(row.tokens) for row in rows)
         best: Cohort | Drafted | None = None

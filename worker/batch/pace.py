@@ -10,7 +10,8 @@ SMOOTHING = 0.2
 class Pace:
     """Adapts the chunk to what it was seen to cost. Sizes are powers of two, so that shapes repeat."""
 
-    def __init__(self, largest: int) -> None:
+    def __init__(self, largest: int, *, smallest: int = SMALLEST) -> None:
+        self._smallest = smallest
         self._largest = largest
         self._chunk = min(FIRST, largest)
         self._decode_s: float | None = None
@@ -31,11 +32,11 @@ class Pace:
         """A step with a chunk of `tokens`, beside running rows, took this long."""
         if self._decode_s is None:
             return
-        wanted = tokens * SHARE * self._decode_s / max(seconds, 1e-6)
-        size = SMALLEST
-        while size * 2 <= min(wanted, 2 * tokens, self._largest):
+        wanted = tokens * (SHARE - 1) * self._decode_s / max(seconds - self._decode_s, 1e-6)
+        size = min(self._smallest, self._largest)
+        while size * 2 <= min(wanted, 2 * self._chunk, self._largest):
             size *= 2
-        # A chunk smaller than allowed (the end of a prompt, or a short one) says nothing against a larger one, unless
-        # it was too dear itself: most of such a step is the decode step, so its cost per token means little.
-        if tokens >= self._chunk or wanted < tokens:
+        # The end of a prompt, or a short one, costs more a token: it says little against a larger chunk, unless it was
+        # too dear itself.
+        if tokens >= self._chunk or wanted < tokens or (size > self._chunk and 2 * tokens >= self._chunk):
             self._chunk = size
