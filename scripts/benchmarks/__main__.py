@@ -12,11 +12,12 @@ from pathlib import Path
 import uvloop
 
 from benchmarks import chat, embeddings, gateway, grammar, prefixes, vision
+from benchmarks.client import Server
 from benchmarks.overhead import overhead
-from benchmarks.processes import ROOT, direct, mlx_lm_server, mlx_vlm_server, pool
+from benchmarks.processes import ROOT, direct, mlx_lm_server, mlx_vlm_server, pool, running
 from benchmarks.table import Table
 
-PARTS = ("chat", "prefixes", "grammar", "vision", "gateway", "embeddings")
+PARTS = ("chat", "prefixes", "drafts", "grammar", "vision", "gateway", "embeddings")
 PACKAGES = ("mlx", "mlx-lm", "mlx-vlm", "mlx-embeddings", "llguidance", "aiohttp", "pyzmq", "uvloop", "msgspec")
 
 
@@ -29,6 +30,17 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement, taken in turn")
     parser.add_argument("--requests", type=int, default=20_000, help="requests of the memory measurement")
     parser.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="another OpenAI-compatible server to measure chat beside, like http://127.0.0.1:8080/v1 (repeatable); let"
+        " it serve .models/bench-qwen3, which `scripts/make_models.py` writes; a key is taken from BENCH_KEY",
+    )
+    parser.add_argument(
+        "--against-model", metavar="NAME", help="what that server calls it; default: the first it names"
+    )
+    parser.add_argument(
         "--mlx-vlm-python", help="a Python with all of mlx-vlm's packages, to run its server; default: not compared"
     )
     options = parser.parse_args()
@@ -36,9 +48,11 @@ def main() -> int:
     table = Table()
     parts = options.parts or PARTS
     if "chat" in parts:
-        _chat(table, options.rounds)
+        _chat(table, options.rounds, [running(url, options.against_model) for url in options.against])
     if "prefixes" in parts:
         _prefixes(table, min(options.rounds, 3))
+    if "drafts" in parts:
+        _drafts(table, min(options.rounds, 3))
     if "grammar" in parts:
         _grammar(table, min(options.rounds, 3))
     if "vision" in parts:
@@ -62,14 +76,15 @@ def _describe() -> None:
     print("models made from their seeds, all-MiniLM-L6-v2 as published; load average", os.getloadavg()[0], flush=True)
 
 
-def _chat(table: Table, rounds: int) -> None:
+def _chat(table: Table, rounds: int, others: list[Server]) -> None:
     from make_models import make
 
     folder: Path = make("bench-qwen3", ROOT / ".models")
-    with pool("--model-path", str(folder)) as ours, mlx_lm_server(folder) as rival, direct() as plain:
-        chat.throughput(table, ours, rival, plain, folder, rounds=rounds)
-        chat.mixed_sampling(table, ours, plain, folder, rounds=min(rounds, 3))
-        chat.long_prompt(table, ours, rival, rounds=rounds)
+    with pool("--model-path", str(folder)) as ours, mlx_lm_server(folder) as first, direct() as plain:
+        rivals = [first, *others]
+        chat.throughput(table, ours, rivals, plain, folder, rounds=rounds)
+        chat.mixed_sampling(table, ours, rivals, plain, folder, rounds=min(rounds, 3))
+        chat.long_prompt(table, ours, rivals, rounds=rounds)
         chat.row_of_long_prompts(table, ours, rounds=rounds)
 
 
@@ -79,6 +94,15 @@ def _prefixes(table: Table, rounds: int) -> None:
     folder: Path = make("bench-qwen3", ROOT / ".models")
     prefixes.sooner(table, folder, rounds=rounds)
     prefixes.writing(table, folder, rounds=rounds)
+
+
+def _drafts(table: Table, rounds: int) -> None:
+    from make_models import make
+
+    from benchmarks.drafts import drafted
+
+    with tempfile.TemporaryDirectory() as scratch:
+        drafted(table, make("bench-qwen3", ROOT / ".models"), Path(scratch), rounds=rounds)
 
 
 def _grammar(table: Table, rounds: int) -> None:
@@ -96,7 +120,7 @@ def _vision(table: Table, rounds: int, python: str | None) -> None:
     folder: Path = make("qwen2-vl", ROOT / ".models")
     server = mlx_vlm_server(python, folder) if python else contextlib.nullcontext()
     with pool("--model-type", "vision", "--model-path", str(folder)) as ours, server as rival:
-        vision.throughput(table, ours, str(folder), rival, rounds=rounds)
+        vision.throughput(table, ours, rival, rounds=rounds)
         vision.second_turn(table, ours, rounds=rounds)
 
 

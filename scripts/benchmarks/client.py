@@ -12,6 +12,19 @@ CONTENT = re.compile(rb'"content": ?"[^"]')
 USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
 
 
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A server that speaks OpenAI's HTTP. `model` None is whatever it serves."""
+
+    name: str
+    port: int
+    host: str = "127.0.0.1"
+    tls: bool = False
+    root: str = "/v1"
+    model: str | None = None
+    key: str | None = None
+
+
 @dataclass
 class Stream:
     """One streamed answer: seconds on the monotonic clock, tokens as the server counted them."""
@@ -60,7 +73,8 @@ class _Reader(asyncio.Protocol):
         if b"data: [DONE]" in self._tail or stream.error:
             stream.events = self._seen
             found = USAGE.findall(self._tail)
-            stream.tokens = int(found[-1]) if found else 0
+            # Who counts no tokens for its client sends one an event, more or less.
+            stream.tokens = int(found[-1]) if found else len(stream.arrivals)
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio names it
@@ -69,16 +83,21 @@ class _Reader(asyncio.Protocol):
 
 
 async def stream(
-    port: int, body: dict[str, Any], *, path: str = "/v1/chat/completions", into: Stream | None = None
+    server: Server, body: dict[str, Any], *, path: str = "/chat/completions", into: Stream | None = None
 ) -> Stream:
     """Send one streaming request and read it to its end, or until it is cancelled; what came is in `into`."""
-    content = json.dumps({"stream": True, "stream_options": {"include_usage": True}, **body}).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    named = {} if server.model is None else {"model": server.model}
+    content = json.dumps({"stream": True, "stream_options": {"include_usage": True}, **named, **body}).encode()
+    head = (
+        f"POST {server.root}{path} HTTP/1.1\r\nHost: {server.host}:{server.port}\r\nContent-Type: application/json\r\n"
+    )
+    head += f"Authorization: Bearer {server.key}\r\n" if server.key else ""
     head += f"Content-Length: {len(content)}\r\n\r\n"
     loop = asyncio.get_running_loop()
     answer = Stream(0.0) if into is None else into
     done: asyncio.Future[None] = loop.create_future()
-    made = await loop.create_connection(lambda: _Reader(head.encode() + content, answer, done), "127.0.0.1", port)
+    reader = _Reader(head.encode() + content, answer, done)
+    made = await loop.create_connection(lambda: reader, server.host, server.port, ssl=server.tls or None)
     try:
         await done
     finally:
@@ -104,10 +123,10 @@ class Load:
         return sorted(one.first_s for one in self.streams)
 
 
-async def load(port: int, bodies: Sequence[dict[str, Any]], **options: Any) -> Load:
+async def load(server: Server, bodies: Sequence[dict[str, Any]], **options: Any) -> Load:
     """Send all requests at once; raises on any error."""
     began = time.perf_counter()
-    streams = await asyncio.gather(*(stream(port, body, **options) for body in bodies))
+    streams = await asyncio.gather(*(stream(server, body, **options) for body in bodies))
     took_s = time.perf_counter() - began
     errors = [one.error for one in streams if one.error or not one.tokens]
     if errors:

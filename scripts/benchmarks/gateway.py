@@ -5,7 +5,7 @@ import time
 
 import uvloop
 
-from benchmarks.client import load, stream
+from benchmarks.client import Server, load, stream
 from benchmarks.processes import Pool, children, resident_bytes
 from benchmarks.table import Table, median
 
@@ -21,7 +21,7 @@ def throughput(table: Table, pool: Pool, *, rounds: int) -> None:
             {"messages": [{"role": "user", "content": f"fake: slow@0.0004 stream {i}"}], "max_tokens": TOKENS}
             for i in range(STREAMS)
         ]
-        done = uvloop.run(load(pool.port, bodies))
+        done = uvloop.run(load(pool.server, bodies))
         events = sum(one.events for one in done.streams) / sum(one.tokens for one in done.streams)
         figures.append((done.tokens_per_s, events))
     rate, events = (median(column) for column in zip(*figures[1:], strict=True))
@@ -35,7 +35,7 @@ def throughput(table: Table, pool: Pool, *, rounds: int) -> None:
 
 def first_token(table: Table, pool: Pool, *, count: int = 400) -> None:
     """Time to the first token with an engine that needs none: all of it is ours, and the client's."""
-    times = uvloop.run(_first_tokens(pool.port, count))
+    times = uvloop.run(_first_tokens(pool.server, count))
     table.add(
         "first token, idle, gateway and wire and client, p50",
         f"{median(times) * 1e3:.2f} ms",
@@ -44,10 +44,10 @@ def first_token(table: Table, pool: Pool, *, count: int = 400) -> None:
     )
 
 
-async def _first_tokens(port: int, count: int) -> list[float]:
+async def _first_tokens(server: Server, count: int) -> list[float]:
     times = []
     for i in range(count):
-        one = await stream(port, {"messages": [{"role": "user", "content": f"hello {i}"}], "max_tokens": 3})
+        one = await stream(server, {"messages": [{"role": "user", "content": f"hello {i}"}], "max_tokens": 3})
         times.append(one.first_s)
     return times[count // 4 :]
 
@@ -55,19 +55,19 @@ async def _first_tokens(port: int, count: int) -> list[float]:
 def memory(table: Table, pool: Pool, *, requests: int) -> None:
     """What gateway and supervisor hold after many requests."""
     began = time.perf_counter()
-    uvloop.run(_many(pool.port, requests))
+    uvloop.run(_many(pool.server, requests))
     rate = requests / (time.perf_counter() - began)
     gateway, supervisor = resident_bytes(pool.gateway) / 1e6, resident_bytes(pool.supervisor) / 1e6
     table.add(f"gateway after {requests:,} requests ({rate:,.0f}/s)", f"{gateway:.0f} MB", "< 150 MB", gateway < 150)
     table.add("supervisor", f"{supervisor:.0f} MB", "< 40 MB", supervisor < 40)
 
 
-async def _many(port: int, requests: int) -> None:
+async def _many(server: Server, requests: int) -> None:
     left = iter(range(requests))
 
     async def client() -> None:
         for i in left:
-            await stream(port, {"messages": [{"role": "user", "content": f"hello {i}"}], "max_tokens": 4})
+            await stream(server, {"messages": [{"role": "user", "content": f"hello {i}"}], "max_tokens": 4})
 
     await asyncio.gather(*(client() for _ in range(32)))
 

@@ -9,7 +9,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.chat import TOKENS, bodies
-from benchmarks.client import load, stream
+from benchmarks.client import Server, load, stream
 from benchmarks.processes import Direct, Pool
 from benchmarks.table import Table, median, ratio
 
@@ -43,7 +43,7 @@ def mixed(table: Table, pool: Pool, direct: Direct, folder: Path, *, rounds: int
     mixture = [{**body, **extras[index % 4]} for index, body in enumerate(made)]
     mine, plain = [], []
     for _ in range(rounds + 1):
-        mine.append(uvloop.run(load(pool.port, mixture)).tokens_per_s)
+        mine.append(uvloop.run(load(pool.server, mixture)).tokens_per_s)
         plain.append(direct.measure(folder=str(folder), streams=32, tokens=32, mixed=True))
     quotient = ratio(mine[1:], plain[1:])
     figure = f"{median(mine[1:]):,.0f} / {median(plain[1:]):,.0f} = {quotient:.1f} x"
@@ -63,24 +63,24 @@ def flood(table: Table, pool: Pool, *, rounds: int) -> None:
 
     worst: dict[str, list[float]] = {"alone": [], "plain": [], "ruled": []}
     for _ in range(rounds + 1):
-        worst["alone"].append(uvloop.run(_late_gap(pool.port, None)))
-        worst["plain"].append(uvloop.run(_late_gap(pool.port, dict)))
-        worst["ruled"].append(uvloop.run(_late_gap(pool.port, ruled)))
+        worst["alone"].append(uvloop.run(_late_gap(pool.server, None)))
+        worst["plain"].append(uvloop.run(_late_gap(pool.server, dict)))
+        worst["ruled"].append(uvloop.run(_late_gap(pool.server, ruled)))
     alone, plain, grammars = (median(worst[name][1:]) for name in ("alone", "plain", "ruled"))
     quotient = ratio(worst["ruled"][1:], worst["plain"][1:])
     figure = f"{grammars * 1e3:.1f} / {plain * 1e3:.1f} ms = {quotient:.2f} x (alone {alone * 1e3:.1f} ms)"
     table.add("p99 gap of 8 streams: beside new grammars / beside plain ones", figure, "<= 1.5 x", quotient <= 1.5)
 
 
-async def _late_gap(port: int, more: Callable[[], dict[str, Any]] | None) -> float:
+async def _late_gap(server: Server, more: Callable[[], dict[str, Any]] | None) -> float:
     """The 99th percentile of the gaps in 8 streams, beside `FLOODING` clients that send `more`."""
     running = [
-        asyncio.create_task(stream(port, body)) for body in bodies(8, 1200, mixed=True, ignore_eos=True, **PLAIN)
+        asyncio.create_task(stream(server, body)) for body in bodies(8, 1200, mixed=True, ignore_eos=True, **PLAIN)
     ]
 
     async def client(number: int) -> None:
         for body in _requests(number):
-            await stream(port, {**body, **(more() if more else {})})
+            await stream(server, {**body, **(more() if more else {})})
 
     flooding = [asyncio.create_task(client(number)) for number in range(FLOODING if more else 0)]
     streams = await asyncio.gather(*running)

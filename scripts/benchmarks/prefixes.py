@@ -12,7 +12,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.client import Stream, load, stream
+from benchmarks.client import Server, Stream, load, stream
 from benchmarks.processes import Pool, children, pool
 from benchmarks.table import Table, median
 
@@ -56,7 +56,7 @@ def writing(table: Table, folder: Path, *, rounds: int) -> None:
     ):
         for at in range(rounds):
             for name, one in (("off", plain), ("on", ours)):
-                found[name].append(uvloop.run(_gaps(one.port, at)))
+                found[name].append(uvloop.run(_gaps(one.server, at)))
     for name, pairs in found.items():
         worst, typical = median([gap for gap, _ in pairs]), median([gap for _, gap in pairs])
         figure = f"{worst * 1e3:.0f} ms, median {typical * 1e3:.2f} ms"
@@ -74,8 +74,8 @@ def _body(prompt: list[int], tokens: int) -> dict[str, Any]:
 
 def _first_s(ours: Pool, prompt: list[int]) -> float:
     # Compilation and connections are paid by another prompt.
-    uvloop.run(load(ours.port, [_body(prompt[::-1][:600], 2)], path="/v1/completions"))
-    return uvloop.run(load(ours.port, [_body(prompt, 2)], path="/v1/completions")).first_s[0]
+    uvloop.run(load(ours.server, [_body(prompt[::-1][:600], 2)], path="/completions"))
+    return uvloop.run(load(ours.server, [_body(prompt, 2)], path="/completions")).first_s[0]
 
 
 def _settle(shelf: Path) -> None:
@@ -97,12 +97,12 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-async def _gaps(port: int, seed: int) -> tuple[float, float]:
+async def _gaps(server: Server, seed: int) -> tuple[float, float]:
     """The largest gap from the long prompt's start to half a second behind it, and the median of all."""
     bodies = [_body([seed + 5, at + 5, 7], STREAM_TOKENS) for at in range(STREAMS)]
-    running = [asyncio.create_task(stream(port, body, path="/v1/completions")) for body in bodies]
+    running = [asyncio.create_task(stream(server, body, path="/completions")) for body in bodies]
     await asyncio.sleep(0.3)
-    long: Stream = await stream(port, _body(_prompt(seed), 2), path="/v1/completions")
+    long: Stream = await stream(server, _body(_prompt(seed), 2), path="/completions")
     streams = await asyncio.gather(*running)
     worst = 0.0
     for one in streams:

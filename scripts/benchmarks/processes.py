@@ -12,7 +12,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from benchmarks.client import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 120.0
@@ -60,6 +63,7 @@ class Pool:
 
     def __init__(self, port: int, gateway: int, supervisor: int) -> None:
         self.port = port
+        self.server = Server(name="pool", port=port)
         self.gateway = gateway
         self.supervisor = supervisor
 
@@ -79,26 +83,46 @@ def pool(*worker: str) -> Iterator[Pool]:
 
 
 @contextlib.contextmanager
-def mlx_lm_server(folder: Path) -> Iterator[int]:
-    """mlx-lm's own server; yields its port."""
+def mlx_lm_server(folder: Path) -> Iterator[Server]:
+    """mlx-lm's own server."""
     with tempfile.TemporaryDirectory(prefix="mp-", dir="/tmp") as logs:
         port, log = free_port(), Path(logs) / "server.log"
         command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(folder), "--port", str(port)]
         command += ["--log-level", "ERROR", "--decode-concurrency", "32", "--prompt-concurrency", "32"]
         with process(command, log):
             wait_for(f"http://127.0.0.1:{port}/health", log)
-            yield port
+            yield Server(name="mlx_lm.server", port=port)
 
 
 @contextlib.contextmanager
-def mlx_vlm_server(python: str, folder: Path) -> Iterator[int]:
-    """mlx-vlm's own server, run by a Python that has all of its packages; yields its port."""
+def mlx_vlm_server(python: str, folder: Path) -> Iterator[Server]:
+    """mlx-vlm's own server, run by a Python that has all of its packages."""
     with tempfile.TemporaryDirectory(prefix="mp-", dir="/tmp") as logs:
         port, log = free_port(), Path(logs) / "server.log"
         command = [python, "-m", "mlx_vlm.server", "--model", str(folder), "--port", str(port), "--host", "127.0.0.1"]
         with process([*command, "--log-level", "ERROR"], log):
             wait_for(f"http://127.0.0.1:{port}/health", log)
-            yield port
+            yield Server(name="mlx_vlm.server", port=port, model=str(folder))
+
+
+def running(url: str, model: str | None) -> Server:
+    """A server that runs already; without a `model`, the first it names. A key is taken from `BENCH_KEY`."""
+    parts, key = urlsplit(url.rstrip("/")), os.environ.get("BENCH_KEY")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SystemExit(f"--against {url}: not an address like http://127.0.0.1:8080/v1")
+    if model is None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            with urlopen(Request(f"{url.rstrip('/')}/models", headers=headers), timeout=10) as answer:  # noqa: S310
+                model = json.load(answer)["data"][0]["id"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            hint = "does the address end in /v1? Else say --against-model"
+            raise SystemExit(f"--against {url}: it names no models ({error!r}); {hint}") from error
+    tls = parts.scheme == "https"
+    port = parts.port or (443 if tls else 80)
+    return Server(
+        name=f"{parts.netloc}", host=parts.hostname, port=port, tls=tls, root=parts.path, model=model, key=key
+    )
 
 
 class Direct:

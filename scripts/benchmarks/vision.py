@@ -9,7 +9,7 @@ import numpy as np
 import uvloop
 from PIL import Image
 
-from benchmarks.client import Load, load
+from benchmarks.client import Load, Server, load
 from benchmarks.processes import Pool
 from benchmarks.table import Table, median, ratio
 
@@ -33,7 +33,7 @@ def question(seed: int, *, tokens: int = TOKENS, **more: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": [text, picture(seed)]}], "max_tokens": tokens, **more}
 
 
-def throughput(table: Table, pool: Pool, model: str, rival: int | None, *, rounds: int) -> None:
+def throughput(table: Table, pool: Pool, rival: Server | None, *, rounds: int) -> None:
     """Tokens a second and first token with 1, 8 and 16 questions at once, each about a picture never seen before."""
     seed = 0
     for streams in (1, 8, 16):
@@ -43,9 +43,9 @@ def throughput(table: Table, pool: Pool, model: str, rival: int | None, *, round
             seeds = range(seed, seed + streams)
             seed += streams
             mine = [question(n, temperature=0, ignore_eos=True) for n in seeds]
-            ours.append(uvloop.run(load(pool.port, mine)))
+            ours.append(uvloop.run(load(pool.server, mine)))
             if rival is not None:
-                theirs = [question(n, temperature=0, model=model) for n in seeds]
+                theirs = [question(n, temperature=0) for n in seeds]
                 server.append(uvloop.run(load(rival, theirs)))
         # The first round warms both up.
         _compare(table, f"image questions, {streams} at once", ours[1:], server[1:])
@@ -75,7 +75,7 @@ def second_turn(table: Table, pool: Pool, *, rounds: int) -> None:
         ]
         for found in (once, again):
             body = {"messages": turns, "max_tokens": 4, "temperature": 0, "ignore_eos": True}
-            found.append(uvloop.run(load(pool.port, [body])).first_s[0])
+            found.append(uvloop.run(load(pool.server, [body])).first_s[0])
             turns = [*turns, {"role": "assistant", "content": "Pictures."}, {"role": "user", "content": "Why?"}]
     quotient = ratio(again[1:], once[1:])
     figure = f"{median(again[1:]) * 1e3:.0f} ms / {median(once[1:]) * 1e3:.0f} ms = {quotient:.2f}"
