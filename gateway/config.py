@@ -16,6 +16,7 @@ import yaml
 from gateway import settings, settings_file
 from gateway.settings import SECRET, ConfigError, Setting, nearest
 from protocol.address import default_run_dir
+from protocol.values import seconds, size, switch
 
 BODY_BYTES = 20 * 1024 * 1024
 """Largest JSON body."""
@@ -97,11 +98,11 @@ SETTINGS = (
     ),
     Setting("run_dir", settings.path, "private folder where workers find the gateway (/tmp/mlx-pool-UID)"),
     Setting("data_dir", settings.path, "private folder for keys, their usage and the audit log (~/.mlx-pool)"),
-    Setting("auth", settings.switch, "ask for API keys (true in production, false in development)"),
+    Setting("auth", switch, "ask for API keys (true in production, false in development)"),
     Setting("api_key", settings.word, "a key that may do everything", aliases=("EMBEDDING_API_KEY",), secret=True),
     Setting(
         "rate_limit_enabled",
-        settings.switch,
+        switch,
         "limit keys that have no limits of their own (true in production, false in development)",
         aliases=("EMBEDDING_RATE_LIMIT_ENABLED",),
     ),
@@ -123,7 +124,7 @@ SETTINGS = (
     ),
     Setting(
         "debug",
-        settings.switch,
+        switch,
         "log at debug level, and name what holds up the event loop (false)",
         aliases=("EMBEDDING_DEBUG",),
     ),
@@ -133,37 +134,37 @@ SETTINGS = (
         "debug, info, warning or error (info)",
         aliases=("LOG_LEVEL", "EMBEDDING_LOG_LEVEL"),
     ),
-    Setting("log_json", settings.switch, "one JSON object per line (false)"),
+    Setting("log_json", switch, "one JSON object per line (false)"),
     Setting("log_file", settings.path, "log to this file too", aliases=("EMBEDDING_LOG_FILE",)),
     Setting(
         "log_file_bytes",
-        settings.size,
+        size,
         "start a new log file at this size, such as 50MB (0: rotation is left to others)",
     ),
     Setting("log_file_count", settings.whole(1, 1000), "old log files that are kept (5)"),
-    Setting("tracing", settings.switch, "send traces as OTEL_EXPORTER_OTLP_… say; needs the extra otel (false)"),
+    Setting("tracing", switch, "send traces as OTEL_EXPORTER_OTLP_… say; needs the extra otel (false)"),
     Setting(
         "keep_alive",
-        settings.seconds,
+        seconds,
         "seconds of silence before a stream gets a comment line (5)",
         field="keep_alive_s",
     ),
     Setting(
         "write_timeout",
-        settings.seconds,
+        seconds,
         "seconds before a reader that is stuck is dropped (30)",
         field="write_timeout_s",
     ),
-    Setting("drain", settings.seconds, "seconds that running requests get at shutdown (3.5)", field="drain_s"),
+    Setting("drain", seconds, "seconds that running requests get at shutdown (3.5)", field="drain_s"),
     Setting(
         "resume_timeout",
-        settings.seconds,
+        seconds,
         "seconds that a stream whose engine died waits for another one (60)",
         field="resume_timeout_s",
     ),
     Setting(
         "stall_timeout",
-        settings.seconds,
+        seconds,
         "seconds without a step after which a busy engine is killed (60)",
         field="stall_timeout_s",
     ),
@@ -177,20 +178,20 @@ SETTINGS = (
     Setting("remote_image_ports", settings.ports, "ports that images are fetched from (80,443)"),
     Setting(
         "cache_enabled",
-        settings.switch,
+        switch,
         "keep vectors for texts that come again (true)",
         aliases=("EMBEDDING_CACHE_ENABLED",),
     ),
-    Setting("cache_bytes", settings.size, "most memory for them, such as 512MB (64MB)"),
+    Setting("cache_bytes", size, "most memory for them, such as 512MB (64MB)"),
     Setting(
         "cache_entries", settings.whole(0, 1_000_000_000), "most of them (1000000)", aliases=("EMBEDDING_CACHE_SIZE",)
     ),
-    Setting("cache_ttl", settings.seconds, "seconds that each is kept (3600)", field="cache_ttl_s"),
+    Setting("cache_ttl", seconds, "seconds that each is kept (3600)", field="cache_ttl_s"),
     Setting("plugins", settings.modules, "Python modules whose setup(app) adds routes of your own"),
-    Setting("insecure", settings.switch, "listen beyond this machine although nobody is asked for a key (false)"),
+    Setting("insecure", switch, "listen beyond this machine although nobody is asked for a key (false)"),
     Setting(
         "require_https",
-        settings.switch,
+        switch,
         "refuse plain HTTP, unless a trusted proxy got it over HTTPS (false)",
         aliases=("EMBEDDING_REQUIRE_HTTPS",),
     ),
@@ -309,7 +310,7 @@ def _read_flags(argv: Sequence[str]) -> dict[str, str | None]:
         if setting.flag is not None:
             words = f"{setting.help} [{', '.join(setting.variables)}]"
             option = parser.add_argument(setting.flag, dest=setting.key, metavar="VALUE", help=words)
-            if setting.parse is settings.switch:
+            if setting.parse is switch:
                 option.nargs, option.const = "?", "true"
     known, unknown = parser.parse_known_args(list(argv))
     if unknown:

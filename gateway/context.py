@@ -10,8 +10,6 @@ from protocol.messages import Delta
 
 if TYPE_CHECKING:
     from gateway.access.custody import Custody
-    from gateway.access.gate import Gate, Ticket
-    from gateway.access.keyring import Caller
     from gateway.config import Loaded
     from gateway.dispatch.pool import Pool
     from gateway.events import Events
@@ -84,7 +82,3 @@ ANSWERS: web.AppKey[Counter[tuple[str, str, int]]] = web.AppKey("answers", Count
 """Counts by route, method and status."""
 EVENTS: web.AppKey["Events"] = web.AppKey("events")
 LOADED: web.AppKey["Loaded"] = web.AppKey("loaded")
-GATE: web.AppKey["Gate"] = web.AppKey("gate")
-CALLER: web.RequestKey["Caller"] = web.RequestKey("caller")
-TICKET: web.RequestKey["Ticket"] = web.RequestKey("ticket")
-"""Only on requests that are metered."""

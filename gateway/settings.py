@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
+from protocol.values import switch
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 SECRET = "********"  # noqa: S105 - what is shown in the place of one
-_UNITS = " KMGT"
 
 
 class ConfigError(Exception):
@@ -102,17 +103,6 @@ def word(text: str) -> str:
     return text
 
 
-def switch(text: str) -> bool:
-    """True or false."""
-    match text.lower():
-        case "true" | "1" | "yes" | "on":
-            return True
-        case "false" | "0" | "no" | "off":
-            return False
-        case _:
-            raise ValueError("must be true or false")
-
-
 def choice(*allowed: str, also: Mapping[str, str] | None = None) -> Callable[[str], str]:
     """One of some words; `also` holds other words for them."""
 
@@ -134,22 +124,6 @@ def whole(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
-
-
-def seconds(text: str) -> float:
-    """A number of seconds: more than none, a day at most."""
-    if not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) or not 0 < float(text) <= 86_400:
-        raise ValueError("must be a number of seconds, more than 0 and at most 86400")
-    return float(text)
-
-
-def size(text: str) -> int:
-    """`512MB`, in powers of 1024."""
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
-    found = int(float(match[1]) * (1 << 10 * _UNITS.index(match[2].upper() or " "))) if match else -1
-    if not 0 <= found <= 16 << 40:
-        raise ValueError("must be a size such as 512MB or 2GB (powers of 1024)")
-    return found
 
 
 def path(text: str) -> Path:

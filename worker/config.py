@@ -16,6 +16,7 @@ import msgspec
 
 from protocol.address import default_run_dir
 from protocol.messages import Kind
+from protocol.values import seconds, size, switch
 from worker import parsing
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -219,14 +220,14 @@ SETTINGS = (
         "queue_timeout_s",
         "--queue-timeout",
         ("POOL_QUEUE_TIMEOUT", "QUEUE_TIMEOUT"),
-        parsing.seconds,
+        seconds,
         "seconds a request may wait; default 300",
     ),
     Setting(
         "warmup",
         "--mlx-warmup",
         ("POOL_MLX_WARMUP", "MLX_WARMUP"),
-        parsing.switch,
+        switch,
         "true or false: run the model once before it is reported ready; default true",
     ),
     Setting(
@@ -280,7 +281,7 @@ SETTINGS = (
         "prefix_cache_bytes",
         "--prefix-cache-bytes",
         ("POOL_PREFIX_CACHE_BYTES",),
-        parsing.size,
+        size,
         "most memory for prompts kept for reuse, such as 512MB; 0 is off; default 2GB",
     ),
     Setting(
@@ -301,14 +302,14 @@ SETTINGS = (
         "prefix_disk_bytes",
         "--prefix-disk-bytes",
         ("POOL_PREFIX_DISK_BYTES",),
-        parsing.size,
+        size,
         "most that folder may hold, of all models; 0 is off; default 32GB",
     ),
     Setting(
         "feature_cache_bytes",
         "--feature-cache-bytes",
         ("POOL_FEATURE_CACHE_BYTES",),
-        parsing.size,
+        size,
         "most memory for what a vision model made of images, such as 256MB; 0 is off; default 512MB",
     ),
     Setting(
@@ -322,7 +323,7 @@ SETTINGS = (
         "spare",
         "--spare",
         ("POOL_SPARE",),
-        parsing.switch,
+        switch,
         "true or false: keep a process at hand that has imported what an engine needs; default true",
     ),
     Setting(

@@ -6,12 +6,10 @@ The supervisor imports this: it must stay light.
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 
 from protocol.messages import Kind
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127})?")
-UNITS = MappingProxyType({"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40})
 
 
 def choice(*allowed: str) -> Callable[[str], str]:
@@ -44,33 +42,6 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 def bits(text: str) -> int:
     """8 or 4; 0 for none."""
     return 0 if (chosen := choice("none", "8", "4")(text)) == "none" else int(chosen)
-
-
-def seconds(text: str) -> float:
-    """A duration that ends within a day."""
-    if not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) or not 0 < float(text) <= 86_400:
-        raise ValueError("must be a number of seconds, more than 0 and at most 86400")
-    return float(text)
-
-
-def size(text: str) -> int:
-    """Bytes, with or without a unit."""
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
-    size = int(float(match[1]) * UNITS[match[2].upper()]) if match else -1
-    if not 0 <= size <= 16 * UNITS["T"]:
-        raise ValueError("must be a size such as 512MB or 2GB (powers of 1024; 0 turns it off)")
-    return size
-
-
-def switch(text: str) -> bool:
-    """On or off."""
-    match text.lower():
-        case "true" | "1" | "yes" | "on":
-            return True
-        case "false" | "0" | "no" | "off":
-            return False
-        case _:
-            raise ValueError("must be true or false")
 
 
 def kind(text: str) -> Kind:

@@ -10,15 +10,12 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from worker.child import Child
 from worker.config import WorkerConfig, engine_environment
 from worker.pulse import GO, IS_PROVEN, IS_READY, IS_SPARE
 from worker.watch import BecameReady, Event, Exited, Proven
-
-if TYPE_CHECKING:
-    from worker.unit import Unit
 
 log = logging.getLogger("worker.supervisor")
 
@@ -29,8 +26,15 @@ Command = Callable[..., Sequence[str]]
 """Makes an engine's argument list: see `worker.launch.engine_command`."""
 
 
+class Owner(Protocol):
+    """Whose engine a process is."""
+
+    def happened(self, event: Event) -> None:
+        """Take in what became of it."""
+
+
 class EngineProcess:
-    """An engine process, or one that may become it. `unit` is None as long as it is a spare."""
+    """An engine process, or one that may become it. `owner` is None as long as it is a spare."""
 
     def __init__(
         self,
@@ -38,13 +42,13 @@ class EngineProcess:
         *,
         command: Command,
         preload: Path | None,
-        unit: "Unit | None",
+        owner: Owner | None,
         heard: "Callable[[EngineProcess, Event], None]",
     ) -> None:
         """Start it. `heard` is called on threads of the child's own. Raises `OSError`."""
         self.uid = uuid.uuid4().hex
-        self.unit = unit
-        options = {} if unit is not None else {"spare": True}
+        self.owner = owner
+        options = {} if owner is not None else {"spare": True}
         self.child = Child(
             lambda lifeline_fd: command(config, self.uid, lifeline_fd, **options),
             environment=engine_environment(preload),
@@ -57,14 +61,14 @@ class EngineProcess:
             heard(self, BecameReady(self.uid))
         elif word == IS_PROVEN:
             heard(self, Proven(self.uid))
-        elif word == IS_SPARE and self.unit is None:
+        elif word == IS_SPARE and self.owner is None:
             log.info("process %d is ready to take over from the engine", self.child.pid)
 
 
 class Reserve:
-    """At most one spare process, for whichever unit needs it first."""
+    """At most one spare process, for whichever engine dies first."""
 
-    def __init__(self, make: Callable[["Unit | None"], EngineProcess], *, wanted: bool) -> None:
+    def __init__(self, make: Callable[[Owner | None], EngineProcess], *, wanted: bool) -> None:
         self._make = make
         self._wanted = wanted
         self.due = math.inf
@@ -87,15 +91,15 @@ class Reserve:
         except OSError as error:
             self._lost(f"could not be started ({error})")
 
-    def process_for(self, unit: "Unit") -> EngineProcess:
+    def process_for(self, owner: Owner) -> EngineProcess:
         """The spare, if it is still there, else a new process. Raises `OSError`."""
         spare, self._spare = self._spare, None
         self.due = math.inf
         if spare is not None and spare.child.tell(GO):
             self._losses = 0
-            spare.unit = unit
+            spare.owner = owner
             return spare
-        return self._make(unit)
+        return self._make(owner)
 
     def died(self, spare: EngineProcess, code: int) -> None:
         """One is gone that nobody had needed."""

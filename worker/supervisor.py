@@ -24,7 +24,7 @@ from protocol.messages import EndEngine, Hello, KillEngine, StartEngine, Supervi
 from worker.blas import ADVICE, find_openblas
 from worker.config import WorkerConfig, honcho_process
 from worker.launch import engine_command
-from worker.reserve import Command, EngineProcess, Reserve
+from worker.reserve import Command, EngineProcess, Owner, Reserve
 from worker.unit import BEAT_S, Unit
 from worker.watch import (
     BecameReady,
@@ -161,8 +161,8 @@ class Supervisor:
         self._poller.register(post.socket, zmq.POLLIN)
         unit.happened(Begin())
 
-    def _make(self, unit: Unit | None) -> EngineProcess:
-        return EngineProcess(self._config, command=self._command, preload=self._preload, unit=unit, heard=self._heard)
+    def _make(self, owner: Owner | None) -> EngineProcess:
+        return EngineProcess(self._config, command=self._command, preload=self._preload, owner=owner, heard=self._heard)
 
     def _patience_ms(self) -> int:
         """Until something is due; rounded up, since a wait that ends early would only be waited again."""
@@ -205,8 +205,8 @@ class Supervisor:
 
     def _handle(self, process: EngineProcess, event: Event) -> None:
         """What a process said, or that it is gone."""
-        if process.unit is not None:
-            process.unit.happened(event)
+        if process.owner is not None:
+            process.owner.happened(event)
         elif isinstance(event, Exited):
             self._reserve.died(process, event.code)
         if isinstance(event, BecameReady):

@@ -19,7 +19,7 @@ from gateway.access.limits import Left
 from gateway.access.meter import Meter, Refused, Reservation
 from gateway.access.record import METERED, OPEN
 from gateway.access.usage import Usage
-from gateway.context import CALLER, GATE, GENERATED, TICKET
+from gateway.context import GENERATED
 from gateway.errors import ApiError
 from gateway.openapi import ROUTES
 from gateway.sse import is_gone
@@ -171,6 +171,12 @@ class Ticket:
     @property
     def _meter(self) -> Meter:
         return self._gate.usage.meter(self._caller)
+
+
+GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+TICKET: web.RequestKey[Ticket] = web.RequestKey("ticket", Ticket)
+"""Only on requests that are metered."""
 
 
 @web.middleware

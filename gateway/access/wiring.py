@@ -10,12 +10,12 @@ from aiohttp import web
 from gateway.access.audit import close_audit, open_audit
 from gateway.access.connection import LOCAL_NAMES, Connections
 from gateway.access.custody import Custody
-from gateway.access.gate import Gate, add_headers
+from gateway.access.gate import GATE, Gate, add_headers
 from gateway.access.keyring import Keyring
 from gateway.access.record import UNLIMITED, Limits
 from gateway.access.usage import Usage
 from gateway.config import GatewayConfig, Loaded
-from gateway.context import CUSTODY, EVENTS, GATE, LOADED
+from gateway.context import CUSTODY, EVENTS, LOADED
 from gateway.events import Events
 from gateway.settings import ConfigError
 

@@ -4,7 +4,8 @@ import msgspec
 from aiohttp import hdrs, web
 
 from gateway.access.audit import audit
-from gateway.context import CALLER, CUSTODY, EVENTS, GATE, LOADED, POOL, VECTORS
+from gateway.access.gate import CALLER, GATE
+from gateway.context import CUSTODY, EVENTS, LOADED, POOL, VECTORS
 from gateway.errors import invalid
 from gateway.events import KEPT
 from gateway.openapi import Operation, mount

@@ -9,8 +9,9 @@ from aiohttp import hdrs, web
 
 from gateway.access.audit import audit
 from gateway.access.custody import Unavailable
+from gateway.access.gate import CALLER
 from gateway.access.record import BadKey, Key, new_key
-from gateway.context import CALLER, CUSTODY
+from gateway.context import CUSTODY
 from gateway.errors import ApiError, invalid
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.access.estimate import IMAGE_TOKENS, tokens_of_job, tokens_of_text
-from gateway.context import CALLER, POOL, TICKET
+from gateway.access.gate import CALLER, TICKET
+from gateway.context import POOL
 from gateway.dispatch.stream import JobFailed
 from gateway.errors import ApiError
 from gateway.vectors import Key

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import hdrs, web
 
 from gateway.access.audit import audit
-from gateway.context import CALLER, POOL
+from gateway.access.gate import CALLER
+from gateway.context import POOL
 from gateway.errors import ApiError
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read

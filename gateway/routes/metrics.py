@@ -12,8 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from gateway.access.custody import Custody
-from gateway.access.gate import Gate
-from gateway.context import ANSWERS, CUSTODY, FETCHER, GALLERY, GATE, POOL, VECTORS
+from gateway.access.gate import GATE, Gate
+from gateway.context import ANSWERS, CUSTODY, FETCHER, GALLERY, POOL, VECTORS
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.stats import Snapshot
 from gateway.dispatch.steps import Steps

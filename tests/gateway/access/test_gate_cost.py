@@ -8,12 +8,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from gateway.access.gate import Gate, add_headers, guard
+from gateway.access.gate import GATE, TICKET, Gate, add_headers, guard
 from gateway.access.keyring import Keyring
 from gateway.access.limits import HOUR_NS
 from gateway.access.record import Limits, new_key
 from gateway.access.usage import Usage
-from gateway.context import GATE, TICKET
 from gateway.openapi import Operation, mount
 
 ROUNDS, REQUESTS = 11, 50

@@ -10,10 +10,9 @@ import pytest
 from guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 from yarl import URL
 
-from gateway.access.gate import duration
+from gateway.access.gate import GATE, duration
 from gateway.access.keyring import Caller
 from gateway.access.record import METERED, OPEN, PERMISSIONS, Limits
-from gateway.context import GATE
 from gateway.openapi import OPERATIONS, ROUTES, Operation
 
 OPEN_PATHS = {

@@ -11,11 +11,11 @@ from guarded_app import Client, app_of, bearer, guarded, issue
 from msgspec.structs import replace
 from redis_server import RedisServer, needs_redis, redis_server
 
+from gateway.access.gate import GATE
 from gateway.access.limits import DAY_NS, HOUR_NS, MINUTE_NS
 from gateway.access.meter import Meter, Refused, Reservation
 from gateway.access.record import UNLIMITED, Limits
 from gateway.access.shared import LEASE_S, Place, SharedLimits, Verdict
-from gateway.context import GATE
 from gateway.settings import ConfigError
 
 __all__ = ["redis_server"]

@@ -12,11 +12,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from gateway.access.gate import Gate
+from gateway.access.gate import GATE, Gate
 from gateway.access.keyring import Keyring
 from gateway.access.record import UNLIMITED
 from gateway.access.usage import Usage as KeyUsage
-from gateway.context import ANSWERS, GALLERY, GATE, HTTP, POOL, HttpSettings
+from gateway.context import ANSWERS, GALLERY, HTTP, POOL, HttpSettings
 from gateway.dispatch.merge import merge
 from gateway.dispatch.stream import JobFailed
 from gateway.logs import TextLines
