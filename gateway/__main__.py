@@ -13,6 +13,7 @@ from aiohttp import web
 from gateway.access import cli as keys
 from gateway.app import make_app
 from gateway.config import GatewayConfig, load
+from gateway.context import LISTENER
 from gateway.logs import setup_logging
 from gateway.settings import ConfigError
 from protocol.address import AddressError
@@ -76,21 +77,17 @@ async def _serve(app: web.Application, config: GatewayConfig, tls: ssl.SSLContex
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(
-        app,
-        # Without it a handler that waits for its first token never learns that its client has left.
-        handler_cancellation=True,
-        shutdown_timeout=LAST_WORDS_S,
-        keepalive_timeout=75.0,
-        access_log=None,
-    )
+    # Without cancellation a handler that waits for its first token never learns that its client has left.
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_WORDS_S)
+    listener = app[LISTENER]
     try:
         await runner.setup()
-        site = web.TCPSite(runner, config.host, config.port, backlog=1024, ssl_context=tls)
-        await site.start()
-        log.info("Running on %s", site.name)
+        if runner.server is None:
+            raise RuntimeError("the application has no server")
+        log.info("Running on %s", await listener.open(runner.server, config.host, config.port, tls))
         await stop.wait()
     finally:
+        listener.close()
         await runner.cleanup()
 
 

@@ -14,9 +14,10 @@ from aiohttp import web
 
 from gateway.access.wiring import guard_application
 from gateway.config import BODY_BYTES, GatewayConfig, Loaded, honcho_process
-from gateway.context import ANSWERS, FETCHER, GALLERY, HTTP, POOL, VECTORS, HttpSettings
+from gateway.context import ANSWERS, FETCHER, GALLERY, HTTP, LISTENER, POOL, VECTORS, HttpSettings
 from gateway.dispatch.limits import Limits
 from gateway.dispatch.pool import Pool
+from gateway.listener import Listener
 from gateway.media.fetcher import Fetcher
 from gateway.media.gallery import Gallery
 from gateway.media.remote_urls import UrlRules
@@ -59,6 +60,7 @@ def make_app(config: GatewayConfig, loaded: Loaded | None = None) -> web.Applica
     app[HTTP] = HttpSettings(keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s, tier=config.tier)
     limits = Limits(resume_s=config.resume_timeout_s, stall_s=config.stall_timeout_s)
     app[POOL] = Pool(config.run_dir, aliases=config.aliases, limits=limits, told=tracing.job_ended if tracing else None)
+    app[LISTENER] = Listener()
     app[FETCHER] = fetcher = _fetcher(config)
     app[GALLERY] = Gallery(remote=fetcher)
     app[VECTORS] = (

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gateway.config import Loaded
     from gateway.dispatch.pool import Pool
     from gateway.events import Events
+    from gateway.listener import Listener
     from gateway.media.fetcher import Fetcher
     from gateway.media.gallery import Gallery
     from gateway.vectors import VectorCache
@@ -74,6 +75,7 @@ VECTORS: web.AppKey["VectorCache | None"] = web.AppKey("vectors")
 FETCHER: web.AppKey["Fetcher | None"] = web.AppKey("fetcher")
 """None: images come in data: URLs alone."""
 GALLERY: web.AppKey["Gallery"] = web.AppKey("gallery")
+LISTENER: web.AppKey["Listener"] = web.AppKey("listener")
 HTTP: web.AppKey[HttpSettings] = web.AppKey("http", HttpSettings)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 GENERATED: web.RequestKey[Generated] = web.RequestKey("generated", Generated)

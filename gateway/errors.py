@@ -69,6 +69,7 @@ TABLE = MappingProxyType(
         "not_found": Policy(status=404, type=_INVALID, default="There is nothing at this address."),
         "model_not_found": Policy(status=404, type=_INVALID, default="The model does not exist."),
         "method_not_allowed": Policy(status=405, type=_INVALID, default="This method is not allowed here."),
+        "request_timeout": Policy(status=408, type=_INVALID, default="The request body did not arrive in time."),
         "body_too_large": Policy(status=413, type=_INVALID, default="The request body is too large."),
         "unsupported_media_type": Policy(status=415, type=_INVALID, default="Send the body as application/json."),
         "queue_full": Policy(status=429, type=_RATE, retry_after_s=1.0, public=AT_CAPACITY),
@@ -95,6 +96,9 @@ TABLE = MappingProxyType(
         "model_not_ready": Policy(status=503, type=_SERVER, retry_after_s=5.0, default="The model is not ready yet."),
         "shutting_down": Policy(status=503, type=_SERVER, retry_after_s=1.0, default="The server is shutting down."),
         "slow_reader": Policy(status=503, type=_SERVER, default="The client reads too slowly; its stream was dropped."),
+        "too_many_connections": Policy(
+            status=503, type=_SERVER, retry_after_s=1.0, default="The server has too many open connections."
+        ),
         "worker_lost": Policy(
             status=503, type=_SERVER, retry_after_s=1.0, default="The model stopped while answering."
         ),

@@ -14,6 +14,7 @@ from gateway.access.gate import guard
 from gateway.context import ANSWERS, GENERATED, REQUEST_ID
 from gateway.dispatch.stream import JobFailed
 from gateway.errors import ApiError
+from gateway.listener import Connection
 from gateway.logs import REQUEST
 from gateway.openapi import ROUTES
 
@@ -66,7 +67,12 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever a handler raises into the one shape of errors. Cancellation and lost connections pass."""
+    connection = request.protocol
     try:
+        if isinstance(connection, Connection):
+            connection.asked()
+            if connection.refused:
+                raise ApiError("too_many_connections")
         if hdrs.CONTENT_ENCODING in request.headers:
             # aiohttp would unpack it, and a small body can hold a very large one.
             raise ApiError("unsupported_media_type", "Request bodies with a 'Content-Encoding' are not accepted.")

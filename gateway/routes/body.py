@@ -1,7 +1,8 @@
 """Reading a JSON body and writing a JSON answer, with every refusal that HTTP itself asks for."""
 
+import asyncio
 import io
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,6 +13,9 @@ from gateway.schema.base import Answer, Request
 from gateway.schema.decode import decode
 
 R = TypeVar("R", bound=Request)
+T = TypeVar("T")
+BODY_S = 300.0
+"""A body that has not come by then is waited for no longer."""
 
 
 async def read(request: web.Request, kind: type[R], *, beside: Mapping[str, Any] | None = None) -> R:
@@ -24,7 +28,16 @@ async def read(request: web.Request, kind: type[R], *, beside: Mapping[str, Any]
     declared = request.content_length
     if declared is not None and declared > request.client_max_size:
         raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size, actual_size=declared)
-    return decode(await _whole(request), kind, beside=beside)
+    return decode(await in_time(_whole(request)), kind, beside=beside)
+
+
+async def in_time(body: Coroutine[Any, Any, T]) -> T:
+    """What a client has to send, unless it takes `BODY_S`. Raises `ApiError`."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await body
+    except TimeoutError:
+        raise ApiError("request_timeout") from None
 
 
 async def _whole(request: web.Request) -> bytes:

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from gateway.context import GALLERY
 from gateway.errors import ApiError
 from gateway.openapi import Operation, mount
-from gateway.routes.body import read
+from gateway.routes.body import in_time, read
 from gateway.routes.caller import model_of
 from gateway.routes.embedder import IMAGES, SLICE, Embedded, embed, numbers, options_of
 from gateway.routes.form import read_form
@@ -69,7 +69,7 @@ async def _taken(
     gallery, beside = request.app[GALLERY], options_of(request, form)
     if request.content_type == FORM:
         with gallery.holding() as hold:
-            sent, files = await read_form(request, form, file=file, beside=beside, hold=hold)
+            sent, files = await in_time(read_form(request, form, file=file, beside=beside, hold=hold))
             yield sent, shown(sent, files, file)
         return
     if request.content_type != "application/json":

@@ -13,10 +13,10 @@ from prometheus_client.registry import Collector
 
 from gateway.access.custody import Custody
 from gateway.access.gate import GATE, Gate
-from gateway.context import ANSWERS, CUSTODY, FETCHER, GALLERY, POOL, VECTORS
-from gateway.dispatch.pool import Pool
+from gateway.context import ANSWERS, CUSTODY, FETCHER, GALLERY, LISTENER, POOL, VECTORS
 from gateway.dispatch.stats import Snapshot
 from gateway.dispatch.steps import Steps
+from gateway.listener import Listener
 from gateway.media.fetcher import Fetcher
 from gateway.media.gallery import Gallery
 from gateway.openapi import Operation, mount
@@ -44,35 +44,29 @@ WORKER_GAUGES = (
 
 
 class _Counts(Collector):
-    def __init__(
-        self,
-        pool: Pool,
-        gallery: Gallery,
-        fetcher: Fetcher | None,
-        vectors: VectorCache | None,
-        *,
-        gate: Gate,
-        custody: Custody,
-        answers: Counter[tuple[str, str, int]],
-    ) -> None:
-        self._pool = pool
-        self._gallery = gallery
-        self._fetcher = fetcher
-        self._vectors = vectors
-        self._gate = gate
-        self._custody = custody
-        self._answers = answers
+    def __init__(self, app: web.Application) -> None:
+        self._app = app
 
     def collect(self) -> Iterator[Metric]:
-        now = self._pool.snapshot()
+        app = self._app
+        now = app[POOL].snapshot()
         yield from _totals(now)
         yield from _queues(now)
-        yield _batches(self._pool.steps)
+        yield _batches(app[POOL].steps)
         yield from _workers(now)
-        yield from _images(self._gallery, self._fetcher)
-        if self._vectors is not None:
-            yield from _cached(self._vectors)
-        yield from _access(self._gate, self._custody, self._answers)
+        yield from _images(app[GALLERY], app[FETCHER])
+        vectors = app[VECTORS]
+        if vectors is not None:
+            yield from _cached(vectors)
+        yield from _access(app[GATE], app[CUSTODY], app[ANSWERS])
+        yield from _connections(app[LISTENER])
+
+
+def _connections(listener: Listener) -> Iterator[Metric]:
+    yield GaugeMetricFamily("pool_connections", "Connections of clients that are open.", value=listener.count)
+    yield GaugeMetricFamily("pool_connections_most", "Connections that there is room for.", value=listener.most)
+    refused = "Connections that were closed because there were too many."
+    yield CounterMetricFamily("pool_connections_refused", refused, value=listener.refusals)
 
 
 def _totals(now: Snapshot) -> Iterator[Metric]:
@@ -209,15 +203,5 @@ OPERATIONS = (
 def setup(app: web.Application) -> None:
     """Add the routes of this module."""
     app[REGISTRY] = CollectorRegistry()
-    app[REGISTRY].register(
-        _Counts(
-            app[POOL],
-            app[GALLERY],
-            app[FETCHER],
-            app[VECTORS],
-            gate=app[GATE],
-            custody=app[CUSTODY],
-            answers=app[ANSWERS],
-        )
-    )
+    app[REGISTRY].register(_Counts(app))
     mount(app, OPERATIONS)

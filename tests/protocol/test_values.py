@@ -34,5 +34,5 @@ def test_size_when_written_with_or_without_a_unit(text: str, expected: int) -> N
 )
 def test_value_is_refused_when_it_means_nothing(read: Callable[[str], object], text: str) -> None:
     """With a sentence that says what is allowed."""
-    with pytest.raises(ValueError, match="^must be "):
+    with pytest.raises(ValueError, match=r"^must be "):
         read(text)
