@@ -19,7 +19,7 @@ from gateway.dispatch.limits import Limits
 from gateway.dispatch.model import Model, Worker
 from gateway.dispatch.stats import Stats
 from gateway.dispatch.stream import JobFailed, JobStream
-from gateway.dispatch.suspicion import Suspicion, innocence, on_trial
+from gateway.dispatch.suspicion import Suspicion, admits, innocence
 from protocol.codec import MAX_FRAME_BYTES, encode
 from protocol.errors import Code
 from protocol.messages import (
@@ -340,19 +340,20 @@ class Dispatcher:
             model.suspects.remove(flight)
             self._refuse(flight)
         known = [flight for flight in (*model.suspects, *model.aboard) if flight.suspect]
-        undecided = any(not self.suspicion.guilty(flight, now) for flight in known)
+        last = all(flight.accused for flight in known)
+        undecided = any(not self.suspicion.guilty(flight, now, last=last) for flight in known)
         tried = {id(flight.mark) for flight in known if flight.worker is not None}
-        storm = self.suspicion.storm(model.name, now)
+        storm = not last and self.suspicion.storm(model.name, now)
         for flight in sorted(model.suspects, key=innocence):
-            if self.suspicion.guilty(flight, now):
+            if self.suspicion.guilty(flight, now, last=last):
                 if not undecided and self.suspicion.ripe(flight, now):
                     model.suspects.remove(flight)
                     self._refuse(flight)
                 continue
-            alone = flight.suspect and not storm
+            alone = flight.suspect and not (storm and self.suspicion.unblamed(flight, now))
             if alone and id(flight.mark) in tried:
                 continue
-            free = [worker for worker in model.up if not (alone and on_trial(worker, flight, now))]
+            free = [worker for worker in model.up if not alone or admits(worker, flight, now)]
             worker = model.pick(flight, self._limits.light_jobs, among=free)
             if worker is None:
                 continue

@@ -122,6 +122,11 @@ class Flight:
         return self.mark is not None and self.mark.count > 0
 
     @property
+    def accused(self) -> bool:
+        """Whether more than one did."""
+        return self.mark is not None and self.mark.count > 1
+
+    @property
     def creditable(self) -> bool:
         """Whether equal jobs ran well more than once lately."""
         return self.mark is not None and self.mark.credit > 1

@@ -158,7 +158,7 @@ class Intake:
                     self._complain(worker.identity, "contradiction", f"{worker.uid} now calls itself {message.worker}")
                 self._dispatcher.pump(worker.model)
             case Ready():
-                self._roster.ready(worker, message)
+                self._roster.ready(worker, message, self._clock())
                 self._dispatcher.pump(worker.model)
             case Bye():
                 self.lose(worker, f"it left: {message.reason[:200]}", kill=False)

@@ -35,7 +35,7 @@ class Worker:
         self.state = announce.state
         self.ready: Ready | None = None
         self.beat: Beat | None = None
-        self.last_seen = now
+        self.last_seen = self.up_at = now
         self.suspect = False
         self.turn = 0
         self.rows = 0

@@ -60,8 +60,9 @@ class Roster:
         log.info("worker %s of %s is here (pid %d, %s)", worker.uid, model.name, announce.pid, announce.state.value)
         return worker
 
-    def ready(self, worker: Worker, ready: Ready) -> None:
+    def ready(self, worker: Worker, ready: Ready, now: float) -> None:
         """Note that a worker takes jobs from now on."""
+        worker.up_at = now
         worker.ready = worker.model.ready = ready
         worker.state = State.READY
 

@@ -23,8 +23,9 @@ PROOF_OUTPUT = 4
 """Deltas that a suspect has to bring before it is cleared: more than an engine computes ahead of what it sends."""
 PROOF_S = 0.05
 """And so long after the first of them: frames that a dying engine had not sent yet are milliseconds old."""
-TRIAL_S = 5.0
-"""A suspect that is neither cleared nor dead after so long (a long prompt) no longer keeps the others waiting."""
+DOUBLED_S = 5.0
+"""Each time that suspects have waited so long for an engine that is up, twice as many may be tried together: where
+prompts take seconds to compute, one by one would keep some waiting until they are given up."""
 REMEMBERED = 1024
 REMEMBER_S = 600.0
 """How many marked requests are remembered, and how long."""
@@ -33,6 +34,8 @@ UNRELIABLE_S = 30.0
 MANY = 6
 """So many deaths within that time have another reason than one request: suspects need not go one by one any more, which
 would starve some of them where engines live for seconds only."""
+BLAMED_S = 20.0
+"""But for those that were aboard a second one so short a time ago: they still do, after the others."""
 GUILTY, HOPELESS = 2, 3
 """Deaths that make a request guilty; and those that do so even where something speaks for it, unless as many engines
 died without it lately."""
@@ -76,11 +79,17 @@ class Mark:
 
 
 class Crash(msgspec.Struct, frozen=True):
-    """An engine's death: of which model, when, with which requests aboard."""
+    """An engine's death: of which model, when, with which requests aboard; `blamed` was the only suspect there."""
 
     model: str
     at: float
     aboard: frozenset[bytes]
+    blamed: Mark | None
+
+    @property
+    def explained(self) -> bool:
+        """Whether somebody seems to be why who has not got further since."""
+        return self.blamed is not None and self.blamed.count >= GUILTY
 
 
 class Suspicion:
@@ -104,6 +113,7 @@ class Suspicion:
         """An engine of `model` died with these aboard."""
         self._forget(now)
         suspects = [flight for flight in aboard if flight.suspect]
+        blamed = suspects[0].mark if len(suspects) == 1 else None
         for flight in {id(flight.mark): flight for flight in suspects}.values():
             self._accuse(flight, alone=len(suspects) == 1, now=now)
         for flight in aboard:
@@ -111,7 +121,8 @@ class Suspicion:
                 flight.mark = self._mark(flight, now)
             if flight.mark is not None:
                 flight.mark.reached = max(flight.mark.reached, flight.stream.reached)
-        self._crashes.append(Crash(model, now, frozenset(flight.mark.fingerprint for flight in aboard if flight.mark)))
+        names = frozenset(flight.mark.fingerprint for flight in aboard if flight.mark)
+        self._crashes.append(Crash(model, now, names, blamed))
 
     def clear(self, flight: Flight, now: float) -> None:
         """A suspect got further than where its engine died."""
@@ -143,22 +154,31 @@ class Suspicion:
         mark = flight.mark
         return mark is not None and (
             mark.refused
-            or mark.count >= max(HOPELESS, GUILTY + mark.credit, self._without(flight.model.name, mark, now) + 1)
+            or mark.count >= max(HOPELESS, GUILTY + mark.credit, len(self._without(flight.model.name, now, mark)) + 1)
         )
 
-    def guilty(self, flight: Flight, now: float) -> bool:
+    def guilty(self, flight: Flight, now: float, *, last: bool) -> bool:
         """Whether a suspect is to be refused.
 
-        It gets the benefit of the doubt if something vouches for it, and where engines die without it, too.
+        It gets the benefit of the doubt if something vouches for it, and where engines die without it, too; but
+        where only such as it are left, not for deaths that another of them seems to be the reason of.
         """
         mark = flight.mark
         if mark is None or mark.count < GUILTY:
             return False
-        return self.hopeless(flight, now) or not (mark.credit or self._without(flight.model.name, mark, now))
+        others = self._without(flight.model.name, now, mark)
+        unexplained = sum(not crash.explained for crash in others)
+        proven = last and mark.count >= max(HOPELESS, GUILTY + mark.credit, unexplained + 1)
+        return proven or self.hopeless(flight, now) or not (mark.credit or others)
 
     def storm(self, model: str, now: float) -> bool:
         """Whether engines of a model die so often that no one request can be why."""
-        return sum(crash.model == model and now - crash.at < UNRELIABLE_S for crash in self._crashes) >= MANY
+        return len(self._without(model, now, None)) >= MANY
+
+    def unblamed(self, flight: Flight, now: float) -> bool:
+        """Whether a suspect may go with others in a storm: no further engine seems to have died of it lately."""
+        mark = flight.mark
+        return mark is None or now - mark.since > BLAMED_S or (mark.count < GUILTY and not mark.doubts)
 
     def ripe(self, flight: Flight, now: float) -> bool:
         """Whether a guilty request has waited long enough for something that speaks for it."""
@@ -188,14 +208,14 @@ class Suspicion:
             return
         if not alone and self.storm(flight.model.name, now) and now - flight.boarded_at > AT_ONCE_S:
             return
+        mark.since = now
+        if mark.fingerprint in self._marks:
+            self._marks.move_to_end(mark.fingerprint)
         if not alone or flight.stream.reached + LAGGING < mark.reached:
             mark.doubts += 1
             if mark.doubts % AMBIGUOUS:
                 return
         mark.count += 1
-        mark.since = now
-        if mark.fingerprint in self._marks:
-            self._marks.move_to_end(mark.fingerprint)
 
     def _mark(self, flight: Flight, now: float) -> Mark:
         """Return the mark of a request that was aboard for the first time (or again, after it had been cleared)."""
@@ -216,12 +236,15 @@ class Suspicion:
         if len(self._credits) > REMEMBERED:
             self._credits.popitem(last=False)
 
-    def _without(self, model: str, mark: Mark, now: float) -> int:
-        """How many engines died lately that can't have died of it."""
-        return sum(
-            crash.model == model and now - crash.at < UNRELIABLE_S and mark.fingerprint not in crash.aboard
+    def _without(self, model: str, now: float, mark: Mark | None) -> list[Crash]:
+        """The late deaths that can't be this one's."""
+        return [
+            crash
             for crash in self._crashes
-        )
+            if crash.model == model
+            and now - crash.at < UNRELIABLE_S
+            and (mark is None or mark.fingerprint not in crash.aboard)
+        ]
 
     def _forget(self, now: float) -> None:
         while self._marks and now - next(iter(self._marks.values())).since > REMEMBER_S:
@@ -239,15 +262,16 @@ def _further(flight: Flight, now: float) -> bool:
     )
 
 
-def on_trial(worker: "Worker", newcomer: Flight, now: float) -> bool:
-    """Whether a suspect is aboard that is neither cleared nor long enough there not to keep the next one waiting.
+def admits(worker: "Worker", newcomer: Flight, now: float) -> bool:
+    """Whether a suspect may go to a worker now: how many are on trial there together depends on how long it waited.
 
     Those that are known to run well do not wait for each other.
     """
-    return any(
-        flight.suspect and now - flight.boarded_at < TRIAL_S and not (flight.creditable and newcomer.creditable)
-        for flight in worker.aboard.values()
+    rivals = sum(
+        flight.suspect and not (flight.creditable and newcomer.creditable) for flight in worker.aboard.values()
     )
+    waited_s = now - max(newcomer.queued_at, worker.up_at)
+    return rivals < 1 << int(min(waited_s / DOUBLED_S, 10))
 
 
 def innocence(flight: Flight) -> tuple[int, bool, int, int]:
