@@ -19,7 +19,7 @@ from gateway.dispatch.limits import Limits
 from gateway.dispatch.model import Model, Worker
 from gateway.dispatch.stats import Stats
 from gateway.dispatch.stream import JobFailed, JobStream
-from gateway.dispatch.suspicion import Suspicion, admits, innocence
+from gateway.dispatch.suspicion import Suspicion, innocence
 from protocol.codec import MAX_FRAME_BYTES, encode
 from protocol.errors import Code
 from protocol.messages import (
@@ -350,10 +350,11 @@ class Dispatcher:
                     model.suspects.remove(flight)
                     self._refuse(flight)
                 continue
-            alone = flight.suspect and not (storm and self.suspicion.unblamed(flight, now))
-            if alone and id(flight.mark) in tried:
+            if flight.suspect and not storm and id(flight.mark) in tried:
                 continue
-            free = [worker for worker in model.up if not alone or admits(worker, flight, now)]
+            free = model.up
+            if flight.suspect:
+                free = [worker for worker in free if self.suspicion.admits(worker, flight, now, storm=storm)]
             worker = model.pick(flight, self._limits.light_jobs, among=free)
             if worker is None:
                 continue

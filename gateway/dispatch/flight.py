@@ -123,8 +123,8 @@ class Flight:
 
     @property
     def accused(self) -> bool:
-        """Whether more than one did."""
-        return self.mark is not None and self.mark.count > 1
+        """Whether more than one did, or may have."""
+        return self.mark is not None and (self.mark.count > 1 or self.mark.doubts > 0)
 
     @property
     def creditable(self) -> bool:

@@ -34,8 +34,6 @@ UNRELIABLE_S = 30.0
 MANY = 6
 """So many deaths within that time have another reason than one request: suspects need not go one by one any more, which
 would starve some of them where engines live for seconds only."""
-BLAMED_S = 20.0
-"""But for those that were aboard a second one so short a time ago: they still do, after the others."""
 GUILTY, HOPELESS = 2, 3
 """Deaths that make a request guilty; and those that do so even where something speaks for it, unless as many engines
 died without it lately."""
@@ -175,10 +173,20 @@ class Suspicion:
         """Whether engines of a model die so often that no one request can be why."""
         return len(self._without(model, now, None)) >= MANY
 
-    def unblamed(self, flight: Flight, now: float) -> bool:
-        """Whether a suspect may go with others in a storm: no further engine seems to have died of it lately."""
-        mark = flight.mark
-        return mark is None or now - mark.since > BLAMED_S or (mark.count < GUILTY and not mark.doubts)
+    def admits(self, worker: "Worker", newcomer: Flight, now: float, *, storm: bool) -> bool:
+        """Whether a suspect may go to a worker now: as many are on trial there together as its long wait excuses.
+
+        Those that are known to run well do not wait for each other, and in a storm nobody does who was aboard one death
+        only; others then go together behind them.
+        """
+        if storm and not newcomer.accused:
+            return True
+        rivals = sum(
+            flight.suspect and not (flight.creditable and newcomer.creditable) and not (storm and flight.accused)
+            for flight in worker.aboard.values()
+        )
+        waited_s = now - max(newcomer.queued_at, worker.up_at)
+        return rivals < 1 << int(min(waited_s / DOUBLED_S, 10))
 
     def ripe(self, flight: Flight, now: float) -> bool:
         """Whether a guilty request has waited long enough for something that speaks for it."""
@@ -208,14 +216,14 @@ class Suspicion:
             return
         if not alone and self.storm(flight.model.name, now) and now - flight.boarded_at > AT_ONCE_S:
             return
-        mark.since = now
-        if mark.fingerprint in self._marks:
-            self._marks.move_to_end(mark.fingerprint)
         if not alone or flight.stream.reached + LAGGING < mark.reached:
             mark.doubts += 1
             if mark.doubts % AMBIGUOUS:
                 return
         mark.count += 1
+        mark.since = now
+        if mark.fingerprint in self._marks:
+            self._marks.move_to_end(mark.fingerprint)
 
     def _mark(self, flight: Flight, now: float) -> Mark:
         """Return the mark of a request that was aboard for the first time (or again, after it had been cleared)."""
@@ -260,18 +268,6 @@ def _further(flight: Flight, now: float) -> bool:
     return (
         began_at is not None and flight.trial_output > FURTHER_OUTPUT * flight.choices and now - began_at >= FURTHER_S
     )
-
-
-def admits(worker: "Worker", newcomer: Flight, now: float) -> bool:
-    """Whether a suspect may go to a worker now: how many are on trial there together depends on how long it waited.
-
-    Those that are known to run well do not wait for each other.
-    """
-    rivals = sum(
-        flight.suspect and not (flight.creditable and newcomer.creditable) for flight in worker.aboard.values()
-    )
-    waited_s = now - max(newcomer.queued_at, worker.up_at)
-    return rivals < 1 << int(min(waited_s / DOUBLED_S, 10))
 
 
 def innocence(flight: Flight) -> tuple[int, bool, int, int]:
