@@ -156,14 +156,14 @@ def write(folder: Path, lora: dict[str, object]) -> None:
     [
         ("gone", "no adapter_config.json"),
         ("no config", "no adapter_config.json"),
-        ("no weights", "no adapters.safetensors"),
+        ("no weights", "no adapters.safetensors and no adapter_model.safetensors"),
         ("no safetensors", "load_safetensors"),
         ("no json", "adapter_config.json is no JSON"),
         ("no scale", "scale"),
         ("other rank", r"shape \(96, 4\) does not match model parameter shape \(96, 16\)"),
         ("fewer keys", "v_proj.lora_a: not an adapter parameter"),
         ("more keys", "lacks 4 of 16 tensors, .*up_proj.lora_a"),
-        ("peft", "PEFT"),
+        ("peft", "has the peft_type None"),
     ],
 )
 def test_bad_adapter_is_a_load_error_that_says_what_is_wrong(
