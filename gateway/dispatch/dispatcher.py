@@ -19,7 +19,7 @@ from gateway.dispatch.limits import Limits
 from gateway.dispatch.model import Model, Worker
 from gateway.dispatch.stats import Stats
 from gateway.dispatch.stream import JobFailed, JobStream
-from gateway.dispatch.suspicion import Suspicion, innocence
+from gateway.dispatch.suspicion import BEHIND_S, Suspicion, innocence
 from protocol.codec import MAX_FRAME_BYTES, encode
 from protocol.errors import Code
 from protocol.messages import (
@@ -48,8 +48,9 @@ from protocol.messages import (
 
 log = logging.getLogger(__name__)
 
-MAX_RETURNS = 8
-"""However often its workers left without fault of its own, a job that gets no further is not sent again."""
+MAX_RETURNS = 24
+"""However often its workers left without fault of its own, a job that gets no further is not sent again. Where a busy
+machine's engines live for a second or two, a job comes back ten times before its next token."""
 UNDECIDED = (Code.DRAINING, Code.CANCELLED)
 """Ends that do not say whether the job would have run."""
 
@@ -343,17 +344,18 @@ class Dispatcher:
         last = all(flight.accused for flight in known)
         undecided = any(not self.suspicion.guilty(flight, now, last=last) for flight in known)
         tried = {id(flight.mark) for flight in known if flight.worker is not None}
-        storm = not last and self.suspicion.storm(model.name, now)
+        often = self.suspicion.storm(model.name, now)
+        storm = often and not last
         for flight in sorted(model.suspects, key=innocence):
             if self.suspicion.guilty(flight, now, last=last):
                 if not undecided and self.suspicion.ripe(flight, now):
                     model.suspects.remove(flight)
                     self._refuse(flight)
                 continue
-            if flight.suspect and not storm and id(flight.mark) in tried:
-                continue
             free = model.up
-            if flight.suspect:
+            if flight.suspect and not (often and now - flight.queued_at > BEHIND_S):
+                if not storm and id(flight.mark) in tried:
+                    continue
                 free = [worker for worker in free if self.suspicion.admits(worker, flight, now, storm=storm)]
             worker = model.pick(flight, self._limits.light_jobs, among=free)
             if worker is None:

@@ -34,6 +34,8 @@ UNRELIABLE_S = 30.0
 MANY = 6
 """So many deaths within that time have another reason than one request: suspects need not go one by one any more, which
 would starve some of them where engines live for seconds only."""
+BEHIND_S = 15.0
+"""So long those that were aboard a second death wait then for the others, and for each other."""
 GUILTY, HOPELESS = 2, 3
 """Deaths that make a request guilty; and those that do so even where something speaks for it, unless as many engines
 died without it lately."""
@@ -177,7 +179,7 @@ class Suspicion:
         """Whether a suspect may go to a worker now: as many are on trial there together as its long wait excuses.
 
         Those that are known to run well do not wait for each other, and in a storm nobody does who was aboard one death
-        only; others then go together behind them.
+        only; others go together behind them.
         """
         if storm and not newcomer.accused:
             return True
