@@ -242,7 +242,10 @@ class Suspicion:
 
     def _credit(self, key: bytes, now: float, *, at_most: int) -> None:
         credit, _ = self._credits.pop(key, (0, now))
-        self._credits[key] = max(credit, min(credit + 1, at_most)), now
+        credit = max(credit, min(credit + 1, at_most))
+        self._credits[key] = credit, now
+        if (mark := self._marks.get(key)) is not None:
+            mark.credit = max(mark.credit, credit)
         if len(self._credits) > REMEMBERED:
             self._credits.popitem(last=False)
 

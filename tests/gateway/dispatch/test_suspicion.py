@@ -127,6 +127,28 @@ async def test_a_popular_request_is_not_refused_when_each_of_its_trials_is_cut_s
     assert [flight.outcome for flight in flights + again] == ["done"] * 16
 
 
+async def test_an_equal_speaks_for_a_suspect_when_it_finishes_elsewhere_meanwhile(rig: Rig) -> None:
+    """What runs well at another replica is not refused for two deaths here."""
+    rig.supervise(supervision("none"))
+    rig.join("w1")
+    rig.join("w2")
+    same = generate(prompt=TextPrompt("the same"))
+    here, there = rig.submit(same), rig.submit(same)
+    assert here.worker is not None
+    assert here.worker is not there.worker
+    rig.lose(here.worker)
+    rig.join("w3")
+    rig.done(there)
+    assert here.worker is not None
+    rig.lose(here.worker)
+    rig.join("w4")
+    rig.clock.now += 3
+    rig.dispatcher.pump(rig.model)
+    assert here.open
+    rig.done(here)
+    assert here.outcome == "done"
+
+
 async def test_a_request_that_began_to_kill_is_refused_when_its_equals_finished_before() -> None:
     """What was harmless for long is found, too: after six engines."""
     town = Town()
