@@ -139,13 +139,17 @@ class Preparation:
         offered = job.prompt.tools if isinstance(job.prompt, ChatPrompt) else None
         tools = msgspec.json.decode(offered) if offered else None
         markers = self._markers if chat else Markers()
+        parse = calls_from(tokenizer.tool_parser, tools) if tools and tokenizer.has_tool_calling else None
+        writing = None
+        if tools and parse is not None:
+            writing = written_calls(tools, parser_name(tokenizer), parse, parallel=job.parallel_tool_calls)
         return ChannelText(
             detokenizer=self._vocabulary.detokenizer(answer=chat),
             markers=markers,
             initial=self._initial(job, prompt),
             stop=job.stop,
-            parse_calls=calls_from(tokenizer.tool_parser, tools) if tools and tokenizer.has_tool_calling else None,
-            writing=written_calls(tools, parser_name(tokenizer), parallel=job.parallel_tool_calls) if tools else None,
+            parse_calls=parse,
+            writing=writing,
             call_ids=lambda index: _call_id(job.request_id, choice, index),
             parallel_calls=job.parallel_tool_calls,
         )

@@ -68,6 +68,8 @@ class ToolBlocks:
             except ValueError:
                 calls = []
         self.whole = bool(calls)
+        if writer is not None:
+            writer.end(calls)
         for call in calls[told : None if self._parallel else 1]:
             self._told(call.name, call.id, call.arguments)
         return bool(calls or told)

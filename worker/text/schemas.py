@@ -7,13 +7,21 @@ from typing import Any
 DEEPEST = 16
 """References followed before a schema counts as saying nothing."""
 _NAMES = MappingProxyType(
-    {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+    {
+        bool: "boolean",
+        int: "integer",
+        float: "number",
+        str: "string",
+        list: "array",
+        dict: "object",
+        type(None): "null",
+    }
 )
 
 
 def type_of(value: Any) -> str:
-    """The JSON schema's name for the type of a value."""
-    return _NAMES.get(type(value), "null")
+    """The JSON schema's name for the type of a value; empty where JSON has none (Python's sets, bytes, ...)."""
+    return _NAMES.get(type(value), "")
 
 
 def resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:

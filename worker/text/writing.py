@@ -1,12 +1,17 @@
-"""A tool block while it is being written: of formats whose arguments are JSON, what is certain before the block ends.
+"""A tool block while it is being written: what is certain of its calls before it ends.
 
 Pure. What comes out depends on the text alone, not on how it was cut; whether all of it is a call is for `calls`.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
+
+from worker.text.calls import Call
+from worker.text.marked import MarkedArguments, Parse
+from worker.text.marks import MARKS
+from worker.text.objects import JsonArguments
 
 _JSON = r'\s*\{\s*"name"\s*:\s*"(?P<name>[\w.:-]+)"\s*,\s*"arguments"\s*:\s*(?=\{)'
 HEADS = MappingProxyType(
@@ -21,18 +26,33 @@ HEADS = MappingProxyType(
             r"\s*(?:<\|tool_call_end\|>)?\s*(?:<\|tool_call_begin\|>)?\s*(?P<id>(?:functions\.)?(?P<name>[\w.-]+):\d+)"
             r"\s*<\|tool_call_argument_begin\|>\s*(?=\{)"
         ),
+        "kimi_k3": re.compile(
+            r"\s*(?:<\|close\|>json<\|sep\|>\s*<\|close\|>call<\|sep\|>)?\s*"
+            r'<\|open\|>call tool="(?P<name>[\w.:-]+)"(?: index="\d+")?<\|sep\|>'
+            r'\s*<\|open\|>json(?: type="object")?<\|sep\|>\s*(?=\{)'
+        ),
     }
 )
-"""By parser: what stands before the arguments of a call."""
+"""By parser: what stands before arguments that are JSON. Others are in `marks`; some models write either."""
 LONGEST_HEAD = 400
 """What is longer is none, so that a block of another kind is not searched over and over."""
 
-_STRUCTURE = re.compile(r'["{}\[\]]')
-_STRING_END = re.compile(r'(?:[^"\\]|\\.)*+"', re.DOTALL)
-
-
 Emit = Callable[[str | None, str | None, str], None]
 """Takes `(name, id, text)` where a call begins, and `(None, None, text)` where it goes on."""
+
+
+class Arguments(Protocol):
+    """Of one call, while they are written."""
+
+    def add(self, text: str, /) -> str | None:
+        """More of the block. Returns what follows them, None while they go on."""
+
+    def complete(self, arguments: str, /) -> None:
+        """Tell what is left, where the block has ended before they did and is a call with these."""
+
+
+Notation = tuple["re.Pattern[str]", Callable[[str, Callable[[str], None]], Arguments]]
+"""What stands before the arguments of a call, and what reads those of a name."""
 
 
 class Writing:
@@ -40,20 +60,20 @@ class Writing:
 
     def __init__(
         self,
-        head: "re.Pattern[str]",
-        names: Collection[str],
+        notations: Sequence[Notation],
+        names: Mapping[str, Any],
         *,
         most: int | None,
         emit: Emit,
     ) -> None:
         """At most `most` calls, of functions in `names`: anything else is left to the whole block's parser."""
-        self._head = head
+        self._notations = notations
         self._names = names
         self._left = most
         self._emit = emit
         self._held = ""
-        self._within = False
-        self._open: list[str] = []
+        self._name = ""
+        self._arguments: Arguments | None = None
         self._over = most == 0
         self.begun = 0
         """Calls that have been told of."""
@@ -65,71 +85,58 @@ class Writing:
         text = self._held + text
         self._held = ""
         while text and not self._over:
-            text = self._go_on(text) if self._within else self._begin(text)
+            text = self._go_on(text, self._arguments) if self._arguments is not None else self._begin(text)
+
+    def end(self, calls: Sequence[Call]) -> None:
+        """The block is complete, and turned out to hold these."""
+        if self._arguments is not None and self.begun <= len(calls):
+            call = calls[self.begun - 1]
+            if call.name == self._name:
+                self._arguments.complete(call.arguments)
 
     def _begin(self, text: str) -> str:
-        found = self._head.match(text[:LONGEST_HEAD])
-        if found is None:
-            self._over = len(text) >= LONGEST_HEAD
-            self._held = text
-            return ""
-        name = found["name"]
-        if name not in self._names:
-            self._over = True
-            return ""
-        self._within = True
-        self.begun += 1
-        self._emit(name, found.groupdict().get("id"), "")
-        return text[found.end() :]
-
-    def _go_on(self, text: str) -> str:
-        """Pass on what belongs to the arguments; returns what follows them."""
-        at = 0
-        while at < len(text):
-            if self._open and self._open[-1] == '"':
-                at = self._string(text, at)
-                continue
-            found = _STRUCTURE.search(text, at)
-            if found is None:
-                break
-            at = found.end()
-            if found[0] in '"{[':
-                self._open.append(found[0])
-                continue
-            self._open.pop()
-            if not self._open:
-                self._end()
-                self._emit(None, None, text[:at])
-                return text[at:]
-        certain = len(text) - len(self._held)
-        if certain:
-            self._emit(None, None, text[:certain])
+        start = text[:LONGEST_HEAD]
+        for head, arguments in self._notations:
+            if found := head.match(start):
+                self._name = found["name"]
+                self._over = self._name not in self._names
+                if not self._over:
+                    self.begun += 1
+                    self._emit(self._name, found.groupdict().get("id"), "")
+                    self._arguments = arguments(self._name, self._told)
+                return text[found.end() :]
+        self._over = len(text) >= LONGEST_HEAD
+        self._held = text
         return ""
 
-    def _string(self, text: str, at: int) -> int:
-        """Where the string that `at` is in ends; a backslash at the end of the text has to wait for what it escapes."""
-        found = _STRING_END.match(text, at)
-        if found is not None:
-            self._open.pop()
-            return found.end()
-        backslashes = len(text) - len(text[at:].rstrip("\\")) - at
-        if backslashes % 2:
-            self._held = "\\"
-        return len(text)
-
-    def _end(self) -> None:
-        self._within = False
+    def _go_on(self, text: str, arguments: Arguments) -> str:
+        """Read on; returns what follows the arguments."""
+        rest = arguments.add(text)
+        if rest is None:
+            return ""
+        self._arguments = None
         if self._left is not None:
             self._left -= 1
             self._over = self._left == 0
+        return rest
+
+    def _told(self, text: str) -> None:
+        self._emit(None, None, text)
 
 
 def written_calls(
-    tools: Sequence[Mapping[str, Any]], parser: str, *, parallel: bool
+    tools: Sequence[Mapping[str, Any]], parser: str, parse: Parse, *, parallel: bool
 ) -> Callable[[Emit], Writing] | None:
-    """How blocks of a model with that parser are read while they are written; None: not before their end."""
-    head = HEADS.get(parser)
-    if head is None:
+    """How blocks of a model with that parser are read while they are written; None: not before their end.
+
+    `parse` reads a whole block of theirs.
+    """
+    schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
+    notations: list[Notation] = []
+    if head := HEADS.get(parser):
+        notations.append((head, lambda _, tell: JsonArguments(tell)))
+    if marks := MARKS.get(parser):
+        notations.append((marks.head, lambda name, tell: MarkedArguments(marks, name, schemas[name], parse, tell)))
+    if not notations:
         return None
-    names = {tool["function"]["name"] for tool in tools}
-    return lambda emit: Writing(head, names, most=None if parallel else 1, emit=emit)
+    return lambda emit: Writing(notations, schemas, most=None if parallel else 1, emit=emit)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protocol.parts import joined_calls
 from worker.text.calls import calls_from
 from worker.text.markers import Markers
-from worker.text.writing import HEADS, LONGEST_HEAD, written_calls
+from worker.text.writing import LONGEST_HEAD, written_calls
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("f",)]
 ARGUMENTS = '{"a": "x}\\"{\\\\", "b": [1, {"c": "]"}], "é": null}'
@@ -25,20 +25,27 @@ WRITTEN = {
         ARGUMENTS,
         "<|tool_call_end|><|tool_calls_section_end|>",
     ],
+    "kimi_k3": [
+        "<|open|>tools<|sep|>",
+        '<|open|>call tool="f" index="1"<|sep|><|open|>json type="object"<|sep|>',
+        ARGUMENTS,
+        "<|close|>json<|sep|><|close|>call<|sep|><|close|>tools<|sep|>",
+    ],
 }
 
 
 def options(parser, *, parallel=True):
     module = importlib.import_module(f"mlx_lm.tool_parsers.{parser}")
     start, end = module.tool_call_start, module.tool_call_end
+    parse = calls_from(module.parse_tool_call, TOOLS)
     return {
         "markers": Markers(
             transitions={"normal": [(start, "tool")], "tool": [(end, "normal")] if end else []},
             tool_start=start,
             tool_end=end,
         ),
-        "parse": calls_from(module.parse_tool_call, TOOLS),
-        "writing": written_calls(TOOLS, parser, parallel=parallel),
+        "parse": parse,
+        "writing": written_calls(TOOLS, parser, parse, parallel=parallel),
         "parallel_calls": parallel,
     }
 
@@ -112,8 +119,7 @@ def test_nothing_is_told_of_what_is_no_call_yet(run, block):
     assert done.whole.text == f"<tool_call>{block}"
 
 
-def test_heads_are_those_of_json_formats():
-    """Formats that spell arguments otherwise come call by call."""
-    assert written_calls(TOOLS, "qwen3_coder", parallel=True) is None
-    assert {"json_tools", "mistral", "kimi_k2"} <= set(HEADS)
+def test_function_gemma_comes_call_by_call():
+    """Its parser ends a call at the first brace, be it within a string."""
+    assert written_calls(TOOLS, "function_gemma", list, parallel=True) is None
     assert json.loads(ARGUMENTS)["a"] == 'x}"{\\'
