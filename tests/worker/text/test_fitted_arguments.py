@@ -51,6 +51,8 @@ BLOCKS = {
         ("flag", "true", True),
         ("flag", "True", True),
         ("maybe", "word", "word"),
+        ("maybe", "(1, 2)", "(1, 2)"),
+        ("maybe", "b'x'", "b'x'"),
         ("either", "7", 7),
         ("either", "null", None),
         ("many", "[1, 2]", [1, 2]),
