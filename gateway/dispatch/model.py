@@ -121,6 +121,10 @@ class Model:
         self.affinity = Affinity()
         self.adapters: dict[str, Adapter] = {}
         """By the name that clients use; stay known as the model does."""
+        self.offered: dict[str, str] = {}
+        """All that its workers announced, each with the tail of its path, whether its name is free or not."""
+        self.unserved: dict[str, str] = {}
+        """Those that no request can mean, each with the reason."""
         self._turns = 0
 
     def adapted(self, name: str) -> "Model":
@@ -135,6 +139,11 @@ class Model:
     def variants(self) -> "list[Model]":
         """All that clients may ask for: the bare model, and it with each of its adapters."""
         return [self, *map(self.adapted, sorted(self.adapters))]
+
+    @property
+    def present(self) -> bool:
+        """Whether anybody is here for it: a worker, or a supervisor that may start one."""
+        return bool(self.workers or self.supervisors)
 
     @property
     def up(self) -> list[Worker]:

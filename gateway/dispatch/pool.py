@@ -215,6 +215,10 @@ class Pool:
                 slots=worker.slots,
                 silent_s=now - worker.last_seen,
                 beat=worker.beat,
+                adapters=sorted(worker.announce.adapters.keys() & worker.model.adapters.keys()),
+                unserved_adapters={
+                    name: why for name, why in worker.model.unserved.items() if name in worker.announce.adapters
+                },
             )
             for worker in self._roster.workers.values()
         ]

@@ -7,7 +7,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from gateway.dispatch.model import Adapter, Model, Supervisor, Worker
+from gateway.dispatch.claims import aliases_of, settle_names
+from gateway.dispatch.model import Model, Supervisor, Worker
 from gateway.dispatch.names import SERVES, default_of, named
 from gateway.dispatch.stream import JobFailed
 from protocol.errors import Code
@@ -45,7 +46,7 @@ class Roster:
                 return None
             worker.announce, worker.state = announce, announce.state
             worker.model.resize()
-            self._adapt(worker.model)
+            self._name_adapters(worker.model)
             return worker
         if identity in self.supervisors or self.worker(announce.worker) is not None:
             return None
@@ -56,7 +57,7 @@ class Roster:
         model.source = announce.source
         self.workers[identity] = model.workers[identity] = worker
         model.resize()
-        self._adapt(model)
+        self._name_adapters(model)
         log.info("worker %s of %s is here (pid %d, %s)", worker.uid, model.name, announce.pid, announce.state.value)
         return worker
 
@@ -94,6 +95,7 @@ class Roster:
         self.supervisors.pop(member.identity, None)
         model.workers.pop(member.identity, None)
         model.supervisors.pop(member.identity, None)
+        self._settle_names()
         return model
 
     def worker(self, uid: str) -> Worker | None:
@@ -136,21 +138,23 @@ class Roster:
             )
         return model
 
-    def _adapt(self, model: Model) -> None:
+    def _name_adapters(self, model: Model) -> None:
         """Take a model's adapters from the workers that it has now."""
-        found = {name: source for worker in model.workers.values() for name, source in worker.announce.adapters.items()}
-        model.adapters = {name: Adapter(source, self._aliases_of(name)) for name, source in found.items()}
+        workers = model.workers.values()
+        model.offered = {name: source for worker in workers for name, source in worker.announce.adapters.items()}
+        self._settle_names()
 
-    def _aliases_of(self, name: str) -> tuple[str, ...]:
-        return tuple(sorted(alias for alias, target in self._aliases.items() if target == name))
+    def _settle_names(self) -> None:
+        settle_names(self.models.values(), self._aliases, settling=self.settling)
 
     def _model(self, name: str, kind: Kind, *, created: int | None = None) -> Model | None:
         model = self.models.get(name)
         if model is None:
-            aliases = self._aliases_of(name)
+            aliases = aliases_of(name, self._aliases)
             born = int(self._wall()) if created is None else created
             model = self.models[name] = Model(name, kind, created=born, aliases=aliases)
             model.settling = self.settling
+            self._settle_names()
         elif model.kind is not kind:
             if model.workers or model.supervisors:
                 return None

@@ -33,7 +33,10 @@ class ModelSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker: its room in rows, its last beat (None before the first), seconds since it was heard of."""
+    """One worker: its room in rows, its last beat (None before the first), seconds since it was heard of.
+
+    `adapters` are those that requests can ask for; `unserved_adapters` those that they can't, each with the reason.
+    """
 
     uid: str
     model: str
@@ -43,6 +46,8 @@ class WorkerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     silent_s: float
     beat: Beat | None
+    adapters: list[str]
+    unserved_adapters: dict[str, str]
 
 
 class Performance(msgspec.Struct, frozen=True, kw_only=True):

@@ -103,6 +103,8 @@ async def workers(request: web.Request) -> web.Response:
                 resident_bytes=beat.resident_bytes if beat else 0,
                 supervisor_pid=report.pid if report else None,
                 restarts=report.restarts if report else None,
+                adapters=worker.adapters,
+                unserved_adapters=worker.unserved_adapters,
             )
         )
     return answer(WorkerList(data=found))

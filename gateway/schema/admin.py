@@ -102,7 +102,10 @@ class Configuration(Answer, frozen=True, kw_only=True):
 
 
 class WorkerInfo(Answer, frozen=True, kw_only=True):
-    """One engine process, with the supervisor that watches it, where that has registered."""
+    """One engine process, with the supervisor that watches it, where that has registered.
+
+    `unserved_adapters` are those whose name something else has, each with the reason.
+    """
 
     id: str
     model: str
@@ -117,6 +120,8 @@ class WorkerInfo(Answer, frozen=True, kw_only=True):
     resident_bytes: int
     supervisor_pid: int | None
     restarts: int | None
+    adapters: list[str]
+    unserved_adapters: dict[str, str]
 
 
 class WorkerList(Answer, frozen=True, kw_only=True):

@@ -40,7 +40,10 @@ def test_adapters_are_models_of_their_own_to_clients(
     assert len(set(answers.values())) == 3
     assert client.models.retrieve("sql").id == "sql"
     assert pool.get("/health").json()["models_healthy"] is True
-    assert [worker["model"] for worker in pool.get("/admin/workers").json()["data"]] == ["chat"]
+    workers = pool.get("/admin/workers").json()["data"]
+    assert [(worker["model"], worker["adapters"], worker["unserved_adapters"]) for worker in workers] == [
+        ("chat", ["poems", "sql"], {})
+    ]
     requests = pool.get("/metrics").body.decode()
     for name in cards:
         assert f'pool_requests_total{{model="{name}",outcome="done",type="text"}} 1.0' in requests

@@ -200,3 +200,49 @@ async def test_capable_model_is_preferred_when_none_is_named(served: Rig) -> Non
     assert resolve("text-embedding-3-small", Kind.EMBEDDING, "embed_image", settling=False).name == "seeing"
     assert resolve("vectors", Kind.EMBEDDING, "embed_image", settling=False).name == "vectors"
     assert resolve(None, Kind.EMBEDDING, "embed_sound", settling=False).name == "vectors"
+
+
+async def test_adapter_is_not_served_under_a_configured_alias(caplog: pytest.LogCaptureFixture) -> None:
+    """An alias was there first, whether or not its model is up."""
+    rig = Rig(aliases={"gpt-4": "elsewhere", "tables": "sql"})
+    rig.join(adapters={"gpt-4": "a", "tables": "b", "sql": "c"})
+    assert rig.model.unserved == {"gpt-4": "it is an alias of elsewhere", "tables": "it is an alias of sql"}
+    assert [variant.name for variant in rig.model.variants] == ["m", "sql"]
+    assert rig.roster.resolve("tables", Kind.CHAT, settling=False).name == "sql"
+    assert len(caplog.records) >= 2
+
+
+async def test_older_model_has_the_name_of_an_adapter_after_a_restart_of_the_gateway() -> None:
+    """Peers come back in any order then; who was first still is. Later on, whoever has the name keeps it."""
+    for settling, holder in ((True, "old"), (False, "new")):
+        rig = Rig()
+        rig.roster.settling = settling
+        rig.join("w1", "new", created=20, adapters={"sql": "a"})
+        rig.join("w2", "old", created=10, adapters={"sql": "a"})
+        rig.roster.settle()
+        rig.join("w3", "oldest", created=5, adapters={"sql": "a"})
+        base = rig.roster.resolve("sql", Kind.CHAT, settling=False).base
+        assert base is not None
+        assert base.name == holder
+
+
+async def test_name_of_an_adapter_outlives_an_engine_but_not_its_model() -> None:
+    """While a supervisor may start another engine the name is not given away; with nobody left, another may have it."""
+    rig = Rig()
+    first = rig.join("w1", "first", adapters={"sql": "a"})
+    rig.supervise(supervision("w1", "first"))
+    rig.join("w2", "second", adapters={"sql": "a"})
+    rig.roster.forget(first)
+    assert rig.roster.models["second"].unserved == {"sql": "an adapter of first is called so"}
+    rig.roster.forget(rig.roster.supervisors[b"sup"])
+    assert [*rig.roster.models["second"].adapters] == ["sql"]
+    assert rig.roster.models["first"].unserved == {"sql": "an adapter of second is called so"}
+
+
+async def test_name_is_free_once_its_holder_comes_without_the_adapter() -> None:
+    """Moving an adapter from one model to another needs no restart of the gateway."""
+    rig = Rig()
+    rig.join("w1", "first", adapters={"sql": "a"})
+    rig.join("w2", "second", adapters={"sql": "a"})
+    rig.feed(b"w1", announcement("w1", "first"))
+    assert [variant.name for model in rig.roster for variant in model.variants] == ["first", "second", "sql"]

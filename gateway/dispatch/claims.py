@@ -1,0 +1,63 @@
+"""Whose adapter a name means, where several are called so. Decides and says so; changes nothing but models' adapters.
+
+A name means one thing. Names of models and configured aliases come first; of two models with an adapter of one name,
+the one that had it.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from gateway.dispatch.model import Adapter, Model
+
+log = logging.getLogger(__name__)
+
+
+def settle_names(models: Iterable[Model], aliases: Mapping[str, str], *, settling: bool) -> None:
+    """Give each model those of its adapters whose names are its own, and note why it lacks the others.
+
+    `settling` says that peers are still registering after a start, in no order that means anything: the older model
+    comes first then.
+    """
+    known = list(models)
+    taken = {alias: f"it is an alias of {target}" for alias, target in aliases.items() if alias != target}
+    taken |= {model.name: "a model is called so" for model in known}
+    claimants: dict[str, list[Model]] = {}
+    for model in known:
+        for name in model.offered:
+            claimants.setdefault(name, []).append(model)
+    holders = {name: _first(name, found, settling=settling) for name, found in claimants.items()}
+    for model in known:
+        reasons = {name: taken.get(name) or _held(holders[name], model) for name in model.offered}
+        _give(model, {name: reason for name, reason in reasons.items() if reason}, aliases)
+
+
+def _first(name: str, claimants: list[Model], *, settling: bool) -> Model:
+    """Whoever is here goes before who is gone, and keeps a name that it has."""
+
+    def rank(model: Model) -> tuple[object, ...]:
+        return not model.present, not settling and name not in model.adapters, model.created, model.name
+
+    return min(claimants, key=rank)
+
+
+def _held(holder: Model, model: Model) -> str:
+    return "" if holder is model else f"an adapter of {holder.name} is called so"
+
+
+def _give(model: Model, unserved: Mapping[str, str], aliases: Mapping[str, str]) -> None:
+    for name, why in unserved.items():
+        if model.unserved.get(name) != why:
+            log.warning("the adapter %s of %s is not served under that name: %s", name, model.name, why)
+    for name in model.unserved.keys() & model.offered.keys() - unserved.keys():
+        log.info("the adapter %s of %s is served from now on", name, model.name)
+    model.unserved = dict(unserved)
+    model.adapters = {
+        name: Adapter(source, aliases_of(name, aliases))
+        for name, source in model.offered.items()
+        if name not in unserved
+    }
+
+
+def aliases_of(name: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
+    """All configured names that mean `name`."""
+    return tuple(sorted(alias for alias, target in aliases.items() if target == name))
