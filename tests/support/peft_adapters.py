@@ -57,6 +57,8 @@ def merged(model: Any, folder: Path) -> Any:
             weight *= (parts["lora_magnitude_vector"] / np.linalg.norm(weight, axis=1))[:, None]
         one: Any = nn.Embedding(1, 1) if embeds else nn.Linear(1, 1, bias=False)
         one.weight = mx.array(weight)
+        if "bias" in modules[layer]:
+            one.bias = modules[layer].bias
         found.append((layer, one))
     model.update_modules(tree_unflatten(found))
     return model

@@ -4,13 +4,15 @@ Loads data only, never code.
 """
 
 import importlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import msgspec
 
 from worker.config import WorkerConfig
-from worker.engines import weights
+from worker.engines import adapters, peft, weights
 from worker.engines.bare import enter_package
 from worker.engines.base import EngineLoadError
 from worker.engines.loading import Loaded, loaded_from, model_folder, read_json
@@ -43,8 +45,7 @@ def load_vision(config: WorkerConfig) -> Seeing:
         # Lazily, as chat models.
         model = utils.load_model(path, lazy=True)
         if config.adapter_path:
-            model = utils.apply_lora_layers(model, str(config.adapter_path))
-            model.eval()
+            model = _adapted(model, Path(config.adapter_path), utils.apply_lora_layers)
         # mlx-vlm, too, leaves whole what looks: it is small, and errors there are seen by every token.
         keep = utils.skip_multimodal_module
         quantization = weights.settle(model, model_config, quantize=config.quantize, keep=keep)
@@ -56,3 +57,13 @@ def load_vision(config: WorkerConfig) -> Seeing:
     except Exception as error:
         raise EngineLoadError(f"{type(error).__name__}: {error}") from error
     return Seeing(text=text, processor=processor, model_type=model_type)
+
+
+def _adapted(model: Any, folder: Path, apply: Callable[[Any, str], Any]) -> Any:
+    """The model with an adapter of PEFT's, else with one of mlx-vlm's own, which `apply` reads."""
+    if (folder / peft.WEIGHTS).is_file():
+        adapters.apply(model, folder)
+    else:
+        model = apply(model, str(folder))
+        model.eval()
+    return model

@@ -2,12 +2,17 @@
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import msgspec
+import numpy as np
 import pytest
 from engine_runs import job, prepared, run
+from peft_adapters import merged, write_peft
+from safetensors.numpy import load_file, save_file
 from vision_runs import look, noise, shown
 
 from protocol.errors import Code, JobError
@@ -15,6 +20,7 @@ from protocol.messages import ChatPrompt, Failed, GenerateJob, Grammar, TextProm
 from worker.config import WorkerConfig
 from worker.engines.base import EngineLoadError
 from worker.engines.vision import VisionEngine
+from worker.engines.vision_loading import load_vision
 from worker.engines.visual import VisualModel
 
 pytestmark = pytest.mark.mlx
@@ -401,3 +407,22 @@ def test_plain_prompts_and_tools_work_as_on_chat_models(engine: VisionEngine, fr
     prompt = ChatPrompt(offered.prompt.messages, msgspec.json.encode([tool]), {})
     offered = msgspec.structs.replace(offered, prompt=prompt)
     assert tokens(engine, offered) == tokens(fresh, offered)
+
+
+def test_peft_adapter_answers_as_the_model_that_it_is_merged_into(folder: Path, tmp_path: Path) -> None:
+    """Layers are called as transformers calls them; those of the tower are not adapted but refused."""
+    layers = ["language_model.model.layers.0.self_attn.q_proj", "language_model.model.layers.1.mlp.down_proj"]
+    bare = load_vision(WorkerConfig(model_path=str(folder), served_name="m")).text.model
+    adapter = write_peft(tmp_path / "adapter", bare, layers, seed=7)
+    ids = mx.array([[*range(100, 120)]])
+    wanted = np.array(merged(bare, adapter).language_model(ids).logits)
+    for inner, says in (("model.language_model.", ""), ("model.visual.", "adapts model.visual.layers.0")):
+        file = adapter / "adapter_model.safetensors"
+        named = {re.sub(r"(language_model\.model|model\.language_model)\.", inner, key): array
+                 for key, array in load_file(file).items()}  # fmt: skip
+        save_file(named, file)
+        with pytest.raises(EngineLoadError, match=says) if says else nullcontext():
+            adapted = load_vision(WorkerConfig(model_path=str(folder), served_name="m", adapter_path=str(adapter)))
+            found = np.array(adapted.text.model.language_model(ids).logits)
+            assert abs(found - wanted).max() < 1e-3
+            assert abs(np.array(bare.language_model(ids).logits) - wanted).max() > 0.1
