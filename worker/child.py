@@ -6,6 +6,7 @@ how far it has come by single bytes on it, so that this is known without a gatew
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -16,8 +17,9 @@ from typing import IO
 
 PIPE_BYTES = 65_536
 LAST_LINE_CHARS = 300
-TAIL_WAIT_S = 0.05
-"""How long the news of a death may wait for the last words: a grandchild can hold stderr open for ever."""
+TAIL_WAIT_S = 1.0
+"""How long the news of a death may wait for the last words. They are in the pipe by then, but whoever reads our stderr
+may have stopped reading, or a grandchild may never stop talking."""
 
 
 class Child:
@@ -54,10 +56,11 @@ class Child:
         self._on_exit = on_exit
         self._on_word = on_word
         self._last_line = ""
-        self._copier = threading.Thread(target=self._copy, args=(self._process.stderr,), name="stderr", daemon=True)
-        self._copier.start()
+        self._heard = threading.Event()
+        self._ended, self._ending = socket.socketpair()
         self._listener = threading.Thread(target=self._listen, name="lifeline", daemon=True)
         self._listener.start()
+        threading.Thread(target=self._copy, args=(self._process.stderr,), name="stderr", daemon=True).start()
         threading.Thread(target=self._wait, name="wait", daemon=True).start()
 
     def terminate(self) -> None:
@@ -82,8 +85,9 @@ class Child:
         # What it left behind (a compiler, for one) has nobody to work for any more.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._copier.join(TAIL_WAIT_S)
-        # What it said just before its end still counts; one of its own children may hold the other end open.
+        self._ending.close()
+        # What it said just before its end still counts, on stderr as on its lifeline.
+        self._heard.wait(TAIL_WAIT_S)
         self._listener.join(TAIL_WAIT_S)
         with contextlib.suppress(OSError):
             self._lifeline.shutdown(socket.SHUT_RDWR)
@@ -91,15 +95,33 @@ class Child:
         self._on_exit(code, self._last_line)
 
     def _listen(self) -> None:
-        with contextlib.suppress(OSError):
-            while word := self._lifeline.recv(1):
+        with contextlib.suppress(OSError, ValueError):
+            # One of its own children may hold the other end open, but has nothing to say.
+            while self._more(self._lifeline.fileno()) and (word := self._lifeline.recv(1)):
                 self._on_word(word)
+
+    def _more(self, fd: int) -> bool:
+        """Wait until there is something to read (or its end), True; or nothing, and the process has ended: False.
+
+        All that it wrote is there to be read before its end is known here, so False means that all has been read.
+        """
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.register(self._ended, select.POLLIN)
+        return fd in dict(poll.poll())
 
     def _copy(self, stream: IO[bytes]) -> None:
         """Pass stderr on, whole lines at a time, and remember the last one: it often is the reason of a death."""
         with stream:
             rest = b""
-            while chunk := os.read(stream.fileno(), PIPE_BYTES):
+            while True:
+                if not self._heard.is_set() and not self._more(stream.fileno()):
+                    # Whoever goes on writing now is a grandchild.
+                    self._pass_on(rest)
+                    rest = b""
+                    self._heard.set()
+                if not (chunk := os.read(stream.fileno(), PIPE_BYTES)):
+                    break
                 rest += chunk
                 end = max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1
                 if not end and len(rest) > PIPE_BYTES:
@@ -107,6 +129,10 @@ class Child:
                 self._pass_on(rest[:end])
                 rest = rest[end:]
             self._pass_on(rest)
+        # Nobody else asks for it then.
+        self._listener.join()
+        self._ended.close()
+        self._heard.set()
 
     def _pass_on(self, data: bytes) -> None:
         lines = [line for line in data.splitlines() if line.strip()]

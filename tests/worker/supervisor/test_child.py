@@ -2,6 +2,7 @@
 
 import os
 import queue
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,24 @@ def test_last_line_is_reported_with_the_code(run: Run, capfd: pytest.CaptureFixt
     assert capfd.readouterr().err == "first\nsecond\n\n\n"
 
 
+def test_last_line_is_reported_when_stderr_is_passed_on_slowly(
+    run: Run, gone: Callable[[int, float], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason of a death is told, however busy the machine is while the engine dies."""
+    ours, theirs = os.pipe()
+    with os.fdopen(ours, "rb") as reader, os.fdopen(theirs, "wb", buffering=0) as full:
+        full.write(bytes(select.PIPE_BUF * 16))
+        monkeypatch.setattr("worker.child.TAIL_WAIT_S", 20.0)
+        monkeypatch.setattr("sys.stderr", full)
+        # Two reads of whoever passes it on, who stands still between them.
+        child, exits = run("import os, time; os.write(2, b'first\\n'); time.sleep(0.1); os.write(2, b'second\\n')")
+        assert gone(child.pid, 20)
+        with pytest.raises(queue.Empty):
+            exits.get(timeout=0.2)
+        reader.read(select.PIPE_BUF * 16)
+        assert exits.get(timeout=20) == (0, "second")
+
+
 def test_long_stderr_is_passed_on_whole(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     """More than a pipe holds, without a line end: nothing is lost and the remembered part stays small."""
     _, exits = run("import sys; sys.stderr.write('x' * 300_000)")
@@ -44,8 +63,11 @@ def test_long_stderr_is_passed_on_whole(run: Run, capfd: pytest.CaptureFixture[s
     assert capfd.readouterr().err == "x" * 300_000
 
 
-def test_end_is_reported_while_a_grandchild_holds_stderr(run: Run, reap: Callable[[int], int]) -> None:
-    """A process that left the engine's session keeps stderr open; that must not hide a death."""
+def test_end_is_reported_while_a_grandchild_holds_stderr(
+    run: Run, reap: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that left the engine's session keeps stderr open; that must not hide or delay a death."""
+    monkeypatch.setattr("worker.child.TAIL_WAIT_S", 60.0)
     grandchild = "subprocess.Popen(['sleep', '60'], start_new_session=True).pid"
     _, exits = run(f"import subprocess, sys; print({grandchild}, file=sys.stderr); sys.exit(4)")
     code, last_line = exits.get(timeout=20)
