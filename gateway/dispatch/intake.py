@@ -151,7 +151,7 @@ class Intake:
                     self._stats.steps.count(worker.model.name, "embed", message.batch_size)
             case Beat():
                 worker.beat = message
-                worker.state = message.state
+                worker.says(message.state)
                 self._dispatcher.pump(worker.model)
             case Announce():
                 if self._roster.announce(worker.identity, message, self._clock()) is None:

@@ -16,6 +16,7 @@ from protocol.messages import Announce, Beat, Kind, Ready, State, Supervision, W
 
 DEFAULT_QUEUE_SIZE = 100
 DEFAULT_QUEUE_TIMEOUT_S = 300.0
+LIFE = tuple(State)
 COMING = frozenset({State.LOADING, State.WARMING, State.READY})
 RESTARTING = frozenset({Watch.STARTING, Watch.RUNNING, Watch.BACKOFF})
 
@@ -41,6 +42,11 @@ class Worker:
         self.rows = 0
         self.light = 0
         self.aboard: dict[int, Flight] = {}
+
+    def says(self, state: State) -> None:
+        """Take in how far its life is. That only goes forward: what comes from before it knew of an order is late."""
+        if LIFE.index(state) > LIFE.index(self.state):
+            self.state = state
 
     @property
     def slots(self) -> int:

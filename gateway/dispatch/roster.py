@@ -44,7 +44,8 @@ class Roster:
         if worker is not None:
             if (worker.uid, worker.model.name) != (announce.worker, announce.model):
                 return None
-            worker.announce, worker.state = announce, announce.state
+            worker.announce = announce
+            worker.says(announce.state)
             worker.model.resize()
             self._name_adapters(worker.model)
             return worker
@@ -65,7 +66,7 @@ class Roster:
         """Note that a worker takes jobs from now on."""
         worker.up_at = now
         worker.ready = worker.model.ready = ready
-        worker.state = State.READY
+        worker.says(State.READY)
 
     def supervise(self, identity: bytes, report: Supervision, now: float) -> Supervisor | None:
         """Register or update a supervisor; None if it contradicts what is known."""

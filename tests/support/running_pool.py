@@ -15,38 +15,26 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import key_traces
+from patience import PATIENCE_S as PATIENCE_S
+from patience import starved_s
+from patience import until as until
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = ("--engine", "worker.engines.fake:FakeEngine", "--model-path", "fake")
-PATIENCE_S = 30.0
 STOP_S = 8.0
 BAD_LINES = re.compile(
     r"never retrieved|never awaited|Traceback|Exception ignored|Task was destroyed|Unclosed|\b\w*Warning:|"
     r"Unhandled error|socket\.send\(\) raised|Fatal Python error"
 )
-
-T = TypeVar("T")
-
-
-def until(condition: Callable[[], T], *, timeout_s: float = PATIENCE_S, what: str = "", every_s: float = 0.005) -> T:
-    """Ask again and again until the answer is true; returns that answer."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what or condition}"
-        time.sleep(every_s)
 
 
 def alive(pid: int) -> bool:
@@ -343,7 +331,8 @@ class RunningPool(Api):
             assert gateway.running, gateway.text()
             return re.search(r"Running on http://127\.0\.0\.1:(\d+)", gateway.text())
 
-        self.port = int(until(listening, what="the gateway listens")[1])
+        found = until(listening, what="the gateway listens", starved_s=lambda: starved_s(gateway.pid))
+        self.port = int(found[1])
 
     def add_worker(self, flags: Sequence[str]) -> Program:
         """Start one more supervisor."""

@@ -178,6 +178,18 @@ async def test_nobody_is_blamed_when_a_draining_worker_is_gone(rig: Rig) -> None
     assert (flight.suspect, flight.worker is not None) == (False, True)
 
 
+async def test_nobody_is_blamed_when_a_worker_that_was_told_to_leave_had_not_heard_of_it(rig: Rig) -> None:
+    """What it said before the order came is late: it gets no more jobs, and its end says nothing about its own."""
+    worker = rig.join("w1")
+    flight = rig.submit()
+    worker.state = State.DRAINING
+    rig.feed(b"w1", Beat(State.READY, 1, 0.0, True))
+    assert rig.submit().worker is None
+    rig.join("w2")
+    rig.lose(worker)
+    assert (flight.suspect, flight.worker is not None) == (False, True)
+
+
 async def test_a_job_ends_when_worker_after_worker_hands_it_back(rig: Rig) -> None:
     """Without getting any further it is not sent round for ever."""
     rig.supervise(supervision("none"))
