@@ -1,5 +1,6 @@
 """LoRA adapters beside a bare model: one process, one set of weights, answers as if each were alone."""
 
+import gc
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -109,6 +110,8 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every buffer is as large as asked for: of those that MLX keeps when they are freed, it hands out larger ones."""
     monkeypatch.setattr("worker.engines.chat.BUFFER_CACHE_BYTES", 0)
     kept_bytes = mx.set_cache_limit(0)
+    # What other tests left behind must not go away in between.
+    gc.collect()
     yield
     mx.set_cache_limit(kept_bytes)
 
