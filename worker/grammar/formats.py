@@ -165,7 +165,8 @@ FORMATS = MappingProxyType(
         "function_gemma": ToolFormat(
             start="<start_function_call>",
             end="<end_function_call>",
-            call=Literals(before="call:{}{{", after="}}", assign=":", quote="<escape>", flat=True).call,
+            # Its parser ends a call at the first brace.
+            call=Literals(before="call:{}{{", after="}}", assign=":", quote="<escape>", without=("}",), flat=True).call,
             names=r"\w+",
         ),
     }

@@ -64,7 +64,7 @@ def _within(schema: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any
 class Literals(msgspec.Struct, frozen=True, kw_only=True):
     """A format that lists arguments: `name(a=1,b=2)`. Strings stand between `quote`s, or are JSON where there is none.
 
-    `flat`: neither lists nor objects.
+    No string may hold any of `without`. `flat`: neither lists nor objects.
     """
 
     before: str
@@ -73,6 +73,7 @@ class Literals(msgspec.Struct, frozen=True, kw_only=True):
     comma: str = '","'
     quote: str = ""
     names: str = r"\w+"
+    without: Sequence[str] = ()
     flat: bool = False
 
     def call(self, sheet: Sheet, tool: ToolCase) -> str:
@@ -124,9 +125,9 @@ class _Writer:
             values = schema.get("enum", [schema.get("const")])
             return f"({' | '.join(self._literal(value) for value in values)})"
         if types == {"string"} and "type" in schema:
-            quote = self._form.quote
-            strict = self._tool.strict
-            return f"{self._sheet.spell(quote)} {self._sheet.text(schema, quote, without=(), strict=strict)}"
+            form, sheet = self._form, self._sheet
+            text = sheet.text(schema, form.quote, without=form.without, strict=self._tool.strict)
+            return f"{sheet.spell(form.quote)} {text}"
         if types and types <= {"number", "integer", "boolean", "null"}:
             return self._sheet.json(_within(schema, self._tool.schema))
         return self._compound(schema, types, depth)
@@ -169,7 +170,7 @@ class _Writer:
 
     def _literal(self, value: Any) -> str:
         match value:
-            case str() if self._form.quote not in value:
+            case str() if not any(mark in value for mark in (self._form.quote, *self._form.without)):
                 spelled = self._sheet.spell(self._form.quote)
                 return " ".join([spelled, quoted(value), spelled]) if value else f"{spelled} {spelled}"
             case None | bool() | int() | float():

@@ -113,6 +113,12 @@ def speaking(_many_tongued: ChatEngine) -> Iterator[Callable[[str], ChatEngine]]
         engine.step()
 
 
+def inclined(engine: ChatEngine, marks: str) -> dict[int, float]:
+    """A bias towards all tokens that hold one of these characters."""
+    texts = {number: engine._vocabulary[number][0] for number in range(engine._loaded.vocab_size)}
+    return {number: 6.0 for number, text in texts.items() if any(mark in text for mark in marks)}
+
+
 def ask(number: int, tools: list[dict[str, Any]], **fields: Any) -> Any:
     prompt = chat(f"go {number}", tools=tools, enable_thinking=False)
     fields = {"max_tokens": 500, "tool_choice": "required", "sampling": {"temperature": 1.0}, **fields}
@@ -174,6 +180,24 @@ def test_several_calls_parse_whatever_the_format(speaking: Callable[[str], ChatE
         assert call.name in ("f", "g")
         assert isinstance(json.loads(call.arguments), dict)
     assert {outcome.finish[0] for outcome in outcomes.values()} <= {"tool_calls", "length"}
+
+
+@pytest.mark.parametrize(
+    ("parser", "marks"), [("function_gemma", "}"), ("gemma4", '}"'), ("pythonic", ")'\""), ("qwen3_coder", "<\n")]
+)
+def test_forced_call_parses_when_the_model_likes_to_end_it(
+    speaking: Callable[[str], ChatEngine], parser: str, marks: str
+) -> None:
+    """What ends a call for its parser can't stand within a string, however much a model wants it there."""
+    engine = speaking(parser)
+    text = {"type": "string", "minLength": 20, "maxLength": 60}
+    note = {"type": "object", "properties": {"note": text}, "required": ["note"]}
+    sampling = {"temperature": 1.0, "logit_bias": inclined(engine, marks)}
+    jobs = [ask(at, [tool("keep", note)], parallel_tool_calls=False, sampling=sampling) for at in range(4)]
+    for outcome in run(engine, jobs).values():
+        (call,) = calls(outcome)
+        assert outcome.finish == {0: "tool_calls"}
+        assert len(json.loads(call.arguments)["note"]) >= 20
 
 
 @pytest.mark.parametrize("parser", ["qwen3_coder", "gemma4", "function_gemma", "glm47"])
