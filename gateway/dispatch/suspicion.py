@@ -44,7 +44,7 @@ STEADY_S = 0.5
 FURTHER_OUTPUT, FURTHER_S = 2, 0.01
 """A suspect that brought more deltas than this (a choice) and for longer got further than where its engine died:
 what it would have died of is behind it."""
-VERDICT_S = 2.0
+VERDICT_S = 4.0
 """So long the judgement of a guilty request waits for an engine to die without it, which would speak for it."""
 MAX_CREDIT = 4
 """Equal requests that finished count so often, at most: one that engines die of now and then is found, too."""
@@ -114,13 +114,14 @@ class Suspicion:
         self._forget(now)
         suspects = [flight for flight in aboard if flight.suspect]
         blamed = suspects[0].mark if len(suspects) == 1 else None
-        for flight in {id(flight.mark): flight for flight in suspects}.values():
-            self._accuse(flight, alone=len(suspects) == 1, now=now)
         for flight in aboard:
             if not flight.suspect:
                 flight.mark = self._mark(flight, now)
+            # Before anybody is accused: an equal beside it may have got further without harm.
             if flight.mark is not None:
                 flight.mark.reached = max(flight.mark.reached, flight.stream.reached)
+        for flight in {id(flight.mark): flight for flight in suspects}.values():
+            self._accuse(flight, alone=len(suspects) == 1, now=now)
         names = frozenset(flight.mark.fingerprint for flight in aboard if flight.mark)
         self._crashes.append(Crash(model, now, names, blamed))
 

@@ -206,7 +206,7 @@ async def test_the_same_request_is_refused_at_once_when_it_comes_again(job, agai
     """Whoever sends it, whatever seed it drew; a different one is not."""
     town = Town()
     flight = town.rig.submit(job)
-    town.live([flight], {flight.id: 0}, turns=150)
+    town.live([flight], {flight.id: 0}, turns=300)
     assert (failure_code(flight), town.deaths) == ("worker_crashed", 2)
     town.rig.sent()
     began = time.perf_counter()
@@ -229,8 +229,28 @@ async def test_a_request_whose_client_left_is_not_forgotten_when_its_engine_died
     town.die()
     second = town.rig.submit(job)
     assert second.suspect
-    town.live([second], {second.id: 0}, turns=150)
+    town.live([second], {second.id: 0}, turns=300)
     assert (failure_code(second), town.deaths) == ("worker_crashed", 2)
+
+
+async def test_an_equal_that_got_further_speaks_for_a_suspect_when_both_are_aboard(rig: Rig) -> None:
+    """A second death proves nothing against a request if one like it was there and far beyond that place, unharmed."""
+    rig.supervise(supervision("none"))
+    job = generate(prompt=TextPrompt("popular"))
+    rig.join("w1", slots=1)
+    far = rig.submit(job)
+    doomed = rig.join("w2", slots=1)
+    near = rig.submit(job)
+    for at in range(30):
+        rig.output(far, tokens=[at])
+    rig.lose(doomed)
+    assert near.suspect
+    both = rig.roster.workers[b"w1"]
+    assert (near.worker, far.worker) == (both, both)
+    rig.lose(both)
+    assert near.mark is not None
+    assert near.mark.count == 1
+    assert not rig.dispatcher.suspicion.guilty(near, rig.clock.now, last=False)
 
 
 async def test_images_tell_requests_apart_when_their_text_is_the_same(rig: Rig) -> None:
