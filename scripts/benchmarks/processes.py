@@ -121,7 +121,7 @@ def running(url: str, model: str | None) -> Server:
     tls = parts.scheme == "https"
     port = parts.port or (443 if tls else 80)
     return Server(
-        name=f"{parts.netloc}", host=parts.hostname, port=port, tls=tls, root=parts.path, model=model, key=key
+        name=f"{parts.hostname}:{port}", host=parts.hostname, port=port, tls=tls, root=parts.path, model=model, key=key
     )
 
 
