@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from protocol.private import ForeignPathError, check_own, open_private, prepare_folder
+
 SOCKET_NAME = "gateway.ipc"
 LOCK_NAME = "gateway.lock"
 
@@ -24,7 +26,10 @@ def default_run_dir() -> Path:
 
 
 def prepare_run_dir(path: Path) -> Path:
-    """Make the directory, mode 0700, and check that it is ours and short enough. Raises `AddressError`."""
+    """Make the directory, mode 0700, and check that it is ours and short enough. Raises `AddressError`.
+
+    Whoever could lead gateway and workers elsewhere by a symbolic link would have them compute for somebody else.
+    """
     path = path.absolute()
     limit = 103 if sys.platform == "darwin" else 107
     if len(os.fsencode(path / SOCKET_NAME)) > limit:
@@ -32,14 +37,13 @@ def prepare_run_dir(path: Path) -> Path:
             f"{path} is too long for a socket path ({limit} bytes at most): choose a shorter POOL_RUN_DIR"
         )
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        prepare_folder(path)
+        for name in (SOCKET_NAME, LOCK_NAME):
+            check_own(path / name)
+    except ForeignPathError as error:
+        raise AddressError(f"{error}: choose another POOL_RUN_DIR") from None
     except OSError as error:
         raise AddressError(f"{path} can't be made ({error.strerror}): choose another POOL_RUN_DIR") from None
-    status = path.stat()
-    if status.st_uid != os.getuid():
-        raise AddressError(f"{path} belongs to another user: choose another POOL_RUN_DIR")
-    if status.st_mode & 0o077:
-        path.chmod(0o700)
     return path
 
 
@@ -53,15 +57,20 @@ class GatewayLock:
 
     def __init__(self, run_dir: Path) -> None:
         """Take the lock. Raises `AddressError` where another gateway holds it."""
-        self._file = (run_dir / LOCK_NAME).open("w")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._fd = open_private(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise AddressError(f"the lock can't be taken ({error}): choose another POOL_RUN_DIR") from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._file.close()
+            os.close(self._fd)
             raise AddressError(
                 f"another gateway runs in {run_dir}: stop it, or give this pool its own POOL_RUN_DIR"
             ) from None
 
     def release(self) -> None:
         """Let the next gateway in."""
-        self._file.close()
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from protocol.private import ForeignPathError, check_own, prepare_folder
 from worker.shelf import tensors
 from worker.shelf.shares import Held, victims
 from worker.shelf.tensors import Damaged, Tensor
@@ -46,14 +47,13 @@ class Folder:
         self._unseen_bytes = 0
         self.used_bytes = 0
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if path.stat().st_uid != os.getuid():
-                raise ShelfError(f"{path} belongs to another user")
-            path.chmod(0o700)
+            prepare_folder(path)
             self.key = self._read_key()
             with contextlib.suppress(FileExistsError), (path / TAG_NAME).open("x") as tag:
                 tag.write(TAG)
             self.clear_up()
+        except ForeignPathError as error:
+            raise ShelfError(str(error)) from None
         except OSError as error:
             raise ShelfError(f"{path}: {error.strerror or error}") from None
 
@@ -164,6 +164,7 @@ class Folder:
     def _read_key(self) -> bytes:
         """The secret that names are made with; made by whoever comes first."""
         path = self._path / KEY_NAME
+        check_own(path)
         draft = path.with_name(f".{KEY_NAME}.{os.getpid()}.{secrets.token_hex(4)}")
         if not path.exists() or path.stat().st_size != KEY_BYTES:
             path.unlink(missing_ok=True)
