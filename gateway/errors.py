@@ -69,6 +69,9 @@ TABLE = MappingProxyType(
         "not_found": Policy(status=404, type=_INVALID, default="There is nothing at this address."),
         "model_not_found": Policy(status=404, type=_INVALID, default="The model does not exist."),
         "method_not_allowed": Policy(status=405, type=_INVALID, default="This method is not allowed here."),
+        "key_revoked": Policy(
+            status=409, type=_INVALID, default="The API key is revoked, for good: nothing about it can be changed."
+        ),
         "request_timeout": Policy(status=408, type=_INVALID, default="The request body did not arrive in time."),
         "body_too_large": Policy(status=413, type=_INVALID, default="The request body is too large."),
         "unsupported_media_type": Policy(status=415, type=_INVALID, default="Send the body as application/json."),

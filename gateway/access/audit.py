@@ -3,13 +3,18 @@
 import logging
 import logging.handlers
 import os
+import sys
 import time
+from io import TextIOWrapper
 from pathlib import Path
 
 import orjson
 
+from protocol.private import WRITING, open_private, prepare_folder
+
 FILE = "audit.log"
 log = logging.getLogger(__name__)
+complaints = logging.getLogger("gateway.access")
 
 
 class _Lines(logging.Formatter):
@@ -18,12 +23,29 @@ class _Lines(logging.Formatter):
         return orjson.dumps({"time": stamp, **getattr(record, "fields", {})}, default=str).decode()
 
 
+class AuditFile(logging.handlers.WatchedFileHandler):
+    """The file, which is ours and private whenever it is opened; what can't be written is said without a traceback."""
+
+    def _open(self) -> TextIOWrapper:
+        fd = open_private(Path(self.baseFilename), os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        return os.fdopen(fd, "a", encoding=self.encoding)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, to a new file where the last one was taken away."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        """Say so in the log, which has the act, too."""
+        act = getattr(record, "fields", {}).get("act")
+        complaints.error("The audit log lacks an act (%s): %s", act, sys.exc_info()[1])
+
+
 def open_audit(folder: Path) -> logging.Handler:
     """Start writing to the folder's file, which may be rotated from outside. Raises `OSError`."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / FILE
-    os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
-    handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+    handler = AuditFile(prepare_folder(folder, close=WRITING) / FILE, encoding="utf-8")
     handler.setFormatter(_Lines())
     log.setLevel(logging.INFO)
     log.addHandler(handler)

@@ -8,23 +8,22 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from gateway.access.audit import audit, close_audit, open_audit
+from gateway.access.journal import Journal
+from gateway.access.keys import ID_CHARS
 from gateway.access.record import PERMISSIONS, BadKey, Key, Limits, new_key
-from gateway.access.store import KeyStore
+from gateway.access.store import KeyStore, RevokedKey, UnknownKey
 from gateway.config import load
 from gateway.settings import ConfigError, names
 
 BUSY_S = 5.0
 _SPANS = MappingProxyType({"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400})
-
-
-class UnknownKey(Exception):
-    """There is no such key."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,20 +33,49 @@ def main(argv: Sequence[str]) -> int:
     place = [part for flag, value in given.items() if value for part in (flag, value)]
     try:
         folder = load(place).config.data_dir
+    except ConfigError as error:
+        print(f"keys: {error}", file=sys.stderr)
+        return 2
+    try:
         store = KeyStore(folder, timeout_s=BUSY_S)
         audit_file = open_audit(folder)
         try:
+            Journal(folder).settle(store, {})
             options.run(store, options)
         finally:
             close_audit(audit_file)
             store.close()
-    except (ConfigError, BadKey, UnknownKey) as error:
-        field = f"{error.field}: " if isinstance(error, BadKey) else ""
-        print(f"keys: {field}{error}", file=sys.stderr)
+    except (ConfigError, BadKey, UnknownKey, RevokedKey) as error:
+        print(f"keys: {_refusal(error, options)}", file=sys.stderr)
         return 2
     except (sqlite3.Error, OSError) as error:
         print(f"keys: the database can't be used: {error}", file=sys.stderr)
+        return _note(folder, options.id) if options.run is revoke else 1
+    return 0
+
+
+def _refusal(error: Exception, options: argparse.Namespace) -> str:
+    match error:
+        case UnknownKey():
+            return f"there is no key with the id {options.id!r}"
+        case RevokedKey():
+            return f"{options.id} is revoked, for good: make a new key"
+        case BadKey():
+            return f"{error.field}: {error}"
+        case _:
+            return str(error)
+
+
+def _note(folder: Path, key_id: str) -> int:
+    """Leave a revocation in the journal, which gateways that run here read; returns the exit code."""
+    if re.fullmatch(rf"[0-9A-Za-z]{{{ID_CHARS}}}", key_id) is None:
         return 1
+    try:
+        Journal(folder).write(key_id, time.time())
+    except OSError as error:
+        print(f"keys: nor can the journal: {error}", file=sys.stderr)
+        return 1
+    print(f"{key_id} is revoked: noted in the journal, and written to the database as soon as that works.")
     return 0
 
 
@@ -90,30 +118,32 @@ def show(store: KeyStore, options: argparse.Namespace) -> None:
 
 def change(store: KeyStore, options: argparse.Namespace) -> None:
     """Give a key other permissions, models, limits, another name or end."""
-    key = _find(store, options.id)
     fields = _given(options)
     if options.new_name is not None:
         fields["name"] = options.new_name
-    if "limits" in fields:
-        fields["limits"] = fields["limits"].over(key.limits)
-    store.put(key.changed(time.time(), **fields))
+
+    def make(key: Key) -> tuple[Key, None]:
+        given = fields | ({"limits": fields["limits"].over(key.limits)} if "limits" in fields else {})
+        return key.changed(time.time(), **given), None
+
+    key, _ = store.change(options.id, make)
     _audit("key.change", key)
     print(f"{key.id} is changed.")
 
 
 def revoke(store: KeyStore, options: argparse.Namespace) -> None:
     """Close a key for good."""
-    key = _find(store, options.id)
-    if key.revoked_at is None:
-        store.put(key.changed(time.time(), revoked_at=time.time()))
+    now = time.time()
+    key = store.revoke(options.id, now)
+    if key.revoked_at == now:
         _audit("key.revoke", key)
     print(f"{key.id} is revoked.")
 
 
 def rotate(store: KeyStore, options: argparse.Namespace) -> None:
     """Give a key a new secret; the old one stays good for a while."""
-    key, text = _find(store, options.id).rotated(store.pepper, time.time(), span(options.grace))
-    store.put(key)
+    grace_s = span(options.grace)
+    key, text = store.change(options.id, lambda key: key.rotated(store.pepper, time.time(), grace_s))
     _audit("key.rotate", key)
     print(text)
     print(f"Keep it: it is not shown again. The old one is good for {options.grace} more.", file=sys.stderr)
@@ -136,13 +166,6 @@ def span(text: str) -> float:
 
 def _audit(act: str, key: Key) -> None:
     audit(act, by=f"user {os.getuid()} of this machine", subject=key.id, name=key.name)
-
-
-def _find(store: KeyStore, key_id: str) -> Key:
-    for key in store.read():
-        if key.id == key_id:
-            return key
-    raise UnknownKey(f"there is no key with the id {key_id!r}")
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:

@@ -21,6 +21,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     models: frozenset[str] = frozenset()
     limits: Limits = UNLIMITED
     tenant: str = ""
+    expires_at: float | None = None
 
     def may(self, *wanted: str) -> bool:
         """Whether one of the permissions is there."""
@@ -37,10 +38,14 @@ _MASTER = Caller(id=MASTER, permissions=frozenset({EVERYTHING}), tenant=MASTER)
 
 
 class Keyring:
-    """Every key, by id. Until `replace` was called it knows none, and says so rather than calling a key bad."""
+    """Every key, by id. Until `replace` was called it knows none, and says so rather than calling a key bad.
+
+    `revoked` holds, with their times, revocations that the database may not know yet: they hold all the same.
+    """
 
     def __init__(self, master: str | None) -> None:
         self.loaded = False
+        self.revoked: dict[str, float] = {}
         self._keys: dict[str, Key] = {}
         self._callers: dict[str, Caller] = {}
         self._pepper = secrets.token_bytes(32)
@@ -66,15 +71,28 @@ class Keyring:
 
     def replace(self, keys: Iterable[Key], pepper: bytes) -> None:
         """Know these keys and no others."""
-        self._keys = {key.id: key for key in keys}
+        self._keys = {key.id: self.as_known(key) for key in keys}
         self._callers = {}
         self._pepper = pepper
         self.loaded = True
 
     def put(self, key: Key) -> None:
         """Add or change one."""
-        self._keys[key.id] = key
+        self._keys[key.id] = self.as_known(key)
         self._callers.pop(key.id, None)
+
+    def revoke(self, key_id: str, at: float) -> Key | None:
+        """Close a key from now on, whatever the database says; returns it, or None where it is not known."""
+        self.revoked.setdefault(key_id, at)
+        key = self._keys.get(key_id)
+        if key is not None:
+            self.put(key)
+        return self._keys.get(key_id)
+
+    def as_known(self, key: Key) -> Key:
+        """A key as the database has it, or revoked where that is known here alone."""
+        at = self.revoked.get(key.id)
+        return msgspec.structs.replace(key, revoked_at=at) if at is not None and key.revoked_at is None else key
 
     def find(self, text: str, now: float) -> Caller | Refusal:
         """Who holds this key, at `now` seconds since 1970. The hot path."""
@@ -107,5 +125,6 @@ class Keyring:
             models=frozenset(key.models),
             limits=key.limits,
             tenant=key.id,
+            expires_at=key.expires_at,
         )
         return caller

@@ -25,7 +25,8 @@ class Usage:
         clock_ns: Callable[[], int] = time.monotonic_ns,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._defaults = defaults
+        self.defaults = defaults
+        """The limits of keys that have none of their own."""
         self._clock_ns = clock_ns
         self._wall = wall
         self._meters: dict[str, Meter] = {}
@@ -82,7 +83,7 @@ class Usage:
             del self._meters[key_id]
 
     def _make(self, caller: Caller, before: Meter | None) -> Meter:
-        meter = Meter(caller.limits.over(self._defaults), before)
+        meter = Meter(caller.limits.over(self.defaults), before)
         meter.asked = caller.limits
         if past := self._past.pop(caller.id, None):
             now, wall = self._clock_ns(), self._wall()

@@ -1,16 +1,18 @@
 """`/admin/api-keys`: making, changing, rotating and revoking keys. Every act is in the audit log."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Coroutine
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
 
 from gateway.access.audit import audit
 from gateway.access.custody import Unavailable
-from gateway.access.gate import CALLER
+from gateway.access.gate import CALLER, GATE
+from gateway.access.grants import NotGranted, check_grant
 from gateway.access.record import BadKey, Key, new_key
+from gateway.access.store import RevokedKey, UnknownKey
 from gateway.context import CUSTODY
 from gateway.errors import ApiError, invalid
 from gateway.openapi import Operation, mount
@@ -19,12 +21,20 @@ from gateway.schema.admin import KeyChange, KeyInfo, KeyList, KeyRequest, KeyRot
 
 GRACE_S = 86_400.0
 
+T = TypeVar("T")
+
 
 async def create(request: web.Request) -> web.Response:
-    """Make a key; its text is told this once."""
+    """Make a key; its text is told this once. It may do nothing that the caller's own may not."""
     wanted = await read(request, KeyRequest)
     fields = {"name": wanted.name, "permissions": tuple(wanted.permissions), **_fields(wanted)}
-    key, text = await _put(request, "key.create", lambda pepper: new_key(pepper, time.time(), **fields))
+
+    def make(pepper: bytes) -> tuple[Key, str]:
+        key, text = new_key(pepper, time.time(), **fields)
+        _check(request, key)
+        return key, text
+
+    key, text = await _written(request, "key.create", request.app[CUSTODY].put(make))
     return answer(_info(key, text=text))
 
 
@@ -39,33 +49,51 @@ async def one(request: web.Request) -> web.Response:
 
 
 async def change(request: web.Request) -> web.Response:
-    """Change what a key may do, how much of it, or how long."""
+    """Change what a key may do, how much of it, or how long: what is not named stays as it is by then."""
     wanted = await read(request, KeyChange)
     fields = _fields(wanted)
     if wanted.name is not None:
         fields["name"] = wanted.name
     if wanted.permissions is not None:
         fields["permissions"] = tuple(wanted.permissions)
-    key = await _find(request)
-    changed, _ = await _put(request, "key.change", lambda _: (key.changed(time.time(), **fields), None), *fields)
+
+    def make(_pepper: bytes, key: Key) -> tuple[Key, None]:
+        changed = key.changed(time.time(), **fields)
+        # Both: who may not have given what a key has, may not handle it either.
+        for one in (key, changed):
+            _check(request, one)
+        return changed, None
+
+    work = request.app[CUSTODY].change(request.match_info["id"], make)
+    changed, _ = await _written(request, "key.change", work, *fields)
     return answer(_info(changed))
 
 
 async def revoke(request: web.Request) -> web.Response:
-    """Close a key for good. Streams that run are not cut off."""
-    key = await _find(request)
-    at = key.revoked_at or time.time()
-    revoked, _ = await _put(request, "key.revoke", lambda _: (key.changed(at, revoked_at=at), None))
-    return answer(_info(revoked))
+    """Close a key for good, at once, whatever state the database is in. Streams that run are not cut off."""
+    key, kept = await _written(
+        request, "key.revoke", request.app[CUSTODY].revoke(request.match_info["id"], time.time())
+    )
+    return answer(_info(key, pending=None if kept == "database" else kept))
 
 
 async def rotate(request: web.Request) -> web.Response:
     """Give a key a new secret; the old one stays good for a while."""
     wanted = await read(request, KeyRotation) if request.can_read_body else KeyRotation()
-    key = await _find(request)
     grace_s = GRACE_S if wanted.grace is None else wanted.grace
-    rotated, text = await _put(request, "key.rotate", lambda pepper: key.rotated(pepper, time.time(), grace_s))
+
+    def make(pepper: bytes, key: Key) -> tuple[Key, str]:
+        _check(request, key)
+        return key.rotated(pepper, time.time(), grace_s)
+
+    work = request.app[CUSTODY].change(request.match_info["id"], make)
+    rotated, text = await _written(request, "key.rotate", work)
     return answer(_info(rotated, text=text))
+
+
+def _check(request: web.Request, key: Key) -> None:
+    """Raises `NotGranted`."""
+    check_grant(request[CALLER], key, request.app[GATE].usage.defaults)
 
 
 async def _keys(request: web.Request) -> list[Key]:
@@ -79,16 +107,27 @@ async def _find(request: web.Request) -> Key:
     for key in await _keys(request):
         if key.id == request.match_info["id"]:
             return key
-    raise ApiError("not_found", "There is no such key.", "id")
+    raise _unknown()
 
 
-async def _put(
-    request: web.Request, act: str, make: Callable[[bytes], tuple[Key, Any]], *details: str
-) -> tuple[Key, Any]:
+def _unknown() -> ApiError:
+    return ApiError("not_found", "There is no such key.", "id")
+
+
+async def _written(
+    request: web.Request, act: str, work: Coroutine[Any, Any, tuple[Key, T]], *details: str
+) -> tuple[Key, T]:
     try:
-        key, rest = await request.app[CUSTODY].put(make)
+        key, rest = await work
     except BadKey as error:
         raise invalid(f"'{error.field}' {error}.", error.field) from None
+    except NotGranted as error:
+        message = f"The API key may not handle a key with {error}."
+        raise ApiError("insufficient_permissions", message, error.field) from None
+    except UnknownKey:
+        raise _unknown() from None
+    except RevokedKey:
+        raise ApiError("key_revoked", param="id") from None
     except Unavailable as error:
         raise ApiError("keys_unavailable", detail=str(error)) from None
     audit(act, by=request[CALLER].id, subject=key.id, name=key.name, fields=",".join(details))
@@ -106,7 +145,7 @@ def _fields(wanted: KeyRequest | KeyChange) -> dict[str, Any]:
     return fields
 
 
-def _info(key: Key, *, text: str | None = None) -> KeyInfo:
+def _info(key: Key, *, text: str | None = None, pending: str | None = None) -> KeyInfo:
     now = time.time()
     return KeyInfo(
         id=key.id,
@@ -125,10 +164,12 @@ def _info(key: Key, *, text: str | None = None) -> KeyInfo:
         tokens=key.tokens,
         old_until=key.old_until if key.old_until > now else None,
         key=text,
+        pending=pending,
     )
 
 
 _READING = ("invalid_request", "unsupported_parameter", "body_too_large", "unsupported_media_type")
+_CHANGING = (*_READING, "key_revoked")
 _EXAMPLE = MappingProxyType(
     {"name": "Ada's laptop", "permissions": ["chat", "models"], "limits": {"rpm": 120}, "expires_in": 7_776_000}
 )
@@ -162,7 +203,9 @@ OPERATIONS = (
     ),
     _operation(hdrs.METH_GET, "/admin/api-keys", every, "List all keys", answer=KeyList),
     _operation(hdrs.METH_GET, _ONE, one, "Show a key"),
-    _operation(hdrs.METH_PATCH, _ONE, change, "Change a key", body=KeyChange, example={"name": "Ada"}, errors=_READING),
+    _operation(
+        hdrs.METH_PATCH, _ONE, change, "Change a key", body=KeyChange, example={"name": "Ada"}, errors=_CHANGING
+    ),
     _operation(hdrs.METH_DELETE, _ONE, revoke, "Revoke a key"),
     _operation(
         hdrs.METH_POST,
@@ -171,7 +214,7 @@ OPERATIONS = (
         "Give a key a new secret",
         body=KeyRotation,
         example={"grace": 86400},
-        errors=_READING,
+        errors=_CHANGING,
     ),
 )
 

@@ -58,7 +58,11 @@ class KeyRotation(Request, frozen=True, kw_only=True):
 
 
 class KeyInfo(Answer, frozen=True, kw_only=True, omit_defaults=True):
-    """A key. `key` is its text, told when it is made or rotated and never again."""
+    """A key. `key` is its text, told when it is made or rotated and never again.
+
+    `pending`: a revocation that holds, but is not in the database yet. Until it is, it stands
+    in the `journal`, which survives a restart, or in the gateway's `memory` alone.
+    """
 
     id: str
     name: str
@@ -74,6 +78,7 @@ class KeyInfo(Answer, frozen=True, kw_only=True, omit_defaults=True):
     tokens: int
     old_until: float | None = None
     key: str | None = None
+    pending: str | None = None
 
 
 class KeyList(Answer, frozen=True, kw_only=True):

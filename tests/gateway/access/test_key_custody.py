@@ -246,8 +246,8 @@ async def test_door_stays_shut_when_the_database_is_damaged(
     await keys.start()
     assert keys.keyring.find(text, 11.0) in ("invalid", "unavailable")
     assert keys.keyring.find("m", 11.0).id == "master"  # type: ignore[union-attr]
-    assert (keys.trouble is None) is (trouble == "gone")
-    assert ("The key database fails" in caplog.text) is (trouble != "gone")
+    assert keys.trouble is not None
+    assert "The key database fails" in caplog.text
     await keys.close()
 
 
