@@ -1,4 +1,4 @@
-"""The vector cache: ready-to-send vectors by model, text and options. Least recently used go first; bounded in bytes.
+"""The vector cache: ready-to-send vectors by tenant, model, text and options. Least recently used go first; bounded.
 
 Nothing here waits or copies a vector; a hit costs two look-ups.
 """
@@ -49,7 +49,7 @@ class VectorCache:
 
     @staticmethod
     def space(*parts: object) -> bytes:
-        """What inputs are looked up in: `parts` name the model, its revision, and the options."""
+        """What inputs are looked up in: `parts` name the tenant, the model, its revision, and the options."""
         return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     def find(self, space: bytes, keys: Sequence[Key]) -> list[Vector | None]:

@@ -1,6 +1,6 @@
-"""Whose adapter a name means, where several are called so. Decides and says so; changes nothing but models' adapters.
+"""What a name means, where several are called so. Decides and says so; changes but models' adapters and aliases.
 
-A name means one thing. Names of models and configured aliases come first; of two models with an adapter of one name,
+A name means one thing. Names of models come first, then configured aliases; of two models with an adapter of one name,
 the one that had it.
 """
 
@@ -19,6 +19,7 @@ def settle_names(models: Iterable[Model], aliases: Mapping[str, str], *, settlin
     comes first then.
     """
     known = list(models)
+    aliases = _settle_aliases(known, aliases)
     taken = {alias: f"it is an alias of {target}" for alias, target in aliases.items() if alias != target}
     taken |= {model.name: "a model is called so" for model in known}
     claimants: dict[str, list[Model]] = {}
@@ -29,6 +30,18 @@ def settle_names(models: Iterable[Model], aliases: Mapping[str, str], *, settlin
     for model in known:
         reasons = {name: taken.get(name) or _held(holders[name], model) for name in model.offered}
         _give(model, {name: reason for name, reason in reasons.items() if reason}, aliases)
+
+
+def _settle_aliases(known: list[Model], aliases: Mapping[str, str]) -> dict[str, str]:
+    """Take from each model the aliases that models are called: who names one means that model. Returns the others."""
+    names = {model.name for model in known}
+    free = {alias: target for alias, target in aliases.items() if alias not in names}
+    for model in known:
+        own = aliases_of(model.name, free)
+        for alias in sorted({*model.aliases} - {*own}):
+            log.warning("%s is no alias of %s any more: a model is called so", alias, model.name)
+        model.aliases = own
+    return free
 
 
 def _first(name: str, claimants: list[Model], *, settling: bool) -> Model:

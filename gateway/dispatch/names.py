@@ -1,7 +1,7 @@
 """From the name that a client wrote to a model; pure. A name is a key to look up, never a path."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from gateway.dispatch.model import Model
@@ -36,21 +36,34 @@ def default_of(models: Iterable[Model], kind: Kind | None, capability: str = "")
     return min(serving, key=rank, default=None)
 
 
-def named(models: Iterable[Model], name: str, kind: Kind | None, capability: str = "") -> Model | None:
+def everybody(_model: Model) -> bool:
+    """Who may use all models."""
+    return True
+
+
+def named(
+    models: Iterable[Model],
+    name: str,
+    kind: Kind | None,
+    capability: str = "",
+    usable: Callable[[Model], bool] = everybody,
+) -> Model | None:
     """Look `name` up: served name, adapter, alias, hub id or its last part, OpenAI's name, family.
 
-    Ids and families count only if one model has them.
+    Ids and families count only if one model has them. Models that are not `usable` do not count at all: what a name
+    leads to must not tell of them.
 
     A served name or an alias is found whatever its kind, so that the caller can say what is wrong with it.
     """
     known = sorted(models, key=lambda model: model.name)
     for model in known:
-        if model.name == name:
+        if model.name == name and usable(model):
             return model
     for model in known:
         for adapter, about in model.adapters.items():
-            if name == adapter or name in about.aliases:
-                return model.adapted(adapter)
+            if (name == adapter or name in about.aliases) and usable(view := model.adapted(adapter)):
+                return view
+    known = [model for model in known if usable(model)]
     for model in known:
         if name in model.aliases:
             return model

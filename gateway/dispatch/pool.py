@@ -21,6 +21,7 @@ from gateway.dispatch.limits import Limits
 from gateway.dispatch.link import Link
 from gateway.dispatch.liveness import Liveness
 from gateway.dispatch.model import Model, Worker
+from gateway.dispatch.names import everybody
 from gateway.dispatch.roster import Roster
 from gateway.dispatch.stats import Snapshot, Stats, WorkerSnapshot, model_snapshot
 from gateway.dispatch.steps import Steps
@@ -110,12 +111,20 @@ class Pool:
                 await ticker
         await self._link.close()
 
-    def resolve(self, name: str | None, kind: Kind | None, capability: str = "") -> Model:
+    def resolve(
+        self,
+        name: str | None,
+        kind: Kind | None,
+        capability: str = "",
+        *,
+        usable: Callable[[Model], bool] = everybody,
+    ) -> Model:
         """Find the model for a request. Raises `JobFailed`: `model_not_found`, `model_not_ready`, `invalid_request`.
 
-        Where none is named, one with the `capability` is preferred. A `kind` of None: any.
+        Where none is named, one with the `capability` is preferred. A `kind` of None: any. Models, and models with
+        adapters, that are not `usable` are not there.
         """
-        return self._roster.resolve(name, kind, capability, settling=self._roster.settling)
+        return self._roster.resolve(name, kind, capability, settling=self._roster.settling, usable=usable)
 
     def models(self) -> list[Model]:
         """All models that were ever announced, by name."""
@@ -241,6 +250,8 @@ class Pool:
             continued=stats.continued,
             refused=self._dispatcher.suspicion.refused,
             embedded={name: throughput.rates(now) for name, throughput in stats.throughput.items()},
+            times_s=dict(stats.times_s),
+            speeds={name: [*recent] for name, recent in stats.speeds.items()},
         )
 
     # -- inside ------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from gateway.dispatch.claims import aliases_of, settle_names
 from gateway.dispatch.model import Model, Supervisor, Worker
-from gateway.dispatch.names import SERVES, default_of, named
+from gateway.dispatch.names import SERVES, default_of, everybody, named
 from gateway.dispatch.stream import JobFailed
 from protocol.errors import Code
 from protocol.messages import Announce, Kind, Ready, State, Supervision
@@ -114,14 +114,25 @@ class Roster:
     def __iter__(self) -> Iterator[Model]:
         return iter(sorted(self.models.values(), key=lambda model: model.name))
 
-    def resolve(self, name: str | None, kind: Kind | None, capability: str = "", *, settling: bool) -> Model:
+    def resolve(
+        self,
+        name: str | None,
+        kind: Kind | None,
+        capability: str = "",
+        *,
+        settling: bool,
+        usable: Callable[[Model], bool] = everybody,
+    ) -> Model:
         """Find the model for a request of that kind. Raises `JobFailed`: `model_not_found`, `model_not_ready`,
         or `invalid_request` where the model exists but cannot do that.
 
-        `settling` says that workers may still be registering.
+        `settling` says that workers may still be registering. What is not `usable` is not there.
         """
         models = self.models.values()
-        model = default_of(models, kind, capability) if name is None else named(models, name, kind, capability)
+        if name is None:
+            model = default_of(filter(usable, models), kind, capability)
+        else:
+            model = named(models, name, kind, capability, usable)
         if model is None:
             if settling or not models:
                 raise JobFailed(

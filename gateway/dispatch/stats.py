@@ -1,7 +1,7 @@
 """What was done and how fast: counts per request, histograms per request, nothing per token."""
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 from prometheus_client import CollectorRegistry, Histogram
@@ -92,6 +92,27 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs that were refused because engines died of them, or of their equals."""
     embedded: dict[str, Rates]
     """By embedding model that was asked."""
+    times_s: dict[str, float]
+    """What makes up `total_time_s`, by model."""
+    speeds: dict[str, list[float]]
+    """Tokens per second of recent requests, by model."""
+
+    def of(self, names: Collection[str], queues: Collection[str]) -> "Snapshot":
+        """The counts of some models alone (adapters by their own names), and the queues of the models `queues`."""
+        requests = {labels: count for labels, count in self.requests.items() if labels[0] in names}
+        tokens = {labels: count for labels, count in self.tokens.items() if labels[0] in names}
+        return msgspec.structs.replace(
+            self,
+            models=[model for model in self.models if model.name in queues],
+            requests=requests,
+            tokens=tokens,
+            request_types=_by_type(requests),
+            total_requests=sum(requests.values()),
+            total_tokens=sum(tokens.values()),
+            total_time_s=sum(took_s for name, took_s in self.times_s.items() if name in names),
+            error_count=sum(count for (_, _, ended), count in requests.items() if ended == "failed"),
+            performance=_performance([tps for name, recent in self.speeds.items() if name in names for tps in recent]),
+        )
 
 
 class Stats:
@@ -109,6 +130,8 @@ class Stats:
         self.steps = Steps()
         self.total_time_s = 0.0
         self.continued = 0
+        self.times_s: defaultdict[str, float] = defaultdict(float)
+        self.speeds: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
         self._tps: deque[float] = deque(maxlen=RECENT)
         self._queue_wait = self._histogram("queue_wait", "Time a job waited before it was sent to a worker.")
         self._first_token = self._histogram("time_to_first_token", "Time from a job's arrival to its first output.")
@@ -131,7 +154,7 @@ class Stats:
             return
         took_s = flight.over_at - flight.began_at
         self.requests[flight.name, request_type(flight), flight.outcome] += 1
-        self.total_time_s += took_s
+        self._took(flight.name, took_s)
         self._duration.labels(flight.name).observe(took_s)
         if self._told is not None:
             self._told(flight)
@@ -143,21 +166,20 @@ class Stats:
         if flight.output_at is not None and gaps > 0:
             self._inter_token.labels(flight.name).observe((flight.over_at - flight.output_at) / gaps)
         if flight.sent_at is not None and flight.over_at > flight.sent_at and usage.completion_tokens > 0:
-            self._tps.append(usage.completion_tokens / (flight.over_at - flight.sent_at))
+            tps = usage.completion_tokens / (flight.over_at - flight.sent_at)
+            self._tps.append(tps)
+            self.speeds[flight.name].append(tps)
 
     def answered(self, model: Model, kind: str, *, took_s: float, prompt_tokens: int) -> None:
         """A request was answered without any job."""
         self.requests[model.name, kind, "done"] += 1
-        self.total_time_s += took_s
+        self._took(model.name, took_s)
         self._count(model.name, prompt_tokens, 0)
         self._duration.labels(model.name).observe(took_s)
 
     def performance(self) -> Performance:
         """Speeds of recent requests; zeros before the first."""
-        recent = self._tps or [0.0]
-        return Performance(
-            avg_tps=sum(recent) / len(recent), max_tps=max(recent), min_tps=min(recent), recent_requests=len(self._tps)
-        )
+        return _performance(self._tps)
 
     def count(self, outcome: Outcome) -> int:
         """How many requests ended so."""
@@ -165,14 +187,15 @@ class Stats:
 
     def by_type(self) -> dict[str, int]:
         """How many requests of each type have ended."""
-        counts = dict.fromkeys(REQUEST_TYPES, 0)
-        for (_, kind, _), number in self.requests.items():
-            counts[kind] += number
-        return counts
+        return _by_type(self.requests)
 
     def tokens_of(self, direction: str) -> int:
         """Tokens of all models, of that direction."""
         return sum(number for (_, found), number in self.tokens.items() if found == direction)
+
+    def _took(self, model: str, took_s: float) -> None:
+        self.total_time_s += took_s
+        self.times_s[model] += took_s
 
     def _count(self, model: str, prompt_tokens: int, completion_tokens: int) -> None:
         self.tokens[model, "prompt"] += prompt_tokens
@@ -180,6 +203,20 @@ class Stats:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
         return Histogram(f"pool_{name}_seconds", text, ["model"], buckets=buckets, registry=self.registry)
+
+
+def _performance(recent: Collection[float]) -> Performance:
+    found = recent or [0.0]
+    return Performance(
+        avg_tps=sum(found) / len(found), max_tps=max(found), min_tps=min(found), recent_requests=len(recent)
+    )
+
+
+def _by_type(requests: Mapping[tuple[str, str, str], int]) -> dict[str, int]:
+    counts = dict.fromkeys(REQUEST_TYPES, 0)
+    for (_, kind, _), number in requests.items():
+        counts[kind] += number
+    return counts
 
 
 def request_type(flight: Flight) -> str:

@@ -10,6 +10,7 @@ from gateway.errors import invalid
 from gateway.events import KEPT
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer
+from gateway.routes.caller import allowed
 from gateway.schema.admin import Cleared, Configuration, EventList, Stats, WorkerInfo, WorkerList
 
 
@@ -84,9 +85,10 @@ async def configuration(request: web.Request) -> web.Response:
 async def workers(request: web.Request) -> web.Response:
     """All engine processes."""
     now = request.app[POOL].snapshot()
+    own = {model.name for model in request.app[POOL].models() if allowed(request, model)}
     watched = {report.engine: report for report in now.supervisors}
     found = []
-    for worker in now.workers:
+    for worker in filter(lambda worker: worker.model in own, now.workers):
         beat, report = worker.beat, watched.get(worker.uid)
         found.append(
             WorkerInfo(

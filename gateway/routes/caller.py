@@ -1,5 +1,6 @@
 """What routes ask about who sent a request: which models are theirs, whose cache they share, what they may spend."""
 
+import contextlib
 from collections.abc import Iterable
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -25,21 +26,19 @@ _NEEDED = MappingProxyType(
 def model_of(request: web.Request, name: str | None, kind: Kind | None, capability: str = "") -> "Model":
     """The model for a request of that kind: the only way from a name to a model, so that no route forgets to ask.
 
-    Who may use some models only, and names none, gets the first of them that will do. A `kind` of None: any; of those
-    that nobody named, one with the `capability` is preferred.
+    Who may use some models only is told of no others: names are looked up among theirs, and all that leads to none of
+    those is refused in the same words, whether it is served or not. Who names none gets the default one of theirs.
+    A `kind` of None: any; of those that nobody named, one with the `capability` is preferred.
     Raises `JobFailed` (see `Roster.resolve`) and `ApiError`: `model_not_allowed`, `insufficient_permissions`.
     """
-    pool, caller = request.app[POOL], request[CALLER]
-    model = pool.resolve(name, kind, capability)
-    if name is None and not allowed(request, model):
-        for own in sorted(caller.models):
-            try:
-                model = pool.resolve(own, kind)
-                break
-            except JobFailed:
-                continue
-    if not allowed(request, model):
-        raise ApiError("model_not_allowed", f"The API key does not allow the use of the model '{model.name}'.", "model")
+    caller = request[CALLER]
+    try:
+        model = _resolve(request, name, kind, capability)
+    except JobFailed as failure:
+        if name is not None and caller.models and name not in caller.models and failure.code == "model_not_found":
+            message = f"The API key does not allow the use of the model {name[:100]!r}."
+            raise ApiError("model_not_allowed", message, "model") from None
+        raise
     if not caller.may(*_NEEDED[model.kind]):
         wanted = " or ".join(f"'{permission}'" for permission in _NEEDED[model.kind])
         raise ApiError("insufficient_permissions", f"The model '{model.name}' asks for the permission {wanted}.")
@@ -48,15 +47,33 @@ def model_of(request: web.Request, name: str | None, kind: Kind | None, capabili
 
 def shown(request: web.Request, name: str | None, kind: Kind | None) -> "Model":
     """The model that a caller wants to know of. Raises as `Pool.resolve`; what is not theirs is not there."""
-    model = request.app[POOL].resolve(name, kind)
-    if not allowed(request, model):
-        raise ApiError("model_not_found", f"The model {(name or model.name)[:100]!r} does not exist.", "model")
-    return model
+    return _resolve(request, name, kind)
+
+
+def _resolve(request: web.Request, name: str | None, kind: Kind | None, capability: str = "") -> "Model":
+    pool, caller = request.app[POOL], request[CALLER]
+    if not caller.models:
+        return pool.resolve(name, kind, capability)
+
+    def usable(model: "Model") -> bool:
+        return allowed(request, model)
+
+    try:
+        return pool.resolve(name, kind, capability, usable=usable)
+    except JobFailed:
+        # A model is nobody's default with one of its adapters, unless they have nothing else.
+        for own in sorted(caller.models) if name is None else ():
+            with contextlib.suppress(JobFailed):
+                return pool.resolve(own, kind, usable=usable)
+        raise
 
 
 def allowed(request: web.Request, model: "Model") -> bool:
-    """Whether the caller may know of a model."""
-    return request[CALLER].may_use(model.name, model.source, *model.aliases)
+    """Whether the caller may use, and know of, a model: by its served name or an alias of that, not by its origin.
+
+    A model with one of its adapters is another model than without: neither opens the other.
+    """
+    return request[CALLER].may_use(model.name, *model.aliases)
 
 
 def tenant(request: web.Request) -> str:

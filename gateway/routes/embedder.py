@@ -17,8 +17,8 @@ from gateway.errors import ApiError, invalid
 from gateway.routes.caller import reserve_inputs, tenant
 from gateway.schema.decode import read_option
 from gateway.schema.embed_options import OPTIONS, EmbedOptions, Inputs, option_types
-from gateway.vectors import Key, Vector
-from protocol.messages import Vectors
+from gateway.vectors import Key, Vector, VectorCache
+from protocol.messages import Ready, Vectors
 
 if TYPE_CHECKING:
     from gateway.dispatch.model import Model
@@ -105,7 +105,12 @@ def _recall(request: web.Request, options: EmbedOptions, model: "Model", keys: l
     # Before a worker was ready, nothing is known that a cached vector could be checked against.
     if cache is None or model.ready is None:
         return [None] * len(keys)
-    return cache.find(cache.space(model.name, model.ready.revision, options.space(model.ready)), keys)
+    return cache.find(_space(request, options, model, model.ready), keys)
+
+
+def _space(request: web.Request, options: EmbedOptions, model: "Model", ready: Ready) -> bytes:
+    """Where the cache holds such vectors: by tenant, or it would tell one what another has embedded."""
+    return VectorCache.space(tenant(request), model.name, ready.revision, options.space(ready))
 
 
 async def _keep(
@@ -118,7 +123,7 @@ async def _keep(
         _cut(result, keys, start, fresh)
         if cache is not None and model.ready is not None:
             # Looked up now: the worker may have become ready only since the request came.
-            space = cache.space(model.name, model.ready.revision, options.space(model.ready))
+            space = _space(request, options, model, model.ready)
             for key in keys[start : start + SLICE]:
                 cache.keep(space, key, fresh[key])
         await asyncio.sleep(0)

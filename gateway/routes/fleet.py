@@ -14,6 +14,7 @@ from gateway.context import POOL
 from gateway.errors import ApiError
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
+from gateway.routes.caller import allowed
 from gateway.schema.admin import GraceRequest, ModelOrder, ScaleRequest, WorkerOrder
 from gateway.schema.base import Request
 
@@ -69,8 +70,10 @@ async def _grace(request: web.Request, usual_s: float) -> float:
 
 def _ordered(request: web.Request, act: str, order: Callable[[str], None]) -> web.Response:
     uid = request.match_info["id"]
-    order(uid)
     worker = request.app[POOL].worker(uid)
+    if not allowed(request, worker.model):
+        raise ApiError("not_found", f"There is no worker {uid[:64]!r}.", "worker")
+    order(uid)
     audit(f"worker.{act}", by=request[CALLER].id, subject=uid, model=worker.model.name)
     return answer(WorkerOrder(id=uid, model=worker.model.name, act=act))
 
@@ -85,7 +88,7 @@ def _model(request: web.Request) -> "Model":
     """By served name or alias; a hub id keeps its slash."""
     name = request.match_info["name"]
     for model in request.app[POOL].models():
-        if name in (model.name, *model.aliases):
+        if name in (model.name, *model.aliases) and allowed(request, model):
             return model
     raise ApiError("model_not_found", "There is no such model.", "name")
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
+from gateway.access.gate import CALLER
 from gateway.context import POOL, VECTORS
 from gateway.dispatch.stream import JobFailed
 from gateway.dispatch.throughput import Throughput
@@ -41,7 +42,7 @@ async def info(request: web.Request) -> web.Response:
         load_time=round(ready.load_s, 3) if ready else None,
         warmup_time=round(ready.warmup_s, 3) if ready and ready.warmup_enabled else None,
         memory=_memory(model),
-        cache=_cache(request.app[VECTORS]),
+        cache=_cache(request.app[VECTORS], counted=request[CALLER].may("admin")),
         throughput=EmbeddingRates(
             inputs=rates.inputs,
             tokens=rates.tokens,
@@ -73,9 +74,11 @@ def _memory(model: "Model") -> MemoryUse:
     )
 
 
-def _cache(vectors: VectorCache | None) -> CacheUse:
+def _cache(vectors: VectorCache | None, *, counted: bool) -> CacheUse:
     if vectors is None:
         return CacheUse(enabled=False)
+    if not counted:
+        return CacheUse(enabled=True, capacity_bytes=vectors.capacity_bytes, ttl_s=vectors.ttl_s)
     counts = vectors.counts
     lookups = counts.hits + counts.misses
     return CacheUse(

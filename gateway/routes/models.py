@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import msgspec
 from aiohttp import hdrs, web
 
 from gateway.context import HTTP, POOL
@@ -16,15 +17,22 @@ if TYPE_CHECKING:
 
 async def every(request: web.Request) -> web.Response:
     """List what is served."""
-    tier = request.app[HTTP].tier
     everything = [variant for model in request.app[POOL].models() for variant in model.variants]
-    cards = [card(model, tier) for model in everything if allowed(request, model)]
+    cards = [_shown_card(request, model) for model in everything if allowed(request, model)]
     return answer(ModelList(object="list", data=cards))
 
 
 async def one(request: web.Request) -> web.Response:
     """Describe one model, asked for by any name that a request may give it (with `/` raw or percent-encoded)."""
-    return answer(card(shown(request, request.match_info["id"], None), request.app[HTTP].tier))
+    return answer(_shown_card(request, shown(request, request.match_info["id"], None)))
+
+
+def _shown_card(request: web.Request, model: "Model") -> ModelCard:
+    found = card(model, request.app[HTTP].tier)
+    if model.base is not None and not allowed(request, model.base):
+        # Who may use the adapter alone is not told what it belongs to.
+        found = msgspec.structs.replace(found, parent=None)
+    return found
 
 
 def card(model: "Model", tier: str) -> ModelCard:

@@ -4,17 +4,19 @@ from collections.abc import Sequence
 
 from aiohttp import hdrs, web
 
+from gateway.access.gate import CALLER
 from gateway.context import POOL
-from gateway.dispatch.stats import ModelSnapshot
+from gateway.dispatch.stats import ModelSnapshot, Snapshot
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer
+from gateway.routes.caller import allowed
 from gateway.schema.queue import Counts, QueueReport, QueueState, QueueStats, Speeds
 from protocol.messages import Kind
 
 
 async def stats(request: web.Request) -> web.Response:
-    """What waits, what runs, what was done."""
-    now = request.app[POOL].snapshot()
+    """What waits, what runs, what was done: by the models that the caller may use."""
+    now = _own(request)
     by_kind = {kind: [model for model in now.models if model.kind is kind] for kind in Kind}
     total = _state(now.models)
     report = QueueReport(
@@ -44,6 +46,15 @@ async def stats(request: web.Request) -> web.Response:
         ),
     )
     return answer(report)
+
+
+def _own(request: web.Request) -> Snapshot:
+    pool = request.app[POOL]
+    if not request[CALLER].models:
+        return pool.snapshot()
+    own = [variant for model in pool.models() for variant in model.variants if allowed(request, variant)]
+    # A model's adapters wait in its queue.
+    return pool.snapshot().of({model.name for model in own}, {(model.base or model).name for model in own})
 
 
 def _state(models: Sequence[ModelSnapshot]) -> QueueState:

@@ -14,18 +14,21 @@ class MemoryUse(Answer, frozen=True, kw_only=True):
 
 
 class CacheUse(Answer, frozen=True, kw_only=True):
-    """The gateway's vector cache, shared by all embedding models; counts since its start, sizes in bytes."""
+    """The gateway's vector cache, for all embedding models; counts since its start, sizes in bytes.
+
+    What it holds and what was found in it is of all keys together: null for callers without the permission `admin`.
+    """
 
     enabled: bool
-    hits: int = 0
-    misses: int = 0
+    hits: int | None = None
+    misses: int | None = None
     hit_rate: float | None = None
-    entries: int = 0
-    used_bytes: int = 0
+    entries: int | None = None
+    used_bytes: int | None = None
     capacity_bytes: int = 0
     ttl_s: float = 0.0
-    evicted: int = 0
-    expired: int = 0
+    evicted: int | None = None
+    expired: int | None = None
 
 
 class EmbeddingRates(Answer, frozen=True, kw_only=True):
