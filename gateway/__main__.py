@@ -17,6 +17,7 @@ from gateway.context import LISTENER
 from gateway.logs import setup_logging
 from gateway.settings import ConfigError
 from protocol.address import AddressError
+from protocol.confidential import forbid_core_dumps
 
 log = logging.getLogger("gateway")
 
@@ -38,6 +39,7 @@ def main() -> int:
         print("\n".join(loaded.lines()))
         return 0
     config = loaded.config
+    forbid_core_dumps()
     try:
         setup_logging(config)
         app = make_app(config, loaded)

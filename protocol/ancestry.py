@@ -60,4 +60,5 @@ def command_of(pid: int, *, platform: str = sys.platform) -> str:
 
 def _ps(column: str, pid: int) -> str:
     command = ["/bin/ps", "-o", column, "-p", str(pid)]
-    return subprocess.run(command, capture_output=True, timeout=5, check=True, text=True).stdout  # noqa: S603
+    # An environment of its own: ours may hold keys, and anybody may look at a process's while it runs.
+    return subprocess.run(command, capture_output=True, timeout=5, check=True, text=True, env={}).stdout  # noqa: S603

@@ -1,18 +1,22 @@
 """`python -m worker`: check the settings, then supervise. Exit code 2 and one line for settings that can't work."""
 
 import logging
+import os
 import sys
 
 from protocol.address import AddressError, prepare_run_dir
+from protocol.confidential import forbid_core_dumps
 from worker import logs
-from worker.config import ConfigError, parse_arguments
-from worker.supervisor import Supervisor
+from worker.config import ConfigError, parse_arguments, public_environment
 
 
 def main() -> int:
     """Run a supervisor on this process's own arguments."""
     try:
         config = parse_arguments(sys.argv[1:])
+        if (environment := public_environment(config)) is not None:
+            # What a process was started with can be read as long as it lives: so it starts anew, without the secrets.
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606 - ourselves
         prepare_run_dir(config.run_dir)
     except (ConfigError, AddressError) as error:
         return _refuse(str(error))
@@ -20,6 +24,10 @@ def main() -> int:
         return _refuse(f"--run-dir: can't be made: {error}")
     logs.configure(config.log_level)
     logging.captureWarnings(True)
+    forbid_core_dumps()
+    # Only now: it takes longer to import than all that comes before.
+    from worker.supervisor import Supervisor
+
     return Supervisor(config).run()
 
 

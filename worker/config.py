@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn
 import msgspec
 
 from protocol.address import default_run_dir
+from protocol.confidential import without_secrets
 from protocol.messages import Kind
 from protocol.values import seconds, size, switch
 from worker import parsing
@@ -113,9 +114,28 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] | None =
     return config
 
 
+def public_environment(config: WorkerConfig, environment: Mapping[str, str] | None = None) -> dict[str, str] | None:
+    """Return our environment without what a worker with that configuration need not know; None if it is that."""
+    environment = os.environ if environment is None else environment
+    paths = (
+        config.model_path,
+        config.tokenizer_path,
+        config.adapter_path,
+        config.draft_model,
+        *config.adapters.values(),
+    )
+    public = without_secrets(environment, hub=not all(Path(path).exists() for path in paths if path))
+    return None if public == environment else public
+
+
+def grammar_environment() -> dict[str, str]:
+    """The environment of a process that compiles grammars, and fetches nothing."""
+    return without_secrets(os.environ, hub=False)
+
+
 def engine_environment(preload: Path | None, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The engine process's environment: ours, with `preload` in front of what the dynamic loader preloads."""
-    child = dict(os.environ if environment is None else environment)
+    """The engine process's environment: ours without secrets, with `preload` in front of what the loader preloads."""
+    child = without_secrets(os.environ if environment is None else environment, hub=True)
     if preload and preload.name not in child.get("LD_PRELOAD", ""):
         child["LD_PRELOAD"] = ":".join(filter(None, (str(preload), child.get("LD_PRELOAD"))))
     if preload:

@@ -352,7 +352,8 @@ def imported_by(*arguments: str) -> set[str]:
 @pytest.mark.parametrize(
     ("arguments", "sign", "unwanted"),
     [
-        (("-m", "worker", "--help"), "worker.supervisor", ("gateway", "aiohttp", "jinja2", *HEAVY)),
+        (("-m", "worker", "--help"), "worker.config", ("zmq", "gateway", "aiohttp", "jinja2", *HEAVY)),
+        (("-c", "import worker.supervisor"), "worker.supervisor", ("gateway", "aiohttp", "jinja2", *HEAVY)),
         (("-m", "gateway", "--help"), "gateway.config", ("worker", *HEAVY)),
         (("-c", "import gateway.app"), "gateway.dispatch.link", ("worker", *HEAVY)),
         (("-c", "import worker.launch"), "worker.launch", ("gateway", "zmq", *HEAVY)),

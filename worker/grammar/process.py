@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.config import grammar_environment
 from worker.grammar.wire import Compile, Compiled, Specials, Status, Step, Vocabulary
 
 START_S = 60.0
@@ -55,6 +56,7 @@ class GrammarProcess:
             self._process = subprocess.Popen(  # noqa: S603 - the command is our own
                 [sys.executable, "-m", "worker.grammar.child", *map(str, inherited), str(nice)],
                 cwd=Path(__file__).parents[2],
+                env=grammar_environment(),
                 stdin=subprocess.DEVNULL,
                 pass_fds=inherited,
             )
