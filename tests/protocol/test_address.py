@@ -99,6 +99,77 @@ def test_file_in_its_place_is_refused(base: Path) -> None:
         prepare_run_dir(base / "run" / "below")
 
 
+STRANGER = 54_321
+
+
+def foreign_link(path: Path, target: Path) -> None:
+    """A symbolic link of another user; only root can make one."""
+    if os.getuid():
+        pytest.skip("needs root")
+    path.symlink_to(target, target_is_directory=True)
+    os.lchown(path, STRANGER, STRANGER)
+
+
+@pytest.mark.parametrize("below", ["", "pool/run"])
+def test_link_of_somebody_else_is_refused_and_what_it_leads_to_is_left_alone(base: Path, below: str) -> None:
+    """In the place of the run directory, or above it: nothing is followed, made or closed."""
+    (base / "documents").mkdir(mode=0o755)
+    (base / "documents").chmod(0o755)
+    foreign_link(base / "run", base / "documents")
+    with pytest.raises(AddressError, match=r"is a symbolic link of another user: choose another POOL_RUN_DIR"):
+        prepare_run_dir(base / "run" / below)
+    assert mode(base / "documents") == 0o755
+    assert not [*(base / "documents").iterdir()]
+
+
+def test_folder_of_somebody_else_is_left_alone(base: Path) -> None:
+    """Refused, by root, too, which could change it."""
+    (base / "theirs").mkdir()
+    (base / "theirs").chmod(0o755)
+    if os.getuid():
+        pytest.skip("needs root")
+    os.chown(base / "theirs", STRANGER, STRANGER)
+    with pytest.raises(AddressError, match="belongs to another user"):
+        prepare_run_dir(base / "theirs")
+    assert mode(base / "theirs") == 0o755
+
+
+def test_link_of_ones_own_is_followed(base: Path) -> None:
+    """Who keeps the folder elsewhere may say so; what it leads to is private then."""
+    (base / "disk").mkdir(mode=0o755)
+    (base / "run").symlink_to("disk/../disk/run")
+    assert prepare_run_dir(base / "run") == base / "run"
+    assert mode(base / "disk" / "run") == 0o700
+    (base / "loop").symlink_to("loop")
+    with pytest.raises(AddressError, match="without end"):
+        prepare_run_dir(base / "loop")
+
+
+def test_folder_that_everybody_shares_is_refused(base: Path) -> None:
+    """Root, above all, must not close `/tmp` to all others. Tried on a folder like it: a fault must do no harm."""
+    path = base / "tmp"
+    path.mkdir()
+    path.chmod(0o1777)
+    with pytest.raises(AddressError, match="shared by all users"):
+        prepare_run_dir(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o1777
+
+
+@pytest.mark.parametrize("name", ["gateway.ipc", "gateway.lock"])
+def test_link_in_the_place_of_socket_or_lock_is_refused(base: Path, name: str) -> None:
+    """Planted while the folder was open to others: it leads nowhere, and what it leads to stays whole."""
+    precious = base / "precious"
+    precious.write_text("content")
+    (base / "run").mkdir()
+    (base / "run" / name).symlink_to(precious)
+    with pytest.raises(AddressError, match=rf"{name} is a symbolic link.*remove it"):
+        prepare_run_dir(base / "run")
+    if name == "gateway.lock":
+        with pytest.raises(AddressError, match="symbolic link"):
+            GatewayLock(base / "run")
+    assert precious.read_text() == "content"
+
+
 @pytest.mark.parametrize("letter", ["x", "ü"])
 def test_length_is_checked_in_bytes(base: Path, letter: str) -> None:
     """A socket path of exactly the system's limit is taken, one byte more is refused before anything is made."""

@@ -11,7 +11,7 @@ from running_pool import FAKE, Api, Program, descendants, until
 class Procfile(Api):
     """The project's Procfile under honcho, with the fake engine; `python` in it means this very environment's."""
 
-    def __init__(self, folder: Path, *, concurrency: str) -> None:
+    def __init__(self, folder: Path, *, concurrency: str, env_file: Path = Path(os.devnull)) -> None:
         super().__init__()
         environment = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -22,7 +22,7 @@ class Procfile(Api):
             "POOL_ENGINE": FAKE[1],
             "CHAT_MODEL": "fake",
         }
-        command = [sys.executable, "-m", "honcho", "-e", os.devnull, "-f", "Procfile", "start", "-c", concurrency]
+        command = [sys.executable, "-m", "honcho", "-e", str(env_file), "-f", "Procfile", "start", "-c", concurrency]
         self.honcho = Program("honcho", command, folder=folder, environment=environment)
         try:
             self.port = int(until(self._listening)[1])

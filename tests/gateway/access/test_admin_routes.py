@@ -12,6 +12,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 
+from gateway.access.record import Limits
 from gateway.app import make_app
 from gateway.config import GatewayConfig, parse_arguments
 from gateway.context import CUSTODY, EVENTS
@@ -84,6 +85,78 @@ async def test_key_is_refused_by_name_of_the_field_when_asked_for_wrongly(
     error = (await call(client, "POST", "/admin/api-keys", body, status=400))["error"]
     assert error["param"] == param
     assert (await call(client, "GET", "/admin/api-keys"))["data"] == []
+
+
+WEAK: dict[str, Any] = {
+    "permissions": ("admin", "chat"),
+    "models": ("a", "b"),
+    "limits": Limits(rpm=10),
+    "expires_at": 4e9,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"permissions": ["*"]}, "permissions"),
+        ({"permissions": ["chat", "vision"]}, "permissions"),
+        ({"models": []}, "models"),
+        ({"models": ["a", "c"]}, "models"),
+        ({"limits": {"rpm": 11}}, "limits.rpm"),
+        ({"limits": {"rpm": 0}}, "limits.rpm"),
+        ({"limits": {}}, "limits.rpm"),
+        ({"expires_in": None}, "expires_in"),
+        ({"expires_in": 3e9}, "expires_in"),
+    ],
+)
+async def test_nobody_grants_what_he_lacks(client: Client, changes: dict[str, Any], param: str) -> None:
+    """403 that names the field, and no key is made; as much as one has oneself may be given on."""
+    own = bearer(await issue(client, *WEAK["permissions"], **{k: v for k, v in WEAK.items() if k != "permissions"}))
+    body = {"name": "n", "permissions": ["chat"], "models": ["a"], "limits": {"rpm": 10}, "expires_in": 60}
+    granted = await client.post("/admin/api-keys", json=body, headers=own)
+    path = f"/admin/api-keys/{(await granted.json())['id']}"
+    assert granted.status == 200
+    before = len((await call(client, "GET", "/admin/api-keys"))["data"])
+    for answer in (
+        await client.post("/admin/api-keys", json={**body, **changes}, headers=own),
+        *([await client.patch(path, json=changes, headers=own)] if changes != {"expires_in": None} else []),
+    ):
+        error = (await answer.json())["error"]
+        assert (answer.status, error["code"], error["param"]) == (403, "insufficient_permissions", param)
+    assert len((await call(client, "GET", "/admin/api-keys"))["data"]) == before
+    assert (await client.patch(path, json={"name": "m"}, headers=own)).status == 200
+
+
+async def test_stronger_key_is_not_handled_by_a_weaker_one_but_may_be_revoked(client: Client) -> None:
+    """To rotate a key is to have it. Who may manage keys may close any."""
+    own = bearer(await issue(client, "admin"))
+    strong = await issue(client, "*")
+    path = f"/admin/api-keys/{strong[4:12]}"
+    assert (await client.post(f"{path}/rotate", headers=own)).status == 403
+    assert (await client.patch(path, json={"permissions": ["admin"]}, headers=own)).status == 403
+    assert await works(client, strong)
+    assert (await client.delete(path, headers=own)).status == 200
+    assert not await works(client, strong)
+
+
+async def test_audit_log_is_private_and_no_link(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An open one is closed; a link is not followed, and the act is in the ordinary log all the same."""
+    (tmp_path / "data").mkdir(mode=0o700)
+    log = tmp_path / "data" / "audit.log"
+    log.touch(mode=0o644)
+    log.chmod(0o644)
+    async with guarded(tmp_path) as client:
+        await call(client, "POST", "/admin/api-keys", MINIMAL)
+        assert stat.S_IMODE(log.stat().st_mode) == 0o600
+        assert '"act":"key.create"' in log.read_text()
+        log.unlink()
+        (tmp_path / "elsewhere").write_text("")
+        log.symlink_to(tmp_path / "elsewhere")
+        caplog.clear()
+        await call(client, "POST", "/admin/api-keys", MINIMAL)
+        assert (tmp_path / "elsewhere").read_text() == ""
+        assert "The audit log lacks an act (key.create)" in caplog.text
+        assert "Audit: key.create" in caplog.text
 
 
 async def test_unknown_key_is_404_and_lost_database_503_when_managed(client: Client, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from gateway.access.custody import Custody, Unavailable
+from gateway.access.journal import Journal
 from gateway.access.keyring import Caller, Keyring
 from gateway.access.record import UNLIMITED, new_key
+from gateway.access.store import KeyStore
 from gateway.access.usage import Usage
 
 
@@ -73,3 +75,39 @@ async def test_keys_work_and_usage_waits_when_the_disk_is_full(
     sums = {found.id: (found.requests, found.tokens) for found in await keys.keys()}
     assert sums[key.id] == (1, 7)
     await keys.close()
+
+
+async def test_revocation_holds_and_survives_when_the_disk_is_full(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Closed at once here, and after a kill; said; in the database as soon as there is room."""
+    folder = small_disk / "data"
+    keys = Custody(folder, Keyring("the master key"), Usage(UNLIMITED), look_s=0.02)
+    await keys.start()
+    made = [await keys.put(lambda pepper: new_key(pepper, 10.0, name="x")) for _ in range(8)]
+    fill(small_disk)
+    # What is not written yet takes the last of the room that the database has within its files.
+    for at in range(3000):
+        keys.usage.count(f"{made[0][0].id}{at}", requests=1)
+    await eventually(lambda: keys.trouble is not None)
+    kept = []
+    for at, (key, text) in enumerate(made):
+        _, place = await keys.revoke(key.id, 11.0 + at)
+        kept.append(place)
+        assert keys.keyring.find(text, 11.0) == "revoked"
+    assert set(kept) <= {"database", "journal"}
+    assert "journal" in kept
+    assert "is revoked here, but that is in the journal alone yet" in caplog.text
+    # As after SIGKILL.
+    again = Custody(folder, Keyring(None), Usage(UNLIMITED), look_s=0.02)
+    await again.start()
+    assert {again.keyring.find(text, 11.0) for _, text in made} <= {"revoked", "unavailable"}
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)  # noqa: ASYNC221
+    await eventually(lambda: keys.trouble is None and not keys.keyring.revoked)
+    assert {again.keyring.find(text, 11.0) for _, text in made} == {"revoked"}
+    await again.close()
+    await keys.close()
+    store = KeyStore(folder, timeout_s=1)
+    assert all(found.revoked_at is not None for found in store.read())
+    assert Journal(folder).read() == {}
+    store.close()
