@@ -9,7 +9,15 @@ import pytest
 
 from protocol.address import default_run_dir
 from protocol.messages import Kind
-from worker.config import SETTINGS, ConfigError, Setting, WorkerConfig, engine_environment, parse_arguments
+from worker.config import (
+    SETTINGS,
+    ConfigError,
+    Setting,
+    WorkerConfig,
+    engine_environment,
+    parse_arguments,
+    public_environment,
+)
 from worker.launch import engine_command, read_config
 
 MODEL = ["--model-path", "mlx-community/Qwen3-0.6B-4bit"]
@@ -203,6 +211,37 @@ def test_preload_goes_in_front_of_what_is_there() -> None:
     assert engine_environment(blas, {"A": "b"})["LD_PRELOAD"] == str(blas)
     assert engine_environment(blas, {"LD_PRELOAD": "/x.so"})["LD_PRELOAD"] == f"{blas}:/x.so"
     assert engine_environment(blas, {"LD_PRELOAD": "/opt/libopenblas.so.0"})["LD_PRELOAD"] == "/opt/libopenblas.so.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "stays"),
+    [
+        ("POOL_API_KEY", "x", ()),
+        ("EMBEDDING_API_KEY", "x", ()),
+        ("POOL_RATE_LIMIT_STORAGE", "redis://10.0.0.5/0", ()),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=b", ()),
+        ("AWS_SECRET_ACCESS_KEY", "x", ()),
+        ("github_token", "x", ()),
+        ("CELERY", "redis://:secret@host/0", ()),
+        ("HF_TOKEN", "x", ("hub",)),
+        ("HTTPS_PROXY", "http://me:secret@proxy:8080", ("hub",)),
+        ("HTTPS_PROXY", "http://proxy:8080", ("hub", "local")),
+        ("PWD", "/home/me", ("hub", "local")),
+        ("TOKENIZERS_PARALLELISM", "false", ("hub", "local")),
+        ("MANPATH", "a:b@c", ("hub", "local")),
+        *((name, "x", ("hub", "local")) for setting in SETTINGS for name in setting.environment),
+    ],
+)
+def test_worker_is_given_no_secret_that_it_does_not_need(
+    tmp_path: Path, name: str, value: str, stays: tuple[str, ...]
+) -> None:
+    """By name, or for a password in an address; the hub's token goes to those alone who may have to fetch a model."""
+    environment = {name: value, "PATH": "/bin"}
+    local = WorkerConfig(model_path=str(tmp_path), served_name="m")
+    for where, config in (("local", local), ("hub", parse())):
+        expected = None if where in stays else {"PATH": "/bin"}
+        assert public_environment(config, environment) == expected
+    assert (name in engine_environment(None, environment)) is ("hub" in stays)
 
 
 def test_blas_leaves_cores_to_the_others_when_nothing_else_is_said() -> None:

@@ -3,6 +3,7 @@
 import pytest
 from dispatch_rig import Rig, announcement, readiness, supervision
 
+from gateway.dispatch.model import Model
 from gateway.dispatch.stream import JobFailed
 from protocol.messages import GenerateJob, Kind, State, Watch
 
@@ -210,6 +211,37 @@ async def test_adapter_is_not_served_under_a_configured_alias(caplog: pytest.Log
     assert [variant.name for variant in rig.model.variants] == ["m", "sql"]
     assert rig.roster.resolve("tables", Kind.CHAT, settling=False).name == "sql"
     assert len(caplog.records) >= 2
+
+
+async def test_alias_means_the_model_that_is_called_so(caplog: pytest.LogCaptureFixture) -> None:
+    """A key that names it opens that model and not the alias's target, which has lost it."""
+    rig = Rig(aliases={"fast": "m"})
+    rig.join("w1")
+    assert rig.model.aliases == ("fast",)
+    rig.join("w2", "fast")
+    assert rig.model.aliases == ()
+    assert rig.roster.resolve("fast", Kind.CHAT, settling=False).name == "fast"
+    assert "fast is no alias of m any more: a model is called so" in caplog.text
+
+
+async def test_names_lead_only_to_what_is_usable() -> None:
+    """Whatever others are called does not count: no shadow, no ambiguity, no default tells of them."""
+    rig = Rig(aliases={"gpt-4": "hidden"})
+    rig.join("w1", "hidden", source="org/m", adapters={"sql": "a"})
+    rig.join("w2", "own", source="org/m", adapters={"poems": "p"})
+
+    def usable(model: Model) -> bool:
+        return model.name in ("own", "sql")
+
+    def find(name: str | None) -> str:
+        return rig.roster.resolve(name, Kind.CHAT, settling=False, usable=usable).name
+
+    with pytest.raises(JobFailed, match="does not exist"):
+        rig.roster.resolve("qwen3", Kind.CHAT, settling=False)
+    assert [find(name) for name in (None, "own", "sql", "qwen3", "org/m", "m")] == ["own", "own", "sql", *["own"] * 3]
+    for name in ("hidden", "gpt-4", "poems"):
+        with pytest.raises(JobFailed, match="does not exist"):
+            find(name)
 
 
 async def test_older_model_has_the_name_of_an_adapter_after_a_restart_of_the_gateway() -> None:
