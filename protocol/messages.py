@@ -71,12 +71,13 @@ class GenerateJob(Message, frozen=True):
 
 
 class TokenizeJob(Message, frozen=True):
-    """Tokenise a prompt as a generation would; answered by `Tokens`."""
+    """Tokenise a prompt as a generation would; answered by `Tokens`. `tenant` as in `GenerateJob`."""
 
     job: int
     attempt: int
     prompt: Prompt
     images: list[Image] = []
+    tenant: str = ""
 
 
 class DetokenizeJob(Message, frozen=True):

@@ -1,17 +1,19 @@
-"""Image files from strangers: what may be decoded, and how it becomes plain RGB. Pillow only, no MLX.
+"""Image files from strangers: what may be decoded, and how it becomes plain RGB. Pillow only: neither MLX nor NumPy.
 
-The header is read first; pixels are decoded only of a file of a known kind and a bearable size. Whatever is wrong with
-a file is its sender's error.
+The header is read first; pixels are decoded only of a file of a known kind, a bearable build and a bearable size.
+Whatever is wrong with a file is its sender's error. Engines call this in a process that may be killed, through
+`worker.decoding`.
 """
 
 import io
 import re
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from protocol.errors import Code, JobError
+from worker.decoding.structure import has_too_many_parts
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 MAX_FILE_BYTES = 20_000_000
@@ -25,24 +27,36 @@ _FOREIGN = re.compile(rb"%PDF-|<(?:script|html|svg|!doctype|\?php)[\s>]", re.IGN
 """What only a file that is something else as well has at its ends."""
 
 
-def decode(file: bytes, param: str, *, low: bool = False) -> Image.Image:
-    """The first frame of an image file, upright, on white, as RGB. Raises `JobError` that names `param`."""
+def decode(
+    file: bytes, param: str, *, low: bool = False, sized: Callable[[int, int], None] = lambda _width, _height: None
+) -> Image.Image:
+    """Return the first frame of an image file, upright, on white, as RGB. Raises `JobError` that names `param`.
+
+    `sized` is called with width and height once they are known, before pixels are decoded.
+    """
     if len(file) > MAX_FILE_BYTES:
         raise _refusal(param, f"has {len(file)} bytes; at most {MAX_FILE_BYTES} are taken")
     _refuse_disguise(file, param)
+    if has_too_many_parts(file):
+        raise _refusal(param, "can't be decoded: the file is made of too many parts")
     try:
         image = Image.open(io.BytesIO(file), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _refusal(param, f"has too many pixels; at most {MAX_PIXELS} are taken") from None
+    except MemoryError:
+        raise
     except Exception:
         raise _refusal(param, "is no PNG, JPEG, WebP or GIF file") from None
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _refusal(param, f"has {width} x {height} pixels; at most {MAX_PIXELS} are taken")
+    sized(width, height)
     try:
         with image:
             image.load()
             plain = _plain(ImageOps.exif_transpose(image))
+    except MemoryError:
+        raise
     except Exception:
         # Truncated or malformed somewhere behind the header: decoders raise all kinds of things.
         raise _refusal(param, "can't be decoded: the file is damaged") from None
@@ -56,8 +70,9 @@ def decode(file: bytes, param: str, *, low: bool = False) -> Image.Image:
 def _plain(image: Any) -> Image.Image:
     """RGB of any mode that the four formats have."""
     if image.mode.startswith("I;16"):
-        # Pillow would clip to 255 what has 65,535 shades.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        # Pillow would clip to 255 what has 65,535 shades: the upper byte of each.
+        upper = 0 if image.mode.endswith("B") else 1
+        image = Image.frombytes("L", image.size, image.tobytes()[upper::2])
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, (255, 255, 255, 255))

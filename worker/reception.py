@@ -1,7 +1,8 @@
 """Where jobs are prepared before the engine sees them: rendered, tokenised and checked, off its thread.
 
 A long prompt must not hold up running streams, so this has a thread of its own; jobs whose preparation takes long come
-in pieces and take turns. A job that is cancelled while it waits here never reaches the engine.
+in pieces and take turns. What is done elsewhere (images are decoded in processes of their own) nobody waits for but the
+job that needs it. A job that is cancelled while it waits here never reaches the engine.
 """
 
 import logging
@@ -9,6 +10,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -90,6 +92,7 @@ class Reception:
         self._begun: deque[_Begun] = deque()
         self._lock = threading.Lock()
         self._waiting: set[tuple[int, int, int]] = set()
+        self._elsewhere: dict[tuple[int, int, int], Future[Any]] = {}
 
     def start(self) -> None:
         """Begin to prepare what `take` brings."""
@@ -118,12 +121,19 @@ class Reception:
             key = (epoch, job, attempt)
             found = key in self._waiting
             self._waiting.discard(key)
-            return found
+            pending = self._elsewhere.pop(key, None)
+        if pending is not None:
+            pending.cancel()
+        return found
 
     def clear(self) -> None:
         """Drop everything that has not reached the engine."""
         with self._lock:
             self._waiting.clear()
+            pending = list(self._elsewhere.values())
+            self._elsewhere.clear()
+        for future in pending:
+            future.cancel()
 
     def _run(self) -> None:
         while True:
@@ -133,8 +143,27 @@ class Reception:
                 outcome = self._outcome(begun)
                 if outcome is None:
                     self._begun.append(begun)
+                elif isinstance(outcome, Future):
+                    self._await(begun, outcome)
                 else:
                     self._pass_on(begun, outcome)
+
+    def _await(self, begun: _Begun, pending: Future[Any]) -> None:
+        """Go on with a job once `pending` is done; where the job is cancelled, `pending` is, too."""
+        key = (begun.epoch, begun.job.job, begun.job.attempt)
+        with self._lock:
+            wanted = key in self._waiting
+            if wanted:
+                self._elsewhere[key] = pending
+
+        def go_on(_done: Future[Any]) -> None:
+            with self._lock:
+                self._elsewhere.pop(key, None)
+            self._queue.put(begun)
+
+        pending.add_done_callback(go_on)
+        if not wanted:
+            pending.cancel()
 
     def _compile(self, compiler: Compiler) -> None:
         while True:

@@ -6,7 +6,7 @@ from gateway.context import GALLERY, POOL
 from gateway.errors import ApiError
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
-from gateway.routes.caller import model_of
+from gateway.routes.caller import model_of, tenant
 from gateway.routes.generation import ERRORS, blaming, forget_urls, model_for
 from gateway.schema.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 from protocol.messages import Text, Tokens
@@ -21,7 +21,7 @@ async def tokenize(request: web.Request) -> web.Response:
     model = model_for(request, wanted.model, shown) if shown else model_of(request, wanted.model, None)
     async with (
         request.app[GALLERY].collect(shown) as album,
-        pool.run(model, wanted.job(album.images), album.buffers) as stream,
+        pool.run(model, wanted.job(album.images, tenant=tenant(request)), album.buffers) as stream,
     ):
         with blaming(forget_urls(shown)):
             result = await stream.result()

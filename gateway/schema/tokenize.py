@@ -49,12 +49,12 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
         """The images of the conversation, in order. Raises `ApiError` if there are too many."""
         return pictures(self.messages or [])
 
-    def job(self, images: Sequence[Image] = ()) -> TokenizeJob:
+    def job(self, images: Sequence[Image] = (), *, tenant: str = "") -> TokenizeJob:
         """The job for a worker; the pool fills in its numbers. `images`: what its `pictures` have become."""
         if self.messages is not None:
             template = template_options(self.chat_template_kwargs, None)
             prompt = chat_prompt(self.messages, tools=self.tools, template=template)
-            return TokenizeJob(job=0, attempt=0, prompt=prompt, images=[*images])
+            return TokenizeJob(job=0, attempt=0, prompt=prompt, images=[*images], tenant=tenant)
         return TokenizeJob(
             job=0,
             attempt=0,

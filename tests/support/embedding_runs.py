@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,13 @@ def run(engine: EmbeddingEngine, *jobs: EmbedJob, files: Sequence[bytes] = ()) -
 
 def prepared(engine: EmbeddingEngine, job: Job, files: Sequence[bytes] = ()) -> Prepared:
     """As the reception does it, but all pieces at once."""
-    [*rest, last] = engine.prepare(job, files)
+    pieces: list[Any] = []
+    for piece in engine.prepare(job, files):
+        if isinstance(piece, Future):
+            wait([piece], timeout=60)
+        else:
+            pieces.append(piece)
+    [*rest, last] = pieces
     assert last is not None
     assert not any(rest)
     return last

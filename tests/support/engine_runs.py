@@ -1,6 +1,7 @@
 """Engines driven without a process around them: jobs in, messages out."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from typing import Any
 
 import msgspec
@@ -46,7 +47,14 @@ def run(
 def prepared(engine: ChatEngine, job: Job, files: Sequence[bytes] = ()) -> Any:
     """What reception would hand on: all pieces of a preparation, at once."""
     found = engine.prepare(job, files)
-    return next(piece for piece in found if piece is not None) if isinstance(found, Iterator) else found
+    if not isinstance(found, Iterator):
+        return found
+    for piece in found:
+        if isinstance(piece, Future):
+            wait([piece], timeout=60)
+        elif piece is not None:
+            return piece
+    raise AssertionError("a preparation ended without a result")
 
 
 def note(outcomes: dict[int, Outcome], message: Any) -> None:

@@ -115,6 +115,12 @@ def _before_scan(more: bytes) -> bytes:
     return file[:at] + more + file[at:]
 
 
+def _hidden_segments() -> bytes:
+    """Two million segments inside of others, of a kind that libjpeg skips and Pillow looks into."""
+    inside = segment(0xE5) * 16_000
+    return _before_scan(segment(0xF0, inside) * (FLOOD_BYTES // len(inside)))
+
+
 def _flood(piece: bytes, size_bytes: int = FLOOD_BYTES) -> bytes:
     return piece * (size_bytes // len(piece))
 
@@ -260,7 +266,6 @@ _HOSTILE: tuple[tuple[str, Make], ...] = (
     ("jpeg of 2,000 scans in three colours", lambda: scans(2000, components=3)),
     ("jpeg of 2,000 scans in four colours", lambda: scans(2000, components=4)),
     ("jpeg of 300 scans", lambda: scans(300)),
-    ("jpeg of 90 large scans in three colours", lambda: scans(90, components=3)),
     ("jpeg of 100,000 small scans", lambda: scans(100_000, (64, 64))),
     ("jpeg of 2,000 scans with restart marks between", lambda: scans(2000, between=b"\xff\xd0" * 9)),
     ("jpeg of 2,000 scans with filling between", lambda: scans(2000, between=b"\xff" * 9)),
@@ -268,6 +273,9 @@ _HOSTILE: tuple[tuple[str, Make], ...] = (
     ("jpeg of 2,000 sequential scans", lambda: _sequential_scans(2000)),
     ("jpeg with a flood of exif segments", lambda: _before_scan(_flood(segment(0xE1, b"Exif\0\0" + b"x" * 6)))),
     ("jpeg with a flood of empty segments", lambda: _before_scan(_flood(segment(0xE5)))),
+    ("jpeg with a flood of hidden segments", _hidden_segments),
+    ("jpeg with a flood of segments behind its end", lambda: b"\xff\xd8\xff\xd9" + _flood(segment(0xE5))),
+    ("jpeg of filling alone", lambda: b"\xff\xd8" + _flood(b"\xff") + b"\x00"),
     ("jpeg with a flood of comments", lambda: _before_scan(_flood(segment(0xFE, b"c")))),
     ("jpeg with a flood of tables", lambda: _before_scan(_flood(segment(0xC4, b"\x00" + bytes(16))))),
     ("jpeg with a flood of filling", lambda: _before_scan(_flood(b"\xff"))),
@@ -323,6 +331,7 @@ _ODD: tuple[tuple[str, Make], ...] = (
     ("png of one column", lambda: png((1, 1_000_000), bits=1)),
     ("webp of 5,000 frames", lambda: _animation(5000, SIZE)),
     ("webp with a flood of parts", lambda: riff(_canvas(*SIZE), _still(), *[(b"teSt", b"")] * 500_000)),
+    ("jpeg of 90 large scans in three colours", lambda: scans(90, components=3)),
     ("jpeg of 18 scans", lambda: scans(18)),
     ("jpeg with restart marks for data", lambda: _before_scan(segment(0xDD, b"\0\1")) + _flood(b"\xff\xd0")),
     ("jpeg of 90 small scans", lambda: scans(90, (640, 480))),

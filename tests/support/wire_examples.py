@@ -92,7 +92,7 @@ TO_WORKER = (
         tool_names=["weather"],
         adapter="sql",
     ),
-    TokenizeJob(6, 1, PARTS[1], [IMAGE]),
+    TokenizeJob(6, 1, PARTS[1], [IMAGE], "tenant"),
     DetokenizeJob(7, 1, [1, 2, 3]),
     EmbedJob(
         job=8,

@@ -50,6 +50,7 @@ class Engine(Protocol):
         `buffers` are the raw frames that came with the job: what its `Image`s point into.
         Returns `Tokens`, `Text` or `Vectors` (the whole answer) or whatever `admit` takes. Where it takes long, an
         iterator: it yields None between pieces of some milliseconds, so that other jobs pass, and at last the result.
+        A `Future` that it yields is work done elsewhere: it goes on when that is done; cancelling a job cancels it.
         Raises `JobError` for a job that can't run.
         """
 

@@ -6,8 +6,10 @@ Composes what others own: sentences (inputs to tokens and pixels), the queue (wh
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from operator import itemgetter
 from types import MappingProxyType
+from typing import Any
 
 import mlx.core as mx
 import msgspec
@@ -152,7 +154,7 @@ class EmbeddingEngine:
 
     # -- jobs ----------------------------------------------------------------
 
-    def prepare(self, job: ModelJob, buffers: Sequence[bytes] = ()) -> Iterator[Prepared | Answer | None]:
+    def prepare(self, job: ModelJob, buffers: Sequence[bytes] = ()) -> Iterator[Prepared | Answer | Future[Any] | None]:
         """Read images, tokenise and check, piece by piece; see `Engine.prepare`."""
         match job:
             case EmbedJob():
@@ -162,7 +164,7 @@ class EmbeddingEngine:
             case GenerateJob():
                 raise JobError(Code.INVALID_REQUEST, "This model embeds texts; it generates none.", "model")
 
-    def _prepare(self, job: EmbedJob, buffers: Sequence[bytes]) -> Iterator[Prepared | None]:
+    def _prepare(self, job: EmbedJob, buffers: Sequence[bytes]) -> Iterator[Prepared | Future[Any] | None]:
         if job.dimensions is not None and not 1 <= job.dimensions <= self._dimensions:
             raise JobError(
                 Code.INVALID_REQUEST, f"The vectors of this model have {self._dimensions} dimensions.", "dimensions"
@@ -174,8 +176,11 @@ class EmbeddingEngine:
         way = yield from self._backends.way(job)
         texts: list[Text] = []
         for piece in self._sentences.texts(job, buffers, vocab_size=self._model.vocab_size):
-            texts += piece
-            yield None
+            if isinstance(piece, Future):
+                yield piece
+            else:
+                texts += piece
+                yield None
         yield Prepared(job, texts, way)
 
     def admit(self, prepared: Prepared) -> Sequence[ToGateway]:

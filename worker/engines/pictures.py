@@ -1,23 +1,25 @@
 """From an image file to what a prompt and a model take of it: placeholder text, a grid, pixels.
 
-It runs on the reception thread. Each image is processed by itself, so that one that was seen before costs nothing,
-whatever stands beside it. The family's own processor does it, with the family's own tokens; MLX arrays that it makes
-are turned into NumPy's at once.
+Files are decoded in processes of their own (`worker.decoding`). Each image is processed by itself, so that one that was
+seen before costs nothing, whatever stands beside it. The family's own processor does it, with the family's own tokens;
+MLX arrays that it makes are turned into NumPy's at once.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
 from typing import Any
 from weakref import WeakSet
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PILImage
 
 from protocol.errors import Code, JobError
 from protocol.messages import Image
-from worker import images
 from worker.batch.scene import Pixels
+from worker.decoding.decoders import Decoders
 
 PIXELS_BYTES = 512_000_000
 """What may wait for the device. Pictures beyond it are developed again when their turn has come, at its expense."""
@@ -43,7 +45,7 @@ class Shot(msgspec.Struct, frozen=True):
 
 
 class Darkroom:
-    """Develops images for one model. For one thread, but for `Shot.develop`, which any may call."""
+    """Develops images for one model. `shot` is for one thread; `Shot.develop` may be called by any."""
 
     def __init__(
         self, processor: Any, *, mark: str, image_token: int, seen: Callable[[tuple[str, bytes]], bool]
@@ -55,22 +57,27 @@ class Darkroom:
         self._seen = seen
         self._prints: OrderedDict[tuple[str, bytes], Print] = OrderedDict()
         self._waiting: WeakSet[Pixels] = WeakSet()
+        self._decoders = Decoders()
 
-    def shot(self, image: Image, buffers: Sequence[bytes], *, tenant: str, param: str) -> Shot:
-        """Take an image of a job. Raises `JobError`, which names it as `param` (`images[2]`)."""
+    def shot(
+        self, image: Image, buffers: Sequence[bytes], *, tenant: str, param: str
+    ) -> Generator[Future[Any], None, Shot]:
+        """Take an image of a job; yields what there is to wait for. Raises `JobError`, naming `param` (`images[2]`)."""
         if not 0 <= image.buffer < len(buffers):
             raise JobError(Code.INVALID_REQUEST, "The file of an image did not come with its request.", param)
         file, low = buffers[image.buffer], image.detail == "low"
         key = (tenant, image.digest + (b"low" if low else b""))
 
         def develop() -> Pixels:
-            return self._develop(file, param, low=low)[1]
+            return self._process(self._decoders.decode(file, param, low=low), param)[1]
 
         known = self._prints.get(key)
         if known is not None and self._seen(key):
             self._prints.move_to_end(key)
             return Shot(key, known, None, develop)
-        found, pixels = self._develop(file, param, low=low)
+        pending = self._decoders.submit(tenant, file, param, lambda shown: self._process(shown, param), low=low)
+        yield pending
+        found, pixels = pending.result()
         self._prints[key] = found
         if len(self._prints) > REMEMBERED:
             self._prints.popitem(last=False)
@@ -82,8 +89,8 @@ class Darkroom:
         self._waiting.add(pixels)
         return pixels
 
-    def _develop(self, file: bytes, param: str, *, low: bool) -> tuple[Print, Pixels]:
-        picture = images.decode(file, param, low=low)
+    def _process(self, shown: NDArray[np.uint8], param: str) -> tuple[Print, Pixels]:
+        picture = PILImage.fromarray(shown)
         try:
             made = self._processor(text=[self._mark], images=[picture], add_special_tokens=False)
         except ValueError as error:

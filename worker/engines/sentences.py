@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import msgspec
@@ -65,9 +66,9 @@ class Sentences:
         *,
         asked: int | None,
         form: Form | None = None,
-        picture: Callable[[bytes, str], Picture] | None = None,
+        picture: Callable[[str, bytes, str], Future[Picture]] | None = None,
     ) -> None:
-        """`picture` reads an image file, for a model that takes images."""
+        """`picture` reads a tenant's image file, for a model that takes images."""
         # A tokenizer file may come with truncation and padding of its own: silence about either would be a lie.
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -80,8 +81,12 @@ class Sentences:
         self._ending = _ending(tokenizer) + len(tokenizer.encode(self._form.behind, add_special_tokens=False).ids)
         self._longest_token = max((len(token) for token in tokenizer.get_vocab()), default=1)
 
-    def texts(self, job: EmbedJob, buffers: Sequence[bytes], *, vocab_size: int) -> Iterator[list[Text]]:
-        """The inputs of a job, in order, in pieces that take some milliseconds each. Raises `JobError`."""
+    def texts(
+        self, job: EmbedJob, buffers: Sequence[bytes], *, vocab_size: int
+    ) -> Iterator[list[Text] | Future[Picture]]:
+        """The inputs of a job, in order, in pieces that take some milliseconds each, and what there is to wait for
+        before the next one. Raises `JobError`.
+        """
         if job.images:
             return self._shown(job, buffers)
         if job.tokens:
@@ -103,7 +108,7 @@ class Sentences:
                 for at, ids in enumerate(tokens, start)
             ]
 
-    def _shown(self, job: EmbedJob, buffers: Sequence[bytes]) -> Iterator[list[Text]]:
+    def _shown(self, job: EmbedJob, buffers: Sequence[bytes]) -> Iterator[list[Text] | Future[Picture]]:
         """Images, each with a text or without."""
         if self._picture is None:
             raise JobError(Code.INVALID_REQUEST, "This model embeds texts; it takes no images.", "input")
@@ -113,7 +118,9 @@ class Sentences:
         for at, image in enumerate(job.images):
             if not 0 <= image.buffer < len(buffers):
                 raise JobError(Code.INVALID_REQUEST, "The file of an image did not come with its request.", "image")
-            picture = self._picture(buffers[image.buffer], _where(at, len(job.images), "image"))
+            pending = self._picture(job.tenant, buffers[image.buffer], _where(at, len(job.images), "image"))
+            yield pending
+            picture = pending.result()
             text = self._own(job.texts[at]) if job.texts else ""
             ids: list[int] = []
             if text or self._form.image:

@@ -2,7 +2,8 @@
 
 import importlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ class VisionPreparation(Preparation):
         data = io.BytesIO()
         PILImage.effect_noise(PROBE_SIZE, 64).save(data, "PNG")
         job = TokenizeJob(0, 0, PROBE, [Image(0, b"probe")])
-        shot = self._darkroom.shot(job.images[0], [data.getvalue()], tenant="", param="images[0]")
+        shot = _awaited(self._darkroom.shot(job.images[0], [data.getvalue()], tenant="", param="images[0]"))
         tokens, scene = self._read(job, [shot])
         if scene is None:
             raise EngineLoadError("a prompt with a picture came out without one")
@@ -99,12 +100,10 @@ class VisionPreparation(Preparation):
         return super().prepare(job)
 
     def _in_pieces(self, job: GenerateJob | TokenizeJob, files: Sequence[bytes]) -> Iterator[Any]:
-        """Image by image: a large one takes half a second, which texts need not wait for sixteen times."""
-        tenant = job.tenant if isinstance(job, GenerateJob) else ""
+        """Image by image; what is yielded between is what there is to wait for, while others are prepared."""
         shots: list[Shot] = []
         for index, image in enumerate(job.images):
-            shots.append(self._darkroom.shot(image, files, tenant=tenant, param=f"images[{index}]"))
-            yield None
+            shots.append((yield from self._darkroom.shot(image, files, tenant=job.tenant, param=f"images[{index}]")))
         yield super().prepare(job, shots)
 
     def _read(self, job: GenerateJob | TokenizeJob, shots: Sequence[Shot]) -> tuple[list[int], Scene | None]:
@@ -142,3 +141,12 @@ class VisionPreparation(Preparation):
                 )
             )
         return pictures
+
+
+def _awaited(steps: Generator[Future[Any], None, Shot]) -> Shot:
+    while True:
+        try:
+            next(steps).result()
+        except StopIteration as end:
+            shot: Shot = end.value
+            return shot

@@ -76,7 +76,8 @@ class VisualModel:
         tokens and of those behind it: rounding moves some token far in any half precision, an error moves most.
         """
         picture = scene.pictures[0]
-        arrays = {name: mx.array(array) for name, array in picture.develop().arrays.items()}
+        pixels = picture.pixels or picture.develop()
+        arrays = {name: mx.array(array) for name, array in pixels.arrays.items()}
         ids = mx.array([tokens])
         whole = self._model.get_input_embeddings(ids, arrays.pop("pixel_values"), mask=mx.ones(ids.shape), **arrays)
         found = {name: value for name, value in whole.to_dict().items() if value is not None}

@@ -17,6 +17,7 @@ from vision_runs import look, noise, shown
 from protocol.errors import Code, JobError
 from protocol.messages import ChatPrompt, Failed, GenerateJob, Grammar, TextPrompt, TokenizeJob
 from worker.config import WorkerConfig
+from worker.decoding.decoders import Decoders
 from worker.engines.base import EngineLoadError
 from worker.engines.vision import VisionEngine
 from worker.engines.vision_loading import load_vision
@@ -171,7 +172,7 @@ def test_known_picture_costs_no_look_and_no_decoding(
     before = engine.gauges()
     again = look(2, FILES, ("Now, once more: ", 3, "Which?"), max_tokens=8, tenant="known")
     with monkeypatch.context() as patch:
-        patch.setattr("worker.images.decode", lambda *_, **__: pytest.fail("it was decoded again"))
+        patch.setattr(Decoders, "submit", lambda *_, **__: pytest.fail("it was decoded again"))
         found = tokens(engine, again)
     after = engine.gauges()
     assert (len(looks), after.feature_hits - before.feature_hits) == (1, 1)

@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -250,3 +251,56 @@ def test_refusal_in_a_later_piece_is_answered() -> None:
     desk = Desk(prepare)
     desk.reception.take(7, job(1))
     assert desk.next() == (7, Failed(1, 1, Code.CONTEXT_LENGTH, "too long", "input[64]"))
+
+
+class Elsewhere:
+    """A `prepare` whose odd jobs wait for work that is done elsewhere."""
+
+    def __init__(self) -> None:
+        self.pending: dict[int, Future[str]] = {}
+        self.asked: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def __call__(self, job: Job, _buffers: Sequence[bytes]) -> Any:
+        return self._pieces(job.job) if job.job % 2 else f"prepared {job.job}"
+
+    def _pieces(self, number: int) -> Iterator[Any]:
+        self.pending[number] = Future()
+        self.asked.put(number)
+        yield self.pending[number]
+        yield self.pending[number].result()
+
+
+def test_job_that_waits_for_work_elsewhere_holds_nobody_up() -> None:
+    """It goes on when that is done, with what came of it."""
+    elsewhere = Elsewhere()
+    desk = Desk(elsewhere)
+    for number in (1, 2, 3, 4):
+        desk.reception.take(7, job(number))
+    assert [desk.next().prepared for _ in range(2)] == ["prepared 2", "prepared 4"]
+    assert desk.reception.waiting == 2
+    elsewhere.pending[3].set_result("three")
+    elsewhere.pending[1].set_exception(JobError(Code.INVALID_REQUEST, "no good", "images[0]"))
+    found = [desk.next(), desk.next()]
+    assert Admit(7, 3, 1, "three") in found
+    assert (7, Failed(1, 1, Code.INVALID_REQUEST, "no good", "images[0]")) in found
+    assert desk.reception.waiting == 0
+
+
+@pytest.mark.parametrize("how", ["cancel", "clear"])
+def test_work_elsewhere_ends_with_its_job(how: str) -> None:
+    """Nothing is done, and nothing comes, for a job that is gone."""
+    elsewhere = Elsewhere()
+    desk = Desk(elsewhere)
+    desk.reception.take(7, job(1))
+    assert elsewhere.asked.get(timeout=PATIENCE_S) == 1
+    # Parked by the time that the next one is through.
+    desk.reception.take(7, job(2))
+    assert desk.next().prepared == "prepared 2"
+    if how == "cancel":
+        assert desk.reception.cancel(7, 1, 1)
+    else:
+        desk.reception.clear()
+    assert elsewhere.pending[1].cancelled()
+    desk.reception.take(7, job(4))
+    assert desk.next().prepared == "prepared 4"
+    assert desk.out.empty()
