@@ -21,7 +21,8 @@ from gateway.errors import ApiError, invalid
 from gateway.media.addresses import is_public
 from gateway.media.gallery import Hold
 from gateway.media.inline import File, too_large
-from gateway.media.lookup import Allowed, Lookup, NotAllowed, SystemLookup, make_connector
+from gateway.media.lookup import TENANT, Allowed, Lookup, NotAllowed, SystemLookup, make_connector
+from gateway.media.places import FairPlaces
 from gateway.media.remote_urls import BadUrl, UrlRules, read_url
 from gateway.schema.bounds import MAX_IMAGE_BYTES
 
@@ -32,13 +33,21 @@ UNREACHABLE = "The image could not be fetched from its URL."
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FetchLimits:
-    """Bounds of one fetch, redirects included, and of all together; `wait_s` for a place among `at_once`."""
+    """Bounds of one fetch, redirects included, and of all together; `wait_s` for a place among `at_once`.
+
+    A server may be silent for `silence_s`; after `patience_s` it must have sent `least_bytes_per_s`, on average.
+    A tenant has at most `per_host` fetches under way from one host, and its fair share of all (see `FairPlaces`).
+    """
 
     total_s: float = 15.0
     wait_s: float = 15.0
     connect_s: float = 5.0
+    silence_s: float = 10.0
+    patience_s: float = 5.0
+    least_bytes_per_s: int = 10_000
     redirects: int = 3
     at_once: int = 64
+    per_host: int = 16
 
 
 class Fetcher:
@@ -56,7 +65,7 @@ class Fetcher:
         self._limits = limits or FetchLimits()
         self._allowed = allowed
         self._lookup = lookup
-        self._room = asyncio.Semaphore(self._limits.at_once)
+        self._places = FairPlaces(self._limits.at_once, per_host=self._limits.per_host)
         self._session: aiohttp.ClientSession | None = None
         self.counts = Counter(dict.fromkeys(OUTCOMES, 0))
         """Fetches by outcome; those that were cancelled count nowhere."""
@@ -66,7 +75,9 @@ class Fetcher:
         limits = self._limits
         self._session = aiohttp.ClientSession(
             connector=make_connector(self._lookup or SystemLookup(), self._allowed, at_once=limits.at_once),
-            timeout=aiohttp.ClientTimeout(total=limits.total_s, sock_connect=limits.connect_s),
+            timeout=aiohttp.ClientTimeout(
+                total=limits.total_s, sock_connect=limits.connect_s, sock_read=limits.silence_s
+            ),
             headers={
                 hdrs.ACCEPT: "image/png, image/jpeg, image/webp, image/gif",
                 hdrs.ACCEPT_ENCODING: "identity",
@@ -83,14 +94,14 @@ class Fetcher:
         if self._session is not None:
             await self._session.close()
 
-    async def fetch(self, url: str, where: str, hold: Hold) -> File:
-        """Fetch an image. Raises `ApiError` with `where` as its `param`."""
+    async def fetch(self, url: str, where: str, hold: Hold, *, tenant: str = "") -> File:
+        """Fetch an image in its tenant's turn. Raises `ApiError` with `where` as its `param`."""
         try:
             target = read_url(url, self._rules)
         except BadUrl as error:
             self.counts["refused"] += 1
             raise invalid(str(error), where) from None
-        async with self._turn():
+        async with self._turn(tenant, target.raw_host or ""):
             try:
                 async with asyncio.timeout(self._limits.total_s):
                     file = await self._follow(target, where, hold)
@@ -107,17 +118,19 @@ class Fetcher:
         return file
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    async def _turn(self, tenant: str, host: str) -> AsyncIterator[None]:
         """Wait for a place among those who fetch. Raises `ApiError` if that takes too long."""
         try:
             async with asyncio.timeout(self._limits.wait_s):
-                await self._room.acquire()
+                await self._places.take(tenant, host)
         except TimeoutError:
             raise ApiError("queue_full") from None
+        caller = TENANT.set(tenant)
         try:
             yield
         finally:
-            self._room.release()
+            TENANT.reset(caller)
+            self._places.give_back(tenant, host)
 
     async def _follow(self, url: URL, where: str, hold: Hold) -> File:
         """The file at the end of all redirects, each of which is checked as the first URL was."""
@@ -126,23 +139,27 @@ class Fetcher:
         for _ in range(self._limits.redirects + 1):
             async with self._session.get(url, allow_redirects=False) as response:
                 if response.status not in REDIRECTS:
-                    return await _read(response, where, hold)
+                    return await _read(response, where, hold, self._limits)
                 # Where it leads to is the remote server's secret; a `BadUrl` must not tell.
                 url = read_url(str(url.join(URL(response.headers.get(hdrs.LOCATION, ""), encoded=True))), self._rules)
         raise ValueError("too many redirects")
 
 
-async def _read(response: aiohttp.ClientResponse, where: str, hold: Hold) -> File:
+async def _read(response: aiohttp.ClientResponse, where: str, hold: Hold, limits: FetchLimits) -> File:
     if response.status != 200:
         raise invalid(f"The server of the image's URL answered with status {response.status}.", where)
     if (response.content_length or 0) > MAX_IMAGE_BYTES:
         raise too_large(where)
     digest, data = hashlib.sha256(), io.BytesIO()
+    clock = asyncio.get_running_loop().time
+    began = clock()
     async for chunk in response.content.iter_any():
         hold(len(chunk))
         data.write(chunk)
         if data.tell() > MAX_IMAGE_BYTES:
             raise too_large(where)
+        if (took_s := clock() - began) > limits.patience_s and data.tell() < took_s * limits.least_bytes_per_s:
+            raise TimeoutError
         digest.update(chunk)
     return File(data.getvalue(), digest.digest())
 

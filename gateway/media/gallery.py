@@ -28,8 +28,8 @@ Hold = Callable[[int], None]
 class Source(Protocol):
     """Whoever fetches what is not in the URL itself."""
 
-    async def fetch(self, url: str, where: str, hold: Hold) -> File:
-        """Fetch a file. Raises `ApiError` with `where` as its `param`."""
+    async def fetch(self, url: str, where: str, hold: Hold, *, tenant: str) -> File:
+        """Fetch a file for a tenant. Raises `ApiError` with `where` as its `param`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,14 +50,14 @@ class Gallery:
         """Held for all requests together."""
 
     @asynccontextmanager
-    async def collect(self, shown: list[Picture]) -> AsyncIterator[Album]:
+    async def collect(self, shown: list[Picture], *, tenant: str = "") -> AsyncIterator[Album]:
         """Collect the images of a request, all at once, and hold them for as long as the block lasts.
 
         Raises `ApiError` with the parameter of the first image that can't be had.
         """
         with self.holding() as hold:
             # Several pictures may share one URL, and several URLs one file.
-            files = await self._files({picture.url: picture.where for picture in reversed(shown)}, hold)
+            files = await self._files({picture.url: picture.where for picture in reversed(shown)}, hold, tenant)
             album, places = Album(), dict[bytes, int]()
             for picture in shown:
                 file = files[picture.url]
@@ -85,18 +85,18 @@ class Gallery:
         finally:
             self.held_bytes -= held
 
-    async def _files(self, wanted: dict[str, str], hold: Hold) -> dict[str, File]:
+    async def _files(self, wanted: dict[str, str], hold: Hold, tenant: str) -> dict[str, File]:
         """By URL; `wanted` says which parameter to blame for each."""
         if len(wanted) < 2:
-            return {url: await self._file(url, where, hold) for url, where in wanted.items()}
+            return {url: await self._file(url, where, hold, tenant) for url, where in wanted.items()}
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = {url: group.create_task(self._file(url, where, hold)) for url, where in wanted.items()}
+                tasks = {url: group.create_task(self._file(url, where, hold, tenant)) for url, where in wanted.items()}
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return {url: task.result() for url, task in tasks.items()}
 
-    async def _file(self, url: str, where: str, hold: Hold) -> File:
+    async def _file(self, url: str, where: str, hold: Hold, tenant: str) -> File:
         if url[:5].lower() == "data:":
             hold(len(url) // 4 * 3)
             small = len(url) <= SMALL
@@ -104,7 +104,7 @@ class Gallery:
         elif self._remote is None:
             raise invalid("Images are only accepted as data: URLs by this server.", where)
         else:
-            file = await self._remote.fetch(url, where, hold)
+            file = await self._remote.fetch(url, where, hold, tenant=tenant)
         return checked(file, where)
 
 

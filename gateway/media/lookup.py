@@ -10,9 +10,12 @@ import ipaddress
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+
+from gateway.media.places import FairPlaces
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
 """Finds the numeric addresses of a host. Raises `OSError`."""
@@ -21,6 +24,8 @@ Allowed = Callable[[str], bool]
 AddressInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
 
 LOOKUPS = 16
+TENANT: ContextVar[str] = ContextVar("tenant", default="")
+"""Whose fetch a look-up is for: it comes to `SystemLookup` through aiohttp, which knows of hosts alone."""
 
 
 class NotAllowed(OSError):
@@ -28,22 +33,23 @@ class NotAllowed(OSError):
 
 
 class SystemLookup:
-    """The system's own resolver, on threads of its own.
+    """The system's own resolver, on threads of its own, shared out fairly between tenants.
 
     They are daemons: a name server that never answers must not hold up the end of the process, nor other threads' work.
     """
 
     def __init__(self, at_once: int = LOOKUPS) -> None:
-        self._room = asyncio.Semaphore(at_once)
+        self._places = FairPlaces(at_once, per_host=at_once)
 
     async def __call__(self, host: str, port: int) -> list[str]:
         """Raises `OSError`. A look-up that nobody waits for any more keeps its place until it ends."""
-        await self._room.acquire()
+        tenant = TENANT.get()
+        await self._places.take(tenant, host)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[str]] = loop.create_future()
 
         def settle(result: list[str] | OSError) -> None:
-            self._room.release()
+            self._places.give_back(tenant, host)
             if future.done():
                 return
             if isinstance(result, OSError):

@@ -43,7 +43,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     model = model_for(request, wanted.model, shown)
     kind = type_of(images=bool(shown), streamed=bool(wanted.stream))
     request[GENERATED] = Generated(request_type=kind, model=model.name)
-    async with request.app[GALLERY].collect(shown) as album:
+    async with request.app[GALLERY].collect(shown, tenant=tenant(request)) as album:
         job = wanted.job(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request), images=album.images)
         await reserve(request, job)
         # The text of an image is a third larger than the image itself, and nobody reads it again.

@@ -12,7 +12,7 @@ from gateway.context import GALLERY
 from gateway.errors import ApiError
 from gateway.openapi import Operation, mount
 from gateway.routes.body import in_time, read
-from gateway.routes.caller import model_of
+from gateway.routes.caller import model_of, tenant
 from gateway.routes.embedder import IMAGES, SLICE, Embedded, embed, numbers, options_of
 from gateway.routes.form import read_form
 from gateway.routes.generation import ERRORS, forget_urls
@@ -76,7 +76,7 @@ async def _taken(
         raise ApiError("unsupported_media_type", f"The body must be 'application/json' or '{FORM}'.")
     wanted = await read(request, body, beside=beside)
     pictures = wanted.pictures
-    async with gallery.collect(pictures) as album:
+    async with gallery.collect(pictures, tenant=tenant(request)) as album:
         forget_urls(pictures)
         # The text of an image is a third larger than the image itself, and nobody reads it again.
         wanted = msgspec.structs.replace(wanted, **{field: []})

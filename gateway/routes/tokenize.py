@@ -20,7 +20,7 @@ async def tokenize(request: web.Request) -> web.Response:
     # Embedding models have tokens, too.
     model = model_for(request, wanted.model, shown) if shown else model_of(request, wanted.model, None)
     async with (
-        request.app[GALLERY].collect(shown) as album,
+        request.app[GALLERY].collect(shown, tenant=tenant(request)) as album,
         pool.run(model, wanted.job(album.images, tenant=tenant(request)), album.buffers) as stream,
     ):
         with blaming(forget_urls(shown)):

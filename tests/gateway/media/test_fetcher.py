@@ -252,7 +252,7 @@ async def test_a_server_sees_its_client_leave_when_a_fetch_is_cancelled(public: 
 
 
 async def test_fetches_take_turns_when_too_many_are_wanted(public: PublicHost, connect: Connect) -> None:
-    """So many at once and no more; who waits in vain is told to come again, not that the image is bad."""
+    """A tenant has half of all at once; who waits in vain is told to come again, not that the image is bad."""
     running, most = 0, 0
     gate = asyncio.Event()
 
@@ -265,7 +265,7 @@ async def test_fetches_take_turns_when_too_many_are_wanted(public: PublicHost, c
         return web.Response(body=PNG)
 
     public.serve("/a", slow)
-    client = await connect(at_once=2, wait_s=0.2, total_s=30.0)
+    client = await connect(at_once=4, wait_s=0.2, total_s=30.0)
     tasks = [asyncio.create_task(client.get("/a")) for _ in range(6)]
     waiting = {*tasks}
     while len(waiting) > 2:
@@ -287,3 +287,50 @@ async def test_memory_is_bounded_when_large_files_come_together(public: PublicHo
         async with gallery.collect([Picture(where="p", url=client.url("/large.png"))]):
             pass
     assert (raised.value.status, gallery.held_bytes) == (429, 0)
+
+
+async def test_slow_servers_of_one_tenant_leave_places_for_others(public: PublicHost, connect: Connect) -> None:
+    """A hundred fetches that never end, by one tenant: another one's image comes at once."""
+    came, gate = asyncio.Semaphore(0), asyncio.Event()
+
+    async def stall(_request: web.Request) -> web.StreamResponse:
+        came.release()
+        await gate.wait()
+        return web.Response(body=PNG)
+
+    public.serve("/slow", stall)
+    public.files(a_png=PNG)
+    client = await connect(at_once=8, wait_s=30.0, total_s=30.0)
+    fetch, hold = client.fetcher.fetch, lambda _size: None
+    slow = [asyncio.create_task(fetch(client.url("/slow"), "p", hold, tenant="a")) for _ in range(100)]
+    for _ in range(4):
+        await came.acquire()
+    async with asyncio.timeout(5):
+        assert (await fetch(client.url("/a.png"), "p", hold, tenant="b")).data == PNG
+    assert not any(task.done() for task in slow)
+    for task in slow:
+        task.cancel()
+    gate.set()
+    await asyncio.gather(*slow, return_exceptions=True)
+
+
+@pytest.mark.parametrize("limits", [{"silence_s": 0.3}, {"patience_s": 0.3}])
+async def test_a_server_is_given_up_when_it_is_silent_or_drips(
+    public: PublicHost, connect: Connect, limits: dict[str, float]
+) -> None:
+    """Long before the time of a whole fetch is over."""
+
+    async def drip(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(PNG[:9])
+        while "patience_s" in limits:
+            await response.write(b"x")
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(60)
+        return response
+
+    public.serve("/a", drip)
+    client = await connect(total_s=60.0, **limits)
+    async with asyncio.timeout(10):
+        assert "in time" in (await client.refused("/a")).message

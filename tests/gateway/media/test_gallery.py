@@ -24,7 +24,7 @@ class Shelf:
         self.cancelled: list[str] = []
         self.all_asked = asyncio.Event()
 
-    async def fetch(self, url: str, where: str, hold: Hold) -> File:
+    async def fetch(self, url: str, where: str, hold: Hold, *, tenant: str) -> File:
         self.asked.append(url)
         if len(self.asked) == len(self.files):
             self.all_asked.set()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.media.lookup import SystemLookup
+from gateway.media.lookup import TENANT, SystemLookup
 
 
 async def test_addresses_are_numeric_when_a_name_is_known() -> None:
@@ -44,3 +44,33 @@ async def test_a_lookup_keeps_its_place_when_nobody_waits_for_it_any_more(monkey
     answered.set()
     assert await second == ["192.0.2.1"]
     assert daemons == [True, True]
+
+
+async def test_names_of_one_tenant_that_nobody_answers_for_leave_places_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Look-ups that hang keep their places, even when their fetches have ended; another tenant's is made at once."""
+    stop, began = threading.Event(), threading.Semaphore(0)
+
+    def look(host: str, _port: int) -> list[str]:
+        if host == "hangs.example":
+            began.release()
+            stop.wait(30)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr("gateway.media.lookup._addresses", look)
+    lookup = SystemLookup(at_once=4)
+    TENANT.set("a")
+    hanging = [asyncio.create_task(lookup("hangs.example", 80)) for _ in range(20)]
+    for _ in range(2):
+        # Half of the places.
+        assert await asyncio.to_thread(began.acquire, timeout=5)
+    for task in hanging:
+        task.cancel()
+    TENANT.set("b")
+    try:
+        async with asyncio.timeout(5):
+            assert await lookup("fine.example", 80) == ["127.0.0.1"]
+    finally:
+        stop.set()
+    await asyncio.gather(*hanging, return_exceptions=True)
