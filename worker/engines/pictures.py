@@ -5,6 +5,7 @@ seen before costs nothing, whatever stands beside it. The family's own processor
 MLX arrays that it makes are turned into NumPy's at once.
 """
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
@@ -58,6 +59,7 @@ class Darkroom:
         self._prints: OrderedDict[tuple[str, bytes], Print] = OrderedDict()
         self._waiting: WeakSet[Pixels] = WeakSet()
         self._decoders = Decoders()
+        self._one_at_a_time = threading.Lock()
 
     def shot(
         self, image: Image, buffers: Sequence[bytes], *, tenant: str, param: str
@@ -75,7 +77,13 @@ class Darkroom:
         if known is not None and self._seen(key):
             self._prints.move_to_end(key)
             return Shot(key, known, None, develop)
-        pending = self._decoders.submit(tenant, file, param, lambda shown: self._process(shown, param), low=low)
+
+        def process(shown: NDArray[np.uint8]) -> tuple[Print, Pixels]:
+            # A processor holds a large image several times over.
+            with self._one_at_a_time:
+                return self._process(shown, param)
+
+        pending = self._decoders.submit(tenant, file, param, process, low=low)
         yield pending
         found, pixels = pending.result()
         self._prints[key] = found
