@@ -58,7 +58,7 @@ def make_app(config: GatewayConfig, loaded: Loaded | None = None) -> web.Applica
     app = web.Application(middlewares=middlewares, client_max_size=BODY_BYTES)
     app[ANSWERS] = Counter()
     app[HTTP] = HttpSettings(keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s, tier=config.tier)
-    limits = Limits(resume_s=config.resume_timeout_s, stall_s=config.stall_timeout_s)
+    limits = Limits(resume_s=config.resume_timeout_s, stall_s=config.stall_timeout_s, load_s=config.load_timeout_s)
     app[POOL] = Pool(config.run_dir, aliases=config.aliases, limits=limits, told=tracing.job_ended if tracing else None)
     app[LISTENER] = Listener()
     app[FETCHER] = fetcher = _fetcher(config)

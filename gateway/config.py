@@ -31,7 +31,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     `keep_alive_s`: a stream that was silent for so long gets a comment line. `write_timeout_s`: a client that has not
     read for so long is dropped. `drain_s`: how long running requests may go on after a SIGTERM (honcho kills after 5).
     `resume_timeout_s`: how long a stream whose engine died waits for another one. `stall_timeout_s`: a busy engine that
-    has not stepped for so long is killed.
+    has not stepped for so long is killed. `load_timeout_s`: so is one that loads and has made no progress for so long.
     `log_file_bytes`: 0 leaves rotation to others. `auth` and `rate_limit_enabled` are off in development, unless told
     otherwise; the other `rate_limit_` settings hold for keys without limits of their own, and 0 is no bound.
     """
@@ -64,6 +64,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float = 3.5
     resume_timeout_s: float = 60.0
     stall_timeout_s: float = 60.0
+    load_timeout_s: float = 300.0
     tier: str = "3A"
     aliases: dict[str, str] = {}
     remote_images: Literal["on", "off"] | tuple[str, ...] = "on"
@@ -167,6 +168,12 @@ SETTINGS = (
         seconds,
         "seconds without a step after which a busy engine is killed (60)",
         field="stall_timeout_s",
+    ),
+    Setting(
+        "load_timeout",
+        seconds,
+        "seconds without any progress after which an engine that loads or warms up is killed (300)",
+        field="load_timeout_s",
     ),
     Setting("tier", settings.word, "shown by /v1/models (3A)"),
     Setting("aliases", settings.pairs, "further names of models, as in gpt-4o=qwen3,fast=qwen3"),

@@ -175,7 +175,7 @@ class Ready(Message, frozen=True):
 
     `dimensions` is the length of an embedding model's vectors, `revision` changes with anything that changes them.
     `capabilities` are plain words, `vision` and `embed_image` for models that take images. `quantization` says how the
-    weights are held (`none`, `q4`, `q8`).
+    weights are held (`none`, `q4`, `q8`). `commit` is the hub's, of the snapshot that was loaded; empty: a folder.
     """
 
     context_length: int
@@ -193,12 +193,14 @@ class Ready(Message, frozen=True):
     backend: str = "mlx"
     device: str = ""
     quantization: str = "none"
+    commit: str = ""
 
 
 class Beat(Message, frozen=True):
     """A sign of life from the IO thread, with proof of life of the engine: its step counter.
 
-    `step_age_s` is the time since the counter last moved; `busy` says whether it should be moving.
+    `step_age_s` is the time since the counter last moved; `busy` says whether it should be moving. `progress` is the
+    proof of one that loads or warms up: it grows while the process works, whatever at. 0: not told.
     """
 
     state: State
@@ -221,6 +223,7 @@ class Beat(Message, frozen=True):
     draft_accepted: int = 0
     prefix_disk_bytes: int = 0
     prefix_disk_hits: int = 0
+    progress: int = 0
 
 
 class Accepted(Message, frozen=True):

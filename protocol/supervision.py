@@ -9,7 +9,9 @@ class Supervision(Message, frozen=True):
 
     `engine` is the `worker` of the engine process it runs or last ran (empty before the first),
     `exit_code` how that one ended (negative: by signal), `delay_s` how long until the next start. `parked`: it was told
-    to run none, and will start one when told so.
+    to run none, and will start one when told so. `work` grows while the engine process computes or reads, as the system
+    counts it, also where that can't say so itself; 0: not known. `ended` says how the last one ended, in words fit to
+    be shown; empty: as asked, or none has.
     """
 
     model: str
@@ -22,6 +24,8 @@ class Supervision(Message, frozen=True):
     exit_code: int | None = None
     delay_s: float = 0.0
     parked: bool = False
+    work: int = 0
+    ended: str = ""
 
 
 class KillEngine(Message, frozen=True):

@@ -85,6 +85,7 @@ class Link:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._asleep = False
+        self._changed = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
 
@@ -99,9 +100,11 @@ class Link:
             self._wake()
 
     def say_now(self) -> None:
-        """Beat (and tell `Ready`) at once: the worker's state has changed."""
-        ready = self._ready()
-        self.send(self._epoch, [ready, self._beat()] if ready else [self._beat()])
+        """Tell `Ready`, if there is one, and beat at once: the worker's state has changed."""
+        if ready := self._ready():
+            self.send(self._epoch, [ready])
+        self._changed.set()
+        self._wake()
 
     def close(self, reason: str, *, timeout_s: float = 0.5) -> None:
         """Send what is queued and a `Bye`, then stop the thread."""
@@ -148,7 +151,8 @@ class Link:
         next_beat = 0.0
         while True:
             self._asleep = True
-            wait_s = 0.0 if not self._outbox.empty() else max(0.0, next_beat - time.monotonic())
+            due = self._changed.is_set() or not self._outbox.empty()
+            wait_s = 0.0 if due else max(0.0, next_beat - time.monotonic())
             events = dict(poller.poll(int(wait_s * 1000)))
             self._asleep = False
             if self._wake_read in events:
@@ -158,7 +162,8 @@ class Link:
                 next_beat = 0.0
             if socket in events:
                 self._receive(socket)
-            if time.monotonic() >= next_beat:
+            if time.monotonic() >= next_beat or self._changed.is_set():
+                self._changed.clear()
                 next_beat = time.monotonic() + BEAT_S
                 self._outbox.put((self._epoch, [self._beat()]))
             self._flush(socket)

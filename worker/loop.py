@@ -65,8 +65,6 @@ class Loop:
             while not self._finished():
                 self._receive()
                 if self._engine.busy:
-                    if not self._pulse.busy:
-                        self._pulse.woke()
                     self._emit(self._engine.step())
                     if self._unproven_steps:
                         self._prove(steps=1)
@@ -84,7 +82,10 @@ class Loop:
     def _receive(self) -> None:
         """Take every command that is there; wait for one only when there is nothing else to do."""
         if not self._engine.busy and self._deadline is None:
-            self._obey(self.inbox.get())
+            command = self.inbox.get()
+            # Whatever it makes the engine do: if that never ends, it has to show.
+            self._pulse.woke()
+            self._obey(command)
         while True:
             try:
                 self._obey(self.inbox.get_nowait())
@@ -107,7 +108,7 @@ class Loop:
                 self._aboard.clear()
                 self._epoch = command.epoch
             case Stop():
-                self._pulse.state = State.DRAINING
+                self._pulse.enter(State.DRAINING)
                 self._deadline = self._clock() + command.grace_s
 
     def _admit(self, command: Admit) -> None:

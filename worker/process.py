@@ -25,7 +25,7 @@ from worker.config import BUILT_IN_ENGINES, WorkerConfig, tail
 from worker.engines.base import Engine, EngineLoadError, Keeper
 from worker.link import Link
 from worker.loop import Loop, Stop
-from worker.pulse import IS_PROVEN, IS_READY, Pulse
+from worker.pulse import IS_PROVEN, IS_READY, PREPARING, Pulse, WorkMeter
 from worker.reception import Compiler, Reception
 
 log = logging.getLogger("worker")
@@ -48,6 +48,8 @@ class Process:
         self._created = int(time.time())
         self._ready: Ready | None = None
         self._pulse = Pulse()
+        self._meter = WorkMeter()
+        self._progress = 0
         self._engine = engine_type(config)(config)
         self._link = Link(
             endpoint=endpoint(config.run_dir),
@@ -90,7 +92,7 @@ class Process:
             return EXIT_CRASH
         if isinstance(self._engine, Keeper):
             self._engine.close(CLOSE_S)
-        self._pulse.state = State.STOPPED
+        self._pulse.enter(State.STOPPED)
         self._link.close("stopped")
         return 0
 
@@ -101,7 +103,7 @@ class Process:
         self._engine.load()
         loaded = time.monotonic()
         if self._config.warmup:
-            self._pulse.state = State.WARMING
+            self._pulse.enter(State.WARMING)
             self._link.say_now()
             self._engine.warm()
         warm = time.monotonic()
@@ -115,7 +117,7 @@ class Process:
         gc.collect()
         gc.freeze()
         self._reception.start()
-        self._pulse.state = State.READY
+        self._pulse.enter(State.READY)
         self._link.say_now()
         self._tell(IS_READY)
         log.info("%s is ready: loaded in %.1f s, warmed in %.1f s", name, loaded - began, warm - loaded)
@@ -126,7 +128,7 @@ class Process:
             os.write(self._lifeline_fd, word)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self._pulse.state in (State.LOADING, State.WARMING, State.DRAINING):
+        if self._pulse.state in (*PREPARING, State.DRAINING):
             # Nothing runs yet, or this is the second signal: leave now.
             os._exit(0)
         self._loop.inbox.put(Stop(DRAIN_S))
@@ -148,12 +150,16 @@ class Process:
         )
 
     def _beat(self) -> Beat:
+        """For the link's thread alone, whose own work is no progress."""
         gauges = self._engine.gauges()
+        pulse = self._pulse.read()
+        if pulse.state in PREPARING:
+            self._progress = self._meter.count()
         return Beat(
-            state=self._pulse.state,
-            step=self._pulse.step,
-            step_age_s=self._pulse.age_s,
-            busy=self._pulse.busy,
+            state=pulse.state,
+            step=pulse.step,
+            step_age_s=self._pulse.age_s(pulse),
+            busy=pulse.busy,
             running=gauges.running,
             waiting=gauges.waiting + self._reception.waiting,
             active_bytes=gauges.active_bytes,
@@ -170,6 +176,7 @@ class Process:
             draft_accepted=gauges.draft_accepted,
             prefix_disk_bytes=gauges.prefix_disk_bytes,
             prefix_disk_hits=gauges.prefix_disk_hits,
+            progress=self._progress,
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import assert_never
 
 from protocol.messages import Supervision
-from worker.child import Child
+from worker.child import Child, work_of
 from worker.config import WorkerConfig
 from worker.reserve import Reserve
 from worker.watch import (
@@ -76,6 +76,8 @@ class Unit:
             exit_code=watch.exit_code,
             delay_s=watch.delay_s(now),
             parked=watch.parked,
+            work=work_of(watch.pid) if watch.pid else 0,
+            ended=watch.ended,
         )
         self._next_beat = now + (BEAT_S if self._tell(report) else RETRY_S)
 

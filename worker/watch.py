@@ -136,6 +136,8 @@ class EngineWatch:
         self.pid = 0
         self.restarts = -1
         self.exit_code: int | None = None
+        self.ended = ""
+        """How the last engine ended, fit to be shown to anybody; empty: as asked, or none has."""
         self.parked = False
         """Told to run no engine, until told otherwise."""
         self.deadline: float | None = None
@@ -160,6 +162,7 @@ class EngineWatch:
             case Spawned():
                 return self._spawned(event, now)
             case SpawnFailed():
+                self.ended = "it could not be started"
                 return self._failed(f"could not be started ({event.reason})", now)
             case BecameReady():
                 if event.worker == self.worker:
@@ -216,7 +219,7 @@ class EngineWatch:
     def _exited(self, event: Exited, now: float) -> list[Instruction]:
         if event.worker != self.worker or not self.pid:
             return []
-        pid, self.pid, self.exit_code = self.pid, 0, event.code
+        pid, self.pid, self.exit_code, self.ended = self.pid, 0, event.code, ""
         if self.watch is Watch.DRAINING:
             return [Report(), Say(f"{self._name}: engine process {pid} has ended; leaving"), Leave()]
         if self._ending is not None:
@@ -229,6 +232,7 @@ class EngineWatch:
         self._config_failures = 0
         if event.code == 0 and ran_s >= self._policy.settled_s:
             return [Say(f"{self._name}: engine process {pid} has ended as asked; starting a fresh one"), *self._start()]
+        self.ended = self._killed_for or f"it {_death(event.code, None).strip(',')}"
         what = f"process {pid} {_death(event.code, self._killed_for)} after {_span(ran_s)}"
         if event.last_line and event.code != -signal.SIGKILL:
             what += f" (its last line: {event.last_line})"
@@ -242,6 +246,7 @@ class EngineWatch:
 
     def _refused(self, event: Exited, now: float) -> list[Instruction]:
         self._config_failures += 1
+        self.ended = "it can't serve with these settings"
         what = f"can't serve with these settings: {event.last_line or 'see its lines above'}"
         if self._config_failures >= self._policy.config_tries:
             return self._pause(what, now)

@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.dispatch import failures
 from gateway.dispatch.affinity import keys_of
-from gateway.dispatch.flight import Flight, Outcome
+from gateway.dispatch.flight import UNBEGUN, Flight, Outcome
 from gateway.dispatch.ledger import Ledger
 from gateway.dispatch.limits import Limits
 from gateway.dispatch.model import Model, Worker
@@ -48,9 +48,6 @@ from protocol.messages import (
 
 log = logging.getLogger(__name__)
 
-MAX_RETURNS = 24
-"""However often its workers left without fault of its own, a job that gets no further is not sent again. Where a busy
-machine's engines live for a second or two, a job comes back ten times before its next token."""
 UNDECIDED = (Code.DRAINING, Code.CANCELLED)
 """Ends that do not say whether the job would have run."""
 
@@ -151,7 +148,10 @@ class Dispatcher:
     def on_news(self, worker: Worker, news: Accepted | Progress) -> None:
         """A job came further, without output."""
         flight = self.ledger.find(worker, news.job, news.attempt)
-        if flight is None or not flight.open:
+        if flight is None:
+            return
+        flight.begun = True
+        if not flight.open:
             return
         if isinstance(news, Accepted):
             flight.stream.accept(news)
@@ -166,7 +166,8 @@ class Dispatcher:
         if isinstance(terminal, Failed) and terminal.code == Code.WORKER_LOST:
             # The last words of a dying engine, one for each job; the next job would die with it.
             worker.state = State.STOPPED
-            self.on_lost(flight.model, [*worker.aboard.values()], crashed=True)
+            aboard = [*worker.aboard.values()]
+            self.on_lost(flight.model, aboard, suspects=aboard)
             return
         self.ledger.unboard(flight)
         if not isinstance(terminal, Failed):
@@ -179,14 +180,17 @@ class Dispatcher:
             self.ledger.close(flight)
         self.pump(flight.model)
 
-    def on_lost(self, model: Model, aboard: Sequence[Flight], *, crashed: bool) -> None:
-        """Send jobs whose worker takes no more of them elsewhere; `crashed`: one of them may be why."""
-        if crashed:
-            self.suspicion.crashed(model.name, aboard, self._clock())
+    def on_lost(self, model: Model, aboard: Sequence[Flight], *, suspects: Sequence[Flight] | None) -> None:
+        """Send jobs whose worker takes no more of them elsewhere. It died of one of `suspects`, or for a reason of its
+        own; None: it was told to leave.
+        """
+        if suspects is not None:
+            self.suspicion.crashed(model.name, suspects, self._clock())
+        spared = suspects is not None and len(suspects) < len(aboard)
         for flight in sorted(aboard, key=lambda flight: flight.id, reverse=True):
             self.ledger.unboard(flight)
             if flight.open:
-                self._again(flight)
+                self._again(flight, UNBEGUN if spared and not flight.begun else 1)
             if not flight.open:
                 self.ledger.close(flight)
         self.pump(model)
@@ -302,12 +306,9 @@ class Dispatcher:
                 failure = JobFailed(failed.code, failed.message, param=failed.param, retryable=failed.retryable)
                 self._fail(flight, failure)
 
-    def _again(self, flight: Flight) -> None:
+    def _again(self, flight: Flight, weight: int = 1) -> None:
         """Queue a job that came back, in front of those that have not had their turn."""
-        reached = flight.stream.reached
-        flight.returns = 1 if reached > flight.reached else flight.returns + 1
-        flight.reached = reached
-        if flight.returns > MAX_RETURNS:
+        if not flight.count_return(weight):
             self._fail(flight, failures.lost(flight.model))
             return
         flight.attempt += 1

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from gateway.dispatch.suspicion import Mark
 
 
+MAX_RETURNS = 24
+"""However often its workers left without fault of its own, a job that gets no further is not sent again. Where a busy
+machine's engines live for a second or two, a job comes back ten times before its next token."""
+UNBEGUN = 6
+"""As so many returns counts one from an engine that was killed before the job had begun there. That is not held against
+it; but what stops engines while it is prepared never begins, and must not stop them for ever."""
+
 Outcome = Literal["done", "failed", "cancelled"]
 
 
@@ -31,7 +38,7 @@ class Flight:
     has its answer, or has left: then `outcome` and `over_at` are set, but it may still hold its slot until the worker
     says that it has stopped.
 
-    `keys` are those of its prompt's beginnings (see `affinity`).
+    `keys` are those of its prompt's beginnings (see `affinity`). `begun`: the worker that has it has said so.
 
     A job that lost its worker goes on elsewhere: `returns` counts how often it came back without having got any
     further than `reached` tokens, `patience_s` is how long its client will be kept waiting, `mark` says whether it
@@ -42,6 +49,7 @@ class Flight:
     __slots__ = (
         "attempt",
         "began_at",
+        "begun",
         "boarded_at",
         "buffers",
         "id",
@@ -79,6 +87,7 @@ class Flight:
         self.light = not isinstance(job, GenerateJob | EmbedJob)
         self.worker: Worker | None = None
         self.rows = 0
+        self.begun = False
         self.keys: list[int] = []
         self.queue: Queue | None = None
         self.returns = 0
@@ -135,3 +144,10 @@ class Flight:
     def choices(self) -> int:
         """How many rows the job asks for."""
         return self.job.n if isinstance(self.job, GenerateJob) else 1
+
+    def count_return(self, weight: int) -> bool:
+        """Note that it came back from a worker; returns whether it may be sent again."""
+        reached = self.stream.reached
+        self.returns = weight if reached > self.reached else self.returns + weight
+        self.reached = reached
+        return self.returns <= MAX_RETURNS

@@ -118,11 +118,21 @@ class Intake:
         model = self._roster.forget(worker)
         supervisor = self._roster.supervisor_of(worker.uid)
         if kill and supervisor is not None:
-            order = KillEngine(worker.uid, why)
-            self._line.send(supervisor.identity, encode([order], epoch=self._epoch))
+            self.order_kill(supervisor, why)
         # One that was leaving anyway, or has already said that it died, proves nothing against its jobs.
-        crashed = worker.state not in (State.DRAINING, State.STOPPED)
-        self._dispatcher.on_lost(model, aboard, crashed=crashed)
+        leaving = supervisor is not None and supervisor.leaving
+        crashed = worker.state not in (State.DRAINING, State.STOPPED) and not leaving
+        # What we end ourselves did not die of a request that it had not begun.
+        suspects = [flight for flight in aboard if flight.begun or not kill] if crashed else None
+        self._dispatcher.on_lost(model, aboard, suspects=suspects)
+
+    def order_kill(self, supervisor: Supervisor, why: str) -> None:
+        """Have a supervisor end its engine process."""
+        uid = supervisor.report.engine
+        log.warning("the engine process %s of %s is to be killed: %s", uid, supervisor.report.model, why)
+        # It gets its full time before it is told again.
+        supervisor.worked_at = self._clock()
+        self._line.send(supervisor.identity, encode([KillEngine(uid, why)], epoch=self._epoch))
 
     # -- inside ------------------------------------------------------------
 
@@ -150,8 +160,7 @@ class Intake:
                 if isinstance(message, Vectors) and message.batch_size > 0:
                     self._stats.steps.count(worker.model.name, "embed", message.batch_size)
             case Beat():
-                worker.beat = message
-                worker.says(message.state)
+                worker.take_beat(message, self._clock())
                 self._dispatcher.pump(worker.model)
             case Announce():
                 if self._roster.announce(worker.identity, message, self._clock()) is None:

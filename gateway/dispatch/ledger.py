@@ -40,6 +40,7 @@ class Ledger:
         # Speeds and durations of a job that is resumed count from its first attempt.
         flight.sent_at = flight.sent_at or now
         flight.boarded_at = now
+        flight.begun = False
         flight.visits.append(Visit(worker.uid, worker.announce.pid, flight.queued_at, now))
         flight.trial_output, flight.trial_began_at = 0, None
         flight.rows = worker.rows_of(flight)

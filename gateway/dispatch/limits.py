@@ -8,12 +8,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     beat_timeout_s: float = 5.0
     """A connected peer that stays silent for longer is lost."""
-    load_beat_timeout_s: float = 60.0
-    """The same while a model loads or warms up: loading holds the interpreter for seconds at a time."""
+    load_s: float = 300.0
+    """A worker that loads or warms up and makes no progress for longer is killed. It may be silent: loading can hold
+    the interpreter for minutes."""
+    work_shown_s: float = 2.5
+    """Work of a silent engine that its supervisor saw so lately shows that it lives. Supervisors report each second."""
     supervisor_grace_s: float = 2.0
     """So long a supervisor whose connection broke may take to be heard of again."""
     stall_s: float = 60.0
-    """A ready engine whose step counter stands still for longer, with work to do, is killed."""
+    """A ready engine whose step counter stands still for longer, with work to do, is killed; so is one that is silent
+    for longer, however busy its process is."""
     resume_s: float = 60.0
     """So long a stream that lost its worker waits for another one before it ends as `worker_lost`."""
     light_jobs: int = 64

@@ -5,6 +5,7 @@ dispatcher's.
 """
 
 import copy
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -16,8 +17,11 @@ from protocol.messages import Announce, Beat, Kind, Ready, State, Supervision, W
 
 DEFAULT_QUEUE_SIZE = 100
 DEFAULT_QUEUE_TIMEOUT_S = 300.0
+RESTARTS_S = 600.0
+"""How long a restart that nobody asked for is told of."""
 LIFE = tuple(State)
-COMING = frozenset({State.LOADING, State.WARMING, State.READY})
+PREPARING = frozenset({State.LOADING, State.WARMING})
+COMING = frozenset({*PREPARING, State.READY})
 RESTARTING = frozenset({Watch.STARTING, Watch.RUNNING, Watch.BACKOFF})
 
 
@@ -25,7 +29,8 @@ class Worker:
     """One engine process, from its `Announce` until it is lost.
 
     `rows` and `light` are the room its unfinished jobs take; `suspect` marks one that could not be sent to and
-    is about to be declared lost; `turn` orders equally loaded workers.
+    is about to be declared lost; `turn` orders equally loaded workers. `moved_at` is when it was last seen to get on,
+    by the proof of its phase: progress while it prepares, steps (or nothing to do) once it is ready.
     """
 
     def __init__(self, identity: bytes, announce: Announce, model: "Model", now: float) -> None:
@@ -36,17 +41,37 @@ class Worker:
         self.state = announce.state
         self.ready: Ready | None = None
         self.beat: Beat | None = None
-        self.last_seen = self.up_at = now
+        self.last_seen = self.up_at = self.moved_at = now
         self.suspect = False
         self.turn = 0
         self.rows = 0
         self.light = 0
         self.aboard: dict[int, Flight] = {}
 
-    def says(self, state: State) -> None:
+    def says(self, state: State, now: float) -> None:
         """Take in how far its life is. That only goes forward: what comes from before it knew of an order is late."""
         if LIFE.index(state) > LIFE.index(self.state):
             self.state = state
+            self.moved_at = now
+
+    def take_beat(self, beat: Beat, now: float) -> None:
+        """Take in a beat. How long it says that nothing moved counts no further back than what was seen here."""
+        before, self.beat = self.beat, beat
+        if before is None:
+            moved = True
+        elif beat.state in PREPARING:
+            # 0: an older worker, which can't say.
+            moved = beat.progress != before.progress or beat.progress == 0
+        else:
+            moved = beat.step != before.step or not (before.busy and beat.busy)
+        if moved:
+            self.moved_at = now
+        self.says(beat.state, now)
+
+    @property
+    def preparing(self) -> bool:
+        """Whether it does not serve yet."""
+        return self.state in PREPARING
 
     @property
     def slots(self) -> int:
@@ -76,10 +101,23 @@ class Supervisor:
         self.identity = identity
         self.report = report
         self.last_seen = now
+        self.worked_at = now
+        """When its engine process was last seen to work."""
         self.asked = 0
         """How many engines it was asked to start."""
         self.ending = ""
         """The engine that it was told to end, with none to follow; empty once there is none."""
+
+    def take_report(self, report: Supervision, now: float) -> None:
+        """Take in what it says now."""
+        before, self.report = self.report, report
+        if report.work > before.work or report.engine != before.engine:
+            self.worked_at = now
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it ends its engine, or was told to."""
+        return self.report.watch is Watch.DRAINING or self.ending == self.report.engine != ""
 
     @property
     def wanted(self) -> bool:
@@ -129,6 +167,8 @@ class Model:
         """By the name that clients use; stay known as the model does."""
         self.offered: dict[str, str] = {}
         """All that its workers announced, each with the tail of its path, whether its name is free or not."""
+        self.restarts: deque[tuple[float, str]] = deque(maxlen=1000)
+        """When an engine was started again that had ended unasked, and how that one had ended."""
         self.unserved: dict[str, str] = {}
         """Those that no request can mean, each with the reason."""
         self._turns = 0
@@ -184,6 +224,24 @@ class Model:
             if watch in watches:
                 return Watch.STARTING.value if watch is Watch.RUNNING else watch.value
         return "lost"
+
+    def count_restarts(self, before: Supervision, report: Supervision, now: float) -> None:
+        """Note the restarts that a supervisor tells of, but for those that it was asked for."""
+        if report.ended:
+            self.restarts.extend([(now, report.ended)] * (report.restarts - before.restarts))
+
+    def forget_restarts(self, now: float) -> None:
+        """Leave out those of long ago."""
+        while self.restarts and now - self.restarts[0][0] > RESTARTS_S:
+            self.restarts.popleft()
+
+    @property
+    def reason(self) -> str | None:
+        """What is wrong with its engines, whatever its state: that they are started again and again."""
+        if len(self.restarts) < 2:
+            return None
+        times, minutes = len(self.restarts), RESTARTS_S / 60
+        return f"restarted {times} times in {minutes:.0f} minutes: {self.restarts[-1][1]}"
 
     @property
     def hopeful(self) -> bool:

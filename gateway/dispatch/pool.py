@@ -223,6 +223,8 @@ class Pool:
                 rows=worker.rows,
                 slots=worker.slots,
                 silent_s=now - worker.last_seen,
+                moved_s=now - worker.moved_at,
+                revision=worker.ready.commit if worker.ready else "",
                 beat=worker.beat,
                 adapters=sorted(worker.announce.adapters.keys() & worker.model.adapters.keys()),
                 unserved_adapters={
@@ -282,9 +284,14 @@ class Pool:
             self._intake.lose(worker, "nothing was heard of it for too long", kill=True)
         for supervisor in self._liveness.silent_supervisors(self._clock()):
             self._intake.strike_off(supervisor)
-        for worker in self._liveness.stalled_workers():
-            self._intake.lose(worker, "its engine makes no progress", kill=True)
+        for worker in self._liveness.stalled_workers(self._clock()):
+            self._intake.lose(worker, "its engine made no progress", kill=True)
+        for worker in self._liveness.stuck_workers(self._clock()):
+            self._intake.lose(worker, f"its engine made no progress while {worker.state.value}", kill=True)
+        for supervisor in self._liveness.stuck_starts(self._clock()):
+            self._intake.order_kill(supervisor, "its engine made no progress before it could speak")
         for model in self._roster:
+            model.forget_restarts(self._clock())
             self._dispatcher.expire(model)
             # Time alone can end hope: see `Model.settling`.
             self._dispatcher.pump(model)

@@ -45,7 +45,7 @@ class Roster:
             if (worker.uid, worker.model.name) != (announce.worker, announce.model):
                 return None
             worker.announce = announce
-            worker.says(announce.state)
+            worker.says(announce.state, now)
             worker.model.resize()
             self._name_adapters(worker.model)
             return worker
@@ -66,7 +66,7 @@ class Roster:
         """Note that a worker takes jobs from now on."""
         worker.up_at = now
         worker.ready = worker.model.ready = ready
-        worker.says(State.READY)
+        worker.says(State.READY, now)
 
     def supervise(self, identity: bytes, report: Supervision, now: float) -> Supervisor | None:
         """Register or update a supervisor; None if it contradicts what is known."""
@@ -74,7 +74,9 @@ class Roster:
         if supervisor is not None:
             if supervisor.report.model != report.model:
                 return None
-            before, supervisor.report = supervisor.wanted, report
+            before = supervisor.wanted
+            self.models[report.model].count_restarts(supervisor.report, report, now)
+            supervisor.take_report(report, now)
             if report.parked:
                 supervisor.ending = ""
             if supervisor.wanted and not before:

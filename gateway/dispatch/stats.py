@@ -33,7 +33,8 @@ class ModelSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker: its room in rows, its last beat (None before the first), seconds since it was heard of.
+    """One worker: its room in rows, its last beat (None before the first), seconds since it was heard of, and since it
+    was seen to get on; the hub's `revision` that it serves.
 
     `adapters` are those that requests can ask for; `unserved_adapters` those that they can't, each with the reason.
     """
@@ -45,6 +46,8 @@ class WorkerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     slots: int
     silent_s: float
+    moved_s: float
+    revision: str
     beat: Beat | None
     adapters: list[str]
     unserved_adapters: dict[str, str]

@@ -75,6 +75,7 @@ def _model(model: "Model") -> ModelHealth:
         ),
         restarts=sum(report.restarts for report in reports),
         last_exit_code=next((report.exit_code for report in reports if report.exit_code is not None), None),
+        reason=model.reason,
     )
 
 

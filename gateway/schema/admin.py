@@ -109,6 +109,9 @@ class Configuration(Answer, frozen=True, kw_only=True):
 class WorkerInfo(Answer, frozen=True, kw_only=True):
     """One engine process, with the supervisor that watches it, where that has registered.
 
+    `moved_s` is how long ago it was seen to get on: to make progress while it loads or warms up, to step (or to have
+    nothing to do) once it is ready. `last_end` says how the engine before it ended, where nobody had asked for that.
+    `revision` is the hub's commit that it serves; empty: a local folder.
     `unserved_adapters` are those whose name something else has, each with the reason.
     """
 
@@ -119,12 +122,15 @@ class WorkerInfo(Answer, frozen=True, kw_only=True):
     rows: int
     slots: int
     silent_s: float
+    moved_s: float
     running: int
     waiting: int
     active_bytes: int
     resident_bytes: int
     supervisor_pid: int | None
     restarts: int | None
+    last_end: str | None
+    revision: str
     adapters: list[str]
     unserved_adapters: dict[str, str]
 

@@ -12,7 +12,10 @@ class Memory(Answer, frozen=True, kw_only=True):
 
 
 class ModelHealth(Answer, frozen=True, kw_only=True):
-    """One model. `restarts` and `last_exit_code` are its supervisors' (a negative code is a signal)."""
+    """One model. `restarts` and `last_exit_code` are its supervisors' (a negative code is a signal).
+
+    `reason` says that its engines are started again and again, and why, also while one of them is ready.
+    """
 
     id: str
     kind: str
@@ -25,6 +28,7 @@ class ModelHealth(Answer, frozen=True, kw_only=True):
     memory: Memory
     restarts: int
     last_exit_code: int | None
+    reason: str | None
 
 
 class Health(Answer, frozen=True, kw_only=True):

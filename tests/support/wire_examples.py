@@ -142,8 +142,11 @@ TO_GATEWAY = (
         "torch",
         "gpu",
         "q4",
+        "607a30d783dfa663caf39e06633721c8d4cfcd7e",
     ),
-    Beat(State.READY, 1000, 0.125, True, 3, 2, 2**32, 2**20, 2**34, 2**35, 2**21, 4, 6, 2**22, 1, 2, 9, 7, 2**36, 7),
+    Beat(
+        State.READY, 1000, 0.125, True, 3, 2, 2**32, 2**20, 2**34, 2**35, 2**21, 4, 6, 2**22, 1, 2, 9, 7, 2**36, 7, 12
+    ),
     Accepted(5, 2, 10),
     Progress(5, 2, 512, 4096),
     Delta(5, 2, 1, [11, 12], "text", "thought", [CALL], [LOGPROB], "tool_calls"),
@@ -154,7 +157,7 @@ TO_GATEWAY = (
     Scores(9, 1, 2, bytes.fromhex("000000000000e03f"), [1], [2]),
     Failed(5, 2, "invalid_request", "No such token.", "logit_bias", True),
     Bye("stopped"),
-    Supervision("qwen3", Kind.CHAT, Watch.CRASH_LOOP, 98, "0f1e2d", 99, 4, -9, 30.0, True),
+    Supervision("qwen3", Kind.CHAT, Watch.CRASH_LOOP, 98, "0f1e2d", 99, 4, -9, 30.0, True, 5120, "it died"),
 )
 EXAMPLES: tuple[Message, ...] = (*PARTS, *TO_WORKER, CALL, LOGPROB, USAGE, *TO_GATEWAY)
 

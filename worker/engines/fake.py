@@ -47,7 +47,8 @@ from worker.engines.base import Gauges
 PROGRAM = re.compile(r"fake:((?:\s*[a-z]+@[0-9.]+)+)")
 """Instructions inside a prompt: `die@K` SIGKILL before token K, `abort@K` SIGABRT, `raise@K` an exception in `step`,
 `stall@K` an endless loop, `oom@0` refusal for memory, `slow@S` S seconds a step, `tokens@N` stop after N tokens,
-`prefill@S` S seconds before the first token, in chunks between the steps of the others."""
+`prefill@S` S seconds before the first token, in chunks between the steps of the others. In the model path: `load@S` and
+`warm@S` work for S seconds before it is ready, `idle@S` does nothing for as long while it loads."""
 
 CONTEXT_TOKENS = 131_072
 IMAGE_TOKENS = 16
@@ -55,6 +56,7 @@ IMAGE_TOKENS = 16
 VOCAB_SIZE = 50_000
 DIMENSIONS = 8
 PREFILL_CHUNK_S = 0.05
+WORK_S = 0.01
 WORDS = ("alpha", "bravo", "carol", "delta", "echo", "fox", "golf", "hotel", "india", "julia", "kilo", "lima")
 
 
@@ -79,16 +81,20 @@ class FakeEngine:
 
     def __init__(self, config: WorkerConfig) -> None:
         self._context = config.context_length or CONTEXT_TOKENS
+        self._start = program_of(TextPrompt(config.model_path))
         self._kind = config.kind
         self._rows: list[_Row] = []
         self._programs: dict[int, dict[str, float]] = {}
         self._usage: dict[int, list[int]] = {}
 
     def load(self) -> None:
-        """Nothing to load."""
+        """Nothing to load, unless the model path says how long that takes."""
+        _work(self._start.get("load", 0.0))
+        time.sleep(self._start.get("idle", 0.0))
 
     def warm(self) -> None:
-        """Nothing to warm."""
+        """Nothing to warm, unless the model path says how long that takes."""
+        _work(self._start.get("warm", 0.0))
 
     def describe(self) -> Ready:
         """A model of no family."""
@@ -244,6 +250,15 @@ class FakeEngine:
     def gauges(self) -> Gauges:
         """Rows."""
         return Gauges(running=len(self._rows))
+
+
+def _work(seconds: float) -> None:
+    """Take so long, and a tenth of the processor."""
+    began = time.monotonic()
+    while (now := time.monotonic()) - began < seconds:
+        while time.monotonic() - now < WORK_S:
+            pass
+        time.sleep(9 * WORK_S)
 
 
 def _vectors(job: EmbedJob, buffers: Sequence[bytes]) -> Vectors:

@@ -1,0 +1,65 @@
+"""What an engine process shows of itself: the phase with its clock, and work done in preparation."""
+
+import threading
+import time
+
+import pytest
+
+from protocol.messages import State
+from worker.pulse import Pulse, WorkMeter
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("load_s", [61.0, 75.0, 300.0, 1800.0])
+def test_step_clock_starts_anew_when_the_engine_becomes_ready(load_s: float) -> None:
+    """However long it loaded: the first reading that says ready has nothing to do, and is no second old."""
+    clock = Clock()
+    pulse = Pulse(clock)
+    clock.now += load_s
+    before = pulse.read()
+    assert (before.state, before.busy) == (State.LOADING, False)
+    pulse.enter(State.WARMING)
+    clock.now += 120.0
+    pulse.enter(State.READY)
+    after = pulse.read()
+    assert (after.state, after.busy, pulse.age_s(after)) == (State.READY, False, 0.0)
+
+
+def test_reading_is_of_one_moment_when_the_phase_changes_meanwhile() -> None:
+    """What was read before stays together: an old age never goes with a new phase."""
+    clock = Clock()
+    pulse = Pulse(clock)
+    pulse.woke()
+    before = pulse.read()
+    clock.now += 99.0
+    pulse.enter(State.READY)
+    assert (before.state, pulse.age_s(before)) == (State.LOADING, 99.0)
+    assert pulse.age_s(pulse.read()) == 0.0
+
+
+def test_work_is_counted_when_another_thread_computes() -> None:
+    """Whatever it computes: nobody has to report it."""
+    meter = WorkMeter()
+    first = meter.count()
+    busy = threading.Thread(target=lambda: sum(range(2_000_000)))
+    busy.start()
+    busy.join()
+    assert meter.count() == first + 1
+
+
+def test_work_is_not_counted_when_only_the_meters_own_thread_computes() -> None:
+    """Beating is no progress."""
+    meter = WorkMeter()
+    first = meter.count()
+    until = time.thread_time() + 0.05
+    while time.thread_time() < until:
+        pass
+    time.sleep(0.05)
+    assert meter.count() == first
