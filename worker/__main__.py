@@ -8,6 +8,7 @@ from protocol.address import AddressError, prepare_run_dir
 from protocol.confidential import forbid_core_dumps
 from worker import logs
 from worker.config import ConfigError, parse_arguments, public_environment
+from worker.hub import join_run
 
 
 def main() -> int:
@@ -18,6 +19,7 @@ def main() -> int:
             # What a process was started with can be read as long as it lives: so it starts anew, without the secrets.
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606 - ourselves
         prepare_run_dir(config.run_dir)
+        run = join_run(config.run_dir)
     except (ConfigError, AddressError) as error:
         return _refuse(str(error))
     except OSError as error:
@@ -28,7 +30,8 @@ def main() -> int:
     # Only now: it takes longer to import than all that comes before.
     from worker.supervisor import Supervisor
 
-    return Supervisor(config).run()
+    with run:
+        return Supervisor(config).run()
 
 
 def _refuse(why: str) -> int:

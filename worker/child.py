@@ -5,22 +5,18 @@ how far it has come by single bytes on it, so that this is known without a gatew
 """
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import IO
 
 PIPE_BYTES = 65_536
 LAST_LINE_CHARS = 300
-RUSAGE_BYTES = 512
 TAIL_WAIT_S = 1.0
 """How long the news of a death may wait for the last words. They are in the pipe by then, but whoever reads our stderr
 may have stopped reading, or a grandchild may never stop talking."""
@@ -146,19 +142,3 @@ class Child:
         with contextlib.suppress(OSError):
             while data:
                 data = data[os.write(sys.stderr.fileno(), data) :]
-
-
-def work_of(pid: int, *, platform: str = sys.platform) -> int:
-    """Return a number that grows while process `pid` computes or reads, in the system's own units; 0: not known."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        if platform == "linux":
-            # The name in parentheses may hold anything; the fields count from behind it.
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            faults, user, system = (int(fields[at]) for at in (9, 11, 12))
-            return 1 + faults + user + system
-        # macOS: `rusage_info_v0` begins with a UUID, processor times, two counts of wake-ups, and pages read.
-        usage = ctypes.create_string_buffer(RUSAGE_BYTES)
-        if ctypes.CDLL(None).proc_pid_rusage(pid, 0, usage) == 0:
-            user, system, _, _, pages = struct.unpack_from("=5Q", usage, 16)
-            return int(1 + user + system + pages) % 2**63
-    return 0

@@ -40,11 +40,15 @@ class ConfigError(Exception):
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker's settings. `engine` None means the built-in one of `kind`; `prefill_chunk` 0 means adaptive."""
+    """One worker's settings. `engine` None means the built-in one of `kind`; `prefill_chunk` 0 means adaptive.
+
+    `revision` is a commit, tag or branch of a model of the hub; empty: its newest, as it is when a run begins.
+    """
 
     model_path: str
     served_name: str
     kind: Kind = Kind.CHAT
+    revision: str = ""
     engine: str | None = None
     context_length: int | None = None
     max_concurrency: int = 32
@@ -111,6 +115,8 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] | None =
     values["served_name"] = values.get("served_name") or _default_name(values["model_path"])
     config = WorkerConfig(**values)
     _check_adapters(config)
+    if config.revision and (Path(config.model_path).exists() or not HUB_ID.fullmatch(config.model_path)):
+        raise ConfigError(f"--revision: is for models of the hub; {config.model_path} is none")
     return config
 
 
@@ -200,6 +206,13 @@ SETTINGS = (
         ("POOL_MODEL_PATH", "MODEL_PATH", "EMBEDDING_MODEL_PATH"),
         parsing.path,
         "hub id or local path; required",
+    ),
+    Setting(
+        "revision",
+        "--revision",
+        ("POOL_REVISION",),
+        parsing.revision,
+        "commit, tag or branch of a model of the hub; default its newest, looked up once for all workers of a run",
     ),
     Setting(
         "kind",

@@ -11,6 +11,8 @@ from protocol.messages import Kind
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127})?")
 
+REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
+
 
 def choice(*allowed: str) -> Callable[[str], str]:
     """One of these words, in any case."""
@@ -76,6 +78,13 @@ def path(text: str) -> str:
     if not text.strip() or "\0" in text:
         raise ValueError("must be a path or a hub id")
     return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
+def revision(text: str) -> str:
+    """A commit, tag or branch."""
+    if not REVISION.fullmatch(text) or ".." in text:
+        raise ValueError("must be a commit, a tag or a branch, of letters, digits and ._/- and at most 100 characters")
+    return text
 
 
 def adapters(text: str) -> dict[str, str]:

@@ -23,10 +23,12 @@ from protocol.address import endpoint
 from protocol.messages import Announce, Beat, Ready, State
 from worker.config import BUILT_IN_ENGINES, WorkerConfig, tail
 from worker.engines.base import Engine, EngineLoadError, Keeper
+from worker.hub import commit_of
 from worker.link import Link
 from worker.loop import Loop, Stop
-from worker.pulse import IS_PROVEN, IS_READY, PREPARING, Pulse, WorkMeter
+from worker.pulse import IS_PROVEN, IS_READY, PREPARING, Pulse
 from worker.reception import Compiler, Reception
+from worker.work import OwnWork
 
 log = logging.getLogger("worker")
 
@@ -48,7 +50,7 @@ class Process:
         self._created = int(time.time())
         self._ready: Ready | None = None
         self._pulse = Pulse()
-        self._meter = WorkMeter()
+        self._work = OwnWork()
         self._progress = 0
         self._engine = engine_type(config)(config)
         self._link = Link(
@@ -112,10 +114,14 @@ class Process:
             load_s=loaded - began,
             warmup_enabled=self._config.warmup,
             warmup_s=warm - loaded,
+            commit=commit_of(self._config),
         )
         # What start-up made lives as long as the process: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
+        # A tokenizer or template that runs on the reception thread must not hold the interpreter for the
+        # default 5 ms while the engine thread waits to launch its next step.
+        sys.setswitchinterval(0.0005)
         self._reception.start()
         self._pulse.enter(State.READY)
         self._link.say_now()
@@ -154,7 +160,7 @@ class Process:
         gauges = self._engine.gauges()
         pulse = self._pulse.read()
         if pulse.state in PREPARING:
-            self._progress = self._meter.count()
+            self._progress = self._work.count()
         return Beat(
             state=pulse.state,
             step=pulse.step,
@@ -216,9 +222,6 @@ def _watch_lifeline(fd: int) -> None:
 def main(config: WorkerConfig, *, worker_uid: str, lifeline_fd: int) -> int:
     """Run one engine process to its end; returns its exit code."""
     _watch_lifeline(lifeline_fd)
-    # A tokenizer or template that runs on the reception thread must not hold the interpreter for the
-    # default 5 ms while the engine thread waits to launch its next step.
-    sys.setswitchinterval(0.0005)
     try:
         process = Process(config, worker_uid=worker_uid, lifeline_fd=lifeline_fd)
     except EngineLoadError as error:

@@ -1,11 +1,10 @@
 """Signs of life: what the engine thread shows the IO thread (phase and step counter), and the supervisor.
 
 Preparing (loading, warming) and serving are phases with proofs of their own: a process that prepares shows work,
-counted by `WorkMeter`; one that serves shows steps. There is one writer and one immutable tuple: a reader never sees
+counted by `worker.work`; one that serves shows steps. There is one writer and one immutable tuple: a reader never sees
 two moments mixed.
 """
 
-import resource
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,10 +16,6 @@ IS_READY, IS_PROVEN, IS_SPARE = b"r", b"p", b"s"
 GO = b"g"
 """The one word that it is told there: a spare is to be an engine from now on."""
 PREPARING = (State.LOADING, State.WARMING)
-WORK_PER_S = 5.0
-"""Milliseconds of processor time, page faults or pages of input and output, in sum, that a process at work takes each
-second at least. One that only beats, without a gateway to connect to, takes 1.2; with one, 0.2."""
-BLOCKS_PER_PAGE = 8
 
 
 class PulseReading(NamedTuple):
@@ -73,29 +68,3 @@ class Pulse:
     def step(self) -> int:
         """How often the loop went round."""
         return self._now.step
-
-
-class WorkMeter:
-    """Counts the looks at which this process had worked since the last one: had computed, read or written.
-
-    For one thread, whose own processor time does not count: it beats on in a process that does nothing else.
-    """
-
-    def __init__(self) -> None:
-        self._count = 1
-        self._last: tuple[float, float] | None = None
-
-    def count(self) -> int:
-        """Look, and return the count, from 1."""
-        work, now = _work_of_others(), time.monotonic()
-        if self._last is None or work - self._last[0] >= WORK_PER_S * (now - self._last[1]):
-            self._count += 1
-        self._last = work, now
-        return self._count
-
-
-def _work_of_others() -> float:
-    """What all threads but this one have done since the start: milliseconds computed, and pages moved."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    pages = used.ru_majflt + (used.ru_inblock + used.ru_oublock) / BLOCKS_PER_PAGE
-    return (time.process_time() - time.thread_time()) * 1000 + pages

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import assert_never
 
 from protocol.messages import Supervision
-from worker.child import Child, work_of
+from worker.child import Child
 from worker.config import WorkerConfig
 from worker.reserve import Reserve
 from worker.watch import (
@@ -24,6 +24,7 @@ from worker.watch import (
     Start,
     Terminate,
 )
+from worker.work import ProcessWork
 
 log = logging.getLogger("worker.supervisor")
 
@@ -49,6 +50,7 @@ class Unit:
         self._tell = tell
         self._reserve = reserve
         self._child: Child | None = None
+        self._work: ProcessWork | None = None
         self._next_beat = 0.0
 
     @property
@@ -76,7 +78,7 @@ class Unit:
             exit_code=watch.exit_code,
             delay_s=watch.delay_s(now),
             parked=watch.parked,
-            work=work_of(watch.pid) if watch.pid else 0,
+            work=self._work.count() if self._work and watch.pid else 0,
             ended=watch.ended,
         )
         self._next_beat = now + (BEAT_S if self._tell(report) else RETRY_S)
@@ -111,4 +113,5 @@ class Unit:
         except OSError as error:
             return SpawnFailed(str(error))
         self._child = process.child
+        self._work = ProcessWork(process.child.pid)
         return Spawned(process.uid, process.child.pid)

@@ -1,5 +1,6 @@
 """Engines that are slow, or fail, before they serve or behind the back of what serves."""
 
+import ctypes
 import time
 
 from worker.engines.base import EngineLoadError, Gauges
@@ -18,6 +19,36 @@ class SlowToWarm(FakeEngine):
 
     def warm(self) -> None:
         time.sleep(60)
+
+
+class QuickToLoad(FakeEngine):
+    """Loads for three seconds."""
+
+    def load(self) -> None:
+        time.sleep(3)
+
+
+class WorksToLoad(FakeEngine):
+    """Computes for a minute while it loads."""
+
+    def load(self) -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            sum(range(10_000))
+
+
+class GripsToLoad(FakeEngine):
+    """Computes for minutes while it loads, and lets go of the interpreter never once."""
+
+    def load(self) -> None:
+        sum(range(10**11))
+
+
+class HangsToLoad(FakeEngine):
+    """Holds the interpreter for a minute, and does nothing."""
+
+    def load(self) -> None:
+        ctypes.PyDLL(None).sleep(60)
 
 
 class Unservable(FakeEngine):

@@ -33,6 +33,7 @@ def test_defaults_are_those_of_the_specification() -> None:
     assert config == WorkerConfig(
         model_path=MODEL[1],
         served_name="Qwen3-0.6B-4bit",
+        revision="",
         kind=Kind.CHAT,
         engine=None,
         context_length=None,
@@ -61,6 +62,7 @@ def test_defaults_are_those_of_the_specification() -> None:
 
 EXAMPLES = {
     "model_path": ("/models/qwen3", "/models/qwen3"),
+    "revision": ("refs/pr/1", "refs/pr/1"),
     "kind": ("lm", Kind.CHAT),
     "served_name": ("team/qwen3", "team/qwen3"),
     "context_length": ("4096", 4096),
@@ -114,6 +116,8 @@ def test_setting_is_read_from_flag_and_environment_in_order(setting: Setting) ->
     [
         (["--queue-size", "-1"], "--queue-size: must be a whole number from 0 to 100000, not '-1'"),
         (["--queue-size=1e3"], "--queue-size: must be a whole number from 0 to 100000, not '1e3'"),
+        (["--revision", "../main"], "--revision: must be a commit, a tag or a branch"),
+        (["--revision", "v1", "--model-path", "/tmp"], "--revision: is for models of the hub; /tmp is none"),
         (["--max-concurrency", "0"], "--max-concurrency: must be a whole number from 1 to 4096, not '0'"),
         (["--queue-timeout", "nan"], "--queue-timeout: must be a number of seconds"),
         (["--mlx-warmup", "perhaps"], "--mlx-warmup: must be true or false, not 'perhaps'"),

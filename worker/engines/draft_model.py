@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 from mlx_lm.utils import load_model, load_tokenizer
 
+from worker import hub
 from worker.batch import caches
 from worker.config import WorkerConfig
 from worker.engines import weights
 from worker.engines.base import EngineLoadError
-from worker.engines.loading import Loaded, model_folder
+from worker.engines.loading import Loaded
 
 log = logging.getLogger("worker")
 
@@ -27,7 +28,7 @@ class DraftModel(msgspec.Struct, frozen=True, kw_only=True):
 def load_draft(source: str, config: WorkerConfig, loaded: Loaded) -> DraftModel:
     """Load the draft model for one that is loaded already. Raises `EngineLoadError`."""
     try:
-        path = model_folder(source)
+        path = hub.local_folder(source, config)
         model, model_config = load_model(path, lazy=True)
         weights.settle(model, model_config, quantize=config.quantize)
         tokenizer = load_tokenizer(path)

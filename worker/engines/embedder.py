@@ -12,6 +12,7 @@ import mlx.core as mx
 import msgspec
 from tokenizers import Tokenizer
 
+from worker import hub
 from worker.batch.texts import Text
 from worker.config import WorkerConfig
 from worker.engines import sentence_files
@@ -58,9 +59,11 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 def open_model(config: WorkerConfig) -> Opened:
     """Load the model that `config` names. Raises `EngineLoadError`."""
     try:
-        folder = _folder(config.model_path)
+        folder = hub.local_folder(config.model_path, config, hub.EMBEDDER_FILES)
         files = sentence_files.read(folder)
-        tokenizer_folder = _folder(config.tokenizer_path) if config.tokenizer_path else folder
+        tokenizer_folder = folder
+        if config.tokenizer_path:
+            tokenizer_folder = hub.local_folder(config.tokenizer_path, config, hub.EMBEDDER_FILES)
         tokenizer = _tokenizer(tokenizer_folder)
         model, form = _model(folder, files, tokenizer, tokenizer_folder, config.quantize)
         picture = None if isinstance(model, Encoder) else model.images.picture
@@ -100,15 +103,6 @@ def _model(
 def device_name() -> str:
     """Where MLX computes: `cpu` or `gpu`."""
     return "cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu"
-
-
-def _folder(source: str) -> Path:
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
 
 
 def _tokenizer(folder: Path) -> Tokenizer:

@@ -7,8 +7,9 @@ from typing import Any
 
 import mlx.core as mx
 import msgspec
-from mlx_lm.utils import _download, load_model, load_tokenizer
+from mlx_lm.utils import load_model, load_tokenizer
 
+from worker import hub
 from worker.config import WorkerConfig
 from worker.engines import adapters, weights
 from worker.engines.adapters import Adapted
@@ -40,15 +41,18 @@ def load(config: WorkerConfig) -> Loaded:
     if config.device == "cpu":
         mx.set_default_device(mx.cpu)
     try:
-        path = model_folder(config.model_path)
+        path = hub.local_folder(config.model_path, config)
         # trust_remote_code stays False: a model folder must not bring code along.
         # Lazily, so that weights on their way into fewer bits are never all in memory.
         model, model_config = load_model(path, lazy=True)
         if config.adapter_path:
-            adapters.apply(model, Path(config.adapter_path))
+            adapters.apply(model, hub.adapter_folder(config.adapter_path, config))
         quantization = weights.settle(model, model_config, quantize=config.quantize)
         loaded = loaded_from(config, path, model, model_config, quantization)
-        adapted = {name: adapters.adapt(model, name, Path(folder)) for name, folder in config.adapters.items()}
+        adapted = {
+            name: adapters.adapt(model, name, hub.adapter_folder(source, config))
+            for name, source in config.adapters.items()
+        }
         own_bytes = sum(one.own_bytes for one in adapted.values())
         return msgspec.structs.replace(loaded, adapted=adapted, weights_bytes=loaded.weights_bytes + own_bytes)
     except EngineLoadError:
@@ -62,7 +66,7 @@ def loaded_from(
 ) -> Loaded:
     """A model with its tokenizer and with what its files say about it. Raises what mlx-lm raises."""
     tokenizer = load_tokenizer(
-        model_folder(config.tokenizer_path) if config.tokenizer_path else path,
+        hub.local_folder(config.tokenizer_path, config) if config.tokenizer_path else path,
         eos_token_ids=model_config.get("eos_token_id"),
     )
     _recognise_calls(tokenizer)
@@ -90,12 +94,6 @@ def family(model_type: str) -> str:
     """`gemma3_text` is a `gemma`: the name that people use for a line of models."""
     found = re.match(r"[a-z]+", model_type.lower())
     return found.group(0) if found else model_type
-
-
-def model_folder(source: str) -> Path:
-    """Where a model is: the path itself, else the hub's copy, downloaded if need be."""
-    path = Path(source).expanduser()
-    return path if path.exists() else Path(_download(source))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from typing import Any
 import mlx.core as mx
 import msgspec
 
+from worker import hub
 from worker.config import WorkerConfig
 from worker.engines import adapters, peft, weights
 from worker.engines.bare import enter_package
 from worker.engines.base import EngineLoadError
-from worker.engines.loading import Loaded, loaded_from, model_folder, read_json
+from worker.engines.loading import Loaded, loaded_from, read_json
 
 
 class Seeing(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +37,7 @@ def load_vision(config: WorkerConfig) -> Seeing:
         raise EngineLoadError("--draft-model: is for chat models; what stands for images has no draft")
     enter_package("mlx_vlm")
     try:
-        path = model_folder(config.model_path)
+        path = hub.local_folder(config.model_path, config)
         model_config = read_json(path / "config.json")
         if "model_file" in model_config:
             raise EngineLoadError("the model brings code of its own (model_file in config.json), which is never run")
@@ -45,7 +46,7 @@ def load_vision(config: WorkerConfig) -> Seeing:
         # Lazily, as chat models.
         model = utils.load_model(path, lazy=True)
         if config.adapter_path:
-            model = _adapted(model, Path(config.adapter_path), utils.apply_lora_layers)
+            model = _adapted(model, hub.adapter_folder(config.adapter_path, config), utils.apply_lora_layers)
         # mlx-vlm, too, leaves whole what looks: it is small, and errors there are seen by every token.
         keep = utils.skip_multimodal_module
         quantization = weights.settle(model, model_config, quantize=config.quantize, keep=keep)

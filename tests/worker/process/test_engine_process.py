@@ -28,6 +28,7 @@ from protocol.messages import (
     TokenPrompt,
     Tokens,
 )
+from worker.work import ProcessWork
 
 EngineProcess = Callable[..., Any]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -116,6 +117,45 @@ def test_second_sigterm_ends_it_now(serving: Any, gateway: Any) -> None:
     serving.process.send_signal(signal.SIGTERM)
     assert serving.wait() == 0
     assert time.monotonic() - asked_at < 1.0
+
+
+@pytest.mark.parametrize(("engine", "works"), [("WorksToLoad", True), ("SlowToLoad", False)])
+def test_beats_tell_progress_when_the_engine_loads(
+    engine_process: EngineProcess, gateway: Any, engine: str, works: bool
+) -> None:
+    """It grows with every beat of a process that computes, and stands still in one that only beats; neither is busy."""
+    engine_process(f"slow_engines:{engine}")
+    gateway.greet()
+    gateway.until(Announce)
+    # The first ones still tell of the start itself.
+    beats = [gateway.until(Beat) for _ in range(6)][2:]
+    told = [beat.progress for beat in beats]
+    assert all(beat.state is State.LOADING and not beat.busy for beat in beats)
+    assert told == [*range(told[0], told[0] + 4)] if works else told == [told[0]] * 4
+
+
+@linux
+@pytest.mark.parametrize(("engine", "works"), [("GripsToLoad", True), ("HangsToLoad", False)])
+def test_work_is_seen_from_outside_when_a_load_holds_the_interpreter(
+    engine_process: EngineProcess, gateway: Any, engine: str, works: bool
+) -> None:
+    """No beat comes then; whether the process computes or hangs is for its supervisor to see."""
+    process = engine_process(f"slow_engines:{engine}")
+    while gateway.listen(2.5):
+        pass  # until it is silent
+    work = ProcessWork(process.pid)
+    assert not gateway.listen(1.0)
+    assert work.count() == 1 + works
+
+
+def test_first_beat_is_of_an_idle_engine_when_it_becomes_ready(engine_process: EngineProcess, gateway: Any) -> None:
+    """Its step clock does not reach back into the time that it took to load."""
+    engine_process("slow_engines:QuickToLoad")
+    gateway.greet()
+    gateway.until(Ready)
+    for _ in range(3):
+        beat = gateway.until(Beat, lambda beat: beat.state is State.READY)
+        assert (beat.busy, beat.step_age_s < 2.5) == (False, True)
 
 
 @pytest.mark.timed

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from protocol.messages import State
-from worker.pulse import Pulse, WorkMeter
+from worker.pulse import Pulse
+from worker.work import OwnWork
 
 
 class Clock:
@@ -46,20 +47,20 @@ def test_reading_is_of_one_moment_when_the_phase_changes_meanwhile() -> None:
 
 def test_work_is_counted_when_another_thread_computes() -> None:
     """Whatever it computes: nobody has to report it."""
-    meter = WorkMeter()
-    first = meter.count()
+    work = OwnWork()
+    first = work.count()
     busy = threading.Thread(target=lambda: sum(range(2_000_000)))
     busy.start()
     busy.join()
-    assert meter.count() == first + 1
+    assert work.count() == first + 1
 
 
-def test_work_is_not_counted_when_only_the_meters_own_thread_computes() -> None:
+def test_work_is_not_counted_when_only_its_own_thread_computes() -> None:
     """Beating is no progress."""
-    meter = WorkMeter()
-    first = meter.count()
+    work = OwnWork()
+    first = work.count()
     until = time.thread_time() + 0.05
     while time.thread_time() < until:
         pass
     time.sleep(0.05)
-    assert meter.count() == first
+    assert work.count() == first

@@ -335,3 +335,32 @@ def test_place_is_given_up_when_its_engine_waits_to_be_started(story: Story) -> 
     story.event(EndAsked(story.watch.worker, 3.0, False, "scaled down"))
     assert story.watch.parked
     assert story.event(EndAsked("another", 3.0, False, "x")) == []
+
+
+@pytest.mark.parametrize(
+    ("event", "ended"),
+    [
+        (Exited("w1", -11), "it died of SIGSEGV"),
+        (Exited("w1", -9), "it was killed by the system, likely out of memory (signal 9)"),
+        (Exited("w1", 70, "Traceback of /home/ada/secret.py"), "it ended with code 70"),
+        (Exited("w1", 2, "no such model: /home/ada"), "it can't serve with these settings"),
+    ],
+)
+def test_end_is_told_without_its_last_line_when_nobody_asked_for_it(story: Story, event: Exited, ended: str) -> None:
+    """Anybody may read it."""
+    assert story.watch.ended == ""
+    story.event(event, after_s=30)
+    assert story.watch.ended == ended
+
+
+def test_end_is_told_with_the_reason_when_the_gateway_ordered_it(story: Story) -> None:
+    """So that it is not taken for a crash; the next end has its own reason, and one that was asked for has none."""
+    story.event(KillAsked("w1", "its engine made no progress while loading"), after_s=400)
+    story.die(after_s=0.1, code=-9)
+    assert story.watch.ended == "its engine made no progress while loading"
+    story.die(after_s=30)
+    assert story.watch.ended == "it died of SIGSEGV"
+    story.wait_for_start()
+    story.event(EndAsked(story.watch.worker, 3.0, True, "restarted"), after_s=30)
+    story.die(after_s=1, code=0)
+    assert (story.watch.ended, story.watch.watch) == ("", Watch.RUNNING)

@@ -1,0 +1,127 @@
+"""Models of a hub: which snapshot of each one a run of the pool serves.
+
+A hub id names something that may change. So it is resolved to a commit once in a run, which is recorded in the run
+directory. All replicas and all restarts load that snapshot; once it is there, nobody asks the hub anything. A run
+begins with the first supervisor in the run directory and lasts until none is left.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote
+
+from worker.config import HUB_ID, WorkerConfig
+from worker.engines.base import EngineLoadError
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+FOLDER, LOCK = "revisions", "revisions.lock"
+MODEL_FILES = ("*.json", "model*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja")
+"""What mlx-lm fetches of a model, but for code, which is never run."""
+EMBEDDER_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+ADAPTER_FILES = ("*.json", "adapter*.safetensors")
+
+
+def join_run(run_dir: Path) -> IO[str]:
+    """Take part in the run of that directory for as long as the returned file is open; alone in it, begin a new one.
+
+    Raises `OSError`.
+    """
+    folder = run_dir / FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    lock = (run_dir / LOCK).open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass
+    else:
+        for record in folder.iterdir():
+            record.unlink()
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    return lock
+
+
+def local_folder(source: str, config: WorkerConfig, files: Sequence[str] = MODEL_FILES) -> Path:
+    """Return where a model, tokenizer or adapter is: the path itself, else the run's snapshot, downloaded if need be.
+
+    Raises `EngineLoadError`, and what `huggingface_hub` raises.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if not HUB_ID.fullmatch(source):
+        raise EngineLoadError(f"{source}: there is no such folder, and it can't be a hub id")
+    # Half a second to import, and of no use to those whose models are folders.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    record = _record_of(source, config)
+    commit = _read(record) or _settle(record, _resolve(source, _asked(source, config)))
+    # Only once all of it has been here: a download that was interrupted goes on.
+    whole = record.with_name(f"{record.name}.whole")
+    if whole.exists():
+        try:
+            return Path(snapshot_download(source, revision=commit, allow_patterns=[*files], local_files_only=True))
+        except LocalEntryNotFoundError:
+            whole.unlink(missing_ok=True)
+    found = Path(snapshot_download(source, revision=commit, allow_patterns=[*files]))
+    whole.touch(mode=0o600)
+    return found
+
+
+def adapter_folder(source: str, config: WorkerConfig) -> Path:
+    """The same of an adapter. A path that leads nowhere is left to whoever reads it, and names the adapter."""
+    return local_folder(source, config, ADAPTER_FILES) if HUB_ID.fullmatch(source) else Path(source)
+
+
+def commit_of(config: WorkerConfig) -> str:
+    """Return the commit of the hub's snapshot that a loaded model came from; empty: from a folder."""
+    return "" if Path(config.model_path).expanduser().exists() else _read(_record_of(config.model_path, config))
+
+
+def _asked(source: str, config: WorkerConfig) -> str:
+    """The revision to resolve: that of the model; for what comes beside it, its newest."""
+    return config.revision if source == config.model_path else ""
+
+
+def _record_of(source: str, config: WorkerConfig) -> Path:
+    asked = _asked(source, config) or "main"
+    return config.run_dir / FOLDER / quote(f"{source}@{asked}", safe="@")
+
+
+def _resolve(source: str, asked: str) -> str:
+    """The commit that a revision means now."""
+    if COMMIT.fullmatch(asked):
+        return asked
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    try:
+        return str(HfApi().resolve_revision(source, revision=asked or None).resolved)
+    except RevisionNotFoundError:
+        raise EngineLoadError(f"--revision: {source} has no {asked or 'main'!r}") from None
+
+
+def _read(record: Path) -> str:
+    try:
+        commit = record.read_text()
+    except FileNotFoundError:
+        return ""
+    if not COMMIT.fullmatch(commit):
+        raise EngineLoadError(f"{record} holds no commit; remove it")
+    return commit
+
+
+def _settle(record: Path, commit: str) -> str:
+    """Record a commit, unless another process was first; returns the one that counts."""
+    record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=record.parent) as draft:
+        draft.write(commit)
+        draft.flush()
+        with contextlib.suppress(FileExistsError):
+            os.link(draft.name, record)
+    return _read(record)
