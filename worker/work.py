@@ -13,8 +13,8 @@ OWN_WORK_PER_S = 5.0
 second at least. One that only beats, without a gateway to connect to, takes 1.2; with one, 0.2."""
 BLOCKS_PER_PAGE = 8
 THREAD_SHARE = 0.1
-"""Of a core, that a thread at work takes at least. One that waits for the interpreter asks for it again and again, which
-takes up to 0.04."""
+"""Of a core, that a thread at work takes at least. One that waits for the interpreter asks for it again and again,
+and takes up to 0.04 for that."""
 FAULTS_PER_S = 8
 """Pages that a process at work waits for at least, if that is all that it does."""
 LOOK_S = 0.5
@@ -56,10 +56,9 @@ class ProcessWork:
         now = time.monotonic()
         if (elapsed_s := now - self._at) >= LOOK_S:
             threads, faults = _usage_of(self._pid)
-            busiest_s = max(
-                (used_s - self._threads.get(thread, 0.0) for thread, used_s in threads.items()), default=0.0
-            )
-            if busiest_s >= THREAD_SHARE * elapsed_s or faults - self._faults >= FAULTS_PER_S * elapsed_s:
+            took_s = [used_s - self._threads.get(thread, 0.0) for thread, used_s in threads.items()]
+            share, faults_per_s = max(took_s, default=0.0) / elapsed_s, (faults - self._faults) / elapsed_s
+            if share >= THREAD_SHARE or faults_per_s >= FAULTS_PER_S:
                 self._count += 1
             self._at, self._threads, self._faults = now, threads, faults
         return self._count if self._threads else 0

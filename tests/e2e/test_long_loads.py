@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from crowd import Crowd
 from fake_answers import fake_answer
-from running_pool import FAKE, RunningPool, chat_body, until
+from running_pool import FAKE, ROOT, RunningPool, chat_body, until
 
 STALL_S = 1.0
 LOADS = ("load@1.05", "load@1.25", "load@5", "load@1.05 warm@2", "load@0.5 warm@1.3", "load@5 warm@1.2")
@@ -59,3 +59,13 @@ def test_an_engine_is_killed_when_its_load_makes_no_progress(start_pool: Callabl
     assert told[0]["last_end"] == why
     assert pool.metric("pool_jobs_refused_total") == 0
     assert waiting.fileno() > 0
+
+
+def test_an_engine_is_left_alone_when_a_request_holds_its_interpreter(start_pool: Callable[..., RunningPool]) -> None:
+    """It is silent for longer than a dead one would be, but its supervisor sees it work: all are answered, late."""
+    flags = ("--engine", "slow_engines:GripsToPrepare", "--model-path", "grips")
+    pool = start_pool(flags, environment={"PYTHONPATH": str(ROOT / "tests" / "support")})
+    bodies = [chat_body("fake: grip@6.5 tokens@3"), chat_body("fake: tokens@4"), chat_body("fake: tokens@5")]
+    crowd = Crowd(pool, bodies)
+    assert [client.text() for client in crowd.join()] == [fake_answer(body) for body in bodies]
+    assert not KILLS.search(texts(pool)), pool.logs()

@@ -1,10 +1,14 @@
 """Engines that are slow, or fail, before they serve or behind the back of what serves."""
 
 import ctypes
+import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
+from protocol.messages import GenerateJob, ModelJob
 from worker.engines.base import EngineLoadError, Gauges
-from worker.engines.fake import FakeEngine
+from worker.engines.fake import FakeEngine, program_of
 
 
 class SlowToLoad(FakeEngine):
@@ -49,6 +53,21 @@ class HangsToLoad(FakeEngine):
 
     def load(self) -> None:
         ctypes.PyDLL(None).sleep(60)
+
+
+class GripsToPrepare(FakeEngine):
+    """Holds the interpreter for the seconds that a prompt names as `grip@S`, while it computes."""
+
+    def prepare(self, job: ModelJob, buffers: Sequence[bytes] = ()) -> Any:
+        seconds = program_of(job.prompt).get("grip", 0.0) if isinstance(job, GenerateJob) else 0.0
+        if seconds:
+            usual_s = sys.getswitchinterval()
+            sys.setswitchinterval(3600)
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                pass
+            sys.setswitchinterval(usual_s)
+        return super().prepare(job, buffers)
 
 
 class Unservable(FakeEngine):
