@@ -86,6 +86,7 @@ class DetokenizeJob(Message, frozen=True):
     job: int
     attempt: int
     tokens: list[int]
+    tenant: str = ""
 
 
 class EmbedJob(Message, frozen=True):
@@ -128,6 +129,7 @@ class SimilarityJob(Message, frozen=True):
     right: int | None = None
     metric: str = "cosine"
     top_k: int | None = None
+    tenant: str = ""
 
 
 class Cancel(Message, frozen=True):

@@ -1,14 +1,14 @@
 """Where jobs are prepared before the engine sees them: rendered, tokenised and checked, off its thread.
 
 A long prompt must not hold up running streams, so this has a thread of its own; jobs whose preparation takes long come
-in pieces and take turns. What is done elsewhere (images are decoded in processes of their own) nobody waits for but the
-job that needs it. A job that is cancelled while it waits here never reaches the engine.
+in pieces. Tenants take turns, and so do the jobs of each. What is done elsewhere (images are decoded in processes of
+their own, long texts tokenised on another thread) nobody waits for but the job that needs it. A job that is cancelled
+while it waits here never reaches the engine.
 """
 
 import logging
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -29,6 +29,7 @@ from protocol.messages import (
     Tokens,
     Vectors,
 )
+from worker.turns import TenantTurns
 
 log = logging.getLogger("worker")
 
@@ -89,7 +90,7 @@ class Reception:
         self._send = send
         self._queue: queue.SimpleQueue[_Begun] = queue.SimpleQueue()
         self._uncompiled: queue.SimpleQueue[tuple[_Begun, GenerateJob]] = queue.SimpleQueue()
-        self._begun: deque[_Begun] = deque()
+        self._begun: TenantTurns[_Begun] = TenantTurns()
         self._lock = threading.Lock()
         self._waiting: set[tuple[int, int, int]] = set()
         self._elsewhere: dict[tuple[int, int, int], Future[Any]] = {}
@@ -138,15 +139,14 @@ class Reception:
     def _run(self) -> None:
         while True:
             self._take_in()
-            for _ in range(len(self._begun)):
-                begun = self._begun.popleft()
-                outcome = self._outcome(begun)
-                if outcome is None:
-                    self._begun.append(begun)
-                elif isinstance(outcome, Future):
-                    self._await(begun, outcome)
-                else:
-                    self._pass_on(begun, outcome)
+            begun = self._begun.pop()
+            outcome = self._outcome(begun)
+            if outcome is None:
+                self._begun.add(begun.job.tenant, begun)
+            elif isinstance(outcome, Future):
+                self._await(begun, outcome)
+            else:
+                self._pass_on(begun, outcome)
 
     def _await(self, begun: _Begun, pending: Future[Any]) -> None:
         """Go on with a job once `pending` is done; where the job is cancelled, `pending` is, too."""
@@ -183,7 +183,7 @@ class Reception:
                 begun = self._queue.get(block=not self._begun)
             except queue.Empty:
                 return
-            self._begun.append(begun)
+            self._begun.add(begun.job.tenant, begun)
 
     def _pass_on(self, begun: _Begun, outcome: Any) -> None:
         key = (begun.epoch, begun.job.job, begun.job.attempt)

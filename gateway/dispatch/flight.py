@@ -118,7 +118,7 @@ class Flight:
     @property
     def tenant(self) -> str:
         """Whose it is; callers take turns."""
-        return self.job.tenant if isinstance(self.job, GenerateJob | EmbedJob) else ""
+        return self.job.tenant
 
     @property
     def priority(self) -> int:

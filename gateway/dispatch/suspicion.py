@@ -286,12 +286,12 @@ def fingerprint(flight: Flight) -> bytes:
 
     Images are told apart by the digests in the job: hashing all that was aboard a crash would hold up the event loop.
     """
-    job = msgspec.structs.replace(flight.job, job=0, attempt=0)
+    job = msgspec.structs.replace(flight.job, job=0, attempt=0, tenant="")
     if isinstance(job, GenerateJob):
         sampling = msgspec.structs.replace(job.sampling, seed=0)
-        job = msgspec.structs.replace(job, request_id="", tenant="", sampling=sampling)
+        job = msgspec.structs.replace(job, request_id="", sampling=sampling)
     elif isinstance(job, EmbedJob):
-        job = msgspec.structs.replace(job, request_id="", tenant="")
+        job = msgspec.structs.replace(job, request_id="")
     digest = hashlib.blake2b(flight.model.name.encode(), digest_size=16)
     try:
         digest.update(msgspec.msgpack.encode(job))

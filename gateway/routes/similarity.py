@@ -15,7 +15,7 @@ from gateway.context import POOL
 from gateway.errors import ApiError, invalid
 from gateway.openapi import Operation, mount
 from gateway.routes.body import read
-from gateway.routes.caller import model_of
+from gateway.routes.caller import model_of, tenant
 from gateway.routes.embedder import FLOAT_BYTES, Embedded, embed, floats
 from gateway.routes.generation import ERRORS
 from gateway.schema.similarity import Pair, SimilarityAnswer, SimilarityRequest
@@ -36,7 +36,7 @@ async def compare(request: web.Request) -> web.Response:
     model = model_of(request, wanted.model, Kind.EMBEDDING)
     inputs = wanted.inputs
     found = await embed(request, model, wanted, inputs) if inputs.keys else None
-    job, buffers = await _job(wanted, found)
+    job, buffers = await _job(wanted, found, owner=tenant(request))
     scores = await _run(request, model, job, buffers)
     head = SimilarityAnswer(
         metric=wanted.metric,
@@ -52,7 +52,7 @@ async def compare(request: web.Request) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
-async def _job(wanted: SimilarityRequest, found: Embedded | None) -> tuple[SimilarityJob, list[bytes]]:
+async def _job(wanted: SimilarityRequest, found: Embedded | None, *, owner: str) -> tuple[SimilarityJob, list[bytes]]:
     """The job, and the vectors of both sides."""
     texts = iter(found.vectors if found else [])
     sides = [wanted.left] if wanted.right is None else [wanted.left, wanted.right]
@@ -69,6 +69,7 @@ async def _job(wanted: SimilarityRequest, found: Embedded | None) -> tuple[Simil
         right=None if wanted.right is None else 1,
         metric=wanted.metric,
         top_k=wanted.top_k,
+        tenant=owner,
     )
     return job, buffers
 

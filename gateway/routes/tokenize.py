@@ -37,7 +37,7 @@ async def detokenize(request: web.Request) -> web.Response:
     wanted = await read(request, DetokenizeRequest)
     pool = request.app[POOL]
     model = model_of(request, wanted.model, None)
-    async with pool.run(model, wanted.job(model.ready)) as stream:
+    async with pool.run(model, wanted.job(model.ready, tenant=tenant(request))) as stream:
         result = await stream.result()
     if not isinstance(result, Text):
         raise ApiError("internal_error", detail="a detokenize job was not answered by text")

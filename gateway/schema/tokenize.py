@@ -49,7 +49,7 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
         """The images of the conversation, in order. Raises `ApiError` if there are too many."""
         return pictures(self.messages or [])
 
-    def job(self, images: Sequence[Image] = (), *, tenant: str = "") -> TokenizeJob:
+    def job(self, images: Sequence[Image] = (), *, tenant: str) -> TokenizeJob:
         """The job for a worker; the pool fills in its numbers. `images`: what its `pictures` have become."""
         if self.messages is not None:
             template = template_options(self.chat_template_kwargs, None)
@@ -59,6 +59,7 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
             job=0,
             attempt=0,
             prompt=TextPrompt(text=self.prompt or "", add_special_tokens=self.add_special_tokens is not False),
+            tenant=tenant,
         )
 
 
@@ -76,10 +77,10 @@ class DetokenizeRequest(Request, frozen=True, kw_only=True):
     tokens: Annotated[list[TokenId], Meta(description="Ids of the model's vocabulary.")]
     model: ModelName | None = None
 
-    def job(self, ready: Ready | None) -> DetokenizeJob:
+    def job(self, ready: Ready | None, *, tenant: str) -> DetokenizeJob:
         """The job for a worker; the pool fills in its numbers. Raises `ApiError` for ids out of the vocabulary."""
         check_tokens(self.tokens, ready, "tokens")
-        return DetokenizeJob(job=0, attempt=0, tokens=self.tokens)
+        return DetokenizeJob(job=0, attempt=0, tokens=self.tokens, tenant=tenant)
 
 
 class DetokenizeAnswer(Answer, frozen=True, kw_only=True):

@@ -93,7 +93,7 @@ TO_WORKER = (
         adapter="sql",
     ),
     TokenizeJob(6, 1, PARTS[1], [IMAGE], "tenant"),
-    DetokenizeJob(7, 1, [1, 2, 3]),
+    DetokenizeJob(7, 1, [1, 2, 3], "tenant"),
     EmbedJob(
         job=8,
         attempt=1,
@@ -111,7 +111,7 @@ TO_WORKER = (
         backend="torch",
         device="cpu",
     ),
-    SimilarityJob(9, 1, 2, 1, 2, "dot", 3),
+    SimilarityJob(9, 1, 2, 1, 2, "dot", 3, "tenant"),
     Cancel(5, 2),
     Drain(3.5),
     KillEngine("0f1e2d", "no step for 60 s"),

@@ -160,7 +160,7 @@ class EmbeddingEngine:
             case EmbedJob():
                 yield from self._prepare(job, buffers)
             case TokenizeJob() | DetokenizeJob():
-                yield self._sentences.answer(job, vocab_size=self._model.vocab_size)
+                yield from self._sentences.answer(job, vocab_size=self._model.vocab_size)
             case GenerateJob():
                 raise JobError(Code.INVALID_REQUEST, "This model embeds texts; it generates none.", "model")
 

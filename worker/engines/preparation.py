@@ -4,8 +4,9 @@ Touches no MLX: it runs on the reception thread, while the engine's own thread c
 """
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -27,6 +28,7 @@ from worker.batch.draws import row_key
 from worker.batch.row import RowSampling
 from worker.batch.scene import Scene
 from worker.engines.aboard import Prepared
+from worker.engines.aside import Aside
 from worker.engines.loading import Loaded
 from worker.engines.prompts import Prompter
 from worker.engines.vocabulary import Vocabulary
@@ -35,6 +37,13 @@ from worker.text.calls import calls_from, parser_name
 from worker.text.channels import ChannelText
 from worker.text.markers import NORMAL, Markers, initial_state
 from worker.text.writing import written_calls
+
+Result = TypeVar("Result")
+
+SHORT_BYTES = 32_768
+"""A prompt up to this size is tokenised in milliseconds; a longer one on a thread beside, so that others pass."""
+REPLAYED_TOKENS = 4096
+"""Delivered tokens that are brought back to text in one piece: some milliseconds."""
 
 
 class Preparation:
@@ -47,37 +56,49 @@ class Preparation:
         self._eos = frozenset(loaded.tokenizer.eos_token_ids)
         self._grammars = grammars
         self._prompter = self._make_prompter()
+        self._aside = Aside()
 
     def _make_prompter(self) -> Prompter:
         loaded = self._loaded
         return Prompter(loaded.tokenizer, vocab_size=loaded.vocab_size, context_length=loaded.context_length)
 
     def prepare(self, job: ModelJob, shown: Sequence[Any] = ()) -> Any:
-        """The whole answer, or what the engine admits; `shown` is what `_read` takes. Raises `JobError`."""
+        """The whole answer, or what the engine admits; in pieces if it takes long. `shown` is what `_read` takes.
+
+        Raises `JobError`.
+        """
+        pieces = self._pieces(job, shown)
+        return pieces if _is_long(job) else next(pieces)
+
+    def _pieces(self, job: ModelJob, shown: Sequence[Any]) -> Iterator[Any]:
+        """See `Engine.prepare`; the first piece is the result where the job is not long."""
         match job:
             case DetokenizeJob():
-                self._check_ids(job.tokens, "tokens")
-                text = self._loaded.tokenizer.decode(job.tokens, skip_special_tokens=False)
-                return Text(job.job, job.attempt, text)
+                text = yield from self._done(job, lambda: self._prompter.decode(job.tokens))
+                yield Text(job.job, job.attempt, text)
             case TokenizeJob():
-                tokens, _ = self._read(job, shown)
-                return Tokens(job.job, job.attempt, tokens)
+                tokens, _ = yield from self._done(job, lambda: self._read(job, shown))
+                yield Tokens(job.job, job.attempt, tokens)
             case GenerateJob():
-                return self._prepare(job, shown)
+                yield from self._prepare(job, shown)
             case EmbedJob():
                 raise JobError(Code.INVALID_REQUEST, "This model generates text; it embeds none.", "model")
+
+    def _done(self, job: ModelJob, work: Callable[[], Result]) -> Generator[Future[Any], None, Result]:
+        """What `work` returns, of a long job beside."""
+        return (yield from self._aside.run(job.tenant, work)) if _is_long(job) else work()
 
     def _read(self, job: GenerateJob | TokenizeJob, _shown: Sequence[Any]) -> tuple[list[int], Scene | None]:
         """A job's prompt as tokens, with what it shows."""
         if job.images:
             raise JobError(Code.INVALID_REQUEST, "This model reads text; it sees no images.", "images[0]")
-        return self._prompter.tokens(job.prompt), None
+        return self._prompter.tokens(job.prompt, counted=isinstance(job, TokenizeJob)), None
 
-    def _prepare(self, job: GenerateJob, shown: Sequence[Any]) -> Prepared:
+    def _prepare(self, job: GenerateJob, shown: Sequence[Any]) -> Iterator[Any]:
         if job.adapter and job.adapter not in self._loaded.adapted:
             raise JobError(Code.INVALID_REQUEST, "This worker has no such adapter.", "model")
-        self._check_ids(job.sampling.logit_bias, "logit_bias")
-        tokens, scene = self._read(job, shown)
+        self._prompter.check_ids([*job.sampling.logit_bias], "logit_bias")
+        tokens, scene = yield from self._done(job, lambda: self._read(job, shown))
         prompt = tokens or self._prompter.start()
         room = self._loaded.context_length - len(prompt)
         wanted = 1 if job.max_tokens is None else job.max_tokens
@@ -88,11 +109,18 @@ class Preparation:
                 f"and {wanted} more were asked for.",
                 "messages" if isinstance(job.prompt, ChatPrompt) else "prompt",
             )
-        texts = [self._channels(job, choice, prompt) for choice in range(job.n)]
+        texts: list[ChannelText] = []
+        for choice in range(job.n):
+            texts.append(self._channels(job, choice, prompt))
+            if _is_long(job):
+                yield None
         if job.delivered:
-            self._replay(job, texts)
+            for tokens, text in self._delivered(job, texts):
+                self._replay(job, tokens, text)
+                if _is_long(job):
+                    yield None
         constraints = self._grammars.constraints(job, prompt, self._initial(job, prompt))
-        return Prepared(
+        yield Prepared(
             job=job,
             prompt=prompt,
             limit=room if job.max_tokens is None else min(room, job.max_tokens),
@@ -107,30 +135,26 @@ class Preparation:
         """Whether `token` ends a choice of that job: it has no text, then."""
         return token in self._eos and not job.sampling.ignore_eos
 
-    def _replay(self, job: GenerateJob, texts: list[ChannelText]) -> None:
-        """Bring each choice's text to where its client has it."""
-        delivered = job.delivered
-        if len(delivered) != len(texts):
+    def _delivered(self, job: GenerateJob, texts: list[ChannelText]) -> Iterator[tuple[list[int], ChannelText]]:
+        """What each choice's client has, piece by piece, with the text that it belongs to."""
+        if len(job.delivered) != len(texts):
             raise JobError(Code.INVALID_REQUEST, "A resumed request needs the tokens of each of its choices.")
-        for tokens, text in zip(delivered, texts, strict=True):
-            self._check_ids(tokens, "delivered")
-            for token in tokens:
-                if not self.ends(job, token):
-                    text.feed(token)
-            text.take()
+        for tokens, text in zip(job.delivered, texts, strict=True):
+            self._prompter.check_ids(tokens, "delivered")
+            for start in range(0, len(tokens), REPLAYED_TOKENS):
+                yield tokens[start : start + REPLAYED_TOKENS], text
+
+    def _replay(self, job: GenerateJob, tokens: list[int], text: ChannelText) -> None:
+        """Bring a choice's text on to where its client has it."""
+        for token in tokens:
+            if not self.ends(job, token):
+                text.feed(token)
+        text.take()
 
     def _echo(self, prompt: Prompt, wanted: bool, tokens: list[int]) -> str:
         if not wanted:
             return ""
-        text: str = prompt.text if isinstance(prompt, TextPrompt) else self._loaded.tokenizer.decode(tokens)
-        return text
-
-    def _check_ids(self, ids: Sequence[int] | dict[int, float], param: str) -> None:
-        """An id outside the vocabulary is an out-of-bounds access in MLX: it ends the process."""
-        if any(not 0 <= token < self._loaded.vocab_size for token in ids):
-            raise JobError(
-                Code.INVALID_REQUEST, f"Token ids of this model are 0 to {self._loaded.vocab_size - 1}.", param
-            )
+        return prompt.text if isinstance(prompt, TextPrompt) else self._prompter.decode(tokens)
 
     def _channels(self, job: GenerateJob, choice: int, prompt: list[int]) -> ChannelText:
         """The text pipeline of one choice; a plain completion is plain text, markers and all."""
@@ -182,6 +206,22 @@ class Preparation:
             logit_bias=asked.logit_bias,
             logprobs=logprobs,
         )
+
+
+def _is_long(job: ModelJob) -> bool:
+    """Whether its preparation takes more than some milliseconds."""
+    match job:
+        case DetokenizeJob():
+            return len(job.tokens) > SHORT_BYTES
+        case GenerateJob() if sum(map(len, job.delivered)) > REPLAYED_TOKENS:
+            return True
+        case GenerateJob() | TokenizeJob():
+            match job.prompt:
+                case ChatPrompt(messages=messages, tools=tools):
+                    return len(messages) + len(tools or b"") > SHORT_BYTES
+                case TextPrompt(text=text):
+                    return len(text) > SHORT_BYTES
+    return False
 
 
 def _call_id(request_id: str, choice: int, index: int) -> str:

@@ -1,43 +1,42 @@
-"""From a prompt as it travels to token ids: template, tokenizer, checks. No MLX: it runs on the reception thread."""
+"""From a prompt as it travels to token ids: template, tokenizer, checks. No MLX: the reception's threads run it."""
 
 import json
-import re
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 
 from protocol.errors import Code, JobError
 from protocol.messages import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from worker.engines.tokenizing import MOST_COUNTED_TOKENS, TokenCoder, check_characters, ids_within, most_characters
+from worker.text.disarming import Disarmer
 
-JOINER = "\u2060"
-"""Word joiner, invisible. Put into control tokens that a message spells out: text must not forge a role."""
+JSON_SHARE = 2
+"""Messages as JSON may be so many times longer than the text that is read: escapes and structure are no text."""
 
 
 class Prompter:
-    """Renders and tokenises for one model."""
+    """Renders and tokenises for one model. Safe to call from several threads."""
 
     def __init__(self, tokenizer: Any, *, vocab_size: int, context_length: int) -> None:
         self._tokenizer = tokenizer
+        self._coder = TokenCoder(tokenizer)
         self._vocab_size = vocab_size
         self._context_length = context_length
         vocabulary = tokenizer.get_vocab()
         self._longest_token = max((len(name) for name in vocabulary), default=1)
-        special = sorted(_control_tokens(tokenizer), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, special))) if special else None
+        self._disarmer = Disarmer(_control_tokens(tokenizer))
 
-    def tokens(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt. Raises `JobError`."""
+    def tokens(self, prompt: Prompt, *, counted: bool = False) -> list[int]:
+        """Token ids of a prompt; where they are `counted` only, more than the context holds. Raises `JobError`."""
         match prompt:
             case TokenPrompt():
-                tokens = prompt.tokens
-                if any(not 0 <= token < self._vocab_size for token in tokens):
-                    raise JobError(Code.INVALID_REQUEST, f"Token ids are 0 to {self._vocab_size - 1}.", "prompt")
+                self._check_prompt(prompt.tokens, counted=counted)
+                return [*prompt.tokens]
             case TextPrompt():
-                self._check_length(prompt.text, "prompt")
-                tokens = self._tokenizer.encode(prompt.text, add_special_tokens=prompt.add_special_tokens)
+                return self.encode(prompt.text, "prompt", special=prompt.add_special_tokens, counted=counted)
             case ChatPrompt():
-                tokens = self.encode(self.render(prompt))
-        return list(tokens)
+                return self.encode(self.render(prompt), "messages", counted=counted)
 
     def start(self) -> list[int]:
         """Something to start from where the prompt is empty. Raises `JobError` where the model has nothing."""
@@ -54,51 +53,80 @@ class Prompter:
             raise JobError(
                 Code.INVALID_REQUEST, "This model has no chat template: use /v1/completions instead.", "messages"
             )
-        messages = self._form([self._disarm(message) for message in json.loads(prompt.messages)])
-        tools = self._disarm(json.loads(prompt.tools)) if prompt.tools else None
+        self._check_json(prompt.messages, "messages")
+        self._check_json(prompt.tools or b"", "tools")
         try:
+            messages = self._form([self._disarmer.disarm(message) for message in json.loads(prompt.messages)])
+            tools = self._disarmer.disarm(json.loads(prompt.tools)) if prompt.tools else None
+            options = self._disarmer.disarm(prompt.template)
             text: str = self._tokenizer.apply_chat_template(
-                messages, tools=tools, add_generation_prompt=True, tokenize=False, **self._disarm(prompt.template)
+                messages, tools=tools, add_generation_prompt=True, tokenize=False, **options
             )
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             raise JobError(
                 Code.INVALID_REQUEST, f"The model's chat template can't take these messages: {error}", "messages"
             ) from error
+        except RecursionError:
+            param = "tools" if prompt.tools else "messages"
+            raise JobError(Code.INVALID_REQUEST, f"'{param}' is nested too deeply.", param) from None
         return text
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a rendered conversation. Raises `JobError`."""
-        self._check_length(text, "messages")
-        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
-        return tokens
+    def encode(self, text: str, param: str = "messages", *, special: bool = False, counted: bool = False) -> list[int]:
+        """Token ids of a rendered conversation, or of any text. Raises `JobError`."""
+        self._check_length(text, param, counted=counted)
+        return self._coder.encode(text, special=special)
+
+    def decode(self, tokens: list[int]) -> str:
+        """Text of token ids, control tokens included. Raises `JobError`."""
+        self._coder.check_count(len(tokens), self._context_length, "tokens")
+        self.check_ids(tokens, "tokens")
+        return self._coder.decode(tokens)
 
     def _form(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Messages in the form that the template expects."""
         return messages
 
-    def _disarm(self, value: Any) -> Any:
-        """The same message, with control tokens in its texts broken by a joiner."""
-        if self._special is None:
-            return value
-        match value:
-            case str():
-                return self._special.sub(lambda found: found[0][0] + JOINER + found[0][1:], value)
-            case dict():
-                return {self._disarm(key): self._disarm(part) for key, part in value.items()}
-            case list():
-                return [self._disarm(part) for part in value]
-            case _:
-                return value
+    def _check_prompt(self, tokens: list[int], *, counted: bool) -> None:
+        if len(tokens) > self._context_length and not counted:
+            raise self._too_long(f"{len(tokens)}", "prompt")
+        self._coder.check_count(len(tokens), self._context_length, "prompt")
+        self.check_ids(tokens, "prompt")
 
-    def _check_length(self, text: str, param: str) -> None:
+    def check_ids(self, tokens: Sequence[int], param: str) -> None:
+        """An id outside the vocabulary is an out-of-bounds access in MLX: it ends the process."""
+        if not ids_within(tokens, self._vocab_size):
+            message = f"Token ids of this model are 0 to {self._vocab_size - 1}."
+            raise JobError(Code.INVALID_REQUEST, message, param)
+
+    def _check_json(self, content: bytes, param: str) -> None:
+        """Refuse messages that can't possibly fit before they are parsed, disarmed and rendered."""
+        most = JSON_SHARE * most_characters(self._context_length)
+        # No text has more characters than bytes.
+        if len(content) > most and len(content.decode(errors="replace")) > most:
+            raise JobError(
+                Code.CONTEXT_LENGTH, f"'{param}' takes more than {most} characters of JSON, which are not read.", param
+            )
+
+    def _check_length(self, text: str, param: str, *, counted: bool) -> None:
         """Refuse what can't possibly fit before seconds go into tokenising it."""
         least = len(text) // self._longest_token
         if least > self._context_length:
-            raise JobError(
-                Code.CONTEXT_LENGTH,
-                f"The prompt has at least {least} tokens; this model's context holds {self._context_length}.",
-                param,
-            )
+            raise self._too_long(f"at least {least}", param)
+        check_characters(text, self._context_length, param, "The prompt")
+        most = max(self._context_length, MOST_COUNTED_TOKENS) if counted else self._context_length
+        if least := self._coder.least_tokens(text, most):
+            if counted:
+                raise JobError(
+                    Code.CONTEXT_LENGTH, f"The prompt has at least {least} tokens, more than are counted.", param
+                )
+            raise self._too_long(f"at least {least}", param)
+
+    def _too_long(self, count: str, param: str) -> JobError:
+        return JobError(
+            Code.CONTEXT_LENGTH,
+            f"The prompt has {count} tokens; this model's context holds {self._context_length}.",
+            param,
+        )
 
 
 def _control_tokens(tokenizer: Any) -> set[str]:

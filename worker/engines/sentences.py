@@ -1,8 +1,9 @@
 """From the inputs of a job to token ids and images: prompts, tokenizer, limits. It runs on the reception thread."""
 
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,7 +13,15 @@ from protocol import messages
 from protocol.errors import Code, JobError
 from protocol.messages import ChatPrompt, DetokenizeJob, EmbedJob, TextPrompt, TokenizeJob, TokenPrompt
 from worker.batch.texts import Picture, Text
+from worker.engines.aside import Aside
 from worker.engines.sentence_files import INPUT_TYPES, SentenceFiles
+from worker.engines.tokenizing import (
+    CHARACTERS_PER_TOKEN,
+    MOST_COUNTED_TOKENS,
+    TokenCoder,
+    check_characters,
+    ids_within,
+)
 
 UNKNOWN_LIMIT = 512
 """For a model that says nothing about its longest text."""
@@ -21,15 +30,23 @@ SIGLIP_LIMIT = 64
 PIECE_CHARACTERS = 16_384
 PIECE_TEXTS = 64
 """What is tokenised in one piece: milliseconds, in which no other job is, and what can't be computed fails early."""
+SHORTEST_BEGINNING = 4096
+BEGINNING_CHARACTERS = 6
+"""For each token that is kept, and at least: what is tokenised first of a long text."""
+LONGEST_BEGINNING = 262_144
+"""Characters of one text that are read at least: a word of any length may be one unknown token, white space none."""
+SETTLED_CHARACTERS = 256
+"""A token so far before the end of a beginning does not depend on what follows it: words, runs of marks and characters
+that normalisation joins are shorter, or both beginnings that are compared end within the same one."""
 
 
 class Form(msgspec.Struct, frozen=True, kw_only=True):
     """How a model wants its inputs, apart from what its tokenizer does.
 
-    `before` and `behind` stand around every input, `{prompt}` in `before` for the prompt of the request, `prompt` for
-    where it brings none. `image` is the text that an image has in it, `image_token` the id in that text which is there
-    once for every piece of the image, `control` ids that no text of a request may bring along. `least` is the length
-    that shorter texts are filled up to. `canonical` prepares a text before all else.
+    `before` and `behind` (which begins with a control token) stand around every input, `{prompt}` in `before` for the
+    prompt of the request, `prompt` for where it brings none. `image` is the text that an image has in it, `image_token`
+    the id in that text which is there once for every piece of the image, `control` ids that no text of a request may
+    bring along. `least` is the length that shorter texts are filled up to. `canonical` prepares a text before all else.
     """
 
     before: str = "{prompt}"
@@ -72,18 +89,17 @@ class Sentences:
         # A tokenizer file may come with truncation and padding of its own: silence about either would be a lie.
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        self._tokenizer = tokenizer
         self._files = files
         self._form = form or Form()
         self._picture = picture
         trained = _trained(files.config)
         self.limit = min(trained, asked or files.max_tokens or trained)
-        self._ending = _ending(tokenizer) + len(tokenizer.encode(self._form.behind, add_special_tokens=False).ids)
+        self._coder = TokenCoder(tokenizer)
+        self._aside = Aside()
+        self._ending = _ending(tokenizer) + len(self._coder.encode(self._form.behind, special=False))
         self._longest_token = max((len(token) for token in tokenizer.get_vocab()), default=1)
 
-    def texts(
-        self, job: EmbedJob, buffers: Sequence[bytes], *, vocab_size: int
-    ) -> Iterator[list[Text] | Future[Picture]]:
+    def texts(self, job: EmbedJob, buffers: Sequence[bytes], *, vocab_size: int) -> Iterator[list[Text] | Future[Any]]:
         """The inputs of a job, in order, in pieces that take some milliseconds each, and what there is to wait for
         before the next one. Raises `JobError`.
         """
@@ -93,22 +109,70 @@ class Sentences:
             return self._ids(job, vocab_size)
         return self._written(job)
 
-    def _written(self, job: EmbedJob) -> Iterator[list[Text]]:
+    def _written(self, job: EmbedJob) -> Iterator[list[Text] | Future[Any]]:
         before = self._before(job)
         skip = 0
         if before and not self._files.include_prompt:
             # Without the special tokens behind it, which stand behind the text.
-            skip = len(self._encode([before])[0]) - self._ending
+            skip = len(self._encode([self._lowered(before)])[0]) - self._ending
         for start, part in _pieces(job.texts):
             if job.max_tokens_per_text is None:
                 self._refuse_endless(part, start, len(job.texts))
-            tokens = self._encode([f"{before}{self._own(text)}{self._form.behind}" for text in part])
+            if len(part[0]) > PIECE_CHARACTERS:
+                tokens = [(yield from self._read_long(part[0], partial(self._formed, before), start, job))]
+            else:
+                tokens = self._encode([self._formed(before, text) for text in part])
             yield [
                 Text(job.job, at, self._fit(self._checked(ids, 0, at, job), at, job), skip, None, self._form.least)
                 for at, ids in enumerate(tokens, start)
             ]
 
-    def _shown(self, job: EmbedJob, buffers: Sequence[bytes]) -> Iterator[list[Text] | Future[Picture]]:
+    def _formed(self, before: str, text: str) -> str:
+        """A text, or its beginning, as the tokenizer gets it."""
+        return self._lowered(f"{before}{self._own(text)}{self._form.behind}")
+
+    def _lowered(self, text: str) -> str:
+        return text.lower() if self._files.lower_case else text
+
+    def _read_long(
+        self, text: str, form: Callable[[str], str], at: int, job: EmbedJob
+    ) -> Generator[Future[Any], None, list[int]]:
+        """Tokens of a long text: all of them, or of a beginning with more than are kept of it. Raises `JobError`.
+
+        Those that are kept are the whole text's: they lie before a place where two beginnings of different length
+        agree, and far enough before the end of the shorter one.
+        """
+        limit = min(job.max_tokens_per_text or self.limit, self.limit)
+        size = max(SHORTEST_BEGINNING, BEGINNING_CHARACTERS * limit)
+        most = max(LONGEST_BEGINNING, CHARACTERS_PER_TOKEN * self.limit)
+        known: list[int] = []
+        while size < min(len(text), most):
+            ids, settled = yield from self._aside.run(
+                job.tenant, partial(self._read_beginning, form, text[:size], limit)
+            )
+            if settled and ids[: limit + 1] == known:
+                return ids
+            known = ids[: limit + 1] if settled else []
+            size *= 2
+        if len(text) > most:
+            where = _where(at, max(len(job.texts), len(job.images)))
+            message = f"'{where}' has {len(text)} characters, but few tokens in the first {most}; no more are read."
+            raise JobError(Code.CONTEXT_LENGTH, message, where)
+        return (yield from self._aside.run(job.tenant, lambda: self._coder.encode(form(text), special=True)))
+
+    def _read_beginning(self, form: Callable[[str], str], text: str, limit: int) -> tuple[list[int], bool]:
+        """Tokens of the beginning of a text, and whether one more than `limit` of them depend on nothing behind it."""
+        formed = form(text)
+        found = self._coder.encode_placed(formed)
+        ids: list[int] = found.ids
+        if len(ids) <= limit + 1 + self._ending:
+            return ids, False
+        # White space at the end may all belong to a token that follows it.
+        end = len(formed.removesuffix(self._lowered(self._form.behind)).rstrip())
+        place: tuple[int, int] | None = found.token_to_chars(limit)
+        return ids, place is not None and end - place[1] >= SETTLED_CHARACTERS
+
+    def _shown(self, job: EmbedJob, buffers: Sequence[bytes]) -> Iterator[list[Text] | Future[Any]]:
         """Images, each with a text or without."""
         if self._picture is None:
             raise JobError(Code.INVALID_REQUEST, "This model embeds texts; it takes no images.", "input")
@@ -121,10 +185,14 @@ class Sentences:
             pending = self._picture(job.tenant, buffers[image.buffer], _where(at, len(job.images), "image"))
             yield pending
             picture = pending.result()
-            text = self._own(job.texts[at]) if job.texts else ""
+            text = job.texts[at] if job.texts else ""
+            form = partial(self._formed, f"{before}{self._form.image}")
             ids: list[int] = []
-            if text or self._form.image:
-                [ids] = self._encode([f"{before}{self._form.image}{text}{self._form.behind}"])
+            if len(text) > PIECE_CHARACTERS or self._own(text) or self._form.image:
+                if len(text) > PIECE_CHARACTERS:
+                    ids = yield from self._read_long(text, form, at, job)
+                else:
+                    [ids] = self._encode([form(text)])
                 ids = self._filled(self._checked(ids, 1 if self._form.image else 0, at, job), picture)
                 ids = self._fit(ids, at, job)
             yield [Text(job.job, at, ids, 0, picture, self._form.least)]
@@ -151,20 +219,43 @@ class Sentences:
         # By hand: a prompt may hold braces.
         return self._form.before.replace("{prompt}", self._prompt(job) or self._form.prompt)
 
-    def answer(self, job: TokenizeJob | DetokenizeJob, *, vocab_size: int) -> messages.Tokens | messages.Text:
-        """Tokens of a text as it would be embedded (without any prompt), or text of tokens. Raises `JobError`."""
+    def answer(
+        self, job: TokenizeJob | DetokenizeJob, *, vocab_size: int
+    ) -> Iterator[messages.Tokens | messages.Text | Future[Any]]:
+        """Tokens of a text as it would be embedded (without any prompt), or text of tokens. Raises `JobError`.
+
+        What there is to wait for comes before it, where that takes long.
+        """
         if isinstance(job, DetokenizeJob):
+            self._coder.check_count(len(job.tokens), self.limit, "tokens")
             _check_ids(job.tokens, vocab_size, "tokens")
-            return messages.Text(job.job, job.attempt, self._tokenizer.decode(job.tokens, skip_special_tokens=False))
+            if len(job.tokens) > PIECE_CHARACTERS:
+                decoded = yield from self._aside.run(job.tenant, lambda: self._coder.decode(job.tokens))
+            else:
+                decoded = self._coder.decode(job.tokens)
+            yield messages.Text(job.job, job.attempt, decoded)
+            return
         match job.prompt:
             case TextPrompt(text=text, add_special_tokens=special):
-                text = text.lower() if self._files.lower_case else text
-                tokens = self._tokenizer.encode(text, add_special_tokens=special).ids
+                check_characters(text, self.limit, "prompt", "The prompt")
+                if len(text) > PIECE_CHARACTERS:
+                    tokens = yield from self._aside.run(job.tenant, lambda: self._counted(text, special=special))
+                else:
+                    tokens = self._counted(text, special=special)
             case TokenPrompt(tokens=tokens):
+                self._coder.check_count(len(tokens), self.limit, "prompt")
                 _check_ids(tokens, vocab_size, "prompt")
             case ChatPrompt():
                 raise JobError(Code.INVALID_REQUEST, "This model has no chat template: use 'prompt'.", "messages")
-        return messages.Tokens(job.job, job.attempt, tokens)
+        yield messages.Tokens(job.job, job.attempt, tokens)
+
+    def _counted(self, text: str, *, special: bool) -> list[int]:
+        most = max(self.limit, MOST_COUNTED_TOKENS)
+        text = self._lowered(text)
+        if least := self._coder.least_tokens(text, most):
+            message = f"The prompt has at least {least} tokens, more than are counted."
+            raise JobError(Code.CONTEXT_LENGTH, message, "prompt")
+        return self._coder.encode(text, special=special)
 
     def _prompt(self, job: EmbedJob) -> str:
         if job.input_type is not None and job.input_type not in INPUT_TYPES:
@@ -178,9 +269,7 @@ class Sentences:
             ) from None
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        if self._files.lower_case:
-            texts = [text.lower() for text in texts]
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=True)]
+        return self._coder.encode_all(texts, special=True)
 
     def _ids(self, job: EmbedJob, vocab_size: int) -> Iterator[list[Text]]:
         if job.prompt_name is not None or (job.input_type is not None and self._prompt(job)):
@@ -212,12 +301,17 @@ class Sentences:
         """Refuse what can't possibly fit before seconds go into tokenising it. White space may vanish, so it is out."""
         most = self.limit * self._longest_token
         for at, text in enumerate(texts, start):
-            if len(text) > most and len(dense := "".join(text.split())) > most:
-                raise _too_long(f"at least {len(dense) // self._longest_token} tokens", self.limit, _where(at, count))
+            if len(text) <= most:
+                continue
+            dense = 0
+            for part in range(0, len(text), PIECE_CHARACTERS):
+                dense += sum(map(len, text[part : part + PIECE_CHARACTERS].split()))
+                if dense > most:
+                    raise _too_long(f"at least {dense // self._longest_token} tokens", self.limit, _where(at, count))
 
 
 def _pieces(texts: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """`texts` in order, cut where a piece is full; each with the place of its first."""
+    """`texts` in order, cut where a piece is full; each with the place of its first. A long text has its own."""
     start = characters = 0
     for at, text in enumerate(texts):
         if at > start and (at - start == PIECE_TEXTS or characters + len(text) > PIECE_CHARACTERS):
@@ -234,7 +328,7 @@ def _ending(tokenizer: Tokenizer) -> int:
 
 
 def _check_ids(tokens: list[int], vocab_size: int, where: str) -> None:
-    if any(not 0 <= token < vocab_size for token in tokens):
+    if not ids_within(tokens, vocab_size):
         message = f"'{where}' has a token that is none of this model's: they are 0 to {vocab_size - 1}."
         raise JobError(Code.INVALID_REQUEST, message, where)
 

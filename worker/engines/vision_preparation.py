@@ -104,7 +104,7 @@ class VisionPreparation(Preparation):
         shots: list[Shot] = []
         for index, image in enumerate(job.images):
             shots.append((yield from self._darkroom.shot(image, files, tenant=job.tenant, param=f"images[{index}]")))
-        yield super().prepare(job, shots)
+        yield from self._pieces(job, shots)
 
     def _read(self, job: GenerateJob | TokenizeJob, shots: Sequence[Shot]) -> tuple[list[int], Scene | None]:
         if not shots:
@@ -119,7 +119,7 @@ class VisionPreparation(Preparation):
                 "messages",
             )
         shown = [piece for pair in zip(pieces, (shot.print.text for shot in shots), strict=False) for piece in pair]
-        tokens = self._prompter.encode("".join([*shown, pieces[-1]]))
+        tokens = self._prompter.encode("".join([*shown, pieces[-1]]), counted=isinstance(job, TokenizeJob))
         return tokens, Scene(self._place(shots, tokens))
 
     def _place(self, shots: Sequence[Shot], tokens: list[int]) -> list[Picture]:

@@ -19,6 +19,11 @@ ToolParser = Callable[[str, Any], Any]
 
 
 _NAME = re.compile(r"[\w.:-]+")
+SCANNED = frozenset({"gemma4", "function_gemma"})
+"""Parsers that look for the end of a call from every place where one may begin."""
+_BEGINNING = re.compile(r"call:[\w-]+\{")
+MOST_BEGINNINGS = 32
+"""In one block, for those: without an end, each costs a search of all that follows, on the thread that steps."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,10 +39,13 @@ def calls_from(
 ) -> Callable[[str], list[Call]]:
     """A function from the inside of a tool block to its calls (at least one). It raises `ValueError`, only."""
     offered = {tool.get("function", {}).get("name") for tool in tools or ()}
-    if tools and tool_parser.__module__.rpartition(".")[2] in TEXTUAL:
+    kind = tool_parser.__module__.rpartition(".")[2]
+    if tools and kind in TEXTUAL:
         tool_parser = fitting(tool_parser, tools)
 
     def parse(text: str) -> list[Call]:
+        if kind in SCANNED and sum(1 for _ in _BEGINNING.finditer(text)) > MOST_BEGINNINGS:
+            raise ValueError("not a tool call: too many of them")
         try:
             parsed = tool_parser(text, tools)
             found = parsed if isinstance(parsed, list) else [parsed]

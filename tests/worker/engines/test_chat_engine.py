@@ -10,7 +10,7 @@ import mlx.core as mx
 import msgspec
 import numpy as np
 import pytest
-from engine_runs import Outcome, chat, job, note, run
+from engine_runs import Outcome, chat, job, note, prepared, run
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from protocol.errors import Code, JobError
@@ -89,7 +89,7 @@ def finish(engine: ChatEngine, outcomes: dict[int, Outcome]) -> dict[int, Outcom
 
 def refused(engine: ChatEngine, one: Any) -> JobError:
     with pytest.raises(JobError) as caught:
-        engine.prepare(one)
+        prepared(engine, one)
     return caught.value
 
 

@@ -304,3 +304,35 @@ def test_work_elsewhere_ends_with_its_job(how: str) -> None:
     desk.reception.take(7, job(4))
     assert desk.next().prepared == "prepared 4"
     assert desk.out.empty()
+
+
+def of(tenant: str, number: int) -> DetokenizeJob:
+    return DetokenizeJob(number, 1, [], tenant)
+
+
+def test_tenants_take_turns() -> None:
+    """A hundred slow preparations of one key, light jobs too, delay another key's job by two pieces."""
+    gate = Gate()
+    order: list[tuple[str, int]] = []
+
+    def prepare(job: Job, buffers: Sequence[bytes]) -> Any:
+        def pieces() -> Iterator[str | None]:
+            gate(job, buffers)
+            for _ in range(3):
+                order.append((job.tenant, job.job))
+                yield None
+            yield "done"
+
+        return pieces()
+
+    desk = Desk(prepare)
+    for number in range(1, 101):
+        desk.reception.take(7, of("many", number))
+    assert gate.reached.wait(PATIENCE_S)
+    desk.reception.take(7, of("one", 200))
+    gate.go.set()
+    first = desk.next()
+    assert first.job == 200
+    place = max(at for at, (tenant, _) in enumerate(order) if tenant == "one")
+    assert place <= 6
+    assert sorted(desk.next().job for _ in range(100)) == [*range(1, 101)]

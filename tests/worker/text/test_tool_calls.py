@@ -1,11 +1,13 @@
 """Each parser's result in one shape, and nothing but ValueError from any of them."""
 
+import contextlib
 import importlib
 import json
+import time
 
 import pytest
 
-from worker.text.calls import Call, calls_from
+from worker.text.calls import MOST_BEGINNINGS, Call, calls_from
 from worker.text.markers import Markers
 
 TOOLS = [
@@ -167,3 +169,21 @@ def test_tools_reach_the_parser():
     seen = []
     calls_from(lambda text, tools: seen.append(tools) or {"name": "f"}, TOOLS)("x")
     assert seen == [TOOLS]
+
+
+@pytest.mark.timed
+@pytest.mark.parametrize("name", sorted(BLOCKS))
+@pytest.mark.parametrize("part", ["call:f{", "call:f{a:", '{"name":', "<arg_key>", "<parameter=a>", "[", "\\", '"'])
+def test_block_that_only_begins_costs_little(name, part):
+    """A model that was told to repeat the beginning of a call holds up nobody, were it 100 kB."""
+    parse = calls_from(parser(name).parse_tool_call, TOOLS)
+    began = time.thread_time()
+    with contextlib.suppress(ValueError):
+        parse(part * (100_000 // len(part)))
+    assert time.thread_time() - began < 0.5
+
+
+def test_as_many_calls_as_anybody_makes_are_read():
+    """The bound is for what has no end."""
+    block = "call:f{a:1}" * MOST_BEGINNINGS
+    assert len(calls_from(parser("gemma4").parse_tool_call)(block)) == MOST_BEGINNINGS
