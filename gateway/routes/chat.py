@@ -6,9 +6,10 @@ from aiohttp import hdrs, web
 from gateway.context import GALLERY, GENERATED, POOL, REQUEST_ID, Generated
 from gateway.dispatch.stats import type_of
 from gateway.dispatch.stream import JobStream
+from gateway.memory_account import SHARE
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
-from gateway.routes.caller import reserve, tenant
+from gateway.routes.caller import payload_bytes, reserve, tenant, text_memory
 from gateway.routes.chat_chunks import ChatChunks
 from gateway.routes.generation import (
     ERRORS,
@@ -43,13 +44,17 @@ async def create(request: web.Request) -> web.StreamResponse:
     model = model_for(request, wanted.model, shown)
     kind = type_of(images=bool(shown), streamed=bool(wanted.stream))
     request[GENERATED] = Generated(request_type=kind, model=model.name)
-    async with request.app[GALLERY].collect(shown, tenant=tenant(request)) as album:
-        job = wanted.job(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request), images=album.images)
+    job = wanted.job(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request))
+    # All that is in them is in the job; only images are still needed, as text, until they are collected.
+    wanted, share = msgspec.structs.replace(wanted, messages=[], tools=None), request[SHARE]
+    url_bytes = sum(text_memory(picture.url) for picture in shown)
+    share.settle(payload_bytes(job) + url_bytes)
+    async with request.app[GALLERY].collect(shown, share) as album:
+        job = msgspec.structs.replace(job, images=album.images)
         await reserve(request, job)
-        # The text of an image is a third larger than the image itself, and nobody reads it again.
-        wanted = msgspec.structs.replace(wanted, messages=[])
         names = forget_urls(shown)
-        async with pool.run(model, job, album.buffers, cache_key=wanted.prompt_cache_key) as stream:
+        share.give(url_bytes)
+        async with pool.run(model, job, album.buffers, cache_key=wanted.prompt_cache_key, share=share) as stream:
             with blaming(names):
                 accepted = await stream.accepted()
             request[GENERATED].prompt_tokens = accepted.prompt_tokens

@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 from aiohttp import hdrs, web
 
 from gateway.context import GENERATED, POOL, REQUEST_ID, Generated
 from gateway.dispatch.stats import type_of
 from gateway.dispatch.stream import JobStream
+from gateway.memory_account import SHARE
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
-from gateway.routes.caller import model_of, reserve, tenant
+from gateway.routes.caller import model_of, payload_bytes, reserve, tenant
 from gateway.routes.generation import ERRORS, closing_extras, cost, timings_asked
 from gateway.routes.origin import Origin
 from gateway.routes.text_chunks import TextChunks, best, text_choice
@@ -37,6 +39,9 @@ async def create(request: web.Request) -> web.StreamResponse:
     jobs = wanted.jobs(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request))
     kind = type_of(images=False, streamed=bool(wanted.stream))
     request[GENERATED] = Generated(request_type=kind, model=model.name)
+    # All that is in it is in the jobs.
+    wanted = msgspec.structs.replace(wanted, prompt="")
+    request[SHARE].settle(sum(map(payload_bytes, jobs)))
     await reserve(request, *jobs)
     if wanted.stream:
         return await _stream(request, wanted, model, jobs)
@@ -109,7 +114,7 @@ async def _run(
     room = asyncio.Semaphore(SIDE_BY_SIDE)
 
     async def one(index: int, job: GenerateJob) -> T:
-        async with room, request.app[POOL].run(model, job) as stream:
+        async with room, request.app[POOL].run(model, job, share=request[SHARE]) as stream:
             accepted = await stream.accepted()
             request[GENERATED].prompt_tokens += accepted.prompt_tokens
             return await each(index, stream)

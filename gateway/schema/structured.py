@@ -90,12 +90,14 @@ def extra_grammar(wanted: StructuredOutputs | None) -> Grammar | None:
 def checked_schema(schema: dict[str, Any], where: str) -> str:
     """A JSON schema within bounds, as text. Raises `ApiError` with `where` as `param`."""
     try:
-        text = orjson.dumps(schema).decode()
+        text = orjson.dumps(schema)
     except TypeError:  # orjson's own limit, 254 levels
         raise _too_deep(where) from None
+    if len(text) > MAX_SCHEMA_BYTES:
+        raise _too_long(where)
     if depth(schema, MAX_SCHEMA_DEPTH) > MAX_SCHEMA_DEPTH:
         raise _too_deep(where)
-    return _short(text, where)
+    return text.decode()
 
 
 def _too_deep(where: str) -> ApiError:
@@ -103,9 +105,14 @@ def _too_deep(where: str) -> ApiError:
 
 
 def _short(text: str, where: str) -> str:
-    if len(text.encode()) > MAX_SCHEMA_BYTES:
-        raise invalid(f"'{where}' is larger than {MAX_SCHEMA_BYTES} bytes.", where)
+    # A character takes a byte at least: a text of megabytes is not encoded to find out.
+    if len(text) > MAX_SCHEMA_BYTES or len(text.encode()) > MAX_SCHEMA_BYTES:
+        raise _too_long(where)
     return text
+
+
+def _too_long(where: str) -> ApiError:
+    return invalid(f"'{where}' is larger than {MAX_SCHEMA_BYTES} bytes.", where)
 
 
 def _object(text: str, where: str) -> dict[str, Any]:
