@@ -87,12 +87,16 @@ class Gallery:
         """By URL; `wanted` says which parameter to blame for each."""
         if len(wanted) < 2:
             return {url: await self._file(url, where, hold, tenant) for url, where in wanted.items()}
+        tasks: dict[str, asyncio.Task[File]] = {}
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = {url: group.create_task(self._file(url, where, hold, tenant)) for url, where in wanted.items()}
+                tasks |= {url: group.create_task(self._file(url, where, hold, tenant)) for url, where in wanted.items()}
+            return {url: task.result() for url, task in tasks.items()}
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        return {url: task.result() for url, task in tasks.items()}
+        finally:
+            # A task keeps its error, whose traceback leads back here: a circle that would keep the images.
+            tasks.clear()
 
     async def _file(self, url: str, where: str, hold: Hold, tenant: str) -> File:
         if url[:5].lower() == "data:":

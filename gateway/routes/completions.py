@@ -121,12 +121,16 @@ async def _run(
 
     if len(jobs) == 1:
         return [await one(0, jobs[0])]
+    tasks: list[asyncio.Task[T]] = []
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(index, job)) for index, job in enumerate(jobs)]
+            tasks += [group.create_task(one(index, job)) for index, job in enumerate(jobs)]
+        return [task.result() for task in tasks]
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
+    finally:
+        # A task keeps its error, whose traceback leads back here: a circle that would keep the jobs' megabytes.
+        tasks.clear()
 
 
 OPERATIONS = (

@@ -25,8 +25,8 @@ MAX_IMAGE_BYTES = 20 * 1024 * 1024
 MAX_IMAGE_PIXELS = 33_000_000
 FEW = Bounds(values=16_384, containers=4_096)
 """Structure of a body that is mostly text: 2,048 texts, keys, orders."""
-CONVERSATION = Bounds(values=524_288, containers=131_072)
-"""2,048 messages with 16 parts and some calls each; 128 tools whose schemas fill their 64 KB."""
+CONVERSATION = Bounds(values=262_144, containers=131_072)
+"""2,048 messages with 16 parts and some calls each, or 128 tools with 2,048 values in each schema."""
 NUMBERS = Bounds(values=2**21 + 16_384, containers=32_768)
 """Token ids: 2,048 inputs of 1,024. Vectors: two sides of 2,048 with 512 numbers. And a schema beside them."""
 ARGUMENTS = Bounds(values=131_072, containers=32_768)
