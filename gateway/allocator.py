@@ -1,8 +1,8 @@
 """How the C library hands memory back: on Linux with glibc, large blocks go to the system as soon as they are freed.
 
-Left to itself, glibc raises the size from which blocks are mapped one by one to that of the largest one freed so far, up
-to 32 MB. A body of 20 MB then lies within the heap, and whatever is allocated behind it keeps it there: after a burst of
-large bodies hundreds of megabytes stayed for good.
+Left to itself, glibc raises the size from which blocks are mapped one by one to that of the largest one freed so far,
+up to 32 MB. A body of 20 MB then lies within the heap, and whatever is allocated behind it keeps it there: after a
+burst of large bodies hundreds of megabytes stayed for good.
 """
 
 import ctypes

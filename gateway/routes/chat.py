@@ -1,5 +1,8 @@
 """`POST /v1/chat/completions`."""
 
+import asyncio
+from typing import cast
+
 import msgspec
 from aiohttp import hdrs, web
 
@@ -28,12 +31,17 @@ from gateway.schema.answers import (
     ChatLogprobs,
     ChatMessage,
     FunctionCall,
+    TokenLogprob,
     ToolCall,
     usage_of,
 )
 from gateway.schema.chat import ChatCompletionRequest
 from gateway.sse import EventStream
 from protocol.messages import Delta
+from protocol.messages import TokenLogprob as JobLogprob
+
+SLICE_TOKENS = 128
+"""Tokens whose log-probabilities are written between two turns of the event loop."""
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -97,14 +105,14 @@ async def _whole(
             created=origin.created,
             model=origin.model,
             system_fingerprint=origin.system_fingerprint,
-            choices=[_choice(delta, logprobs=bool(wanted.logprobs)) for delta in deltas],
+            choices=[await _choice(delta, logprobs=bool(wanted.logprobs)) for delta in deltas],
             usage=usage_of([spent]),
             timings=timings_asked(wanted, [spent]),
         )
     )
 
 
-def _choice(delta: Delta, *, logprobs: bool) -> ChatChoice:
+async def _choice(delta: Delta, *, logprobs: bool) -> ChatChoice:
     calls = [
         ToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments)) for call in delta.calls
     ]
@@ -115,8 +123,20 @@ def _choice(delta: Delta, *, logprobs: bool) -> ChatChoice:
         reasoning=delta.reasoning or None,
         tool_calls=calls or None,
     )
-    found = ChatLogprobs(content=[logprob_of(token) for token in delta.logprobs]) if logprobs else None
+    found = ChatLogprobs(content=await _written(delta.logprobs)) if logprobs else None
     return ChatChoice(index=delta.choice, message=message, logprobs=found, finish_reason=finish_of(delta))
+
+
+async def _written(tokens: list[JobLogprob]) -> list[TokenLogprob]:
+    """Each token's entry, written already: with 20 alternatives each, thousands of them take long."""
+    written: list[msgspec.Raw] = []
+    for start in range(0, len(tokens), SLICE_TOKENS):
+        written += [
+            msgspec.Raw(msgspec.json.encode(logprob_of(token))) for token in tokens[start : start + SLICE_TOKENS]
+        ]
+        if start:
+            await asyncio.sleep(0)
+    return cast("list[TokenLogprob]", written)
 
 
 OPERATIONS = (

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import msgspec
 from aiohttp import hdrs, web
@@ -17,7 +17,7 @@ from gateway.routes.caller import model_of, payload_bytes, reserve, tenant
 from gateway.routes.generation import ERRORS, closing_extras, cost, timings_asked
 from gateway.routes.origin import Origin
 from gateway.routes.text_chunks import TextChunks, best, text_choice
-from gateway.schema.answers import Completion, usage_of
+from gateway.schema.answers import Completion, TextChoice, usage_of
 from gateway.schema.completion import CompletionRequest
 from gateway.sse import EventStream
 from protocol.messages import Delta, GenerateJob, Kind
@@ -97,7 +97,7 @@ async def _whole(
             model=origin.model,
             system_fingerprint=origin.system_fingerprint,
             choices=[
-                text_choice(delta, prompt * n + delta.choice, alternatives=wanted.logprobs)
+                await _written(text_choice(delta, prompt * n + delta.choice, alternatives=wanted.logprobs))
                 for prompt, deltas, _ in results
                 for delta in deltas
             ],
@@ -105,6 +105,14 @@ async def _whole(
             timings=timings_asked(wanted, costs),
         )
     )
+
+
+async def _written(choice: TextChoice) -> TextChoice:
+    """A choice, written already where it has log-probabilities: with those of a long prompt it takes long."""
+    if choice.logprobs is None:
+        return choice
+    await asyncio.sleep(0)
+    return cast("TextChoice", msgspec.Raw(msgspec.json.encode(choice)))
 
 
 async def _run(

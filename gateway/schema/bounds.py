@@ -32,6 +32,10 @@ NUMBERS = Bounds(values=2**21 + 16_384, containers=32_768)
 ARGUMENTS = Bounds(values=131_072, containers=32_768)
 """Of all arguments of calls in a conversation together."""
 
+NAME_PATTERN = r"^[a-zA-Z0-9_.-]{1,64}$(?!\n)"
+"""Of functions and schemas. Python's `$` also matches before a line feed at the end; readers of the OpenAPI document
+have no `\\Z`."""
+
 ModelName = Annotated[
     str,
     Meta(

@@ -64,7 +64,7 @@ class EmbeddingRequest(TextOptions, frozen=True, kw_only=True):
             if not isinstance(key, tuple):
                 return
             try:
-                check_tokens(list(key), ready, inputs.place(at))
+                check_tokens(key, ready, inputs.place(at))
             except ApiError as error:
                 if error.code == "context_length_exceeded":
                     if self.max_tokens_per_text is None:

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from gateway.errors import ApiError, invalid
 from gateway.schema.base import Part
-from gateway.schema.bounds import MAX_CHOICES, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH
+from gateway.schema.bounds import MAX_CHOICES, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, NAME_PATTERN
 from gateway.schema.decode import depth
 from protocol.messages import Grammar
 
@@ -24,7 +24,7 @@ class JsonObjectFormat(Part, frozen=True, kw_only=True, tag_field="type", tag="j
 class NamedSchema(Part, frozen=True, kw_only=True):
     """A schema by OpenAI's rules. It is enforced with `strict` and without."""
 
-    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
+    name: Annotated[str, Meta(pattern=NAME_PATTERN)]
     schema: dict[str, Any]
     description: str | None = None
     strict: bool | None = None
