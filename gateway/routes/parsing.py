@@ -41,10 +41,11 @@ class ParsingTurns:
         while self._waiting:
             tenant, line = next(iter(self._waiting.items()))
             waiter = line.popleft()
-            self._waiting.move_to_end(tenant)
             if not line:
                 del self._waiting[tenant]
             if not waiter.done():
+                if line:
+                    self._waiting.move_to_end(tenant)
                 # Still busy: nobody may come in between.
                 waiter.set_result(None)
                 return

@@ -151,7 +151,9 @@ def _ends(text: str) -> tuple[str, str]:
     tail = text[-_PLACE_CHARS:]
     at = tail.rfind(" - at `")
     end = len(text) - len(tail) + at if at >= 0 else len(text)
-    return text[: min(end, _SHOWN_CHARS)], tail[at:] if at >= 0 else ""
+    # What closes a value that is cut off here closes it all the same.
+    head = text[:end] if end <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + text[end - 1]
+    return head, tail[at:] if at >= 0 else ""
 
 
 def _wording(text: str) -> str:
