@@ -11,6 +11,7 @@ import uvloop
 from aiohttp import web
 
 from gateway.access import cli as keys
+from gateway.allocator import map_large_blocks
 from gateway.app import make_app
 from gateway.config import GatewayConfig, load
 from gateway.context import LISTENER
@@ -48,6 +49,7 @@ def main() -> int:
         print(f"gateway: {error}", file=sys.stderr)
         return EXIT_CONFIG
     log.info("Settings: %s", loaded.file or "no file")
+    map_large_blocks()
     # Start-up objects live as long as the process: the collector need not walk them, nor hurry over requests.
     gc.collect()
     gc.freeze()

@@ -21,6 +21,7 @@ from gateway.listener import Listener
 from gateway.media.fetcher import Fetcher
 from gateway.media.gallery import Gallery
 from gateway.media.remote_urls import UrlRules
+from gateway.memory_account import MEMORY, MemoryAccount
 from gateway.middleware import MIDDLEWARES
 from gateway.routes import (
     admin,
@@ -39,6 +40,7 @@ from gateway.routes import (
     similarity,
     tokenize,
 )
+from gateway.routes.parsing import PARSING, ParsingTurns
 from gateway.settings import ConfigError
 from gateway.vectors import VectorCache
 from protocol.ancestry import Ancestry
@@ -61,6 +63,8 @@ def make_app(config: GatewayConfig, loaded: Loaded | None = None) -> web.Applica
     limits = Limits(resume_s=config.resume_timeout_s, stall_s=config.stall_timeout_s, load_s=config.load_timeout_s)
     app[POOL] = Pool(config.run_dir, aliases=config.aliases, limits=limits, told=tracing.job_ended if tracing else None)
     app[LISTENER] = Listener()
+    app[MEMORY] = MemoryAccount(config.body_memory_bytes)
+    app[PARSING] = ParsingTurns()
     app[FETCHER] = fetcher = _fetcher(config)
     app[GALLERY] = Gallery(remote=fetcher)
     app[VECTORS] = (

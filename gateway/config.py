@@ -20,6 +20,7 @@ from protocol.values import seconds, size, switch
 
 BODY_BYTES = 20 * 1024 * 1024
 """Largest JSON body."""
+LEAST_BODY_MEMORY_BYTES = 64 << 20
 FILES = ("config.dev.yaml", "config.yaml")
 """Looked for in the working folder; the first one that is there is read."""
 FILE_VARIABLE = "POOL_CONFIG"
@@ -69,6 +70,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     aliases: dict[str, str] = {}
     remote_images: Literal["on", "off"] | tuple[str, ...] = "on"
     remote_image_ports: tuple[int, ...] = (80, 443)
+    body_memory_bytes: int = 256 << 20
     cache_enabled: bool = True
     cache_bytes: int = 64 << 20
     cache_entries: int = 1_000_000
@@ -184,6 +186,12 @@ SETTINGS = (
     ),
     Setting("remote_image_ports", settings.ports, "ports that images are fetched from (80,443)"),
     Setting(
+        "body_memory",
+        size,
+        "most memory for bodies, forms and images of all requests, such as 1GB (256MB)",
+        field="body_memory_bytes",
+    ),
+    Setting(
         "cache_enabled",
         switch,
         "keep vectors for texts that come again (true)",
@@ -282,6 +290,8 @@ def _check(config: GatewayConfig) -> None:
             f"--host: {config.host} is reachable from other machines and nobody is asked for a key: say --auth, "
             "listen on 127.0.0.1, or say --insecure"
         )
+    if config.body_memory_bytes < LEAST_BODY_MEMORY_BYTES:
+        raise ConfigError("--body-memory: must be 64MB or more")
     if (config.tls_cert is None) != (config.tls_key is None):
         raise ConfigError("--tls-cert and --tls-key: give both, or neither")
     if config.require_https and config.tls_cert is None and not config.trusted_proxies:

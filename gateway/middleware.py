@@ -16,6 +16,7 @@ from gateway.dispatch.stream import JobFailed
 from gateway.errors import ApiError
 from gateway.listener import Connection
 from gateway.logs import REQUEST
+from gateway.memory_account import account_memory
 from gateway.openapi import ROUTES
 
 CLIENT_LEFT = 499
@@ -91,7 +92,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return _refusal(unknown)
 
 
-MIDDLEWARES = (observe, answer_errors, guard)
+MIDDLEWARES = (observe, answer_errors, guard, account_memory)
 """In the order in which the application needs them."""
 
 

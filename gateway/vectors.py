@@ -5,6 +5,7 @@ Nothing here waits or copies a vector; a hit costs two look-ups.
 
 import hashlib
 import time
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ class VectorCache:
 
 def _digest(key: Key) -> bytes:
     # Shorter than the digests that are keys themselves: the two can't meet.
-    data = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else repr(key).encode()
+    data = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else array("q", key).tobytes()
     return hashlib.blake2b(data, digest_size=24, person=b"text" if isinstance(key, str) else b"ids").digest()
 
 

@@ -7,10 +7,26 @@ ANSWER_TOKENS = 256
 IMAGE_TOKENS = 256
 
 
+CONTINUED = bytes(range(0x80, 0xC0))
+"""Bytes of UTF-8 that go on with a character."""
+
+
 def tokens_of_text(text: str) -> int:
     """The mean of words / 1.3 and characters / 4, rounded up."""
-    words = text.count(" ") + 1 if text else 0
-    return -int(-(words / 1.3 + len(text) / 4) / 2 // 1)
+    return _mean(text.count(" "), len(text))
+
+
+def _tokens_of_bytes(*texts: bytes) -> int:
+    """The same of one text in UTF-8, which comes in parts: megabytes are not decoded to be measured."""
+    return _mean(
+        sum(text.count(b" ") for text in texts),
+        sum(len(text if text.isascii() else text.translate(None, CONTINUED)) for text in texts),
+    )
+
+
+def _mean(blanks: int, characters: int) -> int:
+    words = blanks + 1 if characters else 0
+    return -int(-(words / 1.3 + characters / 4) / 2 // 1)
 
 
 def tokens_of_job(job: GenerateJob | EmbedJob) -> int:
@@ -19,7 +35,7 @@ def tokens_of_job(job: GenerateJob | EmbedJob) -> int:
         case EmbedJob():
             return sum(map(tokens_of_text, job.texts)) + sum(map(len, job.tokens)) + IMAGE_TOKENS * len(job.images)
         case GenerateJob(prompt=ChatPrompt(messages=messages, tools=tools)):
-            prompt = tokens_of_text((messages + (tools or b"")).decode())
+            prompt = _tokens_of_bytes(messages, tools or b"")
         case GenerateJob(prompt=TextPrompt(text=text)):
             prompt = tokens_of_text(text)
         case GenerateJob(prompt=TokenPrompt(tokens=tokens)):

@@ -14,6 +14,7 @@ FINE_BYTES, FINE_CHUNKS = 64, 64
 """Chunks at the beginning of a prompt, where conversations part."""
 COARSE_BYTES, COARSE_CHUNKS = 1024, 512
 """And behind it. What comes after half a megabyte is not looked at."""
+MOST_BYTES = FINE_BYTES * FINE_CHUNKS + COARSE_BYTES * COARSE_CHUNKS
 REMEMBERED = 32_768
 """Keys of one model that are remembered, the last used ones: about 5 MB."""
 
@@ -57,9 +58,9 @@ def keys_of(job: Job, cache_key: str | None) -> list[int]:
         case ChatPrompt(messages=data, tools=tools, template=template):
             key = hash((owner, tools, *sorted(template.items())))
         case TextPrompt(text=text):
-            key, data = hash((owner, "text")), text.encode(errors="replace")
+            key, data = hash((owner, "text")), text[:MOST_BYTES].encode(errors="replace")
         case TokenPrompt(tokens=tokens):
-            key, data = hash((owner, "tokens")), array("q", tokens).tobytes()
+            key, data = hash((owner, "tokens")), array("q", tokens[:MOST_BYTES]).tobytes()
     for start, end in _chunks(len(data)):
         key = hash((key, data[start:end]))
         keys.append(key)

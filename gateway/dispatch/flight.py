@@ -1,6 +1,6 @@
 """One job in flight: where it is, which attempt this is, who listens. A record; the dispatcher moves it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gateway.dispatch.stream import JobStream
@@ -43,7 +43,7 @@ class Flight:
     A job that lost its worker goes on elsewhere: `returns` counts how often it came back without having got any
     further than `reached` tokens, `patience_s` is how long its client will be kept waiting, `mark` says whether it
     may be what ended the worker. `visits` are its attempts so far; `trial_output` and `trial_began_at` watch over the
-    next one.
+    next one. `on_closed` is called once the job is forgotten, where that is later than its request's end.
     """
 
     __slots__ = (
@@ -58,6 +58,7 @@ class Flight:
         "light",
         "mark",
         "model",
+        "on_closed",
         "outcome",
         "output_at",
         "over_at",
@@ -104,6 +105,7 @@ class Flight:
         self.output_at: float | None = None
         self.visits: list[Visit] = []
         self.over_at = now
+        self.on_closed: Callable[[], None] | None = None
 
     @property
     def open(self) -> bool:

@@ -62,3 +62,6 @@ class Ledger:
         """Forget a flight; whatever still comes for it is stale."""
         self.unboard(flight)
         self.flights.pop(flight.id, None)
+        on_closed, flight.on_closed = flight.on_closed, None
+        if on_closed is not None:
+            on_closed()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 
@@ -33,6 +34,16 @@ log = logging.getLogger(__name__)
 
 DRAIN_LOOK_S = 0.02
 LAST_WORDS_S = 0.05
+
+
+class Share(Protocol):
+    """What holds the memory of a request, until it was closed as often as it was kept, and once more."""
+
+    def keep(self) -> None:
+        """Keep it."""
+
+    def close(self) -> None:
+        """Let go of it."""
 
 
 class Pool:
@@ -131,17 +142,24 @@ class Pool:
         return [*self._roster]
 
     def run(
-        self, model: Model, job: Job, buffers: Sequence[bytes] = (), *, cache_key: str | None = None
+        self,
+        model: Model,
+        job: Job,
+        buffers: Sequence[bytes] = (),
+        *,
+        cache_key: str | None = None,
+        share: Share | None = None,
     ) -> AbstractAsyncContextManager[JobStream]:
         """Run a job (its `job` and `attempt` are set here) for as long as the block lasts.
 
         `buffers` are what the job's images point into; each has to fit `MAX_FRAME_BYTES`. Jobs with the same
-        `cache_key` go to the same worker, where that has room.
+        `cache_key` go to the same worker, where that has room. A job that nobody waits for any more is kept until its
+        worker has stopped it, and with it the `share` that holds its memory.
 
         Entering never waits and never raises: a full queue, too, is told by the stream. Leaving the block
         before the end cancels the job, without waiting.
         """
-        return _Run(self._dispatcher, model, job, buffers, cache_key)
+        return _Run(self._dispatcher, model, job, buffers, cache_key, share)
 
     def answered(self, model: Model, kind: str, *, took_s: float, prompt_tokens: int) -> None:
         """Count a request of type `kind` that was answered without any job."""
@@ -305,13 +323,20 @@ class _Run:
     """One job's time in the pool. Neither end awaits, so a handler's cancellation can't interrupt it."""
 
     def __init__(
-        self, dispatcher: Dispatcher, model: Model, job: Job, buffers: Sequence[bytes], cache_key: str | None
+        self,
+        dispatcher: Dispatcher,
+        model: Model,
+        job: Job,
+        buffers: Sequence[bytes],
+        cache_key: str | None,
+        share: Share | None,
     ) -> None:
         self._dispatcher = dispatcher
         self._model = model
         self._job = job
         self._buffers = buffers
         self._cache_key = cache_key
+        self._share = share
         self._flight: Flight | None = None
 
     async def __aenter__(self) -> JobStream:
@@ -324,3 +349,6 @@ class _Run:
     ) -> None:
         if self._flight is not None:
             self._dispatcher.leave(self._flight)
+            if self._share is not None and self._flight.id in self._dispatcher.ledger.flights:
+                self._share.keep()
+                self._flight.on_closed = self._share.close

@@ -196,8 +196,16 @@ class JobStream:
     # -- inside ------------------------------------------------------------
 
     def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+        failure = self._failure
+        if failure is not None:
+            # A fresh one: its traceback leads to whoever has this stream, a circle that would keep the job's megabytes.
+            raise JobFailed(
+                failure.code,
+                failure.message,
+                param=failure.param,
+                retryable=failure.retryable,
+                retry_after_s=failure.retry_after_s,
+            )
 
     async def _wait(self, *, for_deltas: bool) -> None:
         waiter = self._waiter = self._loop.create_future()

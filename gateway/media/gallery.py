@@ -9,15 +9,14 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.errors import ApiError, invalid
+from gateway.errors import invalid
 from gateway.media.formats import read_header
 from gateway.media.inline import File, read_inline
+from gateway.memory_account import MemoryShare
 from gateway.schema.bounds import MAX_IMAGE_PIXELS
 from gateway.schema.pictures import Picture
 from protocol.messages import Image
 
-HELD_BYTES = 1 << 30
-"""Images of all requests in memory at once: three of the largest legal requests, hundreds of usual ones."""
 SMALL = 256 * 1024
 """Characters of a data: URL that are decoded at once, in less than a millisecond; more goes to a thread."""
 
@@ -43,21 +42,20 @@ class Album:
 class Gallery:
     """Collects images for requests. `remote` None: only from data: URLs."""
 
-    def __init__(self, *, remote: Source | None, held_bytes: int = HELD_BYTES) -> None:
+    def __init__(self, *, remote: Source | None) -> None:
         self._remote = remote
-        self._most_bytes = held_bytes
         self.held_bytes = 0
         """Held for all requests together."""
 
     @asynccontextmanager
-    async def collect(self, shown: list[Picture], *, tenant: str = "") -> AsyncIterator[Album]:
-        """Collect the images of a request, all at once, and hold them for as long as the block lasts.
+    async def collect(self, shown: list[Picture], share: MemoryShare) -> AsyncIterator[Album]:
+        """Collect the images of a request, all at once, and hold them in its share for as long as the block lasts.
 
         Raises `ApiError` with the parameter of the first image that can't be had.
         """
-        with self.holding() as hold:
+        with self.holding(share) as hold:
             # Several pictures may share one URL, and several URLs one file.
-            files = await self._files({picture.url: picture.where for picture in reversed(shown)}, hold, tenant)
+            files = await self._files({picture.url: picture.where for picture in reversed(shown)}, hold, share.tenant)
             album, places = Album(), dict[bytes, int]()
             for picture in shown:
                 file = files[picture.url]
@@ -69,14 +67,13 @@ class Gallery:
             yield album
 
     @contextmanager
-    def holding(self) -> Iterator[Hold]:
-        """Count what a request holds, through what this yields, for as long as the block lasts."""
+    def holding(self, share: MemoryShare) -> Iterator[Hold]:
+        """Count the images that a request holds, through what this yields, for as long as the block lasts."""
         held = 0
 
         def hold(size: int) -> None:
             nonlocal held
-            if self.held_bytes + size > self._most_bytes:
-                raise ApiError("queue_full")
+            share.hold(size)
             held += size
             self.held_bytes += size
 
@@ -84,17 +81,22 @@ class Gallery:
             yield hold
         finally:
             self.held_bytes -= held
+            share.give(held)
 
     async def _files(self, wanted: dict[str, str], hold: Hold, tenant: str) -> dict[str, File]:
         """By URL; `wanted` says which parameter to blame for each."""
         if len(wanted) < 2:
             return {url: await self._file(url, where, hold, tenant) for url, where in wanted.items()}
+        tasks: dict[str, asyncio.Task[File]] = {}
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = {url: group.create_task(self._file(url, where, hold, tenant)) for url, where in wanted.items()}
+                tasks |= {url: group.create_task(self._file(url, where, hold, tenant)) for url, where in wanted.items()}
+            return {url: task.result() for url, task in tasks.items()}
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        return {url: task.result() for url, task in tasks.items()}
+        finally:
+            # A task keeps its error, whose traceback leads back here: a circle that would keep the images.
+            tasks.clear()
 
     async def _file(self, url: str, where: str, hold: Hold, tenant: str) -> File:
         if url[:5].lower() == "data:":

@@ -8,6 +8,7 @@ from gateway.access.gate import CALLER, GATE
 from gateway.context import CUSTODY, EVENTS, LOADED, POOL, VECTORS
 from gateway.errors import invalid
 from gateway.events import KEPT
+from gateway.memory_account import MEMORY
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer
 from gateway.routes.caller import allowed
@@ -52,6 +53,7 @@ async def stats(request: web.Request) -> web.Response:
             "trouble": custody.trouble is not None,
             "refused": dict(gate.refused),
         },
+        memory=app[MEMORY].report(),
         configuration={
             "env": config.env,
             "host": config.host,

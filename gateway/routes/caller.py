@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable
+from sys import getsizeof
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,13 @@ from gateway.context import POOL
 from gateway.dispatch.stream import JobFailed
 from gateway.errors import ApiError
 from gateway.vectors import Key
-from protocol.messages import EmbedJob, GenerateJob, Kind
+from protocol.messages import ChatPrompt, EmbedJob, GenerateJob, Kind, TextPrompt, TokenizeJob, TokenPrompt
 
 if TYPE_CHECKING:
     from gateway.dispatch.model import Model
 
+TOKEN_BYTES = 40
+"""A number of Python's, and its place in a list."""
 _NEEDED = MappingProxyType(
     {Kind.CHAT: ("chat",), Kind.VISION: ("vision",), Kind.EMBEDDING: ("embed:text", "embed:image")}
 )
@@ -93,6 +96,22 @@ async def reserve_inputs(request: web.Request, inputs: Iterable[Key]) -> None:
     ticket = request.get(TICKET)
     if ticket is not None and ticket.counts_tokens:
         await ticket.reserve(sum(map(_tokens, inputs)))
+
+
+def payload_bytes(job: GenerateJob | TokenizeJob) -> int:
+    """What the prompt of a job takes in memory until its worker has done."""
+    match job.prompt:
+        case ChatPrompt(messages=messages, tools=tools):
+            return len(messages) + len(tools or b"")
+        case TextPrompt(text=text):
+            return text_memory(text)
+        case TokenPrompt(tokens=tokens):
+            return len(tokens) * TOKEN_BYTES
+
+
+def text_memory(text: str) -> int:
+    """What a text takes in memory, with the UTF-8 that Python keeps beside it once it was sent."""
+    return getsizeof(text) * (1 if text.isascii() else 2)
 
 
 def _tokens(one: Key) -> int:

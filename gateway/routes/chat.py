@@ -1,14 +1,18 @@
 """`POST /v1/chat/completions`."""
 
+import asyncio
+from typing import cast
+
 import msgspec
 from aiohttp import hdrs, web
 
 from gateway.context import GALLERY, GENERATED, POOL, REQUEST_ID, Generated
 from gateway.dispatch.stats import type_of
 from gateway.dispatch.stream import JobStream
+from gateway.memory_account import SHARE
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
-from gateway.routes.caller import reserve, tenant
+from gateway.routes.caller import payload_bytes, reserve, tenant, text_memory
 from gateway.routes.chat_chunks import ChatChunks
 from gateway.routes.generation import (
     ERRORS,
@@ -27,12 +31,17 @@ from gateway.schema.answers import (
     ChatLogprobs,
     ChatMessage,
     FunctionCall,
+    TokenLogprob,
     ToolCall,
     usage_of,
 )
 from gateway.schema.chat import ChatCompletionRequest
 from gateway.sse import EventStream
 from protocol.messages import Delta
+from protocol.messages import TokenLogprob as JobLogprob
+
+SLICE_TOKENS = 128
+"""Tokens whose log-probabilities are written between two turns of the event loop."""
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -43,13 +52,17 @@ async def create(request: web.Request) -> web.StreamResponse:
     model = model_for(request, wanted.model, shown)
     kind = type_of(images=bool(shown), streamed=bool(wanted.stream))
     request[GENERATED] = Generated(request_type=kind, model=model.name)
-    async with request.app[GALLERY].collect(shown, tenant=tenant(request)) as album:
-        job = wanted.job(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request), images=album.images)
+    job = wanted.job(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request))
+    # All that is in them is in the job; only images are still needed, as text, until they are collected.
+    wanted, share = msgspec.structs.replace(wanted, messages=[], tools=None), request[SHARE]
+    url_bytes = sum(text_memory(picture.url) for picture in shown)
+    share.settle(payload_bytes(job) + url_bytes)
+    async with request.app[GALLERY].collect(shown, share) as album:
+        job = msgspec.structs.replace(job, images=album.images)
         await reserve(request, job)
-        # The text of an image is a third larger than the image itself, and nobody reads it again.
-        wanted = msgspec.structs.replace(wanted, messages=[])
         names = forget_urls(shown)
-        async with pool.run(model, job, album.buffers, cache_key=wanted.prompt_cache_key) as stream:
+        share.give(url_bytes)
+        async with pool.run(model, job, album.buffers, cache_key=wanted.prompt_cache_key, share=share) as stream:
             with blaming(names):
                 accepted = await stream.accepted()
             request[GENERATED].prompt_tokens = accepted.prompt_tokens
@@ -92,14 +105,14 @@ async def _whole(
             created=origin.created,
             model=origin.model,
             system_fingerprint=origin.system_fingerprint,
-            choices=[_choice(delta, logprobs=bool(wanted.logprobs)) for delta in deltas],
+            choices=[await _choice(delta, logprobs=bool(wanted.logprobs)) for delta in deltas],
             usage=usage_of([spent]),
             timings=timings_asked(wanted, [spent]),
         )
     )
 
 
-def _choice(delta: Delta, *, logprobs: bool) -> ChatChoice:
+async def _choice(delta: Delta, *, logprobs: bool) -> ChatChoice:
     calls = [
         ToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments)) for call in delta.calls
     ]
@@ -110,8 +123,20 @@ def _choice(delta: Delta, *, logprobs: bool) -> ChatChoice:
         reasoning=delta.reasoning or None,
         tool_calls=calls or None,
     )
-    found = ChatLogprobs(content=[logprob_of(token) for token in delta.logprobs]) if logprobs else None
+    found = ChatLogprobs(content=await _written(delta.logprobs)) if logprobs else None
     return ChatChoice(index=delta.choice, message=message, logprobs=found, finish_reason=finish_of(delta))
+
+
+async def _written(tokens: list[JobLogprob]) -> list[TokenLogprob]:
+    """Each token's entry, written already: with 20 alternatives each, thousands of them take long."""
+    written: list[msgspec.Raw] = []
+    for start in range(0, len(tokens), SLICE_TOKENS):
+        written += [
+            msgspec.Raw(msgspec.json.encode(logprob_of(token))) for token in tokens[start : start + SLICE_TOKENS]
+        ]
+        if start:
+            await asyncio.sleep(0)
+    return cast("list[TokenLogprob]", written)
 
 
 OPERATIONS = (

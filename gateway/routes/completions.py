@@ -2,20 +2,22 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
+import msgspec
 from aiohttp import hdrs, web
 
 from gateway.context import GENERATED, POOL, REQUEST_ID, Generated
 from gateway.dispatch.stats import type_of
 from gateway.dispatch.stream import JobStream
+from gateway.memory_account import SHARE
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
-from gateway.routes.caller import model_of, reserve, tenant
+from gateway.routes.caller import model_of, payload_bytes, reserve, tenant
 from gateway.routes.generation import ERRORS, closing_extras, cost, timings_asked
 from gateway.routes.origin import Origin
 from gateway.routes.text_chunks import TextChunks, best, text_choice
-from gateway.schema.answers import Completion, usage_of
+from gateway.schema.answers import Completion, TextChoice, usage_of
 from gateway.schema.completion import CompletionRequest
 from gateway.sse import EventStream
 from protocol.messages import Delta, GenerateJob, Kind
@@ -37,6 +39,9 @@ async def create(request: web.Request) -> web.StreamResponse:
     jobs = wanted.jobs(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request))
     kind = type_of(images=False, streamed=bool(wanted.stream))
     request[GENERATED] = Generated(request_type=kind, model=model.name)
+    # All that is in it is in the jobs.
+    wanted = msgspec.structs.replace(wanted, prompt="")
+    request[SHARE].settle(sum(map(payload_bytes, jobs)))
     await reserve(request, *jobs)
     if wanted.stream:
         return await _stream(request, wanted, model, jobs)
@@ -92,7 +97,7 @@ async def _whole(
             model=origin.model,
             system_fingerprint=origin.system_fingerprint,
             choices=[
-                text_choice(delta, prompt * n + delta.choice, alternatives=wanted.logprobs)
+                await _written(text_choice(delta, prompt * n + delta.choice, alternatives=wanted.logprobs))
                 for prompt, deltas, _ in results
                 for delta in deltas
             ],
@@ -102,6 +107,14 @@ async def _whole(
     )
 
 
+async def _written(choice: TextChoice) -> TextChoice:
+    """A choice, written already where it has log-probabilities: with those of a long prompt it takes long."""
+    if choice.logprobs is None:
+        return choice
+    await asyncio.sleep(0)
+    return cast("TextChoice", msgspec.Raw(msgspec.json.encode(choice)))
+
+
 async def _run(
     request: web.Request, model: "Model", jobs: list[GenerateJob], each: Callable[[int, JobStream], Awaitable[T]]
 ) -> list[T]:
@@ -109,19 +122,23 @@ async def _run(
     room = asyncio.Semaphore(SIDE_BY_SIDE)
 
     async def one(index: int, job: GenerateJob) -> T:
-        async with room, request.app[POOL].run(model, job) as stream:
+        async with room, request.app[POOL].run(model, job, share=request[SHARE]) as stream:
             accepted = await stream.accepted()
             request[GENERATED].prompt_tokens += accepted.prompt_tokens
             return await each(index, stream)
 
     if len(jobs) == 1:
         return [await one(0, jobs[0])]
+    tasks: list[asyncio.Task[T]] = []
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(index, job)) for index, job in enumerate(jobs)]
+            tasks += [group.create_task(one(index, job)) for index, job in enumerate(jobs)]
+        return [task.result() for task in tasks]
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
+    finally:
+        # A task keeps its error, whose traceback leads back here: a circle that would keep the jobs' megabytes.
+        tasks.clear()
 
 
 OPERATIONS = (

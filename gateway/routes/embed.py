@@ -1,7 +1,6 @@
 """`POST /embed/text`, `/embed/image` and `/embed/multimodal`: vectors as plain lists, of JSON bodies and of forms."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,21 @@ from aiohttp import hdrs, web
 
 from gateway.context import GALLERY
 from gateway.errors import ApiError
+from gateway.memory_account import SHARE
 from gateway.openapi import Operation, mount
-from gateway.routes.body import in_time, read
-from gateway.routes.caller import model_of, tenant
-from gateway.routes.embedder import IMAGES, SLICE, Embedded, embed, numbers, options_of
+from gateway.routes.body import answer_in_pieces, read
+from gateway.routes.caller import model_of, text_memory
+from gateway.routes.embedder import (
+    FLOAT_BYTES,
+    IMAGES,
+    Embedded,
+    embed,
+    floats,
+    numbers,
+    options_of,
+    rows_of_slice,
+    takes_no_images,
+)
 from gateway.routes.form import read_form
 from gateway.routes.generation import ERRORS, forget_urls
 from gateway.schema.embed import (
@@ -27,6 +37,7 @@ from gateway.schema.embed import (
     shown,
 )
 from gateway.schema.embed_options import Inputs
+from gateway.vectors import Vector
 from protocol.messages import Kind
 
 if TYPE_CHECKING:
@@ -36,29 +47,29 @@ FORM = "multipart/form-data"
 BodyRequest = EmbedImageRequest | MultimodalRequest
 
 
-async def text(request: web.Request) -> web.Response:
+async def text(request: web.Request) -> web.StreamResponse:
     """One vector per text."""
     wanted = await read(request, EmbedTextRequest, beside=options_of(request, EmbedTextRequest))
     model = model_of(request, wanted.model, Kind.EMBEDDING)
-    return await _answer(model, await embed(request, model, wanted, wanted.inputs))
+    return await _answer(request, model, await embed(request, model, wanted, wanted.inputs))
 
 
-async def image(request: web.Request) -> web.Response:
+async def image(request: web.Request) -> web.StreamResponse:
     """One vector per image."""
     return await _images(request, EmbedImageForm, EmbedImageRequest, field="images", file="file")
 
 
-async def multimodal(request: web.Request) -> web.Response:
+async def multimodal(request: web.Request) -> web.StreamResponse:
     """One vector per text and image."""
     return await _images(request, MultimodalForm, MultimodalRequest, field="image", file="image")
 
 
 async def _images(
     request: web.Request, form: type[ImageRequest], body: type[BodyRequest], *, field: str, file: str
-) -> web.Response:
+) -> web.StreamResponse:
     async with _taken(request, form, body, field=field, file=file) as (wanted, inputs):
         model = model_of(request, wanted.model, Kind.EMBEDDING, IMAGES)
-        return await _answer(model, await embed(request, model, wanted, inputs))
+        return await _answer(request, model, await embed(request, model, wanted, inputs))
 
 
 @asynccontextmanager
@@ -66,39 +77,54 @@ async def _taken(
     request: web.Request, form: type[ImageRequest], body: type[BodyRequest], *, field: str, file: str
 ) -> AsyncIterator[tuple[ImageRequest, Inputs]]:
     """The request and its images, which are held for as long as the block lasts. Raises `ApiError`."""
-    gallery, beside = request.app[GALLERY], options_of(request, form)
+    gallery, share, beside = request.app[GALLERY], request[SHARE], options_of(request, form)
     if request.content_type == FORM:
-        with gallery.holding() as hold:
-            sent, files = await in_time(read_form(request, form, file=file, beside=beside, hold=hold))
+        with gallery.holding(share) as hold:
+            sent, files = await read_form(
+                request, form, file=file, beside=beside, hold=hold, admit=lambda model: _admit(request, model, file)
+            )
             yield sent, shown(sent, files, file)
         return
     if request.content_type != "application/json":
         raise ApiError("unsupported_media_type", f"The body must be 'application/json' or '{FORM}'.")
     wanted = await read(request, body, beside=beside)
     pictures = wanted.pictures
-    async with gallery.collect(pictures, tenant=tenant(request)) as album:
+    # The text of an image is a third larger than the image itself, and nobody reads it again.
+    wanted = msgspec.structs.replace(wanted, **{field: []})
+    rest, urls = sum(map(text_memory, wanted.captions)), sum(text_memory(picture.url) for picture in pictures)
+    share.settle(rest + urls)
+    async with gallery.collect(pictures, share) as album:
         forget_urls(pictures)
-        # The text of an image is a third larger than the image itself, and nobody reads it again.
-        wanted = msgspec.structs.replace(wanted, **{field: []})
+        share.give(urls)
         yield wanted, shown(wanted, [(album.buffers[one.buffer], one.digest) for one in album.images], field)
 
 
-async def _answer(model: "Model", found: Embedded) -> web.Response:
-    pieces: list[bytes] = []
-    for start in range(0, len(found.vectors), SLICE):
-        for vector in found.vectors[start : start + SLICE]:
-            pieces += (numbers(vector), b",")
-        await asyncio.sleep(0)
+def _admit(request: web.Request, name: str | None, file: str) -> None:
+    """Before the images of a form are read: is there a model for them? Raises `ApiError` and `JobFailed`."""
+    model = model_of(request, name, Kind.EMBEDDING, IMAGES)
+    if model.ready is not None and IMAGES not in model.ready.capabilities:
+        raise takes_no_images(model, file)
+
+
+async def _answer(request: web.Request, model: "Model", found: Embedded) -> web.StreamResponse:
     head = EmbedAnswer(
         embeddings=[],
-        shape=[len(found.vectors), pieces[0].count(b",") + 1],
+        shape=[len(found.vectors), len(floats(found.vectors[0])) // FLOAT_BYTES],
         model=model.name,
         processing_time=round(found.took_s, 6),
         cached=found.hits == len(found.vectors),
     )
     opening, _, rest = msgspec.json.encode(head).partition(b"[]")
-    body = b"".join((opening, b"[", *pieces[:-1], b"]", rest))
-    return web.Response(body=body, content_type="application/json")
+    return await answer_in_pieces(request, _write(found.vectors, opening + b"[", b"]" + rest))
+
+
+def _write(vectors: list[Vector], opening: bytes, rest: bytes) -> Iterator[bytes]:
+    """The answer, in pieces that take a millisecond each."""
+    rows, between = rows_of_slice(vectors), opening
+    for start in range(0, len(vectors), rows):
+        yield between + b",".join(map(numbers, vectors[start : start + rows]))
+        between = b","
+    yield rest
 
 
 _DOT = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"

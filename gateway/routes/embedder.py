@@ -14,6 +14,7 @@ from aiohttp import web
 from gateway.context import GENERATED, POOL, REQUEST_ID, VECTORS, Generated
 from gateway.dispatch.stream import JobFailed
 from gateway.errors import ApiError, invalid
+from gateway.memory_account import SHARE
 from gateway.routes.caller import reserve_inputs, tenant
 from gateway.schema.decode import read_option
 from gateway.schema.embed_options import OPTIONS, EmbedOptions, Inputs, option_types
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
 
 SLICE = 128
 """Vectors that are written between two turns of the event loop."""
+SLICE_NUMBERS = 16_384
+"""Numbers that are packed or written between two turns of the event loop."""
+HEAVY_SIGNS = 65_536
+"""Characters and token ids of a request that is looked at in several turns."""
 FLOAT_BYTES = 4
+VECTOR_BYTES = FLOAT_BYTES + FLOAT_BYTES * 4 / 3
+"""Memory that one number of a vector takes: as a worker sends it, and as base64."""
 IMAGES = "embed_image"
 """The capability of models that take images."""
 
@@ -66,17 +73,20 @@ async def embed(request: web.Request, model: "Model", options: EmbedOptions, inp
     if model.ready is not None:
         options.check_model(model.ready)
         if inputs.images and IMAGES not in model.ready.capabilities:
-            place = (inputs.image_place or inputs.place)(None)
-            raise invalid(f"The model '{model.name}' embeds texts only; it takes no images.", place)
+            raise takes_no_images(model, (inputs.image_place or inputs.place)(None))
     keys = inputs.keys
+    # Looking at all of them once may take tens of milliseconds: others run in between.
+    heavy = sum(map(len, keys)) > HEAVY_SIGNS
+    await _turn(heavy)
     await reserve_inputs(request, [*keys, *(image.text for image in inputs.images.values() if image.text)])
-    found = _recall(request, options, model, keys)
+    found = await _recall(request, options, model, keys, heavy=heavy)
     hits = len(keys) - found.count(None)
     result: Vectors | None = None
     if hits < len(keys):
         missing = [*dict.fromkeys(key for key, vector in zip(keys, found, strict=True) if vector is None)]
         result = await _compute(request, options, model, inputs, missing)
         fresh = await _keep(request, options, model, missing, result)
+        await _turn(heavy)
         found = [vector or fresh[key] for key, vector in zip(keys, found, strict=True)]
     took_s = time.perf_counter() - began
     answer = Embedded(
@@ -89,9 +99,19 @@ async def embed(request: web.Request, model: "Model", options: EmbedOptions, inp
     return answer
 
 
+def takes_no_images(model: "Model", where: str) -> ApiError:
+    """What is said of images for a model of texts."""
+    return invalid(f"The model '{model.name}' embeds texts only; it takes no images.", where)
+
+
 def floats(vector: Vector) -> bytes:
     """The vector as it travels: little-endian float32."""
     return a2b_base64(vector[0])
+
+
+def rows_of_slice(vectors: list[Vector]) -> int:
+    """How many vectors are written as numbers between two turns of the event loop."""
+    return max(1, SLICE_NUMBERS * FLOAT_BYTES * 4 // 3 // max(1, len(vectors[0][0])))
 
 
 def numbers(vector: Vector) -> bytes:
@@ -99,18 +119,31 @@ def numbers(vector: Vector) -> bytes:
     return orjson.dumps(array("f", a2b_base64(vector[0])).tolist())
 
 
-def _recall(request: web.Request, options: EmbedOptions, model: "Model", keys: list[Key]) -> list[Vector | None]:
+async def _recall(
+    request: web.Request, options: EmbedOptions, model: "Model", keys: list[Key], *, heavy: bool
+) -> list[Vector | None]:
     """What the cache knows of each input."""
     cache = request.app[VECTORS]
     # Before a worker was ready, nothing is known that a cached vector could be checked against.
     if cache is None or model.ready is None:
         return [None] * len(keys)
-    return cache.find(_space(request, options, model, model.ready), keys)
+    space = _space(request, options, model, model.ready)
+    found: list[Vector | None] = []
+    for start in range(0, len(keys), SLICE):
+        found += cache.find(space, keys[start : start + SLICE])
+        await _turn(heavy)
+    return found
 
 
 def _space(request: web.Request, options: EmbedOptions, model: "Model", ready: Ready) -> bytes:
     """Where the cache holds such vectors: by tenant, or it would tell one what another has embedded."""
     return VectorCache.space(tenant(request), model.name, ready.revision, options.space(ready))
+
+
+async def _turn(heavy: bool) -> None:
+    """Give the event loop a turn, where what was done before may have taken long."""
+    if heavy:
+        await asyncio.sleep(0)
 
 
 async def _keep(
@@ -133,9 +166,12 @@ async def _keep(
 async def _compute(
     request: web.Request, options: EmbedOptions, model: "Model", inputs: Inputs, keys: list[Key]
 ) -> Vectors:
+    share = request[SHARE]
+    if model.ready is not None:
+        share.hold(int(len(keys) * (options.dimensions or model.ready.dimensions) * VECTOR_BYTES))
     job, buffers = inputs.job(keys, options, request_id=request[REQUEST_ID], tenant=tenant(request))
     try:
-        async with request.app[POOL].run(model, job, buffers) as stream:
+        async with request.app[POOL].run(model, job, buffers, share=share) as stream:
             result = await stream.result()
     except JobFailed as failure:
         raise _located(failure, inputs, keys) from None

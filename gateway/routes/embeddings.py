@@ -2,15 +2,16 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
 
 import msgspec
 import orjson
 from aiohttp import hdrs, web
 
 from gateway.openapi import Operation, mount
-from gateway.routes.body import read
+from gateway.routes.body import answer_in_pieces, read
 from gateway.routes.caller import model_of
-from gateway.routes.embedder import SLICE, Embedded, embed, numbers, options_of
+from gateway.routes.embedder import SLICE, Embedded, embed, numbers, options_of, rows_of_slice
 from gateway.routes.generation import ERRORS
 from gateway.schema.embed_options import BACKENDS, DEVICES
 from gateway.schema.embedding import EmbeddingList, EmbeddingRequest, EmbeddingUsage
@@ -20,36 +21,34 @@ from protocol.messages import Kind, Ready
 HEADS = tuple(b'{"object":"embedding","index":%d,"embedding":' % index for index in range(2048))
 
 
-async def create(request: web.Request) -> web.Response:
+async def create(request: web.Request) -> web.StreamResponse:
     """One vector per input."""
     began = time.perf_counter()
     wanted = await read(request, EmbeddingRequest, beside=options_of(request, EmbeddingRequest))
     model = model_of(request, wanted.model, Kind.EMBEDDING)
     inputs = wanted.inputs
+    await asyncio.sleep(0)
     if model.ready is not None:
         wanted.check_tokens(inputs, model.ready)
     found = await embed(request, model, wanted, inputs)
-    data = await _write(found.vectors, as_text=wanted.encoding_format == "base64")
+    as_text = wanted.encoding_format == "base64"
     usage = EmbeddingUsage(prompt_tokens=found.tokens, total_tokens=found.tokens)
     if wanted.return_timing:
         usage = _timed(usage, wanted, model.ready, found, took_s=time.perf_counter() - began)
     tail = b'],"model":%s,"usage":%s}' % (orjson.dumps(model.name), msgspec.json.encode(usage))
-    return web.Response(body=b"".join((b'{"object":"list","data":[', *data, tail)), content_type="application/json")
+    return await answer_in_pieces(request, _write(found.vectors, tail, as_text=as_text))
 
 
-async def _write(vectors: list[Vector], *, as_text: bool) -> list[bytes]:
-    """The entries of `data` with the commas between them, as pieces."""
-    pieces: list[bytes] = []
-    if as_text:
-        for head, (text, _) in zip(HEADS, vectors, strict=False):
-            pieces += (head, b'"', text, b'"},')
-    else:
-        for start in range(0, len(vectors), SLICE):
-            for head, vector in zip(HEADS[start:], vectors[start : start + SLICE], strict=False):
-                pieces += (head, numbers(vector), b"},")
-            await asyncio.sleep(0)
-    pieces[-1] = pieces[-1][:-1]
-    return pieces
+def _write(vectors: list[Vector], tail: bytes, *, as_text: bool) -> Iterator[bytes]:
+    """The answer, in pieces that take a millisecond each."""
+    rows, between = SLICE if as_text else rows_of_slice(vectors), b'{"object":"list","data":['
+    for start in range(0, len(vectors), rows):
+        pieces: list[bytes] = []
+        for head, vector in zip(HEADS[start:], vectors[start : start + rows], strict=False):
+            pieces += (between, head, b'"%b"}' % vector[0] if as_text else numbers(vector) + b"}")
+            between = b","
+        yield b"".join(pieces)
+    yield tail
 
 
 def _timed(

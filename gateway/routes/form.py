@@ -5,7 +5,7 @@ A part is refused as soon as it has one byte too many, whatever length was decla
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, hdrs, web
@@ -14,6 +14,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from gateway.errors import ApiError, invalid
 from gateway.media.gallery import Hold, checked
 from gateway.media.inline import File, too_large
+from gateway.memory_account import SHARE, MemoryShare
+from gateway.routes.pace import Pace
 from gateway.schema.base import Request
 from gateway.schema.bounds import MAX_IMAGE_BYTES, MAX_IMAGES
 from gateway.schema.decode import check
@@ -25,6 +27,8 @@ FORM_BYTES = 100 * 1024 * 1024
 """Largest multipart body."""
 FIELD_BYTES = 1024 * 1024
 """Largest field that is no file."""
+FIELDS_BYTES = 4 * 1024 * 1024
+"""All of them together."""
 MAX_PARTS = 128
 MAX_HEADERS = 16
 MAX_LINES = MAX_PARTS * (MAX_HEADERS + 4)
@@ -34,16 +38,24 @@ _PLAIN = frozenset({"", "7bit", "8bit", "binary"})
 
 
 async def read_form(
-    request: web.Request, kind: type[R], *, file: str, beside: Mapping[str, Any], hold: Hold
+    request: web.Request,
+    kind: type[R],
+    *,
+    file: str,
+    beside: Mapping[str, Any],
+    hold: Hold,
+    admit: Callable[[str | None], None],
 ) -> tuple[R, list[File]]:
     """The fields as a checked `kind`, over those given `beside` them, and the images that came as `file`, 1 to 16.
 
-    A field that comes several times is a list. `hold` counts the images. Raises `ApiError`.
+    A field that comes several times is a list. `hold` counts the images. `admit` is asked before the first of them is
+    read, with the name of the model if that came before it; it may raise. Raises `ApiError`.
     """
     if request.content_length is not None and request.content_length > FORM_BYTES:
         raise _too_large()
     fields: dict[str, list[str]] = {}
     files: list[File] = []
+    share, room = request[SHARE], FIELDS_BYTES
     try:
         reader = MultipartReader(
             request.headers,
@@ -59,9 +71,13 @@ async def read_form(
             if name == file:
                 if len(files) == MAX_IMAGES:
                     raise invalid(f"At most {MAX_IMAGES} files are allowed.", file)
+                if not files:
+                    admit(next(iter(fields.get("model", ())), None))
                 files.append(await _file(part, f"{file}[{len(files)}]" if files else file, hold))
             else:
-                fields.setdefault(name, []).append(await _field(part, name))
+                text = await _field(part, name, share, room)
+                room -= len(text)
+                fields.setdefault(name, []).append(text)
         else:
             raise invalid(f"The body has more than {MAX_PARTS} parts.", None)
     except (ValueError, AssertionError, RuntimeError, HttpProcessingError):
@@ -81,18 +97,19 @@ class _Bounded:
 
     def __init__(self, content: StreamReader) -> None:
         self._content = content
+        self._pace = Pace(content)
         self._lines = 0
         self.unread_data = content.unread_data
         self.at_eof = content.at_eof
 
     async def read(self, size: int) -> bytes:
-        return self._counted(await self._content.read(size))
+        return self._counted(await self._pace.follow(self._content.read(size)))
 
     async def readline(self, *, max_line_length: int | None = None) -> bytes:
         self._lines += 1
         if self._lines > MAX_LINES:
             raise ValueError("too many lines")
-        return self._counted(await self._content.readline(max_line_length=max_line_length))
+        return self._counted(await self._pace.follow(self._content.readline(max_line_length=max_line_length)))
 
     def _counted(self, data: bytes) -> bytes:
         if self._content.total_bytes > FORM_BYTES:
@@ -120,12 +137,16 @@ async def _file(part: Any, where: str, hold: Hold) -> File:
     return File(data.getvalue(), digest.digest())
 
 
-async def _field(part: Any, name: str) -> str:
+async def _field(part: Any, name: str, share: MemoryShare, room: int) -> str:
     where, data = name[:100], bytearray()
     while chunk := await part.read_chunk(CHUNK):
+        # As text it may take four times as much.
+        share.hold(len(chunk) * 4)
         data += chunk
         if len(data) > FIELD_BYTES:
             raise ApiError("body_too_large", f"'{where}' is larger than {FIELD_BYTES} bytes.", where)
+        if len(data) > room:
+            raise ApiError("body_too_large", f"All fields together are larger than {FIELDS_BYTES} bytes.", where)
     try:
         return data.decode()
     except UnicodeDecodeError:

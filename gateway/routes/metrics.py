@@ -19,6 +19,7 @@ from gateway.dispatch.steps import Steps
 from gateway.listener import Listener
 from gateway.media.fetcher import Fetcher
 from gateway.media.gallery import Gallery
+from gateway.memory_account import MEMORY, MemoryAccount
 from gateway.openapi import Operation, mount
 from gateway.vectors import VectorCache
 
@@ -55,6 +56,7 @@ class _Counts(Collector):
         yield _batches(app[POOL].steps)
         yield from _workers(now)
         yield from _images(app[GALLERY], app[FETCHER])
+        yield from _memory(app[MEMORY])
         vectors = app[VECTORS]
         if vectors is not None:
             yield from _cached(vectors)
@@ -138,6 +140,13 @@ def _images(gallery: Gallery, fetcher: Fetcher | None) -> Iterator[Metric]:
         for outcome, count in fetcher.counts.items():
             fetches.add_metric([outcome], count)
         yield fetches
+
+
+def _memory(account: MemoryAccount) -> Iterator[Metric]:
+    held = "Memory held for bodies, forms and images of requests that are not over."
+    yield GaugeMetricFamily("pool_body_memory_bytes", held, value=account.held_bytes)
+    yield GaugeMetricFamily("pool_body_memory_most_bytes", "What there is of it.", value=account.capacity_bytes)
+    yield CounterMetricFamily("pool_body_memory_refused", "Requests that found no memory.", value=account.refused)
 
 
 def _cached(vectors: VectorCache) -> Iterator[Metric]:

@@ -13,10 +13,11 @@ from aiohttp import hdrs, web
 
 from gateway.context import POOL
 from gateway.errors import ApiError, invalid
+from gateway.memory_account import SHARE
 from gateway.openapi import Operation, mount
 from gateway.routes.body import read
 from gateway.routes.caller import model_of, tenant
-from gateway.routes.embedder import FLOAT_BYTES, Embedded, embed, floats
+from gateway.routes.embedder import FLOAT_BYTES, SLICE_NUMBERS, Embedded, embed, floats
 from gateway.routes.generation import ERRORS
 from gateway.schema.similarity import Pair, SimilarityAnswer, SimilarityRequest
 from gateway.vectors import Vector
@@ -24,9 +25,6 @@ from protocol.messages import Kind, Scores, SimilarityJob
 
 if TYPE_CHECKING:
     from gateway.dispatch.model import Model
-
-SLICE_NUMBERS = 16_384
-"""Numbers that are packed or written between two turns of the event loop."""
 
 
 async def compare(request: web.Request) -> web.Response:
@@ -37,17 +35,23 @@ async def compare(request: web.Request) -> web.Response:
     inputs = wanted.inputs
     found = await embed(request, model, wanted, inputs) if inputs.keys else None
     job, buffers = await _job(wanted, found, owner=tenant(request))
+    rows, in_all = len(wanted.left), wanted.top_k is None
+    metric = wanted.metric
+    # Texts and numbers are in the buffers now, or in what was found.
+    del wanted, inputs
+    if found is None:
+        request[SHARE].settle(sum(map(len, buffers)))
     scores = await _run(request, model, job, buffers)
     head = SimilarityAnswer(
-        metric=wanted.metric,
-        shape=[len(wanted.left), scores.columns],
+        metric=metric,
+        shape=[rows, scores.columns],
         processing_time=round(time.perf_counter() - began, 6),
         model=model.name if found else None,
-        cached=found.hits == len(inputs.keys) if found else None,
-        pairs=_pairs(scores) if wanted.top_k is not None else None,
+        cached=found.hits == len(found.vectors) if found else None,
+        pairs=None if in_all else _pairs(scores),
     )
     body = msgspec.json.encode(head)
-    if wanted.top_k is None:
+    if in_all:
         body = b"".join((body[:-1], b',"scores":[', *await _rows(scores), b"]}"))
     return web.Response(body=body, content_type="application/json")
 
@@ -75,7 +79,7 @@ async def _job(wanted: SimilarityRequest, found: Embedded | None, *, owner: str)
 
 
 async def _run(request: web.Request, model: "Model", job: SimilarityJob, buffers: list[bytes]) -> Scores:
-    async with request.app[POOL].run(model, job, buffers) as stream:
+    async with request.app[POOL].run(model, job, buffers, share=request[SHARE]) as stream:
         result = await stream.result()
     if not isinstance(result, Scores):
         raise ApiError("internal_error", detail="a similarity job was not answered by scores")

@@ -1,12 +1,14 @@
 """`POST /v1/tokenize` and `/v1/detokenize`."""
 
+import msgspec
 from aiohttp import hdrs, web
 
 from gateway.context import GALLERY, POOL
 from gateway.errors import ApiError
+from gateway.memory_account import SHARE
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
-from gateway.routes.caller import model_of, tenant
+from gateway.routes.caller import model_of, payload_bytes, tenant, text_memory
 from gateway.routes.generation import ERRORS, blaming, forget_urls, model_for
 from gateway.schema.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 from protocol.messages import Text, Tokens
@@ -19,12 +21,17 @@ async def tokenize(request: web.Request) -> web.Response:
     pool = request.app[POOL]
     # Embedding models have tokens, too.
     model = model_for(request, wanted.model, shown) if shown else model_of(request, wanted.model, None)
-    async with (
-        request.app[GALLERY].collect(shown, tenant=tenant(request)) as album,
-        pool.run(model, wanted.job(album.images, tenant=tenant(request)), album.buffers) as stream,
-    ):
-        with blaming(forget_urls(shown)):
-            result = await stream.result()
+    job, share = wanted.job(tenant=tenant(request)), request[SHARE]
+    del wanted
+    url_bytes = sum(text_memory(picture.url) for picture in shown)
+    share.settle(payload_bytes(job) + url_bytes)
+    async with request.app[GALLERY].collect(shown, share) as album:
+        job = msgspec.structs.replace(job, images=album.images)
+        names = forget_urls(shown)
+        share.give(url_bytes)
+        async with pool.run(model, job, album.buffers, share=share) as stream:
+            with blaming(names):
+                result = await stream.result()
     if not isinstance(result, Tokens) or model.ready is None:
         raise ApiError("internal_error", detail="a tokenize job was not answered by tokens of a ready worker")
     return answer(
@@ -37,7 +44,8 @@ async def detokenize(request: web.Request) -> web.Response:
     wanted = await read(request, DetokenizeRequest)
     pool = request.app[POOL]
     model = model_of(request, wanted.model, None)
-    async with pool.run(model, wanted.job(model.ready, tenant=tenant(request))) as stream:
+    job = wanted.job(model.ready, tenant=tenant(request))
+    async with pool.run(model, job, share=request[SHARE]) as stream:
         result = await stream.result()
     if not isinstance(result, Text):
         raise ApiError("internal_error", detail="a detokenize job was not answered by text")

@@ -88,12 +88,13 @@ class KeyList(Answer, frozen=True, kw_only=True):
 
 
 class Stats(Answer, frozen=True, kw_only=True):
-    """Caches, limits, keys, configuration and speed, in brief."""
+    """Caches, limits, keys, memory of bodies, configuration and speed, in brief."""
 
     cache: dict[str, Any]
     prefix_cache: dict[str, Any]
     rate_limiting: dict[str, Any]
     keys: dict[str, Any]
+    memory: dict[str, Any]
     configuration: dict[str, Any]
     performance: dict[str, Any]
 

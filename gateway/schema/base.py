@@ -4,9 +4,13 @@ Every subclass repeats `frozen` and `kw_only`: msgspec does not inherit the latt
 Requests are closed: a name that is not a field is refused by `decode`, never dropped.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import msgspec
+
+from gateway.schema.bounds import FEW
+from gateway.schema.structure import Bounds
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -14,11 +18,20 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of request bodies. JSON null at the top level means: not given."""
+    """Base of request bodies. JSON null at the top level means: not given.
+
+    `bounds` is how much structure a body may have; it is counted before the body is parsed.
+    """
+
+    bounds: ClassVar[Bounds] = FEW
 
     @classmethod
     def refuse(cls, raw: dict[str, Any]) -> None:
         """Name what OpenAI defines and this server does not do, before types are looked at. Raises `ApiError`."""
+
+    def inner_json(self) -> Iterator[tuple[str, str]]:
+        """Texts within the request that are parsed as JSON in turn, each with its place."""
+        return iter(())
 
     def check(self) -> None:
         """Rules that span fields or that types can't say. Raises `ApiError`."""

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from gateway.schema.structure import Bounds
+
 MAX_MESSAGES = 2048
 MAX_TOOLS = 128
 MAX_PROMPTS = 128
@@ -21,6 +23,18 @@ MAX_TOKEN_ID = 2**31 - 1
 MAX_IMAGES = 16
 MAX_IMAGE_BYTES = 20 * 1024 * 1024
 MAX_IMAGE_PIXELS = 33_000_000
+FEW = Bounds(values=16_384, containers=4_096)
+"""Structure of a body that is mostly text: 2,048 texts, keys, orders."""
+CONVERSATION = Bounds(values=262_144, containers=131_072)
+"""2,048 messages with 16 parts and some calls each, or 128 tools with 2,048 values in each schema."""
+NUMBERS = Bounds(values=2**21 + 16_384, containers=32_768)
+"""Token ids: 2,048 inputs of 1,024. Vectors: two sides of 2,048 with 512 numbers. And a schema beside them."""
+ARGUMENTS = Bounds(values=131_072, containers=32_768)
+"""Of all arguments of calls in a conversation together."""
+
+NAME_PATTERN = r"^[a-zA-Z0-9_.-]{1,64}$(?!\n)"
+"""Of functions and schemas. Python's `$` also matches before a line feed at the end; readers of the OpenAPI document
+have no `\\Z`."""
 
 ModelName = Annotated[
     str,

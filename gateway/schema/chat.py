@@ -1,20 +1,21 @@
 """`POST /v1/chat/completions`: the request, and the job it becomes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
 from gateway.errors import invalid, unsupported
 from gateway.schema.base import Part
-from gateway.schema.bounds import Bookkeeping, Effort, MaxTokens, Metadata, TopLogprobs
+from gateway.schema.bounds import CONVERSATION, Bookkeeping, Effort, MaxTokens, Metadata, TopLogprobs
 from gateway.schema.messages import Message, Messages
 from gateway.schema.pictures import Picture, pictures
 from gateway.schema.sampling import Generation
+from gateway.schema.structure import Bounds
 from gateway.schema.structured import ResponseFormat, format_grammar
-from gateway.schema.template import check_messages, template_messages
+from gateway.schema.template import check_messages, inner_arguments, template_messages
 from gateway.schema.tools import NamedTool, Tool, ToolChoice, Tools, call_demanded, called_names, check_tools
 from protocol.messages import ChatPrompt, GenerateJob, Grammar, Image, Ready
 
@@ -33,6 +34,7 @@ PRIORITIES = MappingProxyType({"priority": 1, "flex": -1})
 class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
     """A conversation to continue. Anything else that OpenAI defines is refused as `unsupported_parameter`."""
 
+    bounds: ClassVar[Bounds] = CONVERSATION
     messages: Messages
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
@@ -60,6 +62,10 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
             raise unsupported("modalities", "must be ['text'].")
         if raw.get("service_tier") in ("scale", "fast"):
             raise unsupported("service_tier", "must be 'auto', 'default', 'flex' or 'priority'.")
+
+    def inner_json(self) -> Iterator[tuple[str, str]]:
+        """Arguments of calls."""
+        return inner_arguments(self.messages)
 
     def check(self) -> None:
         """Rules between fields, and the bounds inside messages and tools."""

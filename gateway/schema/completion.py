@@ -1,12 +1,13 @@
 """`POST /v1/completions`: the request, and the jobs it becomes, one per prompt."""
 
-from typing import Annotated, cast
+from typing import Annotated, ClassVar, cast
 
 from msgspec import Meta
 
 from gateway.errors import invalid
-from gateway.schema.bounds import MAX_PROMPTS, Choices, EchoedMaxTokens, LegacyLogprobs, TokenId
+from gateway.schema.bounds import MAX_PROMPTS, NUMBERS, Choices, EchoedMaxTokens, LegacyLogprobs, TokenId
 from gateway.schema.sampling import Generation, check_tokens
+from gateway.schema.structure import Bounds
 from protocol.messages import GenerateJob, Ready, TextPrompt, TokenPrompt
 
 DEFAULT_MAX_TOKENS = 16
@@ -18,6 +19,7 @@ TokenIds = Annotated[list[TokenId], Meta(min_length=1)]
 class CompletionRequest(Generation, frozen=True, kw_only=True):
     """Text to continue: a string, token ids, or a list of up to 128 of either. `max_tokens` defaults to 16."""
 
+    bounds: ClassVar[Bounds] = NUMBERS
     prompt: str | Annotated[list[str | TokenId | TokenIds], Meta(min_length=1)]
     max_tokens: EchoedMaxTokens | None = None
     best_of: Choices | None = None

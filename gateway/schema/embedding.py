@@ -1,14 +1,15 @@
 """`POST /v1/embeddings`: the request and the shape of the answer."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from gateway.errors import ApiError, invalid
 from gateway.schema.base import Answer
-from gateway.schema.bounds import MAX_EMBEDDING_INPUTS, Bookkeeping, EmbeddingText, EmbeddingTokens, TokenId
+from gateway.schema.bounds import MAX_EMBEDDING_INPUTS, NUMBERS, Bookkeeping, EmbeddingText, EmbeddingTokens, TokenId
 from gateway.schema.embed_options import Inputs, TextOptions, places
 from gateway.schema.sampling import check_tokens
+from gateway.schema.structure import Bounds
 from gateway.vectors import Key
 from protocol.messages import Ready
 
@@ -25,6 +26,7 @@ class EmbeddingRequest(TextOptions, frozen=True, kw_only=True):
     (`X-MLX-Batch-Size` and so on) or by query; the body wins.
     """
 
+    bounds: ClassVar[Bounds] = NUMBERS
     input: EmbeddingText | Annotated[list[EmbeddingText | TokenId | EmbeddingTokens], Meta(min_length=1)]
     encoding_format: Literal["float", "base64"] | None = None
     user: Bookkeeping | None = None
@@ -62,7 +64,7 @@ class EmbeddingRequest(TextOptions, frozen=True, kw_only=True):
             if not isinstance(key, tuple):
                 return
             try:
-                check_tokens(list(key), ready, inputs.place(at))
+                check_tokens(key, ready, inputs.place(at))
             except ApiError as error:
                 if error.code == "context_length_exceeded":
                     if self.max_tokens_per_text is None:

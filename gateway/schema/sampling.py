@@ -1,6 +1,7 @@
 """The fields that every generation shares, and their meaning for a worker."""
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from gateway.errors import ApiError, invalid, unsupported
@@ -111,7 +112,7 @@ class Generation(Request, frozen=True, kw_only=True):
         )
 
 
-def check_tokens(tokens: list[int], ready: Ready | None, param: str) -> None:
+def check_tokens(tokens: Sequence[int], ready: Ready | None, param: str) -> None:
     """Token ids of a prompt: in the vocabulary, and no more than the context holds. Raises `ApiError`."""
     if ready is None:
         return

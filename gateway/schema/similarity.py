@@ -1,6 +1,6 @@
 """`POST /similarity`: two lists of texts or vectors, or one against itself; scores, or the most similar pairs."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -10,11 +10,13 @@ from gateway.schema.bounds import (
     MAX_EMBEDDING_INPUTS,
     MAX_PRODUCTS,
     MAX_SCORES,
+    NUMBERS,
     EmbeddingText,
     EmbeddingVector,
     TopPairs,
 )
 from gateway.schema.embed_options import Inputs, TextOptions
+from gateway.schema.structure import Bounds
 
 Side = Annotated[list[EmbeddingText | EmbeddingVector], Meta(min_length=1, max_length=MAX_EMBEDDING_INPUTS)]
 ABOUT_TEXTS = (
@@ -35,6 +37,7 @@ class SimilarityRequest(TextOptions, frozen=True, kw_only=True):
     Without `top_k` all scores are answered, at most 262,144 of them. The other options say how texts are embedded.
     """
 
+    bounds: ClassVar[Bounds] = NUMBERS
     left: Side
     right: Side | None = None
     metric: Literal["cosine", "dot", "euclidean"] = "cosine"

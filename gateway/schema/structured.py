@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from gateway.errors import ApiError, invalid
 from gateway.schema.base import Part
-from gateway.schema.bounds import MAX_CHOICES, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH
+from gateway.schema.bounds import MAX_CHOICES, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, NAME_PATTERN
 from gateway.schema.decode import depth
 from protocol.messages import Grammar
 
@@ -24,7 +24,7 @@ class JsonObjectFormat(Part, frozen=True, kw_only=True, tag_field="type", tag="j
 class NamedSchema(Part, frozen=True, kw_only=True):
     """A schema by OpenAI's rules. It is enforced with `strict` and without."""
 
-    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
+    name: Annotated[str, Meta(pattern=NAME_PATTERN)]
     schema: dict[str, Any]
     description: str | None = None
     strict: bool | None = None
@@ -90,12 +90,14 @@ def extra_grammar(wanted: StructuredOutputs | None) -> Grammar | None:
 def checked_schema(schema: dict[str, Any], where: str) -> str:
     """A JSON schema within bounds, as text. Raises `ApiError` with `where` as `param`."""
     try:
-        text = orjson.dumps(schema).decode()
+        text = orjson.dumps(schema)
     except TypeError:  # orjson's own limit, 254 levels
         raise _too_deep(where) from None
+    if len(text) > MAX_SCHEMA_BYTES:
+        raise _too_long(where)
     if depth(schema, MAX_SCHEMA_DEPTH) > MAX_SCHEMA_DEPTH:
         raise _too_deep(where)
-    return _short(text, where)
+    return text.decode()
 
 
 def _too_deep(where: str) -> ApiError:
@@ -103,9 +105,14 @@ def _too_deep(where: str) -> ApiError:
 
 
 def _short(text: str, where: str) -> str:
-    if len(text.encode()) > MAX_SCHEMA_BYTES:
-        raise invalid(f"'{where}' is larger than {MAX_SCHEMA_BYTES} bytes.", where)
+    # A character takes a byte at least: a text of megabytes is not encoded to find out.
+    if len(text) > MAX_SCHEMA_BYTES or len(text.encode()) > MAX_SCHEMA_BYTES:
+        raise _too_long(where)
     return text
+
+
+def _too_long(where: str) -> ApiError:
+    return invalid(f"'{where}' is larger than {MAX_SCHEMA_BYTES} bytes.", where)
 
 
 def _object(text: str, where: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 A content with images is a list of parts instead, with `{"type": "image"}` where each image belongs.
 """
 
+from collections.abc import Iterator
 from typing import Any, assert_never
 
 import orjson
@@ -36,6 +37,14 @@ def check_messages(messages: list[Message]) -> None:
             if depth(_arguments(call), MAX_JSON_DEPTH) > MAX_JSON_DEPTH:
                 where = f"messages[{index}].tool_calls[{number}].function.arguments"
                 raise invalid(f"'{where}' is nested more than {MAX_JSON_DEPTH} levels deep.", where)
+
+
+def inner_arguments(messages: list[Message]) -> Iterator[tuple[str, str]]:
+    """The arguments of all calls, each with its place."""
+    for index, message in enumerate(messages):
+        if isinstance(message, AssistantMessage):
+            for number, call in enumerate(message.tool_calls or ()):
+                yield f"messages[{index}].tool_calls[{number}].function.arguments", call.function.arguments
 
 
 def template_messages(messages: list[Message]) -> bytes:

@@ -1,18 +1,19 @@
 """`POST /v1/tokenize` and `/v1/detokenize`, in vLLM's shapes."""
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
 from gateway.errors import invalid, unsupported
 from gateway.schema.base import Answer, Request
-from gateway.schema.bounds import ModelName, TokenId
+from gateway.schema.bounds import CONVERSATION, NUMBERS, ModelName, TokenId
 from gateway.schema.chat import TemplateOptions, chat_prompt, template_options
 from gateway.schema.messages import Messages
 from gateway.schema.pictures import Picture, pictures
 from gateway.schema.sampling import check_tokens
-from gateway.schema.template import check_messages
+from gateway.schema.structure import Bounds
+from gateway.schema.template import check_messages, inner_arguments
 from gateway.schema.tools import Tools, check_tools
 from protocol.messages import DetokenizeJob, Image, Ready, TextPrompt, TokenizeJob
 
@@ -23,12 +24,17 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
     `add_special_tokens` (default true) goes with `prompt`; a chat template brings its own.
     """
 
+    bounds: ClassVar[Bounds] = CONVERSATION
     model: ModelName | None = None
     prompt: str | None = None
     messages: Messages | None = None
     tools: Tools | None = None
     chat_template_kwargs: TemplateOptions | None = None
     add_special_tokens: bool | None = None
+
+    def inner_json(self) -> Iterator[tuple[str, str]]:
+        """Arguments of calls."""
+        return inner_arguments(self.messages or [])
 
     def check(self) -> None:
         """One of the two shapes, whole."""
@@ -74,6 +80,7 @@ class TokenizeAnswer(Answer, frozen=True, kw_only=True):
 class DetokenizeRequest(Request, frozen=True, kw_only=True):
     """Token ids to turn into text."""
 
+    bounds: ClassVar[Bounds] = NUMBERS
     tokens: Annotated[list[TokenId], Meta(description="Ids of the model's vocabulary.")]
     model: ModelName | None = None
 

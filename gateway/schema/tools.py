@@ -6,10 +6,10 @@ from msgspec import Meta
 
 from gateway.errors import invalid
 from gateway.schema.base import Part
-from gateway.schema.bounds import MAX_TOOLS
+from gateway.schema.bounds import MAX_TOOLS, NAME_PATTERN
 from gateway.schema.structured import checked_schema
 
-FunctionName = Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
+FunctionName = Annotated[str, Meta(pattern=NAME_PATTERN)]
 
 
 class Function(Part, frozen=True, kw_only=True):

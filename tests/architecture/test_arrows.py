@@ -216,6 +216,21 @@ def modules_say_what_they_own(path: str, tree: ast.Module) -> Iterator[str]:
         yield "1: no docstring"
 
 
+def patterns_end_where_the_text_does(path: str, tree: ast.Module) -> Iterator[str]:
+    """No regular expression ends with `$`, which also matches before a line feed: `re.fullmatch`, or `$(?!\\n)`."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        of_re = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") == "re"
+        patterns = [*(node.args[:1] if of_re else []), *(word.value for word in node.keywords if word.arg == "pattern")]
+        for pattern in patterns:
+            last = pattern.values[-1] if isinstance(pattern, ast.JoinedStr) and pattern.values else pattern
+            text = last.value if isinstance(last, ast.Constant) else ""
+            text = text.decode("latin-1") if isinstance(text, bytes) else str(text)
+            if text.endswith("$") and not text.endswith("\\$"):
+                yield f"{node.lineno}: {text[-40:]}"
+
+
 RULES: tuple[Rule, ...] = (
     protocol_is_light,
     gateway_knows_no_model,
@@ -228,6 +243,7 @@ RULES: tuple[Rule, ...] = (
     functions_fit_on_a_screen,
     files_fit_in_one_sitting,
     modules_say_what_they_own,
+    patterns_end_where_the_text_does,
 )
 
 
@@ -303,6 +319,10 @@ LONG_FILE = '"""Doc."""\n' + "x = 1\n" * MAX_FILE_LINES
         ),
         (files_fit_in_one_sitting, "worker/a.py", LONG_FILE),
         (modules_say_what_they_own, "worker/a.py", "import os"),
+        (patterns_end_where_the_text_does, "worker/a.py", "re.compile('^a$')"),
+        (patterns_end_where_the_text_does, "worker/a.py", "re.match(rf'{a}$', b)"),
+        (patterns_end_where_the_text_does, "worker/a.py", "re.search(rb'a$', b)"),
+        (patterns_end_where_the_text_does, "gateway/a.py", "Meta(pattern='^a$')"),
     ],
 )
 def test_rule_objects_when_broken(rule: Rule, path: str, snippet: str) -> None:
@@ -328,6 +348,7 @@ def test_rule_objects_when_broken(rule: Rule, path: str, snippet: str) -> None:
         ),
         ("worker/a.py", "class A(Struct):\n    x: dict[str, int] = {}\n    __slots__ = ('a',)"),
         ("worker/a.py", "def f():\n    x = []\n    return x"),
+        ("worker/a.py", "A = re.compile(r'costs \\$')\nB = re.compile('^a$(?!b)')\nC = '$'"),
     ],
 )
 def test_rules_leave_the_rest_alone(path: str, snippet: str) -> None:

@@ -11,10 +11,8 @@ import pytest
 from aiohttp import ClientSession, web
 
 from gateway import listener as module
-from gateway.errors import ApiError
 from gateway.listener import TOLD, Listener
 from gateway.middleware import answer_errors
-from gateway.routes import body
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -123,15 +121,6 @@ async def test_refused_connection_that_says_nothing_makes_room_soon(
     async with asyncio.timeout(10):
         assert await reader.read() == b""
     assert site.listener.count == 1
-
-
-async def test_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A 408, which SDKs do not answer with the same long upload again."""
-    monkeypatch.setattr(body, "BODY_S", 0.05)
-    with pytest.raises(ApiError) as caught:
-        await body.in_time(asyncio.Event().wait())
-    assert (caught.value.code, caught.value.status) == ("request_timeout", 408)
-    assert await body.in_time(asyncio.sleep(0, "it came")) == "it came"
 
 
 def test_gateway_asks_for_the_descriptors_that_it_may_have() -> None:

@@ -209,7 +209,7 @@ def _check_targets(settings: Settings, adapted: Set[str], layers: Mapping[str, n
 def _by_pattern(patterns: Mapping[str, float] | None, layer: str, default: float) -> float:
     """The first pattern that the whole name, or its end behind a dot, matches, as in PEFT (`get_pattern_key`)."""
     for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", layer):
+        if re.fullmatch(rf"(.*\.)?({pattern})", layer):
             return value
     return default
 

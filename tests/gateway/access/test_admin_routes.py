@@ -180,7 +180,7 @@ async def test_operator_sees_configuration_statistics_and_events(client: Client)
     stats = await call(client, "GET", "/admin/stats")
     assert stats["keys"]["required"] is True
     assert stats["keys"]["refused"]["invalid_api_key"] == 1
-    assert set(stats) == {"cache", "prefix_cache", "rate_limiting", "keys", "configuration", "performance"}
+    assert set(stats) == {"cache", "prefix_cache", "rate_limiting", "keys", "memory", "configuration", "performance"}
     assert await call(client, "GET", "/admin/workers") == {"data": []}
     assert await call(client, "POST", "/admin/cache/clear") == {
         "entries": 0,

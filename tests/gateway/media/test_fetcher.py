@@ -15,6 +15,7 @@ from gateway.media.fetcher import UNREACHABLE, Fetcher, FetchLimits
 from gateway.media.gallery import Gallery
 from gateway.media.inline import File
 from gateway.media.remote_urls import UrlRules
+from gateway.memory_account import MemoryAccount
 from gateway.schema.bounds import MAX_IMAGE_BYTES
 from gateway.schema.pictures import Picture
 from protocol.messages import Image
@@ -43,7 +44,7 @@ class Client:
 
     async def refused(self, path: str, host: str = "public.example") -> ApiError:
         with pytest.raises(ApiError) as raised:
-            async with self.gallery.collect([Picture(where="p", url=self.url(path, host))]):
+            async with self.gallery.collect([Picture(where="p", url=self.url(path, host))], MemoryAccount().open("")):
                 pass
         assert raised.value.param == "p"
         assert self.gallery.held_bytes == 0
@@ -105,7 +106,7 @@ async def test_a_file_is_taken_for_what_it_is_when_its_type_says_otherwise(
     """Bytes decide."""
     public.serve("/a", answering(PNG, headers={"Content-Type": media}))
     client = await connect()
-    async with client.gallery.collect([Picture(where="p", url=client.url("/a"))]) as album:
+    async with client.gallery.collect([Picture(where="p", url=client.url("/a"))], MemoryAccount().open("")) as album:
         assert album.images == [Image(0, hashlib.sha256(PNG).digest())]
 
 
@@ -282,11 +283,26 @@ async def test_memory_is_bounded_when_large_files_come_together(public: PublicHo
     """What is held is counted while it arrives: over the bound, a request is told to come again."""
     public.files(large_png=padded(5_000_000))
     client = await connect()
-    gallery = Gallery(remote=client.fetcher, held_bytes=4_000_000)
+    gallery, account = Gallery(remote=client.fetcher), MemoryAccount(9_000_000)
+    picture = [Picture(where="p", url=client.url("/large.png"))]
+    async with gallery.collect(picture, account.open("one")):
+        with pytest.raises(ApiError) as raised:
+            async with gallery.collect(picture, account.open("two")):
+                pass
+        assert (raised.value.status, account.held_bytes, gallery.held_bytes) == (429, 5_000_000, 5_000_000)
+    assert (account.held_bytes, account.refused) == (0, 1)
+
+
+async def test_request_is_refused_for_good_when_its_images_never_fit(public: PublicHost, connect: Connect) -> None:
+    """A 413: coming again would not help."""
+    public.files(large_png=padded(5_000_000))
+    client = await connect()
     with pytest.raises(ApiError) as raised:
-        async with gallery.collect([Picture(where="p", url=client.url("/large.png"))]):
+        async with client.gallery.collect(
+            [Picture(where="p", url=client.url("/large.png"))], MemoryAccount(6_000_000).open("")
+        ):
             pass
-    assert (raised.value.status, gallery.held_bytes) == (429, 0)
+    assert (raised.value.status, raised.value.retry_after_s) == (413, None)
 
 
 async def test_slow_servers_of_one_tenant_leave_places_for_others(public: PublicHost, connect: Connect) -> None:

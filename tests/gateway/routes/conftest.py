@@ -21,8 +21,10 @@ from gateway.dispatch.merge import merge
 from gateway.dispatch.stream import JobFailed
 from gateway.logs import TextLines
 from gateway.media.gallery import Gallery
+from gateway.memory_account import MEMORY, MemoryAccount, MemoryShare
 from gateway.middleware import MIDDLEWARES
 from gateway.routes import chat, completions, docs, models, tokenize
+from gateway.routes.parsing import PARSING, ParsingTurns
 from protocol.messages import Accepted, Delta, Job, Kind, Ready, Usage
 
 READY = Ready(
@@ -168,7 +170,13 @@ class FakePool:
 
     @asynccontextmanager
     async def run(
-        self, model: FakeModel, job: Job, buffers: Sequence[bytes] = (), *, cache_key: str | None = None
+        self,
+        model: FakeModel,
+        job: Job,
+        buffers: Sequence[bytes] = (),
+        *,
+        cache_key: str | None = None,
+        share: MemoryShare | None = None,
     ) -> AsyncIterator[FakeStream]:
         self.cache_key = cache_key
         play = Played(job=job, buffers=[*buffers], stream=FakeStream(getattr(job, "n", 1)))
@@ -206,6 +214,7 @@ async def client(
     app[POOL] = pool  # type: ignore[assignment]
     app[HTTP] = http_settings
     app[GALLERY] = Gallery(remote=None)
+    app[MEMORY], app[PARSING] = MemoryAccount(), ParsingTurns()
     for module in (chat, completions, models, tokenize, docs):
         module.setup(app)
 
