@@ -213,7 +213,7 @@ def test_tokenize_job_takes_either_shape_when_asked() -> None:
     """Text with or without special tokens, or a conversation."""
 
     def prompt(**body: Any) -> Any:
-        return decode(orjson.dumps(body), TokenizeRequest).job().prompt
+        return decode(orjson.dumps(body), TokenizeRequest).job(tenant="t").prompt
 
     assert prompt(prompt="x") == TextPrompt(text="x", add_special_tokens=True)
     assert prompt(prompt="", add_special_tokens=False) == TextPrompt(text="", add_special_tokens=False)
@@ -225,9 +225,9 @@ def test_tokenize_job_takes_either_shape_when_asked() -> None:
 def test_detokenize_job_is_refused_when_an_id_is_unknown() -> None:
     """Ids are checked against the vocabulary."""
     request = decode(b'{"tokens":[99]}', DetokenizeRequest)
-    assert request.job(READY).tokens == [99]
+    assert request.job(READY, tenant="t").tokens == [99]
     with pytest.raises(ApiError):
-        decode(b'{"tokens":[100]}', DetokenizeRequest).job(READY)
+        decode(b'{"tokens":[100]}', DetokenizeRequest).job(READY, tenant="t")
 
 
 TOOLS = [{"type": "function", "function": {"name": name, "strict": True}} for name in "fg"]
