@@ -26,10 +26,10 @@ class SlowToWarm(FakeEngine):
 
 
 class QuickToLoad(FakeEngine):
-    """Loads for three seconds."""
+    """Loads for two seconds."""
 
     def load(self) -> None:
-        time.sleep(3)
+        time.sleep(2)
 
 
 class WorksToLoad(FakeEngine):
