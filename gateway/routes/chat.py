@@ -40,6 +40,7 @@ from gateway.sse import EventStream
 from protocol.messages import Delta
 from protocol.messages import TokenLogprob as JobLogprob
 
+LARGE_BYTES = 1 << 20
 SLICE_TOKENS = 128
 """Tokens whose log-probabilities are written between two turns of the event loop."""
 
@@ -57,6 +58,9 @@ async def create(request: web.Request) -> web.StreamResponse:
     wanted, share = msgspec.structs.replace(wanted, messages=[], tools=None), request[SHARE]
     url_bytes = sum(text_memory(picture.url) for picture in shown)
     share.settle(payload_bytes(job) + url_bytes)
+    if share.held_bytes > LARGE_BYTES:
+        # Making the job of megabytes took tens of milliseconds, and sending it will.
+        await asyncio.sleep(0)
     async with request.app[GALLERY].collect(shown, share) as album:
         job = msgspec.structs.replace(job, images=album.images)
         await reserve(request, job)

@@ -2,12 +2,13 @@
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from running_pool import FAKE, RunningPool, resident_bytes, until
 
 MB = 1024 * 1024
+TALKER = "talker"
 COUNT = 60
 """Bodies at once; all of them together would take four times what may be taken."""
 GROWTH_BYTES = 300 * MB
@@ -17,9 +18,13 @@ LEFT_BYTES = 60 * MB
 
 
 @pytest.fixture
-def pool(start_pool: Callable[..., RunningPool]) -> Iterator[RunningPool]:
+def pool(start_pool: Callable[..., RunningPool]) -> RunningPool:
     """A pool of its own, whose gateway has not grown yet."""
-    return start_pool(FAKE, (*FAKE, "--model-type", "embedding", "--served-name", "encoder"))
+    talker, encoder = (*FAKE, "--served-name", TALKER), (*FAKE, "--model-type", "embedding", "--served-name", "encoder")
+    pool = start_pool(talker, encoder, healthy=False)
+    until(lambda: len(pool.get("/health").json()["models"]) == 2, what="both models are known")
+    pool.wait_healthy()
+    return pool
 
 
 def head(path: str, kind: str, size: int) -> bytes:
@@ -62,7 +67,7 @@ def test_memory_is_bounded_and_comes_back_when_many_bodies_hang(
     pool: RunningPool, path: str, kind: str, start: bytes, size: int, record: Callable[[str, object], None]
 ) -> None:
     """Who does not fit gets a 429 while sending; others are served; when all have left, so has their memory."""
-    pid, chat = pool.gateway.pid, {"max_tokens": 2, "model": "fake"}
+    pid, chat = pool.gateway.pid, {"max_tokens": 2, "model": TALKER}
     assert pool.chat(**chat).status == 200
     before = resident_bytes(pid)
     connections, refused = send_unfinished(pool, head(path, kind, size + len(start) + MB) + start, size)
@@ -89,7 +94,7 @@ def test_memory_comes_back_when_large_requests_have_ended(pool: RunningPool) -> 
         ("/v1/chat/completions", b'{"messages":[{"role":"%b","content":"a"}]}' % text),
         ("/v1/completions", b'{"prompt":[%b1]}' % (b"12345," * 1_500_000)),
     )
-    assert pool.chat(max_tokens=2, model="fake").status == 200
+    assert pool.chat(max_tokens=2, model=TALKER).status == 200
     before = resident_bytes(pool.gateway.pid)
     for path, body in bodies * 2:
         status = pool.request("POST", path, body, headers={"Content-Type": "application/json"}).status
