@@ -31,8 +31,10 @@ TOLD = 32
 """So many connections too many are heard and refused; others are closed unheard."""
 STRANGERS = 128
 """Connections without a valid key so far; others wait to be accepted until one of them is known or gone."""
+STRANGERS_TLS = 64
+"""The same over TLS, where each may take half a megabyte of buffers."""
 LEAST_STRANGERS = 8
-SETTLED_S = 1.0
+SETTLED_S = 0.5
 """Nobody who came or was answered later than this ago has to make room."""
 HANDSHAKE_S = 8.0
 AT_ONCE = 16
@@ -94,6 +96,8 @@ class Listener:
         self._strangers: dict[Place, None] = {}
         self._idle: dict[Place, None] = {}
         self._sockets: list[socket.socket] = []
+        # Accepted, and waits for room.
+        self._held: tuple[socket.socket, Any] | None = None
         self._resumption: asyncio.TimerHandle | None = None
         self._malformed_lines = budget_of_malformed()
 
@@ -123,6 +127,9 @@ class Listener:
         self._pause()
         if self._resumption is not None:
             self._resumption.cancel()
+        if self._held is not None:
+            self._held[0].close()
+            self._held = None
         while self._sockets:
             self._sockets.pop().close()
         for place in [*self._open]:
@@ -135,6 +142,8 @@ class Listener:
         self._resumption = None
         for listening in self._sockets:
             self._loop.add_reader(listening.fileno(), self._accept, listening)
+        if self._held is not None:
+            self._loop.call_soon(self._accept, self._sockets[0])
 
     def _pause(self, pause_s: float | None = None) -> None:
         for listening in self._sockets:
@@ -149,13 +158,9 @@ class Listener:
             self._resume()
 
     def _accept(self, listening: socket.socket) -> None:
-        for _ in range(AT_ONCE):
-            now = time.monotonic()
-            if (wait_s := self._make_room_for_stranger(now)) > 0:
-                self._pause(wait_s)
-                return
+        for _ in range(AT_ONCE if self._sockets else 0):
             try:
-                accepted, peer = listening.accept()
+                accepted, peer = self._held or listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -164,11 +169,25 @@ class Listener:
                 log.error("No connection can be accepted: %s", error.strerror)
                 self._pause(PAUSE_S)
                 return
-            self._admit(accepted, address_of(peer), now)
+            self._held = None
+            now, address = time.monotonic(), address_of(peer)
+            if (wait_s := self._make_room_for_stranger(address, now)) > 0:
+                self._held = accepted, peer
+                self._pause(wait_s)
+                return
+            self._admit(accepted, address, now)
 
-    def _make_room_for_stranger(self, now: float) -> float:
-        """Close whoever of too many strangers has waited longest; how long to wait where it is too early, else 0."""
-        if self.strangers < min(STRANGERS, max(LEAST_STRANGERS, self.most // 2)):
+    def _make_room_for_stranger(self, address: str, now: float) -> float:
+        """Close whoever of too many strangers has waited longest; how long to wait where it is too early, else 0.
+
+        An address that has half of their places makes room for its next one itself, however early.
+        """
+        most = min(STRANGERS if self._tls is None else STRANGERS_TLS, max(LEAST_STRANGERS, self.most // 2))
+        if self.strangers < most:
+            return 0.0
+        own = [place for place in self._strangers if place.address == address and not place.exempt]
+        if len(own) >= most // 2:
+            self._evict(own[0])
             return 0.0
         first = next(iter(self._strangers))
         if (left_s := first.since + SETTLED_S - now) > 0:

@@ -56,8 +56,8 @@ class Redaction:
 
 def _spellings(secret: str) -> set[str]:
     """A secret as it is, and as URLs, JSON and Python's `repr` write it."""
-    quoted = json.dumps(secret)[1:-1]
-    return {secret, quote(secret, safe=""), quote(secret), quoted, repr(secret)[1:-1], repr(secret.encode())[2:-1]}
+    quoted = {json.dumps(secret, ensure_ascii=plain)[1:-1] for plain in (True, False)}
+    return {secret, quote(secret, safe=""), quote(secret), *quoted, repr(secret)[1:-1], repr(secret.encode())[2:-1]}
 
 
 class TextLines(logging.Formatter):
@@ -92,12 +92,12 @@ class JsonLines(logging.Formatter):
             "time": f"{created}.{int(record.msecs):03d}Z",
             "level": record.levelname,
             "logger": record.name,
-            "message": _encodable(record.getMessage()),
+            "message": self._redact(_encodable(record.getMessage())),
         }
         line |= {name: value for name, value in _context() if value}
         line |= getattr(record, "fields", {})
         if record.exc_info:
-            line["traceback"] = _encodable(self.formatException(record.exc_info))
+            line["traceback"] = self._redact(_encodable(self.formatException(record.exc_info)))
         return self._redact(json_line(line))
 
 

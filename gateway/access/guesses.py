@@ -2,7 +2,8 @@
 
 Only the master key can be guessed: any other holds 256 random bits. So an address that has tried many different texts
 is not compared with it for a while; other keys go on to work from there. The same wrong text again is no new guess:
-a client with an old key, which comes back every second, locks nobody out.
+a client with an old key, which comes back every second, locks nobody out. Where the master key has come from before
+(a proxy that is not named as one) others who fail do not lock out its holder either: there, failures are only told.
 """
 
 import hashlib
@@ -21,6 +22,8 @@ FORGET_S = 1800.0
 """An address that was quiet for so long begins anew."""
 ADDRESSES = 4096
 """Of those that failed, the last so many are remembered."""
+TRUSTED = 256
+"""Addresses that the master key came from."""
 REMEMBERED = 16
 """Wrong texts of each."""
 IPV6_PREFIX = 64
@@ -46,6 +49,7 @@ class Guesses:
         """Failures by their reason."""
         self._clock = clock
         self._records: OrderedDict[str, Record] = OrderedDict()
+        self._trusted: OrderedDict[str, None] = OrderedDict()
         self._salt = secrets.token_bytes(16)
 
     def __len__(self) -> int:
@@ -55,6 +59,18 @@ class Guesses:
         """How long the master key will not be looked for in what comes from an address; 0 as a rule."""
         record = self._records.get(_network(address))
         return max(0.0, record.blocked_until - self._clock()) if record is not None else 0.0
+
+    def trust(self, address: str) -> None:
+        """The master key came from there: whoever else fails there does not keep it from being looked for."""
+        network = _network(address)
+        self._trusted[network] = None
+        self._trusted.move_to_end(network)
+        if len(self._trusted) > TRUSTED:
+            self._trusted.popitem(last=False)
+
+    def trusts(self, address: str) -> bool:
+        """Whether the master key has come from there."""
+        return _network(address) in self._trusted
 
     def note(self, address: str, text: str, reason: str) -> int:
         """Count a failure; answers how many that makes from there."""
