@@ -17,7 +17,8 @@ from gateway.config import BODY_BYTES, GatewayConfig, Loaded, honcho_process
 from gateway.context import ANSWERS, FETCHER, GALLERY, HTTP, LISTENER, POOL, VECTORS, HttpSettings
 from gateway.dispatch.limits import Limits
 from gateway.dispatch.pool import Pool
-from gateway.listener import Listener
+from gateway.lag import LAG, LoopLag, measure_lag
+from gateway.listener import LOOPBACK, Listener
 from gateway.media.fetcher import Fetcher
 from gateway.media.gallery import Gallery
 from gateway.media.remote_urls import UrlRules
@@ -62,7 +63,9 @@ def make_app(config: GatewayConfig, loaded: Loaded | None = None) -> web.Applica
     app[HTTP] = HttpSettings(keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s, tier=config.tier)
     limits = Limits(resume_s=config.resume_timeout_s, stall_s=config.stall_timeout_s, load_s=config.load_timeout_s)
     app[POOL] = Pool(config.run_dir, aliases=config.aliases, limits=limits, told=tracing.job_ended if tracing else None)
-    app[LISTENER] = Listener()
+    app[LISTENER] = Listener(proxies=(*LOOPBACK, *config.trusted_proxies), unread_s=2 * config.write_timeout_s)
+    app[LAG] = LoopLag()
+    app.cleanup_ctx.append(measure_lag)
     app[MEMORY] = MemoryAccount(config.body_memory_bytes)
     app[PARSING] = ParsingTurns()
     app[FETCHER] = fetcher = _fetcher(config)

@@ -14,6 +14,7 @@ import msgspec
 import yaml
 
 from gateway import settings, settings_file
+from gateway.access.strength import HOW, weakness
 from gateway.settings import SECRET, ConfigError, Setting, nearest
 from protocol.address import default_run_dir
 from protocol.values import seconds, size, switch
@@ -210,7 +211,7 @@ SETTINGS = (
         "refuse plain HTTP, unless a trusted proxy got it over HTTPS (false)",
         aliases=("EMBEDDING_REQUIRE_HTTPS",),
     ),
-    Setting("trusted_proxies", settings.networks, "addresses of proxies whose X-Forwarded-Proto counts"),
+    Setting("trusted_proxies", settings.networks, "addresses of proxies whose X-Forwarded- headers count"),
     Setting("tls_cert", settings.path, "certificate chain, to serve HTTPS"),
     Setting("tls_key", settings.path, "its private key"),
     Setting(
@@ -294,6 +295,9 @@ def _check(config: GatewayConfig) -> None:
         raise ConfigError("--body-memory: must be 64MB or more")
     if (config.tls_cert is None) != (config.tls_key is None):
         raise ConfigError("--tls-cert and --tls-key: give both, or neither")
+    guarded = config.auth and config.env == "production"
+    if guarded and config.api_key is not None and (fault := weakness(config.api_key)):
+        raise ConfigError(f"api_key: the master key {fault}; {HOW}")
     if config.require_https and config.tls_cert is None and not config.trusted_proxies:
         raise ConfigError("--require-https: nobody could connect; give --tls-cert and --tls-key, or --trusted-proxies")
 

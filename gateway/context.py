@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gateway.dispatch.pool import Pool
     from gateway.events import Events
     from gateway.listener import Listener
+    from gateway.logs import Redaction
     from gateway.media.fetcher import Fetcher
     from gateway.media.gallery import Gallery
     from gateway.vectors import VectorCache
@@ -83,4 +84,6 @@ CUSTODY: web.AppKey["Custody"] = web.AppKey("custody")
 ANSWERS: web.AppKey[Counter[tuple[str, str, int]]] = web.AppKey("answers", Counter)
 """Counts by route, method and status."""
 EVENTS: web.AppKey["Events"] = web.AppKey("events")
+REDACT: web.AppKey["Redaction"] = web.AppKey("redact")
+"""Takes keys out of a text."""
 LOADED: web.AppKey["Loaded"] = web.AppKey("loaded")

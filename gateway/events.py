@@ -2,6 +2,7 @@
 
 import logging
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -26,8 +27,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 class Events(logging.Handler):
     """A ring of the last events. As a handler of the logger `gateway` it hears of everything there."""
 
-    def __init__(self) -> None:
+    def __init__(self, redact: Callable[[str], str] = masked) -> None:
         super().__init__(logging.INFO)
+        self._redact = redact
         self._ring: deque[Event] = deque(maxlen=KEPT)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -39,7 +41,7 @@ class Events(logging.Handler):
                 time=record.created,
                 level=record.levelname.lower(),
                 source=record.name,
-                message=masked(record.getMessage())[:1000],
+                message=self._redact(record.getMessage())[:1000],
                 request_id=REQUEST.get(),
             )
         )

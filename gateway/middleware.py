@@ -9,19 +9,25 @@ from types import MappingProxyType
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
+from aiohttp.web_protocol import RequestPayloadError
 
+from gateway.access.connection import client_address
 from gateway.access.gate import guard
-from gateway.context import ANSWERS, GENERATED, REQUEST_ID
+from gateway.access.keys import masked
+from gateway.context import ANSWERS, GENERATED, REDACT, REQUEST_ID
 from gateway.dispatch.stream import JobFailed
 from gateway.errors import ApiError
-from gateway.listener import Connection
-from gateway.logs import REQUEST
+from gateway.http_connection import of_request, respond
+from gateway.logs import CLIENT, REQUEST
 from gateway.memory_account import account_memory
-from gateway.openapi import ROUTES
+from gateway.openapi import ROUTES, Operation
 
 CLIENT_LEFT = 499
 """Logged, never sent: the client was gone before its answer was."""
 
+PATH_CHARS = 200
+PARTS = 6
+_PLAIN = re.compile(r"[A-Za-z0-9._-]{0,16}")
 _LEGAL_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HTTP_CODES = MappingProxyType(
     {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
@@ -32,13 +38,15 @@ logger = logging.getLogger(__name__)
 
 @web.middleware
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request an id and the answer its time; log both ends. Never looks at query, headers or body."""
-    request_id = request[REQUEST_ID] = _request_id(request.headers.get("X-Request-ID"))
+    """Give the request an id and the answer its time; log both ends, without query, headers or body."""
+    request_id = request[REQUEST_ID] = _request_id(request)
     token = REQUEST.set(request_id)
-    line = f"{request.method} {request.rel_url.raw_path[:200]}"
+    client = client_address(request)
+    client_token = CLIENT.set(client)
     started = time.perf_counter()
     status = CLIENT_LEFT
     operation = request.app[ROUTES].get(request.match_info.route)
+    line = f"{request.method} {_safe_path(request, operation)}"
     level = logging.DEBUG if operation is not None and operation.quiet else logging.INFO
     logger.log(level, "Request started: %s", line, extra={"fields": {"method": request.method}})
     try:
@@ -62,20 +70,21 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         logger.log(
             level, "Request completed: %s status=%d duration=%.3fs", line, status, duration_s, extra={"fields": fields}
         )
+        CLIENT.reset(client_token)
         REQUEST.reset(token)
 
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever a handler raises into the one shape of errors. Cancellation and lost connections pass."""
-    connection = request.protocol
+    connection = of_request(request)
     try:
-        if isinstance(connection, Connection):
+        if connection is not None:
             connection.asked()
-            if connection.refused:
+            if connection.place.refused:
                 raise ApiError("too_many_connections")
         if hdrs.CONTENT_ENCODING in request.headers:
-            # aiohttp would unpack it, and a small body can hold a very large one.
+            # A small body can hold a very large one.
             raise ApiError("unsupported_media_type", "Request bodies with a 'Content-Encoding' are not accepted.")
         return await handler(request)
     except ApiError as error:
@@ -84,6 +93,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return _refusal(ApiError.of_job(failure))
     except web.HTTPException as error:
         return _http_refusal(request, error)
+    except RequestPayloadError:
+        return _refusal(ApiError("invalid_request", "The request body is malformed."))
     except (asyncio.CancelledError, ConnectionError):
         raise
     except Exception:
@@ -105,9 +116,7 @@ def _refusal(error: ApiError) -> web.Response:
         error.error_id,
         f" ({error.detail})" if error.detail else "",
     )
-    return web.Response(
-        body=error.body(), status=error.status, content_type="application/json", headers=error.headers()
-    )
+    return respond(error)
 
 
 def _http_refusal(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
@@ -143,5 +152,17 @@ def _report_generation(request: web.Request, duration_s: float) -> None:
     )
 
 
-def _request_id(given: str | None) -> str:
-    return given if given is not None and _LEGAL_ID.fullmatch(given) else str(uuid.uuid4())
+def _request_id(request: web.Request) -> str:
+    """The id that came with a request, if it is a legal one and no key; else a new one."""
+    given = request.headers.get("X-Request-ID", "")
+    legal = _LEGAL_ID.fullmatch(given) and request.app.get(REDACT, masked)(given) == given
+    return given if legal else str(uuid.uuid4())
+
+
+def _safe_path(request: web.Request, operation: Operation | None) -> str:
+    """The path of a request for the log: of what a client has chosen itself nothing that could be part of a key."""
+    resource = request.match_info.route.resource
+    if operation is not None and resource is not None:
+        return resource.canonical
+    parts = request.app.get(REDACT, masked)(request.rel_url.path[:PATH_CHARS]).split("/")
+    return "/".join(part if _PLAIN.fullmatch(part) else "…" for part in parts[:PARTS]) + "/…" * (len(parts) > PARTS)

@@ -12,6 +12,7 @@ from aiohttp.web_urldispatcher import AbstractRoute
 
 from gateway.access.record import METERED, OPEN
 from gateway.errors import TABLE
+from gateway.http_connection import expect_permission
 from gateway.schema.base import Answer, Request
 from gateway.schema.bounds import MAX_IMAGES
 from gateway.schema.error import ErrorBody
@@ -96,7 +97,7 @@ def mount(app: web.Application, operations: tuple[Operation, ...]) -> None:
         resource = app.router.add_resource(operation.path)
         methods = (hdrs.METH_HEAD, hdrs.METH_GET) if operation.method == hdrs.METH_GET else (operation.method,)
         for method in methods:
-            routes[resource.add_route(method, operation.handler)] = operation
+            routes[resource.add_route(method, operation.handler, expect_handler=expect_permission)] = operation
 
 
 def document(operations: list[Operation], *, title: str, version: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a request came: to which host, over what, from which web page. Asked of every route, before any key."""
+"""How a request came: from whom, to which host, over what, from which web page. Asked before any key."""
 
 import ipaddress
 from dataclasses import dataclass, field
@@ -10,6 +10,9 @@ from gateway.errors import ApiError
 from gateway.settings import Network
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+HOPS = 32
+"""Proxies of a chain that are looked at."""
+_PORTS = MappingProxyType({"http": "80", "https": "443"})
 _SAFE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 _PREFLIGHT = MappingProxyType(
     {
@@ -46,9 +49,11 @@ class Connections:
             raise ApiError("misdirected_request")
         if self.https and not self._secure(request):
             raise ApiError("https_required")
-        origin = request.headers.get(hdrs.ORIGIN)
-        if origin and request.method not in _SAFE and not self._welcome(request, origin):
-            raise ApiError("origin_not_allowed")
+        if request.method not in _SAFE:
+            origin = request.headers.get(hdrs.ORIGIN)
+            foreign = not origin and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+            if foreign or (origin and not self._welcome(request, origin)):
+                raise ApiError("origin_not_allowed")
 
     def preflight(self, request: web.Request) -> web.Response | None:
         """The answer to a browser that asks first; None where this is no such question, or the answer is no."""
@@ -73,22 +78,76 @@ class Connections:
         return origin in self.origins or "*" in self.origins
 
     def _welcome(self, request: web.Request, origin: str) -> bool:
-        own = _name(origin.partition("://")[2]) == _name(request.headers.get(hdrs.HOST, ""))
+        site = request.headers.get("Sec-Fetch-Site")
+        if site is not None:
+            # What the browser says of the page and this server: whatever stands between can't have changed the port.
+            own = site == "same-origin"
+        else:
+            scheme, _, place = origin.partition("://")
+            port = _PORTS.get(scheme, "")
+            own = bool(place) and _place(place, port) == _place(request.headers.get(hdrs.HOST, ""), port)
         return own or self._listed(origin)
 
     def _secure(self, request: web.Request) -> bool:
         if request.secure:
             return True
         said = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
-        return said == "https" and self._trusted(request)
+        return said == "https" and self._trusts(peer_address(request))
 
-    def _trusted(self, request: web.Request) -> bool:
-        peer = request.transport.get_extra_info("peername") if request.transport else None
-        try:
-            address = ipaddress.ip_address(peer[0]) if peer else None
-        except ValueError:
-            return False
-        return address is not None and any(address in network for network in self.proxies)
+    def _trusts(self, address: str) -> bool:
+        found = _parse(address)
+        return found is not None and any(found in network for network in self.proxies)
+
+    def find_client(self, request: web.Request) -> str:
+        """The address that a request comes from: the last one that no proxy in `proxies` has."""
+        address = peer_address(request)
+        if not self.proxies or not self._trusts(address):
+            return address
+        chain = ",".join(request.headers.getall("X-Forwarded-For", ())).split(",")
+        for hop in reversed(chain[-HOPS:]):
+            found = _parse(_without_port(hop.strip()))
+            if found is None:
+                break
+            address = str(found)
+            if not self._trusts(address):
+                break
+        return address
+
+
+CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections", Connections)
+_NOBODY = Connections()
+
+
+def client_address(request: web.Request) -> str:
+    """The address of a request's client, as far as it can be trusted; `local` where it has none."""
+    return request.app.get(CONNECTIONS, _NOBODY).find_client(request)
+
+
+def peer_address(request: web.BaseRequest) -> str:
+    """The address of the other end of a request's connection."""
+    peer = request.transport.get_extra_info("peername") if request.transport else None
+    return str(_parse(peer[0]) or "local") if isinstance(peer, tuple) else "local"
+
+
+def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        found = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def _without_port(hop: str) -> str:
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop
+
+
+def _place(host: str, port: str) -> tuple[str, str]:
+    """A host in lower case, and its port, or the one given."""
+    name = _name(host)
+    rest = host.rpartition("]")[2] if host.startswith("[") else host
+    return name, rest.rpartition(":")[2] if rest.count(":") == 1 else port
 
 
 def _name(host: str) -> str:

@@ -4,6 +4,7 @@ Decided by the route object that the request was resolved to, never by its path;
 """
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,14 +14,17 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from gateway.access.connection import Connections
+from gateway.access.connection import Connections, client_address
+from gateway.access.guesses import Guesses
 from gateway.access.keyring import ANYBODY, Caller, Keyring
 from gateway.access.limits import Left
 from gateway.access.meter import Meter, Refused, Reservation
-from gateway.access.record import METERED, OPEN
+from gateway.access.record import MASTER, METERED, OPEN
 from gateway.access.usage import Usage
 from gateway.context import GENERATED
 from gateway.errors import ApiError
+from gateway.http_connection import invite_body, of_request
+from gateway.logs import LineBudget
 from gateway.openapi import ROUTES
 from gateway.sse import is_gone
 
@@ -28,6 +32,11 @@ if TYPE_CHECKING:
     from gateway.access.shared import Place, SharedLimits, Verdict
     from gateway.openapi import Operation
 
+log = logging.getLogger(__name__)
+
+_REASONS = MappingProxyType(
+    {"invalid": "not known", "revoked": "revoked", "expired": "expired", "blocked": "one of too many"}
+)
 _REFUSALS = MappingProxyType({"invalid": "invalid_api_key", "revoked": "invalid_api_key", "expired": "expired_api_key"})
 
 
@@ -54,19 +63,45 @@ class Gate:
         self.clock_ns = clock_ns
         self.refused: Counter[str] = Counter()
         """How often each error code was the answer here."""
+        self.guesses = Guesses(lambda: clock_ns() / 1e9)
         self._wall = wall
+        self._login_lines = LineBudget(burst=20, period_s=1.0)
 
     def identify(self, request: web.Request) -> Caller:
         """Who holds the key of a request. Raises `ApiError` (401; 503 where nobody can know yet)."""
         text = _key_of(request)
         if text is None:
             raise self._refusal("missing_api_key")
-        found = self.keyring.find(text, self._wall())
+        # Where nobody has failed lately there is nothing to look up.
+        wait_s = self.guesses.wait_s(client_address(request)) if self.guesses else 0.0
+        apart = bool(wait_s) and not self.guesses.trusts(client_address(request))
+        found = self.keyring.find_issued(text, self._wall()) if apart else self.keyring.find(text, self._wall())
         if isinstance(found, Caller):
+            if found.id == MASTER:
+                self.guesses.trust(client_address(request))
             return found
         if found == "unavailable":
             raise self._refusal("keys_unavailable")
+        blocked = bool(wait_s) and found == "invalid"
+        self._note_failure(client_address(request), text, "blocked" if blocked else found)
+        if blocked:
+            words = f"Too many wrong API keys came from this address. Try again in {wait_s:.3f} s."
+            raise self._refusal("rate_limit_exceeded", words, retry_after_s=wait_s)
         raise self._refusal(_REFUSALS[found], "The API key has been revoked." if found == "revoked" else None)
+
+    def recognize(self, request: web.Request) -> Caller | None:
+        """Who asks for an open route; None for whoever has no key that is good for anything."""
+        if not self.auth:
+            return ANYBODY
+        try:
+            return self.identify(request)
+        except ApiError:
+            return None
+
+    def _note_failure(self, address: str, text: str, reason: str) -> None:
+        count = self.guesses.note(address, text, reason)
+        if count & (count - 1) == 0 and (skipped := self._login_lines.take()) is not None:
+            log.warning("Failed login %d from %s: the key is %s%s", count, address, _REASONS[reason], skipped)
 
     def permit(self, caller: Caller, operation: "Operation | None") -> None:
         """Raises `ApiError` (403) where the route asks for more than `caller` has."""
@@ -187,22 +222,28 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return answer
     gate.connections.check(request)
     operation = request.app[ROUTES].get(request.match_info.route)
+    if not gate.auth:
+        _vouch(request)
     if not gate.auth or (operation is not None and OPEN in operation.access):
         request[CALLER] = ANYBODY
+        await invite_body(request)
         return await handler(request)
     caller = request[CALLER] = gate.identify(request)
+    _vouch(request)
     if request.match_info.http_exception is not None:
         # No such route: the handler says so, to those who may know.
         return await handler(request)
     gate.permit(caller, operation)
     if operation is None or METERED.isdisjoint(operation.access):
         gate.usage.count(caller.id)
+        await invite_body(request)
         return await handler(request)
     ticket = request[TICKET] = Ticket(gate, caller)
     left = failed = False
     delivered = True
     try:
         await ticket.begin()
+        await invite_body(request)
         response = await handler(request)
         if GENERATED in request and not response.prepared and is_gone(request):
             left, delivered = True, False
@@ -216,6 +257,13 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     finally:
         generated = request.get(GENERATED)
         ticket.end(generated.spent(left=left, delivered=delivered) if generated and not failed else 0)
+
+
+def _vouch(request: web.Request) -> None:
+    """Whoever may ask is no stranger to the listener."""
+    connection = of_request(request)
+    if connection is not None:
+        connection.vouch()
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

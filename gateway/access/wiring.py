@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.access.audit import close_audit, open_audit
-from gateway.access.connection import LOCAL_NAMES, Connections
+from gateway.access.connection import CONNECTIONS, LOCAL_NAMES, Connections
 from gateway.access.custody import Custody
 from gateway.access.gate import GATE, Gate, add_headers
 from gateway.access.keyring import Keyring
 from gateway.access.record import UNLIMITED, Limits
+from gateway.access.strength import HOW, weakness
 from gateway.access.usage import Usage
 from gateway.config import GatewayConfig, Loaded
-from gateway.context import CUSTODY, EVENTS, LOADED
+from gateway.context import CUSTODY, EVENTS, LOADED, REDACT
 from gateway.events import Events
+from gateway.logs import Redaction
 from gateway.settings import ConfigError
 
 if TYPE_CHECKING:
@@ -30,9 +32,11 @@ def guard_application(app: web.Application, loaded: Loaded) -> None:
     config = loaded.config
     usage, keyring = Usage(_limits(config)), Keyring(config.api_key)
     app[LOADED] = loaded
-    app[EVENTS] = Events()
+    app[REDACT] = Redaction(config.api_key)
+    app[EVENTS] = Events(app[REDACT])
+    app[CONNECTIONS] = connections = _connections(config)
     shared = _shared(config)
-    app[GATE] = Gate(auth=config.auth, keyring=keyring, usage=usage, connections=_connections(config), shared=shared)
+    app[GATE] = Gate(auth=config.auth, keyring=keyring, usage=usage, connections=connections, shared=shared)
     app[CUSTODY] = Custody(config.data_dir, keyring, usage)
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(_listen)
@@ -90,7 +94,7 @@ async def _listen(app: web.Application) -> AsyncIterator[None]:
     logger.addHandler(app[EVENTS])
     audit_file = None
     try:
-        audit_file = open_audit(app[LOADED].config.data_dir)
+        audit_file = open_audit(app[LOADED].config.data_dir, app[REDACT])
     except OSError as error:
         log.error("The audit log can't be written: %s; acts are noted in this log alone", error)
     yield
@@ -102,6 +106,9 @@ async def _listen(app: web.Application) -> AsyncIterator[None]:
 async def _keys(app: web.Application) -> AsyncIterator[None]:
     await app[CUSTODY].start()
     keyring = app[GATE].keyring
+    master = app[LOADED].config.api_key
+    if master is not None and (fault := weakness(master)):
+        log.warning("The master key %s; %s", fault, HOW)
     if not app[GATE].auth:
         log.info("Keys are not asked for: any will do, such as dev-%s", secrets.token_hex(8))
     elif keyring.loaded and not len(keyring) and not keyring.has_master:

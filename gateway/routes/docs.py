@@ -3,6 +3,8 @@
 No page loads anything from elsewhere. The content security policy guarantees it: ReDoc's bundle would fetch a logo.
 """
 
+import mimetypes
+from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +16,10 @@ from gateway.access.record import OPEN
 from gateway.openapi import OPERATIONS as MOUNTED
 from gateway.openapi import Operation, document, mount
 
-DOCUMENT: web.AppKey[bytes] = web.AppKey("document", bytes)
+DOCUMENT = "openapi.json"
+FILES: web.AppKey[dict[str, bytes]] = web.AppKey("files", dict)
+"""By name."""
+PIECE_BYTES = 16 * 1024
 PAGES = Path(__file__).parent.parent / "static" / "docs"
 ASSETS = frozenset(
     {
@@ -39,32 +44,48 @@ HEADERS = MappingProxyType(
 
 async def openapi(request: web.Request) -> web.Response:
     """The OpenAPI document of every route that was mounted."""
-    return web.Response(body=request.app[DOCUMENT], content_type="application/json")
+    return _send(request, DOCUMENT, {hdrs.CONTENT_TYPE: "application/json"})
 
 
 async def write_document(app: web.Application) -> None:
     """Make the document once, when all routes are there."""
-    app[DOCUMENT] = orjson.dumps(document(app[MOUNTED], title="MLX pool", version=_version()))
+    app[FILES][DOCUMENT] = orjson.dumps(document(app[MOUNTED], title="MLX pool", version=_version()))
 
 
-async def swagger(_request: web.Request) -> web.FileResponse:
+async def swagger(request: web.Request) -> web.Response:
     """Swagger UI."""
-    return web.FileResponse(PAGES / "swagger.html", headers=HEADERS)
+    return _send(request, "swagger.html", HEADERS)
 
 
-async def redoc(_request: web.Request) -> web.FileResponse:
+async def redoc(request: web.Request) -> web.Response:
     """ReDoc."""
-    return web.FileResponse(PAGES / "redoc.html", headers=HEADERS)
+    return _send(request, "redoc.html", HEADERS)
 
 
-async def asset(request: web.Request) -> web.FileResponse:
+async def asset(request: web.Request) -> web.Response:
     """A script or style of these pages; names come from a closed list."""
     name = request.match_info["name"]
     if name not in ASSETS:
         raise web.HTTPNotFound
-    return web.FileResponse(
-        PAGES / name, headers={"Cache-Control": "max-age=86400", "X-Content-Type-Options": "nosniff"}
-    )
+    return _send(request, name, {"Cache-Control": "max-age=86400", "X-Content-Type-Options": "nosniff"})
+
+
+def _send(request: web.Request, name: str, headers: Mapping[str, str]) -> web.Response:
+    """A file, piece by piece as its reader takes it: strangers may ask for it, and not read it.
+
+    From memory: a file that is open while nobody reads takes a descriptor.
+    """
+    data = request.app[FILES][name]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(data), PIECE_BYTES):
+            yield data[at : at + PIECE_BYTES]
+            await request.writer.drain()
+
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    kind = f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+    given = {hdrs.CONTENT_TYPE: kind, hdrs.CONTENT_LENGTH: str(len(data)), **headers}
+    return web.Response(body=pieces(), headers=given)
 
 
 def _version() -> str:
@@ -87,5 +108,6 @@ OPERATIONS = tuple(
 
 def setup(app: web.Application) -> None:
     """Add the routes of this module."""
+    app[FILES] = {name: (PAGES / name).read_bytes() for name in (*ASSETS, "swagger.html", "redoc.html")}
     mount(app, OPERATIONS)
     app.on_startup.append(write_document)

@@ -5,17 +5,21 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
+from gateway.access.gate import GATE
 from gateway.access.record import OPEN
 from gateway.context import POOL
 from gateway.errors import ApiError
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer
-from gateway.schema.health import Alive, Health, Memory, ModelHealth
+from gateway.routes.caller import allowed
+from gateway.schema.health import Alive, Health, HealthSummary, Memory, ModelHealth
 from protocol.messages import Kind, State
 
 if TYPE_CHECKING:
     from gateway.dispatch.model import Model
 
+SEEING = ("models", "admin")
+"""Permissions that let a key see more than whether the pool is well."""
 STARTED: web.AppKey[float] = web.AppKey("started", float)
 
 
@@ -25,8 +29,13 @@ async def ping(_request: web.Request) -> web.Response:
 
 
 async def pool(request: web.Request) -> web.Response:
-    """200 if every model is up, else 503; the same body either way."""
-    models = [_model(model) for model in request.app[POOL].models()]
+    """200 if every model is up, else 503; the same body either way. Strangers learn no more than that."""
+    served = request.app[POOL].models()
+    caller = request.app[GATE].recognize(request)
+    if caller is None or not caller.may(*SEEING):
+        healthy = bool(served) and all(model.state == State.READY for model in served)
+        return answer(HealthSummary(status="ok", models_healthy=healthy), status=200 if healthy else 503)
+    models = [_model(model) for model in served if caller.may_use(model.name, model.source, *model.aliases)]
     first = next((model for model in models if model.kind == Kind.CHAT), models[0] if models else None)
     healthy = bool(models) and all(model.healthy for model in models)
     body = Health(
@@ -48,7 +57,7 @@ async def one(request: web.Request) -> web.Response:
     """200 if the model is up, else 503."""
     wanted = request.match_info["model"]
     for model in request.app[POOL].models():
-        if wanted in (model.name, model.source, *model.aliases):
+        if wanted in (model.name, model.source, *model.aliases) and allowed(request, model):
             found = _model(model)
             return answer(found, status=200 if found.healthy else 503)
     raise ApiError("model_not_found", "There is no such model.", "model")
@@ -97,14 +106,14 @@ OPERATIONS = tuple(
         answer=kind,
         errors=errors,
         quiet=True,
-        access=(OPEN,),
+        access=access,
     )
-    for path, handler, summary, kind, errors in (
-        ("/ping", ping, "Liveness", Alive, ()),
-        ("/health", pool, "All models", Health, ()),
-        ("/health/live", ping, "Liveness", Alive, ()),
-        ("/health/ready", pool, "Readiness", Health, ()),
-        ("/health/{model:.+}", one, "One model", ModelHealth, ("model_not_found",)),
+    for path, handler, summary, kind, errors, access in (
+        ("/ping", ping, "Liveness", Alive, (), (OPEN,)),
+        ("/health", pool, "All models; without a key, status and models_healthy alone", Health, (), (OPEN,)),
+        ("/health/live", ping, "Liveness", Alive, (), (OPEN,)),
+        ("/health/ready", pool, "Readiness, as /health", Health, (), (OPEN,)),
+        ("/health/{model:.+}", one, "One model", ModelHealth, ("model_not_found",), SEEING),
     )
 )
 

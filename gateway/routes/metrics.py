@@ -12,15 +12,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from gateway.access.custody import Custody
-from gateway.access.gate import GATE, Gate
+from gateway.access.gate import CALLER, GATE, Gate
 from gateway.context import ANSWERS, CUSTODY, FETCHER, GALLERY, LISTENER, POOL, VECTORS
 from gateway.dispatch.stats import Snapshot
 from gateway.dispatch.steps import Steps
+from gateway.lag import LAG, LoopLag
 from gateway.listener import Listener
 from gateway.media.fetcher import Fetcher
 from gateway.media.gallery import Gallery
 from gateway.memory_account import MEMORY, MemoryAccount
 from gateway.openapi import Operation, mount
+from gateway.routes.caller import allowed
 from gateway.vectors import VectorCache
 
 WORKER_GAUGES = (
@@ -62,9 +64,30 @@ class _Counts(Collector):
             yield from _cached(vectors)
         yield from _access(app[GATE], app[CUSTODY], app[ANSWERS])
         yield from _connections(app[LISTENER])
+        yield from _lag(app[LAG])
+
+
+def _lag(lag: LoopLag) -> Iterator[Metric]:
+    held = HistogramMetricFamily("pool_event_loop_lag_seconds", "How much later than asked the event loop called back.")
+    held.add_metric([], lag.buckets(), lag.total_s)
+    yield held
+    longest = "The longest of these of the last minute."
+    yield GaugeMetricFamily("pool_event_loop_lag_longest_seconds", longest, value=lag.recent_s)
 
 
 def _connections(listener: Listener) -> Iterator[Metric]:
+    strangers = "Connections over which no valid key has come yet."
+    yield GaugeMetricFamily("pool_connections_strangers", strangers, value=listener.strangers)
+    evicted = "Idle connections that were closed to make room for others."
+    yield CounterMetricFamily("pool_connections_evicted", evicted, value=listener.evictions)
+    handshakes = CounterMetricFamily("pool_failed_handshakes", "TLS handshakes that did not end.", labels=["reason"])
+    for reason, count in listener.failed_handshakes.items():
+        handshakes.add_metric([reason], count)
+    yield handshakes
+    malformed = CounterMetricFamily("pool_malformed_requests", "Requests that were no HTTP.", labels=["kind"])
+    for kind, count in listener.malformed.items():
+        malformed.add_metric([kind], count)
+    yield malformed
     yield GaugeMetricFamily("pool_connections", "Connections of clients that are open.", value=listener.count)
     yield GaugeMetricFamily("pool_connections_most", "Connections that there is room for.", value=listener.most)
     refused = "Connections that were closed because there were too many."
@@ -175,6 +198,10 @@ def _access(gate: Gate, custody: Custody, answers: Counter[tuple[str, str, int]]
     for code, count in gate.refused.items():
         refused.add_metric([code], count)
     yield refused
+    failed = CounterMetricFamily("pool_failed_logins", "Requests with a key that opens nothing.", labels=["reason"])
+    for reason, count in gate.guesses.counts.items():
+        failed.add_metric([reason], count)
+    yield failed
     yield GaugeMetricFamily("pool_keys", "API keys, revoked ones too.", value=len(gate.keyring))
     yield GaugeMetricFamily(
         "pool_key_database_up", "1 if the key database works.", value=float(custody.trouble is None)
@@ -189,9 +216,28 @@ def _access(gate: Gate, custody: Custody, answers: Counter[tuple[str, str, int]]
 REGISTRY: web.AppKey[CollectorRegistry] = web.AppKey("registry", CollectorRegistry)
 
 
+class _Own(Collector):
+    """What another collector has to say of some models, and nothing else."""
+
+    def __init__(self, whole: Collector, names: frozenset[str]) -> None:
+        self._whole = whole
+        self._names = names
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._whole.collect():
+            metric.samples = [sample for sample in metric.samples if sample.labels.get("model") in self._names]
+            if metric.samples:
+                yield metric
+
+
 async def metrics(request: web.Request) -> web.Response:
-    """Everything, in Prometheus' text format."""
-    text = generate_latest(request.app[POOL].registry) + generate_latest(request.app[REGISTRY])
+    """Everything, in Prometheus' text format; to a key that is limited to some models, what concerns those."""
+    sources: tuple[Collector, ...] = (request.app[POOL].registry, request.app[REGISTRY])
+    if request[CALLER].models:
+        every = (variant for model in request.app[POOL].models() for variant in model.variants)
+        names = frozenset(model.name for model in every if allowed(request, model))
+        sources = tuple(_Own(source, names) for source in sources)
+    text = b"".join(generate_latest(source) for source in sources)
     return web.Response(body=text, headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4; charset=utf-8"})
 
 

@@ -72,9 +72,12 @@ def convert(raw: dict[str, Any], kind: type[R], *, beside: Mapping[str, Any] | N
 def read_option(text: str, kind: Any, where: str) -> Any:
     """A field that was given as text, in a header or a query. Raises `ApiError` with `where` as `param`."""
     try:
+        text.encode()
         return msgspec.convert(text, kind, strict=False)
     except msgspec.ValidationError as error:
         raise invalid(_explain(f"{error} - at `$.{where}`").message, where) from None
+    except ValueError:  # more digits than Python reads, or bytes that are no UTF-8
+        raise invalid(f"Invalid value for '{where}'.", where) from None
 
 
 def parse(body: bytes) -> dict[str, Any]:

@@ -46,6 +46,13 @@ class Health(Answer, frozen=True, kw_only=True):
     models: list[ModelHealth]
 
 
+class HealthSummary(Answer, frozen=True, kw_only=True):
+    """The pool, as strangers see it."""
+
+    status: str
+    models_healthy: bool
+
+
 class Alive(Answer, frozen=True, kw_only=True):
     """The gateway answers."""
 

@@ -12,7 +12,7 @@ from running_pool import RunningPool, children, until
 
 pytestmark = pytest.mark.mlx
 
-MASTER = "master-key-of-the-tests"
+MASTER = "quince-71-harbour-velvet-orbit"
 PRODUCTION = {"POOL_ENV": "production", "POOL_API_KEY": MASTER, "POOL_RATE_LIMIT_ENABLED": "false"}
 TOKENS = 900
 BLOCKS = TOKENS // 128

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 from aiohttp import ClientSession, web
 
-from gateway import listener as module
+from gateway import http_connection
 from gateway.listener import TOLD, Listener
 from gateway.middleware import answer_errors
 
@@ -100,7 +100,7 @@ async def test_connection_is_closed_when_its_first_request_does_not_come(
     site: Site, said: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever only connects does not stay; who has asked once may ask again much later."""
-    monkeypatch.setattr(module, "FIRST_REQUEST_S", 0.1)
+    monkeypatch.setattr(http_connection, "FIRST_REQUEST_S", 0.1)
     reader, writer = await site.connect()
     regular = await site.connect()
     assert await site.ask(regular) == (200, b"ok")
@@ -114,7 +114,7 @@ async def test_refused_connection_that_says_nothing_makes_room_soon(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or idle ones would keep others from being told."""
-    monkeypatch.setattr(module, "REFUSAL_S", 0.1)
+    monkeypatch.setattr(http_connection, "REFUSAL_S", 0.1)
     site.listener.most = 1
     await site.connect()
     reader, _ = await site.connect()
@@ -137,7 +137,7 @@ async def test_new_client_is_served_when_another_holds_all_idle_places(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An unmodified HTTP client gets its answer once the silent ones' time is over."""
-    monkeypatch.setattr(module, "FIRST_REQUEST_S", 0.2)
+    monkeypatch.setattr(http_connection, "FIRST_REQUEST_S", 0.2)
     site.listener.most = 4
     for _ in range(4):
         await site.connect()

@@ -7,7 +7,7 @@ import sys
 from key_traces import shown
 from running_pool import ROOT, RunningPool
 
-MASTER = shown("master-key-of-the-tests")
+MASTER = shown("quince-71-harbour-velvet-orbit")
 PRODUCTION = {"POOL_ENV": "production", "POOL_API_KEY": MASTER}
 
 

@@ -16,7 +16,7 @@ from gateway.access.record import METERED, OPEN, PERMISSIONS, Limits
 from gateway.openapi import OPERATIONS, ROUTES, Operation
 
 OPEN_PATHS = {
-    "/ping", "/health", "/health/live", "/health/ready", "/health/{model}",
+    "/ping", "/health", "/health/live", "/health/ready",
     "/docs", "/redoc", "/openapi.json", "/docs/assets/{name}",
 }  # fmt: skip
 

@@ -118,10 +118,11 @@ async def test_lines_have_the_agreed_form_when_a_request_passes(client: Any, log
     mine = [line for line in log.lines if "req-123" in line]
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| INFO \| "
     patterns = [
-        stamp + r"Request started: POST /v1/chat/completions \[request_id=req-123\]",
+        stamp + r"Request started: POST /v1/chat/completions \[request_id=req-123\] \[client=127\.0\.0\.1\]",
         stamp + r"Generation ended: text model=small tokens=2 words=2 chars=11 time=\d+\.\d\ds tps=\d+\.\d\d"
-        r" \[request_id=req-123\]",
-        stamp + r"Request completed: POST /v1/chat/completions status=200 duration=\d+\.\d{3}s \[request_id=req-123\]",
+        r" \[request_id=req-123\] \[client=127\.0\.0\.1\]",
+        stamp + r"Request completed: POST /v1/chat/completions status=200 duration=\d+\.\d{3}s \[request_id=req-123\]"
+        r" \[client=127\.0\.0\.1\]",
     ]
     assert len(mine) == len(patterns)
     for line, pattern in zip(mine, patterns, strict=True):
@@ -203,4 +204,4 @@ async def test_ids_do_not_mix_when_requests_overlap(client: Any, pool: Any, log:
     pool.script = together
     await asyncio.gather(*(client.post(CHAT, json=BODY, headers={"X-Request-ID": name}) for name in ("one", "two")))
     for name in ("one", "two"):
-        assert len([line for line in log.lines if line.endswith(f"[request_id={name}]")]) == 3
+        assert len([line for line in log.lines if f"[request_id={name}]" in line]) == 3
