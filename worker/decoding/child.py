@@ -54,12 +54,14 @@ def _decode(request: Decode, file: bytes) -> tuple[Decoded, bytes]:
 
 
 def _watch_memory(at_work: threading.Event, most_bytes: int) -> None:
-    """End the process when it holds too much: systems other than Linux enforce no bound."""
-    # Peak resident size: kilobytes on Linux, bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
+    """End the process when it holds too much, where the system enforces no bound (macOS).
+
+    Not on Linux: there a process starts with the peak of the one that it was forked from, an engine's gigabytes.
+    """
     pause = threading.Event()
     while at_work.wait():
-        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit > most_bytes:
+        # Bytes on macOS.
+        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > most_bytes:
             os._exit(TOO_MUCH_MEMORY)
         pause.wait(WATCH_S)
 
@@ -73,14 +75,15 @@ def main() -> None:
     os.nice(nice)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+    at_work = threading.Event()
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+    else:
+        threading.Thread(target=_watch_memory, args=(at_work, most_bytes), name="memory", daemon=True).start()
     # An interrupt at a terminal is for the engine, whose end is ours.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     warnings.simplefilter("ignore")
-    at_work = threading.Event()
-    threading.Thread(target=_watch_memory, args=(at_work, most_bytes), name="memory", daemon=True).start()
     connection = socket.socket(fileno=fd)
     try:
         while True:

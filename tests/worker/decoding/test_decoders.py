@@ -302,3 +302,16 @@ def _await_end(pid: int) -> None:
         except ChildProcessError:
             time.sleep(0.01)
     pytest.fail("it still runs")
+
+
+def test_image_is_decoded_when_the_engine_holds_more_than_a_decoder_may() -> None:
+    """A process inherits the peak of whoever started it: an engine's gigabytes are not the image's."""
+    code = """
+import sys
+from worker.decoding.process import DecodingProcess
+from worker.decoding.wire import Decode
+held = b"1" * (700 << 20)
+DecodingProcess(memory_bytes=600 << 20).decode(Decode(), sys.stdin.buffer.read())
+"""
+    done = subprocess.run([sys.executable, "-c", code], input=SMALL, capture_output=True, timeout=WAIT_S, check=False)
+    assert done.returncode == 0, done.stderr.decode()
