@@ -18,6 +18,8 @@ class Code(StrEnum):
     """Prompt plus requested output exceed the context."""
     OUT_OF_MEMORY = "out_of_memory"
     """The job does not fit the worker's memory; it was refused before it was allocated."""
+    RATE_LIMITED = "rate_limit_exceeded"
+    """The caller asks for more of something than the worker does for one caller at a time."""
     NOT_FINITE = "output_not_finite"
     """The model computed something that is no number."""
     CANCELLED = "cancelled"

@@ -69,6 +69,14 @@ class GenerateJob(Message, frozen=True):
     tool_names: list[str] = []
     adapter: str = ""
 
+    @property
+    def ruled(self) -> bool:
+        """Whether answers are held to a grammar, which has to be compiled first."""
+        if self.grammar is not None or self.tool_choice == "required" or self.tool_names:
+            return True
+        tools = self.prompt.tools if isinstance(self.prompt, ChatPrompt) else None
+        return tools is not None and b'"strict":true' in tools
+
 
 class TokenizeJob(Message, frozen=True):
     """Tokenise a prompt as a generation would; answered by `Tokens`."""

@@ -166,13 +166,17 @@ class ChatEngine:
         """See `Engine.prepare`."""
         return self._preparation.prepare(job, buffers)
 
-    def compiles(self, job: GenerateJob) -> bool:
-        """Whether `compile` has to work, perhaps for seconds, before the job can be prepared."""
-        return self._grammars.pending(job)
+    def compile(self, job: GenerateJob, ended: Callable[[JobError | None], None]) -> bool:
+        """Whether the job has to wait until what its answers are held to is compiled; see `Compiler`."""
+        return self._grammars.compile(job, ended)
 
-    def compile(self, job: GenerateJob) -> None:
-        """Compile what the job's answers are held to. Raises `JobError`. Called on a thread of its own."""
-        self._grammars.compile(job)
+    def drop(self, job: GenerateJob) -> None:
+        """See `Compiler`."""
+        self._grammars.drop(job)
+
+    def clear(self) -> None:
+        """See `Compiler`."""
+        self._grammars.clear()
 
     # -- aboard --------------------------------------------------------------
 
