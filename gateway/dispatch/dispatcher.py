@@ -155,6 +155,8 @@ class Dispatcher:
             return
         if isinstance(news, Accepted):
             flight.stream.accept(news)
+            if flight.unbegun:
+                self.ledger.begin(flight)
         else:
             flight.stream.progress = news
 
@@ -201,11 +203,9 @@ class Dispatcher:
         if model.suspects:
             self._try_suspects(model)
         for line in (model.light_queue, model.queue):
-            while (flight := line.head) is not None:
-                worker = model.pick(flight, self._limits.light_jobs)
-                if worker is None:
-                    break
-                line.remove(flight)
+            while (found := model.next(line, self._limits.light_jobs)) is not None:
+                flight, worker = found
+                line.take(flight)
                 if not self._send(flight, worker):
                     line.push_front(flight, flight.queued_at)
 

@@ -31,6 +31,8 @@ class Flight:
     has its answer, or has left: then `outcome` and `over_at` are set, but it may still hold its slot until the worker
     says that it has stopped.
 
+    `unbegun`: it is aboard, and may still wait there for its grammar.
+
     `keys` are those of its prompt's beginnings (see `affinity`).
 
     A job that lost its worker goes on elsewhere: `returns` counts how often it came back without having got any
@@ -63,6 +65,7 @@ class Flight:
         "stream",
         "trial_began_at",
         "trial_output",
+        "unbegun",
         "visits",
         "worker",
     )
@@ -79,6 +82,7 @@ class Flight:
         self.light = not isinstance(job, GenerateJob | EmbedJob)
         self.worker: Worker | None = None
         self.rows = 0
+        self.unbegun = False
         self.keys: list[int] = []
         self.queue: Queue | None = None
         self.returns = 0
