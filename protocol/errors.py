@@ -39,11 +39,13 @@ class JobError(Exception):
         code: what went wrong.
         message: for the API caller: no paths, no tracebacks, no secrets.
         param: the request field at fault, where there is one.
+        compile_s: processor time that went into the job's grammar.
 
     """
 
-    def __init__(self, code: Code, message: str, param: str | None = None) -> None:
+    def __init__(self, code: Code, message: str, param: str | None = None, *, compile_s: float = 0.0) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.param = param
+        self.compile_s = compile_s

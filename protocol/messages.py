@@ -325,7 +325,10 @@ class Scores(Message, frozen=True):
 
 
 class Failed(Message, frozen=True):
-    """Terminal: the job ends here. `retryable` says whether another worker might do better."""
+    """Terminal: the job ends here. `retryable` says whether another worker might do better.
+
+    `usage` is what it has cost up to here, where that was counted.
+    """
 
     job: int
     attempt: int
@@ -333,6 +336,7 @@ class Failed(Message, frozen=True):
     message: str
     param: str | None = None
     retryable: bool = False
+    usage: Usage | None = None
 
 
 class Bye(Message, frozen=True):

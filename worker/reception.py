@@ -25,6 +25,7 @@ from protocol.messages import (
     Text,
     ToGateway,
     Tokens,
+    Usage,
     Vectors,
 )
 
@@ -68,9 +69,6 @@ class Compiler(Protocol):
 
     def drop(self, job: GenerateJob, /) -> None:
         """The job has been prepared, or never will be: `ended` is called no more, what nobody waits for is given up."""
-
-    def clear(self) -> None:
-        """Drop every job."""
 
 
 class Reception:
@@ -130,9 +128,10 @@ class Reception:
     def clear(self) -> None:
         """Drop everything that has not reached the engine."""
         with self._lock:
+            dropped = [*self._waiting.values()]
             self._waiting.clear()
-        if self._compiler is not None:
-            self._compiler.clear()
+        for job in dropped:
+            self._drop(job)
 
     def _run(self) -> None:
         while True:
@@ -208,7 +207,8 @@ def _tried(job: Job, work: Callable[[], Any]) -> Any:
 
 
 def _failed(job: Job, error: JobError) -> Failed:
-    return Failed(job.job, job.attempt, error.code, error.message, error.param)
+    usage = Usage(0, 0, compile_s=error.compile_s) if error.compile_s else None
+    return Failed(job.job, job.attempt, error.code, error.message, error.param, usage=usage)
 
 
 def _compare(job: SimilarityJob, buffers: Sequence[bytes]) -> Iterator[Scores | None]:

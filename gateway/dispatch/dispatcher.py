@@ -171,6 +171,8 @@ class Dispatcher:
             self.on_lost(flight.model, [*worker.aboard.values()], crashed=True)
             return
         self.ledger.unboard(flight)
+        if isinstance(terminal, Done | Failed):
+            flight.stream.spent = terminal.usage
         if not isinstance(terminal, Failed):
             self.suspicion.finished(flight, self._clock())
         elif terminal.code not in UNDECIDED:

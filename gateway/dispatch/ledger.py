@@ -74,3 +74,4 @@ class Ledger:
         """Forget a flight; whatever still comes for it is stale."""
         self.unboard(flight)
         self.flights.pop(flight.id, None)
+        flight.stream.close()

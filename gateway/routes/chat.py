@@ -8,7 +8,7 @@ from gateway.dispatch.stats import type_of
 from gateway.dispatch.stream import JobStream
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
-from gateway.routes.caller import reserve, tenant
+from gateway.routes.caller import count_job, reserve, tenant
 from gateway.routes.chat_chunks import ChatChunks
 from gateway.routes.generation import (
     ERRORS,
@@ -50,9 +50,9 @@ async def create(request: web.Request) -> web.StreamResponse:
         wanted = msgspec.structs.replace(wanted, messages=[])
         names = forget_urls(shown)
         async with pool.run(model, job, album.buffers, cache_key=wanted.prompt_cache_key) as stream:
+            count_job(request, stream)
             with blaming(names):
-                accepted = await stream.accepted()
-            request[GENERATED].prompt_tokens = accepted.prompt_tokens
+                await stream.accepted()
             origin = Origin.of(model, "chatcmpl")
             if wanted.stream:
                 return await _stream(request, wanted, origin, stream)

@@ -11,7 +11,7 @@ from gateway.dispatch.stats import type_of
 from gateway.dispatch.stream import JobStream
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
-from gateway.routes.caller import model_of, reserve, tenant
+from gateway.routes.caller import count_job, model_of, reserve, tenant
 from gateway.routes.generation import ERRORS, closing_extras, cost, timings_asked
 from gateway.routes.origin import Origin
 from gateway.routes.text_chunks import TextChunks, best, text_choice
@@ -110,8 +110,8 @@ async def _run(
 
     async def one(index: int, job: GenerateJob) -> T:
         async with room, request.app[POOL].run(model, job) as stream:
-            accepted = await stream.accepted()
-            request[GENERATED].prompt_tokens += accepted.prompt_tokens
+            count_job(request, stream)
+            await stream.accepted()
             return await each(index, stream)
 
     if len(jobs) == 1:

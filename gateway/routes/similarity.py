@@ -11,11 +11,12 @@ import msgspec
 import orjson
 from aiohttp import hdrs, web
 
+from gateway.access.price import comparing
 from gateway.context import POOL
 from gateway.errors import ApiError, invalid
 from gateway.openapi import Operation, mount
 from gateway.routes.body import read
-from gateway.routes.caller import model_of
+from gateway.routes.caller import charge, model_of, reserve_price
 from gateway.routes.embedder import FLOAT_BYTES, Embedded, embed, floats
 from gateway.routes.generation import ERRORS
 from gateway.schema.similarity import Pair, SimilarityAnswer, SimilarityRequest
@@ -37,6 +38,12 @@ async def compare(request: web.Request) -> web.Response:
     inputs = wanted.inputs
     found = await embed(request, model, wanted, inputs) if inputs.keys else None
     job, buffers = await _job(wanted, found)
+    price = comparing(wanted.pairs, job.dimensions)
+    if found is None:
+        await reserve_price(request, price)
+    else:
+        # What was reserved for the texts covers as much.
+        charge(request, price)
     scores = await _run(request, model, job, buffers)
     head = SimilarityAnswer(
         metric=wanted.metric,

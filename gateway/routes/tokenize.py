@@ -2,11 +2,13 @@
 
 from aiohttp import hdrs, web
 
+from gateway.access.estimate import tokens_of_prompt
+from gateway.access.price import counting
 from gateway.context import GALLERY, POOL
 from gateway.errors import ApiError
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
-from gateway.routes.caller import model_of
+from gateway.routes.caller import model_of, reserve_price
 from gateway.routes.generation import ERRORS, blaming, forget_urls, model_for
 from gateway.schema.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 from protocol.messages import Text, Tokens
@@ -19,12 +21,12 @@ async def tokenize(request: web.Request) -> web.Response:
     pool = request.app[POOL]
     # Embedding models have tokens, too.
     model = model_for(request, wanted.model, shown) if shown else model_of(request, wanted.model, None)
-    async with (
-        request.app[GALLERY].collect(shown) as album,
-        pool.run(model, wanted.job(album.images), album.buffers) as stream,
-    ):
-        with blaming(forget_urls(shown)):
-            result = await stream.result()
+    async with request.app[GALLERY].collect(shown) as album:
+        job = wanted.job(album.images)
+        await reserve_price(request, counting(tokens_of_prompt(job.prompt), len(job.images)))
+        async with pool.run(model, job, album.buffers) as stream:
+            with blaming(forget_urls(shown)):
+                result = await stream.result()
     if not isinstance(result, Tokens) or model.ready is None:
         raise ApiError("internal_error", detail="a tokenize job was not answered by tokens of a ready worker")
     return answer(
@@ -37,7 +39,9 @@ async def detokenize(request: web.Request) -> web.Response:
     wanted = await read(request, DetokenizeRequest)
     pool = request.app[POOL]
     model = model_of(request, wanted.model, None)
-    async with pool.run(model, wanted.job(model.ready)) as stream:
+    job = wanted.job(model.ready)
+    await reserve_price(request, counting(len(job.tokens)))
+    async with pool.run(model, job) as stream:
         result = await stream.result()
     if not isinstance(result, Text):
         raise ApiError("internal_error", detail="a detokenize job was not answered by text")

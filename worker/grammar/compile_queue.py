@@ -82,14 +82,6 @@ class CompileQueue:
             del self._all[name]
             self._unlist(pending)
 
-    def clear(self) -> None:
-        """Nobody waits for anything any more."""
-        with self._changed:
-            for pending in self._all.values():
-                pending.waiting.clear()
-            self._all.clear()
-            self._lines.clear()
-
     def take(self, *, anybody: bool) -> PendingGrammar:
         """Wait for the next grammar to compile; without `anybody`, of a tenant in good standing."""
         with self._changed:

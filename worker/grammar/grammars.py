@@ -73,7 +73,7 @@ class Grammars:
         self._queue = CompileQueue(self._standing, clock=clock)
         self._compiler = GrammarCompiler(self._processes, self._memory, self._lock, clock=clock)
         self._compilers: list[threading.Thread] = []
-        self._granted: dict[tuple[int, int], CompiledGrammar | Verdict] = {}
+        self._granted: dict[tuple[int, int], tuple[CompiledGrammar | Verdict, float]] = {}
         self._waiting: dict[tuple[int, int], Name] = {}
         self.masks = Masks(self._revive, condemn=self._condemn, size=self._size, eos=self._eos)
         states = {NORMAL, REASONING, TOOL}
@@ -107,7 +107,7 @@ class Grammars:
             now = self._clock()
             found = self._memory.find(name, now)
             if found is not None:
-                self._granted[place] = found
+                self._granted[place] = (found, 0.0)
                 return False
             wait_s = self._standing.wait_s(job.tenant, now)
             if wait_s:
@@ -128,13 +128,6 @@ class Grammars:
             if (name := self._waiting.pop(place, None)) is not None:
                 self._queue.leave(place, name)
 
-    def clear(self) -> None:
-        """Drop all jobs."""
-        with self._lock:
-            self._granted.clear()
-            self._waiting.clear()
-            self._queue.clear()
-
     def constraints(self, job: GenerateJob, prompt: Sequence[int], state: str) -> list[Constraint] | None:
         """One for each choice, brought behind what has been delivered. Raises `JobError`.
 
@@ -143,10 +136,11 @@ class Grammars:
         """
         if not job.ruled:
             return None
-        found = self._granted.pop((job.job, job.attempt), None) or self._compile_now(job)
+        granted = self._granted.pop((job.job, job.attempt), None)
+        found, spent_s = self._compile_now(job) if granted is None else granted
         if isinstance(found, Verdict):
             if found.error is not None:
-                raise JobError(found.error.code, found.error.message, found.error.param)
+                raise JobError(found.error.code, found.error.message, found.error.param, compile_s=spent_s)
             return None
         form = self._format
         if form is None:
@@ -159,9 +153,10 @@ class Grammars:
             for token in job.delivered[choice] if job.delivered else ():
                 constraint.advance(token)
             made.append(constraint)
+        made[0].compile_s = spent_s
         return made
 
-    def _compile_now(self, job: GenerateJob) -> CompiledGrammar | Verdict:
+    def _compile_now(self, job: GenerateJob) -> tuple[CompiledGrammar | Verdict, float]:
         over = threading.Event()
         failed: list[JobError] = []
 
@@ -244,10 +239,11 @@ class Grammars:
     ) -> None:
         with self._lock:
             waited = self._queue.done(pending, spent_s)
-            for place, _ in waited:
+            for number, (place, _) in enumerate(waited):
                 del self._waiting[place]
                 if found is not None:
-                    self._granted[place] = found
+                    # Whoever came first pays for it.
+                    self._granted[place] = (found, 0.0 if number else spent_s)
         for _, ended in waited:
             ended(error)
 

@@ -4,6 +4,7 @@ import copy
 import logging
 import tempfile
 import threading
+import weakref
 from typing import IO, Any
 
 from protocol.errors import Code, JobError
@@ -31,6 +32,8 @@ class ProcessSource:
         self._server: ForkServer | None = None
         # Written down before anybody is served: it holds the interpreter, of a large vocabulary for a while.
         self._file = None if self.error else _tokenizer_file(tokenizer)
+        if self._file is not None:
+            weakref.finalize(self, self._file.close)
 
     @property
     def server(self) -> ForkServer | None:

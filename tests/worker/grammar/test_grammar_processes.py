@@ -235,7 +235,8 @@ def test_another_tenants_grammar_is_compiled_when_one_floods(engine: ChatEngine)
         assert other.heard.wait(PATIENCE_S) and other.error is None
         engine.drop(ask(number, LIST))
     assert sum(ended.heard.is_set() for ended in endings) < 10
-    engine.clear()
+    for number in range(100, 200):
+        engine.drop(ask(number, LIST))
     until(lambda: len(engine._grammars._queue) == 0)
 
 
@@ -278,3 +279,14 @@ def test_processes_end_with_their_engine() -> None:
     assert popen.wait(10) == 0
     until(lambda: subprocess.run(["ps", "-p", str(pid)], capture_output=True, check=False).returncode != 0)
     child.kill()
+
+
+def test_grammar_is_paid_for_by_whoever_came_first(engine: ChatEngine) -> None:
+    """Its processor time is in the usage of one job; who finds it compiled pays nothing."""
+    grammar = Grammar("json_schema", LIST.text.replace("30", "28"), "p")
+    first, second = (run(engine, [ask(number, grammar)])[number].usage for number in (1, 2))
+    assert first is not None and second is not None
+    assert first.compile_s > 0 and second.compile_s == 0
+    with pytest.raises(JobError) as refused:
+        engine.prepare(ask(3, Grammar("regex", "(", "p"), tenant="pays"))
+    assert refused.value.compile_s > 0

@@ -69,9 +69,6 @@ class Waiting:
         self.endings.pop(job.job, None)
         self.dropped.append(job.job)
 
-    def clear(self) -> None:
-        self.endings.clear()
-
     def finish(self, number: int, error: JobError | None = None) -> None:
         self.endings.pop(number)(error)
 
