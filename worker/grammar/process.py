@@ -50,13 +50,16 @@ class ForkServer:
         self._slots = slots
         self._words = (vocabulary.size + 31) // 32
         self._numbers = itertools.count(1)
+        environment = grammar_environment()
+        # A matrix library that an engine preloads would start threads, which no fork may have.
+        environment.pop("LD_PRELOAD", None)
         ours, theirs = socket.socketpair()
         with theirs:
             inherited = (theirs.fileno(), tokenizer.fileno())
             self._process = subprocess.Popen(  # noqa: S603 - the command is our own
                 [sys.executable, "-m", "worker.grammar.fork_server", *map(str, inherited)],
                 cwd=Path(__file__).parents[2],
-                env=grammar_environment(),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 pass_fds=inherited,
             )
