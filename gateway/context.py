@@ -37,16 +37,14 @@ class HttpSettings:
 class Generated:
     """What a generation amounted to; filled while it runs, reported when its request ends, however it ends.
 
-    `request_type` is one of `gateway.dispatch.stats.REQUEST_TYPES`. `prompt_tokens` are those of prompts that a model
-    has accepted, each once, however many workers computed it. `tokens` counts what was delivered, that is written to
-    the client's connection, until the workers' own count of all of it replaces it. `texts` (pieces by choice) are kept
-    only to be counted: they are never logged.
+    `request_type` is one of `gateway.dispatch.stats.REQUEST_TYPES`. `tokens` counts what was delivered, that is written
+    to the client's connection, until the workers' own count of all of it replaces it. `texts` (pieces by choice) are
+    kept only to be counted: they are never logged.
     """
 
     request_type: str
     model: str
     tokens: int = 0
-    prompt_tokens: int = 0
     texts: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, deltas: list[Delta], first_choice: int = 0) -> None:
@@ -55,14 +53,6 @@ class Generated:
             self.tokens += len(delta.tokens)
             if delta.text or delta.reasoning:
                 self.texts[first_choice + delta.choice].append(delta.reasoning + delta.text)
-
-    def spent(self, *, left: bool, delivered: bool = True) -> int:
-        """Tokens that the caller has to answer for. A prompt alone counts for who left, not for whom we failed.
-
-        `delivered`: whether what is in `tokens` was written; a whole answer whose client has left is not.
-        """
-        tokens = self.tokens if delivered else 0
-        return self.prompt_tokens + tokens if tokens or left else 0
 
     def count(self) -> tuple[int, int]:
         """Words and characters."""

@@ -18,6 +18,8 @@ class Code(StrEnum):
     """Prompt plus requested output exceed the context."""
     OUT_OF_MEMORY = "out_of_memory"
     """The job does not fit the worker's memory; it was refused before it was allocated."""
+    RATE_LIMITED = "rate_limit_exceeded"
+    """The caller asks for more of something than the worker does for one caller at a time."""
     NOT_FINITE = "output_not_finite"
     """The model computed something that is no number."""
     CANCELLED = "cancelled"
@@ -37,11 +39,13 @@ class JobError(Exception):
         code: what went wrong.
         message: for the API caller: no paths, no tracebacks, no secrets.
         param: the request field at fault, where there is one.
+        compile_s: processor time that went into the job's grammar.
 
     """
 
-    def __init__(self, code: Code, message: str, param: str | None = None) -> None:
+    def __init__(self, code: Code, message: str, param: str | None = None, *, compile_s: float = 0.0) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.param = param
+        self.compile_s = compile_s

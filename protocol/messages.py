@@ -69,6 +69,14 @@ class GenerateJob(Message, frozen=True):
     tool_names: list[str] = []
     adapter: str = ""
 
+    @property
+    def ruled(self) -> bool:
+        """Whether answers are held to a grammar, which has to be compiled first."""
+        if self.grammar is not None or self.tool_choice == "required" or self.tool_names:
+            return True
+        tools = self.prompt.tools if isinstance(self.prompt, ChatPrompt) else None
+        return tools is not None and b'"strict":true' in tools
+
 
 class TokenizeJob(Message, frozen=True):
     """Tokenise a prompt as a generation would; answered by `Tokens`. `tenant` as in `GenerateJob`."""
@@ -323,7 +331,10 @@ class Scores(Message, frozen=True):
 
 
 class Failed(Message, frozen=True):
-    """Terminal: the job ends here. `retryable` says whether another worker might do better."""
+    """Terminal: the job ends here. `retryable` says whether another worker might do better.
+
+    `usage` is what it has cost up to here, where that was counted.
+    """
 
     job: int
     attempt: int
@@ -331,6 +342,7 @@ class Failed(Message, frozen=True):
     message: str
     param: str | None = None
     retryable: bool = False
+    usage: Usage | None = None
 
 
 class Bye(Message, frozen=True):

@@ -123,7 +123,11 @@ class TokenLogprob(Message, frozen=True):
 
 
 class Usage(Message, frozen=True):
-    """What a job cost, in tokens and seconds."""
+    """What a job cost, in tokens and seconds.
+
+    `stepped_tokens` were computed: of prompts what was not cached, and each step of each choice, told or not; 0: nobody
+    counted. `compile_s` is processor time that went into its grammar.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -132,3 +136,5 @@ class Usage(Message, frozen=True):
     wait_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    stepped_tokens: int = 0
+    compile_s: float = 0.0

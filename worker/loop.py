@@ -9,7 +9,7 @@ import msgspec
 
 from protocol.errors import Code
 from protocol.messages import Cancel, ClearCaches, Done, Failed, State, ToGateway, Vectors
-from worker.engines.base import Engine, Keeper
+from worker.engines.base import Counting, Engine, Keeper
 from worker.pulse import Pulse
 from worker.reception import Admit
 
@@ -97,8 +97,8 @@ class Loop:
             case Admit():
                 self._admit(command)
             case Cancel():
-                if self._aboard.get(command.job) == command.attempt and self._engine.cancel(command.job):
-                    self._emit([Failed(command.job, command.attempt, Code.CANCELLED, "cancelled")])
+                if self._aboard.get(command.job) == command.attempt:
+                    self._cancel(command)
             case ClearCaches():
                 if isinstance(self._engine, Keeper):
                     self._engine.forget()
@@ -110,6 +110,11 @@ class Loop:
             case Stop():
                 self._pulse.enter(State.DRAINING)
                 self._deadline = self._clock() + command.grace_s
+
+    def _cancel(self, command: Cancel) -> None:
+        usage = self._engine.spent(command.job) if isinstance(self._engine, Counting) else None
+        if self._engine.cancel(command.job):
+            self._emit([Failed(command.job, command.attempt, Code.CANCELLED, "cancelled", usage=usage)])
 
     def _admit(self, command: Admit) -> None:
         if command.epoch != self._epoch:

@@ -27,6 +27,7 @@ from protocol.messages import (
     Text,
     ToGateway,
     Tokens,
+    Usage,
     Vectors,
 )
 from worker.turns import TenantTurns
@@ -63,17 +64,20 @@ class _Begun:
 class Compiler(Protocol):
     """What an engine may have besides `worker.engines.base.Engine`: jobs that it has to compile something for."""
 
-    def compiles(self, job: GenerateJob) -> bool:
-        """Whether `compile` has work to do."""
+    def compile(self, job: GenerateJob, ended: Callable[[JobError | None], None], /) -> bool:
+        """Whether the job has to wait for it, seconds perhaps; `ended` is then called once, on another thread.
 
-    def compile(self, job: GenerateJob) -> None:
-        """Do it, for up to seconds. Called on another thread than `prepare`. Raises `JobError`."""
+        Never blocks. Raises `JobError`.
+        """
+
+    def drop(self, job: GenerateJob, /) -> None:
+        """The job has been prepared, or never will be: `ended` is called no more, what nobody waits for is given up."""
 
 
 class Reception:
     """Takes jobs from the link, gives prepared ones to the loop and answers to the outbox.
 
-    What has to be compiled first waits on a thread of its own, so that nobody else waits for it.
+    What has to be compiled first waits at the compiler, so that nobody else waits for it.
     """
 
     def __init__(
@@ -89,17 +93,14 @@ class Reception:
         self._admit = admit
         self._send = send
         self._queue: queue.SimpleQueue[_Begun] = queue.SimpleQueue()
-        self._uncompiled: queue.SimpleQueue[tuple[_Begun, GenerateJob]] = queue.SimpleQueue()
         self._begun: TenantTurns[_Begun] = TenantTurns()
         self._lock = threading.Lock()
-        self._waiting: set[tuple[int, int, int]] = set()
+        self._waiting: dict[tuple[int, int, int], Job] = {}
         self._elsewhere: dict[tuple[int, int, int], Future[Any]] = {}
 
     def start(self) -> None:
         """Begin to prepare what `take` brings."""
         threading.Thread(target=self._run, name="reception", daemon=True).start()
-        if self._compiler is not None:
-            threading.Thread(target=self._compile, args=(self._compiler,), name="compile", daemon=True).start()
 
     @property
     def waiting(self) -> int:
@@ -109,32 +110,40 @@ class Reception:
     def take(self, epoch: int, job: Job, buffers: Sequence[bytes] = ()) -> None:
         """Queue a job, and the raw frames that came with it, for preparation. Never blocks."""
         with self._lock:
-            self._waiting.add((epoch, job.job, job.attempt))
+            self._waiting[epoch, job.job, job.attempt] = job
         begun = _Begun(epoch, job, buffers)
-        if self._compiler is not None and isinstance(job, GenerateJob) and self._compiler.compiles(job):
-            self._uncompiled.put((begun, job))
-        else:
+        if self._compiler is None or not isinstance(job, GenerateJob):
+            self._queue.put(begun)
+            return
+        waits = _tried(job, partial(self._compiler.compile, job, partial(self._go_on, begun)))
+        if isinstance(waits, Failed):
+            self._pass_on(begun, waits)
+        elif not waits:
             self._queue.put(begun)
 
     def cancel(self, epoch: int, job: int, attempt: int) -> bool:
         """Whether the job was still here; if so it goes no further and its caller answers for it."""
         with self._lock:
             key = (epoch, job, attempt)
-            found = key in self._waiting
-            self._waiting.discard(key)
+            found = self._waiting.pop(key, None)
             pending = self._elsewhere.pop(key, None)
         if pending is not None:
             pending.cancel()
-        return found
+        if found is not None:
+            self._drop(found)
+        return found is not None
 
     def clear(self) -> None:
         """Drop everything that has not reached the engine."""
         with self._lock:
+            dropped = [*self._waiting.values()]
             self._waiting.clear()
             pending = list(self._elsewhere.values())
             self._elsewhere.clear()
         for future in pending:
             future.cancel()
+        for job in dropped:
+            self._drop(job)
 
     def _run(self) -> None:
         while True:
@@ -165,16 +174,16 @@ class Reception:
         if not wanted:
             pending.cancel()
 
-    def _compile(self, compiler: Compiler) -> None:
-        while True:
-            begun, job = self._uncompiled.get()
-            if (begun.epoch, job.job, job.attempt) not in self._waiting:
-                continue
-            failed = _tried(job, partial(compiler.compile, job))
-            if failed is None:
-                self._queue.put(begun)
-            else:
-                self._pass_on(begun, failed)
+    def _go_on(self, begun: _Begun, error: JobError | None) -> None:
+        """What a job had to wait for was compiled, or could not be."""
+        if error is None:
+            self._queue.put(begun)
+        else:
+            self._pass_on(begun, _failed(begun.job, error))
+
+    def _drop(self, job: Job) -> None:
+        if self._compiler is not None and isinstance(job, GenerateJob) and job.ruled:
+            self._compiler.drop(job)
 
     def _take_in(self) -> None:
         """Begin with every job that is there; wait for one only when there is nothing else to do."""
@@ -189,14 +198,14 @@ class Reception:
         key = (begun.epoch, begun.job.job, begun.job.attempt)
         # Taken out and passed on under the lock: a cancel comes either before or after, never between.
         with self._lock:
-            if key not in self._waiting:
+            if self._waiting.pop(key, None) is None:
                 return
-            self._waiting.discard(key)
             match outcome:
                 case Tokens() | Text() | Vectors() | Scores() | Failed():
                     self._send(begun.epoch, [outcome])
                 case prepared:
                     self._admit(Admit(begun.epoch, begun.job.job, begun.job.attempt, prepared))
+        self._drop(begun.job)
 
     def _outcome(self, begun: _Begun) -> Any:
         """What came of the next piece of a job; None: there is more to do."""
@@ -220,11 +229,16 @@ def _tried(job: Job, work: Callable[[], Any]) -> Any:
     try:
         return work()
     except JobError as error:
-        return Failed(job.job, job.attempt, error.code, error.message, error.param)
+        return _failed(job, error)
     except Exception:
         # One request that the tokenizer or template chokes on must not end preparation for all.
         log.exception("job %d could not be prepared", job.job)
         return Failed(job.job, job.attempt, Code.ENGINE_ERROR, "The request could not be prepared.")
+
+
+def _failed(job: Job, error: JobError) -> Failed:
+    usage = Usage(0, 0, compile_s=error.compile_s) if error.compile_s else None
+    return Failed(job.job, job.attempt, error.code, error.message, error.param, usage=usage)
 
 
 def _compare(job: SimilarityJob, buffers: Sequence[bytes]) -> Iterator[Scores | None]:

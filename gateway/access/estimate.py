@@ -1,6 +1,6 @@
 """How many tokens a job may cost, before anyone knows: what a reservation is made of. Pure and cheap."""
 
-from protocol.messages import ChatPrompt, EmbedJob, GenerateJob, TextPrompt, TokenPrompt
+from protocol.messages import ChatPrompt, EmbedJob, GenerateJob, Prompt, TextPrompt, TokenPrompt
 
 ANSWER_TOKENS = 256
 """Reserved for an answer whose length the client left open; what it turns out to be is settled afterwards."""
@@ -34,11 +34,17 @@ def tokens_of_job(job: GenerateJob | EmbedJob) -> int:
     match job:
         case EmbedJob():
             return sum(map(tokens_of_text, job.texts)) + sum(map(len, job.tokens)) + IMAGE_TOKENS * len(job.images)
-        case GenerateJob(prompt=ChatPrompt(messages=messages, tools=tools)):
-            prompt = _tokens_of_bytes(messages, tools or b"")
-        case GenerateJob(prompt=TextPrompt(text=text)):
-            prompt = tokens_of_text(text)
-        case GenerateJob(prompt=TokenPrompt(tokens=tokens)):
-            prompt = len(tokens)
-    answer = ANSWER_TOKENS if job.max_tokens is None else job.max_tokens
-    return prompt + IMAGE_TOKENS * len(job.images) + answer * job.n
+        case GenerateJob():
+            answer = ANSWER_TOKENS if job.max_tokens is None else job.max_tokens
+            return tokens_of_prompt(job.prompt) + IMAGE_TOKENS * len(job.images) + answer * job.n
+
+
+def tokens_of_prompt(prompt: Prompt) -> int:
+    """Of a conversation, with the tools that go with it, or of a text."""
+    match prompt:
+        case ChatPrompt(messages=messages, tools=tools):
+            return _tokens_of_bytes(messages, tools or b"")
+        case TextPrompt(text=text):
+            return tokens_of_text(text)
+        case TokenPrompt(tokens=tokens):
+            return len(tokens)

@@ -3,7 +3,6 @@
 Decided by the route object that the request was resolved to, never by its path; a route without a policy is closed.
 """
 
-import asyncio
 import logging
 import time
 from collections import Counter
@@ -19,14 +18,13 @@ from gateway.access.guesses import Guesses
 from gateway.access.keyring import ANYBODY, Caller, Keyring
 from gateway.access.limits import Left
 from gateway.access.meter import Meter, Refused, Reservation
+from gateway.access.price import Work, ours
 from gateway.access.record import MASTER, METERED, OPEN
 from gateway.access.usage import Usage
-from gateway.context import GENERATED
 from gateway.errors import ApiError
 from gateway.http_connection import invite_body, of_request
 from gateway.logs import LineBudget
 from gateway.openapi import ROUTES
-from gateway.sse import is_gone
 
 if TYPE_CHECKING:
     from gateway.access.shared import Place, SharedLimits, Verdict
@@ -182,11 +180,14 @@ class Ticket:
             raise error
         self._reserved = found
 
-    def end(self, spent: int) -> None:
-        """The request is over and cost so many tokens."""
-        meter = self._meter
+    def end(self) -> None:
+        """The request is over; what it cost is told by `settle`, now or as soon as nothing of it runs any more."""
         if self._running:
-            meter.end()
+            self._meter.end()
+
+    def settle(self, spent: int) -> None:
+        """Replace what was reserved by what was spent."""
+        meter = self._meter
         if self._place is not None and self._gate.shared is not None:
             self._gate.shared.end(self._place, spent, self._verdict.taken if self._verdict else (0, 0))
         if not self._running:
@@ -211,7 +212,8 @@ class Ticket:
 GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 TICKET: web.RequestKey[Ticket] = web.RequestKey("ticket", Ticket)
-"""Only on requests that are metered."""
+"""Only on requests that are metered, as is the next one."""
+WORK: web.RequestKey[Work] = web.RequestKey("work", Work)
 
 
 @web.middleware
@@ -239,24 +241,18 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         await invite_body(request)
         return await handler(request)
     ticket = request[TICKET] = Ticket(gate, caller)
-    left = failed = False
-    delivered = True
+    work = request[WORK] = Work()
     try:
         await ticket.begin()
         await invite_body(request)
-        response = await handler(request)
-        if GENERATED in request and not response.prepared and is_gone(request):
-            left, delivered = True, False
-        return response
-    except (asyncio.CancelledError, ConnectionError):
-        left = True
-        raise
-    except Exception:
-        failed = True
+        return await handler(request)
+    except Exception as error:
+        if ours(error):
+            work.forgive()
         raise
     finally:
-        generated = request.get(GENERATED)
-        ticket.end(generated.spent(left=left, delivered=delivered) if generated and not failed else 0)
+        ticket.end()
+        work.settle(ticket.settle)
 
 
 def _vouch(request: web.Request) -> None:

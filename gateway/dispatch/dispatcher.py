@@ -155,6 +155,8 @@ class Dispatcher:
             return
         if isinstance(news, Accepted):
             flight.stream.accept(news)
+            if flight.unbegun:
+                self.ledger.begin(flight)
         else:
             flight.stream.progress = news
 
@@ -170,6 +172,8 @@ class Dispatcher:
             self.on_lost(flight.model, aboard, suspects=aboard)
             return
         self.ledger.unboard(flight)
+        if isinstance(terminal, Done | Failed):
+            flight.stream.spent = terminal.usage
         if not isinstance(terminal, Failed):
             self.suspicion.finished(flight, self._clock())
         elif terminal.code not in UNDECIDED:
@@ -205,11 +209,9 @@ class Dispatcher:
         if model.suspects:
             self._try_suspects(model)
         for line in (model.light_queue, model.queue):
-            while (flight := line.head) is not None:
-                worker = model.pick(flight, self._limits.light_jobs)
-                if worker is None:
-                    break
-                line.remove(flight)
+            while (found := model.next(line, self._limits.light_jobs)) is not None:
+                flight, worker = found
+                line.take(flight)
                 if not self._send(flight, worker):
                     line.push_front(flight, flight.queued_at)
 

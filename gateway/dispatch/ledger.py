@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gateway.dispatch.flight import Flight, Visit
 from gateway.dispatch.model import Model, Worker
 from gateway.dispatch.stream import JobStream
-from protocol.messages import Job
+from protocol.messages import GenerateJob, Job
 
 
 class Ledger:
@@ -47,9 +47,22 @@ class Ledger:
         worker.aboard[flight.id] = flight
         worker.rows += flight.rows
         worker.light += flight.light
+        flight.unbegun = isinstance(flight.job, GenerateJob) and flight.job.ruled
+        if flight.unbegun:
+            worker.unbegun[flight.tenant] += flight.rows
+
+    def begin(self, flight: Flight) -> None:
+        """A flight that is aboard waits for no grammar any more: from now on its room is taken from everybody."""
+        if flight.unbegun and flight.worker is not None:
+            unbegun = flight.worker.unbegun
+            unbegun[flight.tenant] -= flight.rows
+            if not unbegun[flight.tenant]:
+                del unbegun[flight.tenant]
+        flight.unbegun = False
 
     def unboard(self, flight: Flight) -> None:
         """Take a flight off its worker, if it has one, and give the room back."""
+        self.begin(flight)
         worker, flight.worker = flight.worker, None
         if worker is None:
             return
@@ -65,3 +78,4 @@ class Ledger:
         on_closed, flight.on_closed = flight.on_closed, None
         if on_closed is not None:
             on_closed()
+        flight.stream.close()

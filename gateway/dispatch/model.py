@@ -5,7 +5,7 @@ dispatcher's.
 """
 
 import copy
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -28,9 +28,10 @@ RESTARTING = frozenset({Watch.STARTING, Watch.RUNNING, Watch.BACKOFF})
 class Worker:
     """One engine process, from its `Announce` until it is lost.
 
-    `rows` and `light` are the room its unfinished jobs take; `suspect` marks one that could not be sent to and
-    is about to be declared lost; `turn` orders equally loaded workers. `moved_at` is when it was last seen to get on,
-    by the proof of its phase: progress while it prepares, steps (or nothing to do) once it is ready.
+    `rows` and `light` are the room its unfinished jobs take, `unbegun` what of `rows` belongs to jobs that may still
+    wait for a grammar to be compiled, by tenant; `suspect` marks one that could not be sent to and is about to be
+    declared lost; `turn` orders equally loaded workers. `moved_at` is when it was last seen to get on, by the proof of
+    its phase: progress while it prepares, steps (or nothing to do) once it is ready.
     """
 
     def __init__(self, identity: bytes, announce: Announce, model: "Model", now: float) -> None:
@@ -46,6 +47,7 @@ class Worker:
         self.turn = 0
         self.rows = 0
         self.light = 0
+        self.unbegun: Counter[str] = Counter()
         self.aboard: dict[int, Flight] = {}
 
     def says(self, state: State, now: float) -> None:
@@ -88,10 +90,14 @@ class Worker:
         return 0 if flight.light else min(max(1, flight.choices), self.slots)
 
     def has_room(self, flight: Flight, light_jobs: int) -> bool:
-        """Whether `flight` may be sent now: one row above the slots, so that a freed slot never waits for us."""
+        """Whether `flight` may be sent now: one row above the slots, so that a freed slot never waits for us.
+
+        Jobs that wait for their grammars take no step yet: their room is taken from their own tenant alone.
+        """
         if flight.light:
             return self.light < light_jobs
-        return self.rows + self.rows_of(flight) <= self.slots + 1
+        others = self.unbegun.total() - self.unbegun[flight.tenant] if self.unbegun else 0
+        return self.rows - others + self.rows_of(flight) <= self.slots + 1
 
 
 class Supervisor:
@@ -293,6 +299,19 @@ class Model:
         self._turns += 1
         worker.turn = self._turns
         return worker
+
+    def next(self, line: Queue, light_jobs: int) -> tuple[Flight, Worker] | None:
+        """Return who of a line is to be sent now, and where to; None if nobody can be.
+
+        Where there is room, but not for the tenant whose turn it is (its jobs wait for their grammars), others pass.
+        """
+        for flight in line.in_turn():
+            worker = self.pick(flight, light_jobs)
+            if worker is not None:
+                return flight, worker
+            if not any(worker.unbegun[flight.tenant] for worker in self.up):
+                return None
+        return None
 
     def resize(self) -> None:
         """Take the queue's bounds from the workers: the largest that any of them announces."""

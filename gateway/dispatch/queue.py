@@ -45,6 +45,15 @@ class Queue:
             flight.queue = None
         return found
 
+    def in_turn(self) -> Iterator[Flight]:
+        """All, who is next first; for one look, as nobody may come or go meanwhile."""
+        return self._line.values()
+
+    def take(self, flight: Flight) -> None:
+        """Take out one that is sent: its caller has had its turn."""
+        self._line.move_back(flight.id)
+        self.remove(flight)
+
     def crowding(self, newcomer: Flight) -> Flight | None:
         """Who has to go where `newcomer` finds the line full; None if that is the newcomer. See `Turns`."""
         return self._line.crowding(newcomer)

@@ -5,6 +5,7 @@ but its own delay, and past a bound only its own job. Writing never waits and ne
 """
 
 import asyncio
+from collections.abc import Callable
 
 from gateway.dispatch.merge import merge, weight
 from protocol.errors import Code
@@ -45,7 +46,8 @@ class JobFailed(Exception):
 class JobStream:
     """One job as its handler sees it. One reader; use either `deltas` or `collect`, or `result`.
 
-    `usage` is known once the job is done; `progress` is the last word about a long prefill.
+    `usage` is known once the job is done; `progress` is the last word about a long prefill; `spent` is what a worker
+    says that the job has cost, also where it failed or its client left. Of one that is `closed` no more is heard.
     """
 
     __slots__ = (
@@ -64,7 +66,10 @@ class JobStream:
         "_weigh_at",
         "_weighed",
         "choices",
+        "closed",
+        "on_close",
         "progress",
+        "spent",
         "streamed",
         "usage",
     )
@@ -73,6 +78,9 @@ class JobStream:
         self.choices = choices
         self._loop = asyncio.get_running_loop()
         self.usage: Usage | None = None
+        self.spent: Usage | None = None
+        self.closed = False
+        self.on_close: Callable[[], None] | None = None
         self.progress: Progress | None = None
         self.streamed = False
         self._accepted: Accepted | None = None
@@ -178,11 +186,11 @@ class JobStream:
     def finish(self, outcome: Usage | Result) -> None:
         """End well."""
         if isinstance(outcome, Usage):
-            self.usage = outcome
+            self.usage = self.spent = outcome
         else:
             self._result = outcome
             if isinstance(outcome, Vectors):
-                self.usage = Usage(prompt_tokens=sum(outcome.token_counts), completion_tokens=0)
+                self.usage = self.spent = Usage(prompt_tokens=sum(outcome.token_counts), completion_tokens=0)
         self._ended = True
         self._wake()
 
@@ -192,6 +200,25 @@ class JobStream:
             self._pending.clear()
         self._failure = failure
         self._wake()
+
+    def close(self) -> None:
+        """Nothing of it runs any more."""
+        if not self.closed:
+            self.closed = True
+            if self.on_close is not None:
+                self.on_close()
+
+    # -- what it has cost --------------------------------------------------
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the prompt, once the model has taken the job."""
+        return self._accepted.prompt_tokens if self._accepted is not None else 0
+
+    @property
+    def failure(self) -> JobFailed | None:
+        """Why it ended without an answer, if it did."""
+        return self._failure
 
     # -- inside ------------------------------------------------------------
 

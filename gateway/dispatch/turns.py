@@ -39,6 +39,12 @@ class Turns:
         self._front[flight_id] = flight
         self._front.move_to_end(flight_id, last=last)
 
+    def move_back(self, flight_id: int) -> None:
+        """Have its caller's turn come after those of all others, though it was not its turn."""
+        flight = self._ids[flight_id]
+        if flight_id not in self._front:
+            self._levels[flight.priority].move_to_end(flight.tenant)
+
     def clear(self) -> None:
         """Send all away."""
         self._ids.clear()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.access.estimate import IMAGE_TOKENS, tokens_of_job, tokens_of_text
-from gateway.access.gate import CALLER, TICKET
+from gateway.access.gate import CALLER, TICKET, WORK
 from gateway.context import POOL
-from gateway.dispatch.stream import JobFailed
+from gateway.dispatch.stream import JobFailed, JobStream
 from gateway.errors import ApiError
 from gateway.vectors import Key
 from protocol.messages import ChatPrompt, EmbedJob, GenerateJob, Kind, TextPrompt, TokenizeJob, TokenPrompt
@@ -82,6 +82,26 @@ def allowed(request: web.Request, model: "Model") -> bool:
 def tenant(request: web.Request) -> str:
     """Whose prompts may share a cache: the key's; all share one where nobody is asked for a key."""
     return request[CALLER].tenant
+
+
+def count_job(request: web.Request, stream: JobStream) -> None:
+    """Have a job's work charged to its caller."""
+    if (work := request.get(WORK)) is not None:
+        work.streams.append(stream)
+
+
+def charge(request: web.Request, tokens: int) -> None:
+    """Charge work that is no job, or whose job counts no tokens, to its caller."""
+    if (work := request.get(WORK)) is not None:
+        work.extra += tokens
+
+
+async def reserve_price(request: web.Request, tokens: int) -> None:
+    """Take a price from the caller's tokens, and charge it. Raises `ApiError` (429)."""
+    ticket = request.get(TICKET)
+    if ticket is not None and ticket.counts_tokens:
+        await ticket.reserve(tokens)
+    charge(request, tokens)
 
 
 async def reserve(request: web.Request, *jobs: GenerateJob | EmbedJob) -> None:

@@ -12,7 +12,7 @@ from gateway.dispatch.stream import JobStream
 from gateway.memory_account import SHARE
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
-from gateway.routes.caller import payload_bytes, reserve, tenant, text_memory
+from gateway.routes.caller import count_job, payload_bytes, reserve, tenant, text_memory
 from gateway.routes.chat_chunks import ChatChunks
 from gateway.routes.generation import (
     ERRORS,
@@ -67,9 +67,9 @@ async def create(request: web.Request) -> web.StreamResponse:
         names = forget_urls(shown)
         share.give(url_bytes)
         async with pool.run(model, job, album.buffers, cache_key=wanted.prompt_cache_key, share=share) as stream:
+            count_job(request, stream)
             with blaming(names):
-                accepted = await stream.accepted()
-            request[GENERATED].prompt_tokens = accepted.prompt_tokens
+                await stream.accepted()
             origin = Origin.of(model, "chatcmpl")
             if wanted.stream:
                 return await _stream(request, wanted, origin, stream)

@@ -13,7 +13,7 @@ from gateway.dispatch.stream import JobStream
 from gateway.memory_account import SHARE
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
-from gateway.routes.caller import model_of, payload_bytes, reserve, tenant
+from gateway.routes.caller import count_job, model_of, payload_bytes, reserve, tenant
 from gateway.routes.generation import ERRORS, closing_extras, cost, timings_asked
 from gateway.routes.origin import Origin
 from gateway.routes.text_chunks import TextChunks, best, text_choice
@@ -123,8 +123,8 @@ async def _run(
 
     async def one(index: int, job: GenerateJob) -> T:
         async with room, request.app[POOL].run(model, job, share=request[SHARE]) as stream:
-            accepted = await stream.accepted()
-            request[GENERATED].prompt_tokens += accepted.prompt_tokens
+            count_job(request, stream)
+            await stream.accepted()
             return await each(index, stream)
 
     if len(jobs) == 1:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import web
 
+from gateway.access.estimate import IMAGE_TOKENS
+from gateway.access.price import KNOWN_INPUT
 from gateway.context import GENERATED, POOL, REQUEST_ID, VECTORS, Generated
 from gateway.dispatch.stream import JobFailed
 from gateway.errors import ApiError, invalid
 from gateway.memory_account import SHARE
-from gateway.routes.caller import reserve_inputs, tenant
+from gateway.routes.caller import charge, count_job, reserve_inputs, tenant
 from gateway.schema.decode import read_option
 from gateway.schema.embed_options import OPTIONS, EmbedOptions, Inputs, option_types
 from gateway.vectors import Key, Vector, VectorCache
@@ -81,6 +83,7 @@ async def embed(request: web.Request, model: "Model", options: EmbedOptions, inp
     await reserve_inputs(request, [*keys, *(image.text for image in inputs.images.values() if image.text)])
     found = await _recall(request, options, model, keys, heavy=heavy)
     hits = len(keys) - found.count(None)
+    charge(request, hits * KNOWN_INPUT)
     result: Vectors | None = None
     if hits < len(keys):
         missing = [*dict.fromkeys(key for key, vector in zip(keys, found, strict=True) if vector is None)]
@@ -170,8 +173,10 @@ async def _compute(
     if model.ready is not None:
         share.hold(int(len(keys) * (options.dimensions or model.ready.dimensions) * VECTOR_BYTES))
     job, buffers = inputs.job(keys, options, request_id=request[REQUEST_ID], tenant=tenant(request))
+    charge(request, len(job.images) * IMAGE_TOKENS)
     try:
         async with request.app[POOL].run(model, job, buffers, share=share) as stream:
+            count_job(request, stream)
             result = await stream.result()
     except JobFailed as failure:
         raise _located(failure, inputs, keys) from None

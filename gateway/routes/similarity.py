@@ -11,12 +11,13 @@ import msgspec
 import orjson
 from aiohttp import hdrs, web
 
+from gateway.access.price import comparing
 from gateway.context import POOL
 from gateway.errors import ApiError, invalid
 from gateway.memory_account import SHARE
 from gateway.openapi import Operation, mount
 from gateway.routes.body import read
-from gateway.routes.caller import model_of, tenant
+from gateway.routes.caller import charge, model_of, reserve_price, tenant
 from gateway.routes.embedder import FLOAT_BYTES, SLICE_NUMBERS, Embedded, embed, floats
 from gateway.routes.generation import ERRORS
 from gateway.schema.similarity import Pair, SimilarityAnswer, SimilarityRequest
@@ -35,12 +36,17 @@ async def compare(request: web.Request) -> web.Response:
     inputs = wanted.inputs
     found = await embed(request, model, wanted, inputs) if inputs.keys else None
     job, buffers = await _job(wanted, found, owner=tenant(request))
+    price = comparing(wanted.pairs, job.dimensions)
     rows, in_all = len(wanted.left), wanted.top_k is None
     metric = wanted.metric
     # Texts and numbers are in the buffers now, or in what was found.
     del wanted, inputs
     if found is None:
         request[SHARE].settle(sum(map(len, buffers)))
+        await reserve_price(request, price)
+    else:
+        # What was reserved for the texts covers as much.
+        charge(request, price)
     scores = await _run(request, model, job, buffers)
     head = SimilarityAnswer(
         metric=metric,

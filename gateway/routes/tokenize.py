@@ -3,12 +3,14 @@
 import msgspec
 from aiohttp import hdrs, web
 
+from gateway.access.estimate import tokens_of_prompt
+from gateway.access.price import counting
 from gateway.context import GALLERY, POOL
 from gateway.errors import ApiError
 from gateway.memory_account import SHARE
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
-from gateway.routes.caller import model_of, payload_bytes, tenant, text_memory
+from gateway.routes.caller import model_of, payload_bytes, reserve_price, tenant, text_memory
 from gateway.routes.generation import ERRORS, blaming, forget_urls, model_for
 from gateway.schema.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 from protocol.messages import Text, Tokens
@@ -28,6 +30,7 @@ async def tokenize(request: web.Request) -> web.Response:
     async with request.app[GALLERY].collect(shown, share) as album:
         job = msgspec.structs.replace(job, images=album.images)
         names = forget_urls(shown)
+        await reserve_price(request, counting(tokens_of_prompt(job.prompt), len(job.images)))
         share.give(url_bytes)
         async with pool.run(model, job, album.buffers, share=share) as stream:
             with blaming(names):
@@ -45,6 +48,7 @@ async def detokenize(request: web.Request) -> web.Response:
     pool = request.app[POOL]
     model = model_of(request, wanted.model, None)
     job = wanted.job(model.ready, tenant=tenant(request))
+    await reserve_price(request, counting(len(job.tokens)))
     async with pool.run(model, job, share=request[SHARE]) as stream:
         result = await stream.result()
     if not isinstance(result, Text):

@@ -121,7 +121,7 @@ TO_WORKER = (
 )
 CALL = ToolCall(1, "call_1", "weather", '{"city":"Köln"}')
 LOGPROB = TokenLogprob("\ufffd", b"\xe2\x82", -0.5, [("a", b"a", -1.5)])
-USAGE = Usage(10, 20, 5, 3, 0.25, 0.5, 1.5)
+USAGE = Usage(10, 20, 5, 3, 0.25, 0.5, 1.5, 25, 0.125)
 TO_GATEWAY = (
     Announce(
         "0f1e2d", "qwen3", "org/Qwen3-0.6B", Kind.VISION, State.WARMING, 99, 32, 100, 300.0, 1_700_000_000, {"sql": "a"}
@@ -155,7 +155,7 @@ TO_GATEWAY = (
     Text(7, 1, "one two"),
     Vectors(8, 1, 2, [4, 3], bytes.fromhex("0000803f000000000000003f000000bf"), 0.25, 0.5, 3, 2, "torch", "gpu"),
     Scores(9, 1, 2, bytes.fromhex("000000000000e03f"), [1], [2]),
-    Failed(5, 2, "invalid_request", "No such token.", "logit_bias", True),
+    Failed(5, 2, "invalid_request", "No such token.", "logit_bias", True, USAGE),
     Bye("stopped"),
     Supervision("qwen3", Kind.CHAT, Watch.CRASH_LOOP, 98, "0f1e2d", 99, 4, -9, 30.0, True, 5120, "it died"),
 )

@@ -311,6 +311,7 @@ class Batch:
         caches.prefill(self._model_of(prompts[0]), cache, [prompt.part(prompt.left) for prompt in prompts])
         mx.eval(caches.state(cache))
         for index, prompt in enumerate(prompts):
+            prompt.covered += prompt.left
             prompt.end()
             if len(prompt.rows[0].tokens) > KEEP_PROMPT:
                 single = caches.extract(cache, index)

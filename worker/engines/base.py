@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from protocol.messages import ModelJob, Ready, Text, ToGateway, Tokens, Vectors
+from protocol.messages import ModelJob, Ready, Text, ToGateway, Tokens, Usage, Vectors
 
 
 class Gauges(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +30,14 @@ class Gauges(msgspec.Struct, frozen=True, kw_only=True):
     draft_accepted: int = 0
     prefix_disk_bytes: int = 0
     prefix_disk_hits: int = 0
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """An engine that can tell what a job has cost before it has ended."""
+
+    def spent(self, job: int, /) -> Usage | None:
+        """What a job has cost up to now; None if it is not here (any more)."""
 
 
 class Engine(Protocol):

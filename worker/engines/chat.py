@@ -166,13 +166,13 @@ class ChatEngine:
         """See `Engine.prepare`."""
         return self._preparation.prepare(job, buffers)
 
-    def compiles(self, job: GenerateJob) -> bool:
-        """Whether `compile` has to work, perhaps for seconds, before the job can be prepared."""
-        return self._grammars.pending(job)
+    def compile(self, job: GenerateJob, ended: Callable[[JobError | None], None]) -> bool:
+        """Whether the job has to wait until what its answers are held to is compiled; see `Compiler`."""
+        return self._grammars.compile(job, ended)
 
-    def compile(self, job: GenerateJob) -> None:
-        """Compile what the job's answers are held to. Raises `JobError`. Called on a thread of its own."""
-        self._grammars.compile(job)
+    def drop(self, job: GenerateJob) -> None:
+        """See `Compiler`."""
+        self._grammars.drop(job)
 
     # -- aboard --------------------------------------------------------------
 
@@ -180,7 +180,7 @@ class ChatEngine:
         """See `Engine.admit`."""
         job: GenerateJob = prepared.job
         # What was sent before came with the prompt's text.
-        running = Running(job, self._clock(), echo="" if job.delivered else prepared.echo)
+        running = Running(job, self._clock(), echo="" if job.delivered else prepared.echo, compile_s=prepared.compile_s)
         self._running[job.job] = running
         for index, text in enumerate(prepared.texts):
             choice = Choice(running, text, index)
@@ -271,12 +271,17 @@ class ChatEngine:
             messages.append(Progress(job.job, job.attempt, prompt.covered, prompt.covered + prompt.left))
         return messages
 
+    def spent(self, job: int) -> Usage | None:
+        """See `Counting.spent`."""
+        running = self._running.get(job)
+        return None if running is None else running.usage(self._clock())
+
     def _fail(self, running: Running, error: JobError) -> Failed:
-        job = running.message
+        job, usage = running.message, running.usage(self._clock())
         self.cancel(job.job)
         for choice in running.choices:
             choice.finished = True
-        return Failed(job.job, job.attempt, error.code, error.message, error.param)
+        return Failed(job.job, job.attempt, error.code, error.message, error.param, usage=usage)
 
     def _advance(self, choice: Choice, emission: Emission, messages: list[ToGateway]) -> None:
         """One token further: to text, to a delta if there is something to say, to the end if it was the last."""
@@ -332,24 +337,7 @@ class ChatEngine:
     def _done(self, running: Running) -> Done:
         job = running.message
         del self._running[job.job]
-        return Done(job.job, job.attempt, self._usage(running))
-
-    def _usage(self, running: Running) -> Usage:
-        """Tokens are those of the whole job, seconds those of this attempt."""
-        now = self._clock()
-        prompt_tokens = running.choices[0].row.prompt_size
-        started = (running.prompt and running.prompt.started_at) or running.admitted_at
-        first_at = running.first_at or now
-        return Usage(
-            prompt_tokens=prompt_tokens,
-            completion_tokens=sum(choice.row.position for choice in running.choices),
-            # What is found of tokens that were delivered is no part of the prompt.
-            cached_tokens=min(running.prompt.cached, prompt_tokens) if running.prompt else 0,
-            reasoning_tokens=sum(choice.text.reasoning_tokens for choice in running.choices),
-            wait_s=started - running.admitted_at,
-            prefill_s=first_at - started,
-            decode_s=now - first_at,
-        )
+        return Done(job.job, job.attempt, running.usage(self._clock()))
 
     def _logprob(self, token: int, found: Logprobs) -> TokenLogprob:
         text, raw = self._vocabulary[token]

@@ -170,7 +170,7 @@ class FakeEngine:
         ]
         accepted = Accepted(job.job, job.attempt, prepared.prompt_tokens)
         if not rows:
-            return [accepted, Done(job.job, job.attempt, Usage(prepared.prompt_tokens, sum(lengths)))]
+            return [accepted, Done(job.job, job.attempt, _usage(prepared.prompt_tokens, sum(lengths)))]
         for row in rows[1:]:
             row.prefill_s = 0.0
         self._rows += rows
@@ -183,6 +183,11 @@ class FakeEngine:
         self._rows = [row for row in self._rows if row.job.job != job]
         self._programs.pop(job, None)
         return self._usage.pop(job, None) is not None
+
+    def spent(self, job: int) -> Usage | None:
+        """All of a prompt counts as soon as it is taken."""
+        usage = self._usage.get(job)
+        return None if usage is None else _usage(*usage[:2])
 
     def step(self) -> Sequence[ToGateway]:
         """One word for every row whose prompt is done, and one chunk of the first prompt that is not."""
@@ -227,7 +232,7 @@ class FakeEngine:
             usage[2] -= 1
             if usage[2] == 0:
                 del self._usage[row.job.job], self._programs[row.job.job]
-                done.append(Done(row.job.job, row.job.attempt, Usage(usage[0], usage[1])))
+                done.append(Done(row.job.job, row.job.attempt, _usage(*usage[:2])))
         self._rows = [row for row in self._rows if row.left > 0]
         return done
 
@@ -259,6 +264,10 @@ def _work(seconds: float) -> None:
         while time.monotonic() - now < WORK_S:
             pass
         time.sleep(9 * WORK_S)
+
+
+def _usage(prompt_tokens: int, completion_tokens: int) -> Usage:
+    return Usage(prompt_tokens, completion_tokens, stepped_tokens=prompt_tokens + completion_tokens)
 
 
 def _vectors(job: EmbedJob, buffers: Sequence[bytes]) -> Vectors:

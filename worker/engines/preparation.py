@@ -129,6 +129,7 @@ class Preparation:
             samplings=[self._sampling(job.sampling, choice, job.logprobs) for choice in range(job.n)],
             echo=self._echo(job.prompt, job.echo, prompt),
             scene=scene,
+            compile_s=constraints[0].compile_s if constraints else 0.0,
         )
 
     def ends(self, job: GenerateJob, token: int) -> bool:

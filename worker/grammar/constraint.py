@@ -5,6 +5,7 @@ A function of the row's tokens alone, so a resumed row is brought to where it wa
 
 from collections.abc import Sequence
 from enum import Enum, auto
+from typing import Any
 
 import msgspec
 
@@ -37,8 +38,8 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What a job holds its answers to.
 
-    `grammar` is llguidance's. It rules the answer from its start, or, with a `trigger`, what follows that text, up to
-    `end`, each time it comes. `param` is the request's field, for errors.
+    `grammar` is llguidance's (empty where it has been compiled). It rules the answer from its start, or, with a
+    `trigger`, what follows that text, up to `end`, each time it comes. `param` is the request's field, for errors.
     """
 
     grammar: str
@@ -48,10 +49,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Constraint:
-    """One row. `slot` and `sent` belong to `Masks`: where its mask is computed, how many `tokens` are known there."""
+    """One row. `source`, `slot` and `sent` belong to `Masks`: who computes its masks, where, of how many `tokens`."""
 
     __slots__ = (
         "closed",
+        "compile_s",
         "failed",
         "finished",
         "format",
@@ -61,12 +63,14 @@ class Constraint:
         "prefix",
         "sent",
         "slot",
+        "source",
         "tail",
         "tokens",
     )
 
-    def __init__(self, plan: Plan, form: Format, phase: Phase, *, ignore_eos: bool) -> None:
+    def __init__(self, plan: Plan, form: Format, phase: Phase, *, ignore_eos: bool, source: Any = None) -> None:
         self.plan = plan
+        self.source = source
         self.format = form
         self.phase = phase
         self.ignore_eos = ignore_eos
@@ -81,6 +85,8 @@ class Constraint:
         """Nothing may follow any more."""
         self.failed: str | None = None
         self.closed = False
+        self.compile_s = 0.0
+        """Processor time that went into its grammar; of several rows, one has all of it."""
 
     @property
     def ruled(self) -> bool:

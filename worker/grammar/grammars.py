@@ -1,116 +1,196 @@
-"""Everything that an engine needs to hold answers to grammars: checks, compiles, and a constraint for each row.
+"""Everything that an engine needs to hold answers to grammars: what is compiled for whom, a constraint for each row.
 
-Two processes, started when the first grammar comes: one proves that a grammar compiles within bounds, and is killed if
-it does not; the other one serves the rows and sees proved grammars only.
+Whatever works on a client's schema or expression does so in a process of its own, forked for it from one that knows
+the tokenizer; this process only passes it on. A process that compiled its grammar goes on to compute its masks.
 """
 
-import copy
 import hashlib
 import logging
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from protocol.errors import Code, JobError
-from protocol.messages import ChatPrompt, GenerateJob
-from worker.grammar import plans
-from worker.grammar.constraint import Constraint, Format, Phase, Plan
-from worker.grammar.formats import format_of
+from protocol.messages import ChatPrompt, GenerateJob, Sampling, TextPrompt
+from worker.grammar import compilers
+from worker.grammar.compile_queue import CompileQueue, Ended, Name, PendingGrammar
+from worker.grammar.compiled import CompiledGrammar
+from worker.grammar.compilers import GrammarCompiler, param_of
+from worker.grammar.constraint import Constraint, Format, Phase
 from worker.grammar.guard import Guard
 from worker.grammar.masks import Masks
-from worker.grammar.plans import Dialect
+from worker.grammar.memory import GrammarMemory, Verdict
+from worker.grammar.plans import LARGEST_BYTES
 from worker.grammar.process import GrammarProcess, ProcessLostError
+from worker.grammar.process_source import UNSUPPORTED, ProcessSource
 from worker.grammar.sheet import Spelling
-from worker.grammar.tools import ToolCase, callable_tools
-from worker.grammar.wire import Vocabulary
+from worker.grammar.standing import Standing
+from worker.grammar.wire import Compile
 from worker.text.calls import parser_name
 from worker.text.markers import NORMAL, REASONING, TOOL, Markers
 
 log = logging.getLogger("worker")
 
-COMPILE_S = 5.0
-PROVER_NICE = 10
-"""Whoever waits for a compiler has time; running streams have not."""
-REMEMBERED = 64
-"""Jobs whose plan is kept, so that the same question is answered without compiling again; bad ones as well."""
-UNSUPPORTED = "This model's tokenizer can't be held to a grammar."
+COMPILERS = ((False, 10), (True, 19))
+"""How many compile at the same time: whether each takes grammars of anybody, and its niceness. Whoever waits for a
+compiler has time; running streams have not."""
+REVIVED_S = 0.5
+"""What took longer to compile is not compiled again while streams wait."""
 OUTPUT_FORMAT = "This model's output format can't be held to a grammar."
 
 
 class Grammars:
-    """For one model. `compile` is for one thread (it may take seconds), `masks` for the engine's."""
+    """For one model. `masks` and what they call are for the engine's thread, all else is for any."""
 
     def __init__(
-        self, *, tokenizer: Any, raws: Sequence[bytes] | None, markers: Markers, size: int, slots: int
+        self,
+        *,
+        tokenizer: Any,
+        raws: Sequence[bytes] | None,
+        markers: Markers,
+        size: int,
+        slots: int,
+        processes: ProcessSource | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`raws` are the bytes of each token id, `size` the width of the logits, `slots` the most rows at once."""
         self._tokenizer = tokenizer
         self._raws = raws or ()
         self._markers = markers
         self._eos = frozenset(tokenizer.eos_token_ids)
-        self._slots = slots
-        self._size = max(size, len(tokenizer.get_vocab()))
+        self._clock = clock
+        vocabulary = tokenizer.get_vocab()
+        self._size = max(size, len(vocabulary))
+        self._think_start = vocabulary.get(markers.think_start) if markers.think_start else None
         self._lock = threading.Lock()
-        self._prover: GrammarProcess | None = None
-        self._server: GrammarProcess | None = None
+        self._processes = processes or ProcessSource(tokenizer, size=self._size, slots=slots)
         self._format: Format | None = None
-        self._spelling: Spelling | None = None
-        self._plans: OrderedDict[bytes, Plan | JobError | None] = OrderedDict()
-        self.masks = Masks(self._serving, condemn=self._condemn, slots=slots, size=self._size, eos=self._eos)
+        self._standing = Standing()
+        self._memory = GrammarMemory()
+        self._queue = CompileQueue(self._standing, clock=clock)
+        self._compiler = GrammarCompiler(self._processes, self._memory, self._lock, clock=clock)
+        self._compilers: list[threading.Thread] = []
+        self._granted: dict[tuple[int, int], tuple[CompiledGrammar | Verdict, float]] = {}
+        self._waiting: dict[tuple[int, int], Name] = {}
+        self.masks = Masks(self._revive, condemn=self._condemn, size=self._size, eos=self._eos)
         states = {NORMAL, REASONING, TOOL}
-        self._refusal = UNSUPPORTED if raws is None or not getattr(tokenizer, "is_fast", False) else ""
+        self._own_refusal = UNSUPPORTED if raws is None else ""
         if markers.initial != NORMAL or not markers.transitions.keys() <= states:
-            self._refusal = self._refusal or OUTPUT_FORMAT
+            self._own_refusal = self._own_refusal or OUTPUT_FORMAT
+
+    @property
+    def _refusal(self) -> str:
+        return self._processes.error or self._own_refusal
 
     @property
     def available(self) -> bool:
         """Whether answers of this model can be held to a grammar."""
         return not self._refusal
 
-    def pending(self, job: GenerateJob) -> bool:
-        """Whether `compile` has work to do for a job. Cheap, and for any thread."""
-        return plans.wanted(job) and _key(job) not in self._plans
+    def compile(self, job: GenerateJob, ended: Ended) -> bool:
+        """Whether a job has to wait for its grammar: `ended` then hears, on another thread, what came of it.
 
-    def compile(self, job: GenerateJob) -> Plan | None:
-        """What the job's answers are held to. Raises `JobError`."""
-        if not plans.wanted(job):
-            return None
-        key = _key(job)
-        found = self._plans.get(key)
-        if found is None:
-            try:
-                found = self._work_out(job)
-            except JobError as error:
-                if error.code is Code.ENGINE_ERROR:
-                    raise
-                found = error
-            with self._lock:
-                self._plans[key] = found
-                if len(self._plans) > REMEMBERED:
-                    self._plans.popitem(last=False)
-        if isinstance(found, JobError):
-            raise JobError(found.code, found.message, found.param)
-        return found
+        Never blocks. `drop` takes the job back. Raises `JobError` where it is refused as it is.
+        """
+        if not job.ruled:
+            return False
+        if self._refusal:
+            param = job.grammar.param if job.grammar is not None else "tool_choice"
+            raise JobError(Code.UNSUPPORTED, self._refusal, param)
+        request = self._request(job)
+        name = (job.tenant, hashlib.sha256(msgspec.msgpack.encode(request)).digest())
+        place = (job.job, job.attempt)
+        with self._lock:
+            now = self._clock()
+            found = self._memory.find(name, now)
+            if found is not None:
+                self._granted[place] = (found, 0.0)
+                return False
+            wait_s = self._standing.wait_s(job.tenant, now)
+            if wait_s:
+                message = f"Grammars of this API key take too much time. Try again in {wait_s:.0f} s."
+                raise JobError(Code.RATE_LIMITED, message, param_of(job))
+            if not self._queue.put(name, request, place, ended):
+                message = "Too many grammars of this API key wait to be compiled."
+                raise JobError(Code.RATE_LIMITED, message, param_of(job))
+            self._waiting[place] = name
+            self._hire()
+        return True
+
+    def drop(self, job: GenerateJob) -> None:
+        """A job will not be prepared any more: its grammar is not compiled, unless others wait for it."""
+        place = (job.job, job.attempt)
+        with self._lock:
+            self._granted.pop(place, None)
+            if (name := self._waiting.pop(place, None)) is not None:
+                self._queue.leave(place, name)
 
     def constraints(self, job: GenerateJob, prompt: Sequence[int], state: str) -> list[Constraint] | None:
         """One for each choice, brought behind what has been delivered. Raises `JobError`.
 
-        `state` is the one of the text that the prompt leaves the answer in.
+        `state` is the one of the text that the prompt leaves the answer in. Where nobody has called `compile` for the
+        job, it does, and waits.
         """
-        plan = self.compile(job)
-        if plan is None or self._format is None:
+        if not job.ruled:
             return None
+        granted = self._granted.pop((job.job, job.attempt), None)
+        found, spent_s = self._compile_now(job) if granted is None else granted
+        if isinstance(found, Verdict):
+            if found.error is not None:
+                raise JobError(found.error.code, found.error.message, found.error.param, compile_s=spent_s)
+            return None
+        form = self._format
+        if form is None:
+            raise RuntimeError("a grammar was compiled without its format")
+        plan = found.plan
         phase = Phase.WAITING if plan.trigger is not None else self._first_phase(job, prompt, state)
         made = []
         for choice in range(job.n):
-            constraint = Constraint(plan, self._format, phase, ignore_eos=job.sampling.ignore_eos)
+            constraint = Constraint(plan, form, phase, ignore_eos=job.sampling.ignore_eos, source=found)
             for token in job.delivered[choice] if job.delivered else ():
                 constraint.advance(token)
             made.append(constraint)
+        made[0].compile_s = spent_s
         return made
+
+    def _compile_now(self, job: GenerateJob) -> tuple[CompiledGrammar | Verdict, float]:
+        over = threading.Event()
+        failed: list[JobError] = []
+
+        def ended(error: JobError | None) -> None:
+            failed.extend([error] if error is not None else [])
+            over.set()
+
+        if self.compile(job, ended):
+            over.wait()
+        if failed:
+            raise failed[0]
+        return self._granted.pop((job.job, job.attempt))
+
+    def _request(self, job: GenerateJob) -> Compile:
+        """What the grammar of a job depends on, and nothing else. Raises `JobError`."""
+        chat = isinstance(job.prompt, ChatPrompt)
+        tools = job.prompt.tools if isinstance(job.prompt, ChatPrompt) else None
+        if len(tools or b"") + len(job.grammar.text if job.grammar else "") > LARGEST_BYTES:
+            message = f"The schemas of this request are larger than {LARGEST_BYTES} bytes together."
+            raise JobError(Code.INVALID_REQUEST, message, param_of(job))
+        bare = GenerateJob(
+            job=0,
+            attempt=0,
+            request_id="",
+            tenant="",
+            prompt=ChatPrompt(b"", tools) if chat else TextPrompt(""),
+            sampling=Sampling(0),
+            grammar=job.grammar,
+            tool_choice=job.tool_choice,
+            tool_names=job.tool_names,
+            parallel_tool_calls=job.parallel_tool_calls,
+        )
+        parser = parser_name(self._tokenizer) if chat and self._markers.tool_start else None
+        return Compile(bare, parser, compilers.COMPILE_S, compilers.COMPILE_BYTES)
 
     def _first_phase(self, job: GenerateJob, prompt: Sequence[int], state: str) -> Phase:
         if state == REASONING:
@@ -127,101 +207,79 @@ class Grammars:
         end = self._tokenizer.rfind_think_end(prompt, start=start) if start >= 0 else -1
         return end >= 0 and not any(token in self._eos for token in prompt[end:])
 
-    def _condemn(self, plan: Plan) -> None:
-        """Refuse from now on what hung, or took too long, while it was followed."""
+    # -- compiling: on threads of its own
+
+    def _hire(self) -> None:
+        if self._compilers:
+            return
+        for number, (anybody, nice) in enumerate(COMPILERS):
+            work = threading.Thread(target=self._work, args=(anybody, nice), name=f"compile-{number}", daemon=True)
+            self._compilers.append(work)
+            work.start()
+
+    def _work(self, anybody: bool, nice: int) -> None:
+        while True:
+            pending = self._queue.take(anybody=anybody)
+            spent_s = 0.0
+            error: JobError | None = None
+            found: CompiledGrammar | Verdict | None = None
+            try:
+                found, spent_s = self._compiler.compile(pending, nice)
+                if self._format is None and self._processes.server is not None:
+                    self._format = self._read_format(self._processes.specials)
+            except JobError as failure:
+                error = failure
+            except Exception:
+                log.exception("a grammar could not be compiled")
+                error = JobError(Code.ENGINE_ERROR, "The grammar could not be compiled.")
+            self._conclude(pending, found, error, spent_s)
+
+    def _conclude(
+        self, pending: PendingGrammar, found: CompiledGrammar | Verdict | None, error: JobError | None, spent_s: float
+    ) -> None:
         with self._lock:
-            for key, found in self._plans.items():
-                if found is plan:
-                    message = f"'{plan.param}' can't be enforced: it takes too much time to follow."
-                    self._plans[key] = JobError(Code.INVALID_REQUEST, message, plan.param)
+            waited = self._queue.done(pending, spent_s)
+            for number, (place, _) in enumerate(waited):
+                del self._waiting[place]
+                if found is not None:
+                    # Whoever came first pays for it.
+                    self._granted[place] = (found, 0.0 if number else spent_s)
+        for _, ended in waited:
+            ended(error)
 
-    # -- compiling
+    # -- following
 
-    def _work_out(self, job: GenerateJob) -> Plan | None:
-        if self._refusal:
-            param = job.grammar.param if job.grammar is not None else "tool_choice"
-            raise JobError(Code.UNSUPPORTED, self._refusal, param)
-        dialect = self._dialect(chat=isinstance(job.prompt, ChatPrompt))
-        tools = callable_tools(job)
-        plan = plans.plan(job, tools, dialect)
-        if plan is None:
-            return None
-        error = self._prove(plan.grammar)
-        if error and tools:
-            tools = [self._usable(tool) for tool in tools]
-            plan = plans.plan(job, tools, dialect) or plan
-            error = self._prove(plan.grammar)
-        if error:
-            raise JobError(Code.INVALID_REQUEST, f"'{plan.param}' can't be enforced: {error}", plan.param)
+    def _revive(self, grammar: CompiledGrammar) -> GrammarProcess:
+        """Another process for a grammar whose own was lost, while streams wait. Raises `ProcessLostError`."""
+        if grammar.spent_s > REVIVED_S:
+            raise ProcessLostError
         try:
-            self._serving().compile(plan.grammar, COMPILE_S)
-        except ProcessLostError:
-            log.warning("a proved grammar was too much for the process that follows it")
-        return plan
-
-    def _usable(self, tool: ToolCase) -> ToolCase:
-        """The tool, with a schema that can be enforced: any object, where it was not promised to be strict."""
-        error = self._prove(plans.alone(tool.schema))
-        if error and tool.strict:
-            raise JobError(Code.INVALID_REQUEST, f"'{tool.param}' can't be enforced: {error}", tool.param)
-        return tool.loosened() if error else tool
-
-    def _prove(self, grammar: str) -> str:
-        """What is wrong with a grammar, or nothing."""
-        try:
-            if self._prover is None:
-                self._prover = self._start(nice=PROVER_NICE)
-            return " ".join(self._prover.compile(grammar, COMPILE_S).split())
-        except ProcessLostError:
-            self._prover = None
-            return f"compiling it takes more than {COMPILE_S:g} seconds, or too much memory."
-
-    def _serving(self, fresh: bool = False) -> GrammarProcess:
-        """The process that computes masks; with `fresh`, another one."""
-        with self._lock:
-            if self._server is not None and fresh:
-                self._server.kill()
-                self._server = None
-            if self._server is None:
-                self._server = self._start()
-            return self._server
-
-    def _start(self, *, nice: int = 0) -> GrammarProcess:
-        added = list(self._tokenizer.added_tokens_decoder)
-        vocabulary = Vocabulary(_tokenizer_file(self._tokenizer), self._size, sorted(self._eos), added)
-        try:
-            process = GrammarProcess(vocabulary, slots=self._slots, nice=nice)
-        except (OSError, ProcessLostError) as error:
-            raise JobError(Code.ENGINE_ERROR, f"no grammar process could be started: {error!r}") from error
-        if process.error:
-            self._refusal = UNSUPPORTED
-            log.warning("no grammars with this tokenizer: %s", process.error)
-            raise JobError(Code.UNSUPPORTED, UNSUPPORTED)
+            process = self._processes.fork()
+        except JobError as error:
+            raise ProcessLostError from error
+        process.ask(grammar.request)
+        answer = process.answer(REVIVED_S * 4)
+        if answer is None or answer.plan is None:
+            process.kill()
+            raise ProcessLostError(stood_still=answer is None)
         return process
+
+    def _condemn(self, grammar: CompiledGrammar) -> None:
+        """A grammar took too much while it was followed: it is refused for a while, and so are its tenant's next."""
+        message = f"'{grammar.plan.param}' can't be enforced: it takes too much time to follow."
+        error = JobError(Code.INVALID_REQUEST, message, grammar.plan.param)
+        with self._lock:
+            now = self._clock()
+            self._memory.doubt(grammar.name, error, now)
+            self._standing.bar(grammar.name[0], now)
 
     # -- the model's format
 
-    def _dialect(self, *, chat: bool) -> Dialect:
-        spell = self._spell()
-        markers = self._markers if chat else Markers()
-        form = format_of(parser_name(self._tokenizer), spell) if markers.tool_start else None
-        return Dialect(tools=form, spell=spell)
-
-    def _spell(self) -> Spelling:
-        if self._spelling is None:
-            if self._prover is None:
-                self._prover = self._start(nice=PROVER_NICE)
-            specials = self._prover.specials
-            vocabulary = self._tokenizer.get_vocab()
-            self._spelling = Spelling({text: token for text, token in vocabulary.items() if token in specials})
-            self._format = self._read_format(specials, self._spelling)
-        return self._spelling
-
-    def _read_format(self, specials: frozenset[int], spell: Spelling) -> Format:
+    def _read_format(self, specials: frozenset[int]) -> Format:
         markers = self._markers
+        spell = Spelling({text: token for text, token in self._processes.added.items() if token in specials})
         edges = [edge for state in (NORMAL, TOOL) for edge in markers.transitions.get(state, ())]
         calls = [text for text, target in markers.transitions.get(REASONING, ()) if target == TOOL]
-        start = self._tokenizer.get_vocab().get(markers.think_start) if markers.think_start else None
         guarded = {text for text, _ in edges}
         if markers.tool_start and spell.ends_in_text(markers.tool_start):
             # Begun with mere text, as Llama's calls are: only what follows tells a call from an answer.
@@ -230,23 +288,7 @@ class Grammars:
             raws=self._raws,
             eos=self._eos,
             think_end=(markers.think_end or "").encode(),
-            think_start=start,
+            think_start=self._think_start,
             guard=Guard(guarded, self._raws, specials),
             thinking_guard=Guard(calls, self._raws, ()),
         )
-
-
-def _tokenizer_file(tokenizer: Any) -> str:
-    """The text of a `tokenizer.json`, with what `tokenizer_config.json` has added."""
-    backend = copy.copy(tokenizer.backend_tokenizer)
-    backend.no_padding()
-    backend.no_truncation()
-    text: str = backend.to_str()
-    return text
-
-
-def _key(job: GenerateJob) -> bytes:
-    """What the plan of a job depends on."""
-    chat = job.prompt.tools if isinstance(job.prompt, ChatPrompt) else False
-    asked = (job.grammar, chat, job.tool_choice, job.tool_names, job.parallel_tool_calls)
-    return hashlib.sha256(msgspec.msgpack.encode(asked)).digest()

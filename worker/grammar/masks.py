@@ -1,7 +1,7 @@
-"""Masks for the rows of an engine, computed in a grammar process while the device computes.
+"""Masks for the rows of an engine, computed in grammar processes while the device computes.
 
-A process that hangs or dies is replaced, and every row but the one it failed at goes on: what a row has said is known
-here. Belongs to the engine's thread.
+A process that dies of a mask takes the rows of its grammar along, and no others. One that is lost otherwise is
+replaced, and its rows go on: what a row has said is known here. Belongs to the engine's thread.
 """
 
 import logging
@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.grammar.constraint import Constraint, Phase, Plan
+from worker.grammar.compiled import CompiledGrammar
+from worker.grammar.constraint import Constraint, Phase
 from worker.grammar.process import GrammarProcess, ProcessLostError
-from worker.grammar.wire import Follow, Status, Step
+from worker.grammar.wire import Follow, Status
 
 log = logging.getLogger("worker")
 
-STEP_S = 2.0
-"""A step whose masks take longer has met a grammar without end."""
 ATTEMPTS = 3
 TOO_SLOW = "The grammar takes too long to follow."
 REFUSED = "The answer can't go on under this grammar."
@@ -25,25 +24,23 @@ LOST = "The grammar could not be followed: it takes too much time or memory."
 
 
 class Masks:
-    """One process serves all rows. `process` answers it, or, called with `True`, one in place of it.
+    """Each grammar has a process of its own, which serves all rows that follow it.
 
-    `condemn` is told of plans that proved well, but were too much when they were followed.
+    `revive` gives a grammar whose process was lost another one, or raises `ProcessLostError`; `condemn` is told of
+    grammars that proved well, but were too much when they were followed.
     """
 
     def __init__(
         self,
-        process: Callable[[bool], GrammarProcess],
+        revive: Callable[[CompiledGrammar], GrammarProcess],
         *,
-        condemn: Callable[[Plan], None],
-        slots: int,
+        condemn: Callable[[CompiledGrammar], None],
         size: int,
         eos: frozenset[int],
     ) -> None:
-        self._process = process
+        self._revive = revive
         self._condemn = condemn
-        self._lost = False
-        self._free = list(range(slots))
-        self._following: dict[int, Constraint] = {}
+        self._active: dict[int, GrammarProcess] = {}
         words = (size + 31) // 32
         self._any = np.full(words, 0xFFFFFFFF, dtype=np.uint32)
         self._eos = np.zeros(words, dtype=np.uint32)
@@ -62,54 +59,84 @@ class Masks:
     # -- following
 
     def _follow(self, constraints: Sequence[Constraint]) -> None:
-        closed = self._reclaim()
+        self._reclaim()
+        rows = [one for one in constraints if one.ruled and one.failed is None]
         for _ in range(ATTEMPTS):
-            ruled = [one for one in constraints if one.ruled and one.failed is None]
-            if not ruled and not closed:
+            if not rows:
                 return
-            process = None
+            rows = self._ask(rows)
+        for one in rows:
+            one.failed = LOST
+
+    def _reclaim(self) -> None:
+        """Free the slots of rows that have left, or have left the part that was ruled."""
+        for number, process in [*self._active.items()]:
+            for slot in [slot for slot, one in process.following.items() if one.closed]:
+                one = process.following.pop(slot)
+                one.slot, one.closed = None, False
+                process.free.append(slot)
+                process.closed.append(slot)
+            if not process.following:
+                del self._active[number]
+
+    def _ask(self, rows: Sequence[Constraint]) -> list[Constraint]:
+        """Take one step of every row, all processes at the same time; returns rows that have to be asked again."""
+        groups: dict[int, list[Constraint]] = {}
+        for one in rows:
+            groups.setdefault(id(one.source), []).append(one)
+        again: list[Constraint] = []
+        begun: list[tuple[GrammarProcess, list[Constraint]]] = []
+        for group in groups.values():
+            source: CompiledGrammar = group[0].source
+            process = source.process
             try:
-                process, self._lost = self._process(self._lost), False
-                step = Step([self._next(one) for one in ruled], closed)
-                for one, status in zip(ruled, process.step(step, STEP_S), strict=True):
-                    self._note(one, status)
-                return
-            except (ProcessLostError, OSError):
-                self._lost = True
-                self._forget(-1 if process is None else process.at_work)
-                closed = []
-        for one in constraints:
-            if one.ruled:
-                one.failed = LOST
+                if process is None:
+                    process = source.process = self._revive(source)
+                process.begin([self._next(one, process) for one in group])
+                begun.append((process, group))
+            except ProcessLostError as lost:
+                again += self._lose(source, process, lost, group)
+        for process, group in begun:
+            try:
+                statuses = process.finish()
+            except ProcessLostError as lost:
+                again += self._lose(group[0].source, process, lost, group)
+                continue
+            for one, status in zip(group, statuses, strict=True):
+                self._note(one, status)
+        return again
 
-    def _reclaim(self) -> list[int]:
-        """Slots of rows that have left, or have left the part that was ruled."""
-        closed = [slot for slot, one in self._following.items() if one.closed]
-        for slot in closed:
-            one = self._following.pop(slot)
-            one.slot, one.closed = None, False
-            self._free.append(slot)
-        return closed
-
-    def _next(self, one: Constraint) -> Follow:
+    def _next(self, one: Constraint, process: GrammarProcess) -> Follow:
         if one.slot is None:
-            one.slot = self._free.pop()
-            self._following[one.slot] = one
+            one.slot = process.free.pop()
+            process.following[one.slot] = one
+            self._active[id(process)] = process
             one.sent = len(one.tokens)
-            return Follow(one.slot, one.tokens, one.plan.grammar, one.prefix)
+            return Follow(one.slot, one.tokens, begins=True, prefix=one.prefix)
         tokens, one.sent = one.tokens[one.sent :], len(one.tokens)
         return Follow(one.slot, tokens)
 
-    def _forget(self, guilty: int) -> None:
-        """The process is gone: rows start anew in the next one, but for the one it ended at."""
-        log.warning("a grammar process was lost; its rows go on in another")
-        if (one := self._following.get(guilty)) is not None:
-            one.failed = LOST
-            self._condemn(one.plan)
-        for slot, other in self._following.items():
+    def _lose(
+        self, source: CompiledGrammar, process: GrammarProcess | None, lost: ProcessLostError, group: list[Constraint]
+    ) -> list[Constraint]:
+        """A process is gone. Where it ended in the middle of a mask, the grammar is to blame; else rows go on anew."""
+        source.process = None
+        if process is None:
+            for one in group:
+                one.failed = LOST
+            return []
+        for other in process.following.values():
             other.slot = None
-            self._free.append(slot)
-        self._following.clear()
+        process.following.clear()
+        self._active.pop(id(process), None)
+        if process.at_work < 0 or lost.stood_still:
+            log.warning("a grammar process was lost (%s); its rows go on in another", lost)
+            return group
+        log.warning("a grammar takes too much time or memory to follow; its rows end")
+        self._condemn(source)
+        for one in group:
+            one.failed = LOST
+        return []
 
     def _note(self, one: Constraint, status: Status) -> None:
         match status:
@@ -119,7 +146,7 @@ class Masks:
                 one.finished = True
             case Status.SLOW:
                 one.failed = TOO_SLOW
-                self._condemn(one.plan)
+                self._condemn(one.source)
                 one.closed = True
             case Status.ENDED:
                 one.lose()
@@ -141,7 +168,7 @@ class Masks:
             return
         if one.slot is None:
             raise RuntimeError("a mask was asked for that was not computed")
-        mask[:] = self._eos if one.finished else self._process(False).masks[one.slot]
+        mask[:] = self._eos if one.finished else one.source.process.masks[one.slot]
         if one.finished:
             return
         form.guard.forbid(mask, one.tail)

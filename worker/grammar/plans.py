@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from protocol.errors import Code, JobError
-from protocol.messages import ChatPrompt, GenerateJob, Grammar
+from protocol.messages import GenerateJob, Grammar
 from worker.grammar.constraint import Plan
 from worker.grammar.formats import ToolFormat, rules
 from worker.grammar.sheet import Sheet, Spelling, json_part, quoted, slashed
@@ -22,14 +22,6 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
     tools: ToolFormat | None
     spell: Spelling
-
-
-def wanted(job: GenerateJob) -> bool:
-    """Whether a job's answers are held to anything: cheap enough for any thread."""
-    tools = job.prompt.tools if isinstance(job.prompt, ChatPrompt) else None
-    if job.grammar is not None or job.tool_choice == "required" or job.tool_names:
-        return True
-    return tools is not None and b'"strict":true' in tools
 
 
 def plan(job: GenerateJob, tools: list[ToolCase], dialect: Dialect) -> Plan | None:

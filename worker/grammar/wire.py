@@ -4,6 +4,9 @@ from enum import IntEnum
 
 import msgspec
 
+from protocol.messages import GenerateJob
+from worker.grammar.constraint import Plan
+
 
 class Status(IntEnum):
     """How a followed grammar stands. `ENDED`: nothing may follow; `SLOW`: its masks take too long to compute."""
@@ -15,45 +18,63 @@ class Status(IntEnum):
 
 
 class Vocabulary(msgspec.Struct, frozen=True, array_like=True):
-    """A tokenizer (the text of its `tokenizer.json`), the number of ids that masks cover, the ids that end an answer.
+    """What a fork server needs besides the text of the tokenizer's `tokenizer.json`, which is in a file.
 
-    `asked` are ids of which the answer, `Specials`, names those that grammars know as control tokens.
+    `size` is the number of ids that masks cover, `eos` the ids that end an answer. `added` are names and ids, of which
+    the answer, `Specials`, names those that grammars know as control tokens.
     """
 
-    tokenizer: str
     size: int
     eos: list[int]
-    asked: list[int]
+    added: dict[str, int]
 
 
 class Specials(msgspec.Struct, frozen=True, array_like=True):
-    """The process is ready, or `error` says why this tokenizer can't be used."""
+    """The fork server is ready, or `error` says why this tokenizer can't be used."""
 
     ids: list[int]
     error: str = ""
 
 
 class Compile(msgspec.Struct, frozen=True, array_like=True):
-    """Compile a grammar and keep it; answered by `Compiled`."""
+    """Compile what a job's answers are held to, then follow it; answered by `Compiled`.
 
-    grammar: str
+    `job` has only what its grammar depends on. `parser` is that of the model's tool calls, None where it has none.
+    `loosened`: of tools that are not promised to be strict, take any object for the arguments. `limit_s` is the
+    processor time that it may take, `limit_bytes` the memory that it may add.
+    """
+
+    job: GenerateJob
+    parser: str | None
+    limit_s: float
+    limit_bytes: int
+    loosened: bool = False
 
 
 class Compiled(msgspec.Struct, frozen=True, array_like=True):
-    """`error` is empty, or what is wrong with the grammar, for the caller who sent it."""
+    """The `plan` (without its grammar; None: nothing is ruled), or what is wrong, for the caller who sent it.
 
-    error: str = ""
+    `spent_s` is processor time, `grown_bytes` how much larger the process has become.
+    """
+
+    plan: Plan | None = None
+    code: str = ""
+    message: str = ""
+    param: str | None = None
+    spent_s: float = 0.0
+    grown_bytes: int = 0
+    pid: int = 0
 
 
 class Follow(msgspec.Struct, frozen=True, array_like=True):
-    """Go on in `slot`: with `grammar`, from its start behind `prefix`; else from where it was.
+    """Go on in `slot` from where it was, or, with `begins`, from the grammar's start behind `prefix`.
 
     `tokens` are taken, then the mask of what may follow is written to the slot's place in the shared memory.
     """
 
     slot: int
     tokens: list[int]
-    grammar: str | None = None
+    begins: bool = False
     prefix: bytes = b""
 
 

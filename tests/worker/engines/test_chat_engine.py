@@ -656,3 +656,24 @@ def test_every_token_is_in_one_delta(engine: ChatEngine) -> None:
         assert [delta.finish for delta in deltas] == [None] * (len(deltas) - 1) + ["length"]
         assert isinstance(deltas[-1], Delta)
         assert outcome.text[choice] == engine._loaded.tokenizer.decode(outcome.tokens[choice])
+
+
+def test_work_is_counted_as_it_was_computed(engine_of: Callable[..., ChatEngine]) -> None:
+    """A prompt without what was cached, each step of each choice, also of a job that is cut short or cancelled."""
+    engine = engine_of("qwen3")
+    engine.forget()
+    text = "count " * 120
+    first = run(engine, [job(1, text, max_tokens=8, n=2)])[1].usage
+    assert first is not None and first.cached_tokens == 0
+    assert first.stepped_tokens == first.prompt_tokens + 16
+    again = run(engine, [job(2, text, max_tokens=8)])[2].usage
+    assert again is not None and again.cached_tokens > 0
+    assert again.stepped_tokens == again.prompt_tokens - again.cached_tokens + again.completion_tokens
+    engine.admit(prepared(engine, job(3, "left alone", max_tokens=50)))
+    for _ in range(5):
+        engine.step()
+    spent = engine.spent(3)
+    assert engine.cancel(3)
+    assert spent is not None and spent.completion_tokens > 1
+    assert spent.stepped_tokens == spent.prompt_tokens + spent.completion_tokens
+    assert engine.spent(3) is None

@@ -18,6 +18,7 @@ from protocol.parts import joined_calls
 from worker.config import WorkerConfig
 from worker.engines.chat import ChatEngine
 from worker.engines.preparation import Preparation
+from worker.grammar import compilers
 from worker.grammar.formats import FORMATS
 from worker.grammar.grammars import Grammars
 from worker.text import llama3
@@ -99,9 +100,9 @@ def speaking(_many_tongued: ChatEngine) -> Iterator[Callable[[str], ChatEngine]]
             markers=engine._markers,
             size=engine._loaded.vocab_size,
             slots=16,
+            # Their vocabulary is the same, and starting them is what takes long.
+            processes=former._processes,
         )
-        # Their vocabulary is the same, and starting them is what takes long.
-        grammars._prover, grammars._server = former._prover, former._server
         engine._preparation = Preparation(engine._loaded, engine._vocabulary, engine._markers, grammars)
         engine._ready_batch._masks = grammars.masks
         return engine
@@ -239,3 +240,19 @@ def test_answer_or_call_when_llama_may_give_either(speaking: Callable[[str], Cha
         text.feed(token)
     piece = text.finish("stop")
     assert (piece.text, piece.calls) == ('{"name": "Ada", "parameters": {}} is who', [])
+
+
+def test_schema_that_is_endless_to_write_down_takes_no_more_than_its_time(
+    speaking: Callable[[str], ChatEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A schema of a few hundred bytes may stand for millions of rules: not even these are written by the engine."""
+    monkeypatch.setattr(compilers, "COMPILE_S", 0.5)
+    engine = speaking("gemma4")
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(9):
+        schema = {"type": ["object"] * 20, "properties": {"a": schema}, "required": ["a"]}
+    with pytest.raises(JobError) as refused:
+        engine.prepare(ask(1, [tool("endless", {"type": "object", "properties": {"a": schema}})], tenant="endless"))
+    assert refused.value.code in (Code.INVALID_REQUEST, Code.UNSUPPORTED)
+    loose = ask(1, [tool("endless", {"type": "object", "properties": {"a": schema}}, strict=False)], tenant="endless")
+    assert engine.prepare(loose).constraints

@@ -13,9 +13,8 @@ from protocol.errors import Code, JobError
 from protocol.messages import GenerateJob, Grammar, ToolCall
 from protocol.parts import joined_calls
 from worker.engines.chat import ChatEngine
+from worker.grammar import grammars
 from worker.grammar.formats import FORMATS, rules
-from worker.grammar.grammars import Grammars
-from worker.grammar.plans import Dialect
 from worker.grammar.sheet import Sheet, Spelling
 from worker.grammar.tools import ToolCase
 from worker.text.calls import calls_from
@@ -171,7 +170,7 @@ def test_strict_schema_is_refused_by_name_when_it_can_not_be_enforced(engine: Ch
 
 def test_demand_is_refused_when_the_format_is_not_json(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where calls are spelled in a notation of the model's own, a demand that can't be kept is refused."""
-    monkeypatch.setattr(Grammars, "_dialect", lambda self, chat: Dialect(tools=None, spell=Spelling({})))
+    monkeypatch.setattr(grammars, "parser_name", lambda _: "unheard_of")
     with pytest.raises(JobError) as refused:
         engine.prepare(ask(1, [tool("unheard_of", None)]))
     assert (refused.value.code, refused.value.param) == (Code.UNSUPPORTED, "tool_choice")

@@ -52,19 +52,26 @@ class Gate:
         return f"prepared {job.job}"
 
 
-class Workshop:
-    """A `Compiler` that works on whatever has a grammar, refuses kind `bad`, and waits to be let go on."""
+class Waiting:
+    """A `Compiler` that whatever has a grammar waits for until `finish`, and that refuses kind `refused` at once."""
 
     def __init__(self) -> None:
-        self.go = threading.Event()
+        self.endings: dict[int, Callable[[JobError | None], None]] = {}
+        self.dropped: list[int] = []
 
-    def compiles(self, job: GenerateJob) -> bool:
+    def compile(self, job: GenerateJob, ended: Callable[[JobError | None], None]) -> bool:
+        if job.grammar is not None and job.grammar.kind == "refused":
+            raise JobError(Code.RATE_LIMITED, "too many", "where")
+        if job.grammar is not None:
+            self.endings[job.job] = ended
         return job.grammar is not None
 
-    def compile(self, job: GenerateJob) -> None:
-        assert self.go.wait(PATIENCE_S)
-        if job.grammar is not None and job.grammar.kind == "bad":
-            raise JobError(Code.INVALID_REQUEST, "no", "where")
+    def drop(self, job: GenerateJob) -> None:
+        self.endings.pop(job.job, None)
+        self.dropped.append(job.job)
+
+    def finish(self, number: int, error: JobError | None = None) -> None:
+        self.endings.pop(number)(error)
 
 
 def ruled(number: int, kind: str) -> GenerateJob:
@@ -72,18 +79,36 @@ def ruled(number: int, kind: str) -> GenerateJob:
 
 
 def test_nobody_waits_for_a_grammar_of_others() -> None:
-    """What has to be compiled is prepared behind that; a refusal and a cancel end it there."""
-    shop = Workshop()
-    desk = Desk(lambda job, _buffers: job.job, shop)
-    for number, kind in ((1, "bad"), (2, "good"), (3, "good")):
+    """What has to be compiled is prepared behind that; a refusal ends it there."""
+    compiler = Waiting()
+    desk = Desk(lambda job, _buffers: job.job, compiler)
+    for number, kind in ((1, "bad"), (2, "good"), (3, "refused")):
         desk.reception.take(7, ruled(number, kind))
+    assert desk.next() == (7, Failed(3, 1, Code.RATE_LIMITED, "too many", "where"))
     desk.reception.take(7, job(4))
     assert desk.next() == Admit(7, 4, 1, 4)
-    assert desk.reception.cancel(7, 2, 1)
-    shop.go.set()
+    compiler.finish(1, JobError(Code.INVALID_REQUEST, "no", "where"))
     assert desk.next() == (7, Failed(1, 1, Code.INVALID_REQUEST, "no", "where"))
-    assert desk.next() == Admit(7, 3, 1, 3)
+    compiler.finish(2)
+    assert desk.next() == Admit(7, 2, 1, 2)
     assert desk.reception.waiting == 0
+    assert compiler.dropped == [3, 1, 2]
+
+
+def test_compiler_is_told_when_a_job_that_waits_for_it_is_cancelled() -> None:
+    """So that nothing is compiled for whoever has left; what comes of it nevertheless goes nowhere."""
+    compiler = Waiting()
+    desk = Desk(lambda job, _buffers: job.job, compiler)
+    desk.reception.take(7, ruled(1, "good"))
+    late = compiler.endings[1]
+    assert desk.reception.cancel(7, 1, 1)
+    assert compiler.dropped == [1]
+    late(None)
+    desk.reception.take(7, ruled(2, "good"))
+    desk.reception.clear()
+    assert compiler.endings == {}
+    desk.reception.take(7, job(3))
+    assert desk.next() == Admit(7, 3, 1, 3)
 
 
 def test_prepared_job_goes_to_the_loop() -> None:
