@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyError as error:
         print(f"scripts/hostile: there is no scenario {error}; --list names them", file=sys.stderr)
         return 2
+    # What was started is ended, too, when this is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"{platform.platform()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     table = Table()
     for one in chosen:

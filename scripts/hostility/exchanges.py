@@ -109,30 +109,40 @@ def send(address: Address, data: Iterable[bytes], *, timeout_s: float = 120.0, s
 
 
 def read_answer(connection: socket.socket, began: float, fault: str = "") -> Exchange:
-    """One answer with its body, however its end is told."""
-    received, at = b"", -1
+    """One answer with its body, however its end is told; what only says "go on" is passed over."""
+    received = bytearray()
+    at = length = -1
     try:
-        while len(received) < MOST_ANSWER and not _whole(received, at):
+        while len(received) < MOST_ANSWER and not _whole(received, at, length):
             chunk = connection.recv(PIECE)
             if not chunk:
                 break
             received += chunk
-            if at < 0 and (found := received.find(b"\r\n\r\n")) >= 0:
-                at = found + 4
+            if at < 0:
+                at, length = _read_head(received)
     except OSError as error:
         fault = fault or repr(error)
     took_s = time.monotonic() - began
     if at < 0 or not received.startswith(b"HTTP/1."):
-        return Exchange(status=0, body=received[:500], headers={}, took_s=took_s, fault=fault or "no answer")
+        return Exchange(status=0, body=bytes(received[:500]), headers={}, took_s=took_s, fault=fault or "no answer")
     lines = received[:at].decode("latin-1").split("\r\n")
     named = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
-    return Exchange(status=int(lines[0][9:12]), body=received[at:], headers=named, took_s=took_s, fault=fault)
+    body = bytes(received[at : at + length] if length >= 0 else received[at:])
+    return Exchange(status=int(lines[0][9:12]), body=body, headers=named, took_s=took_s, fault=fault)
 
 
-def _whole(received: bytes, at: int) -> bool:
+def _read_head(received: bytearray) -> tuple[int, int]:
+    """Where the body begins and how long it is; -1 for what is not known (yet)."""
+    while received.startswith(b"HTTP/1.1 1") and (end := received.find(b"\r\n\r\n")) >= 0:
+        del received[: end + 4]
+    end = received.find(b"\r\n\r\n")
+    if end < 0:
+        return -1, -1
+    told = bytes(received[:end]).lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
+    return end + 4, int(told) if told.isdigit() else -1
+
+
+def _whole(received: bytearray, at: int, length: int) -> bool:
     if at < 0:
         return False
-    top = received[:at].lower()
-    if b"content-length: " in top:
-        return len(received) - at >= int(top.split(b"content-length: ", 1)[1].split(b"\r\n", 1)[0])
-    return b"transfer-encoding: chunked" in top and received.endswith(b"0\r\n\r\n")
+    return len(received) - at >= length if length >= 0 else received.endswith(b"0\r\n\r\n")
