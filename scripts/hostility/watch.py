@@ -18,11 +18,11 @@ QUIET = 0.1
 """Where others took no larger share of the machine, the pool's waiting for a processor is its own doing."""
 
 REQUESTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("chat", "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 4}),
-    ("embedding", "/v1/embeddings", {"input": "a cat"}),
-    ("chat", "/v1/tokenize", {"prompt": "a cat"}),
+    ("chat", "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello, #!"}], "max_tokens": 4}),
+    ("embedding", "/v1/embeddings", {"input": "cat #"}),
+    ("chat", "/v1/tokenize", {"prompt": "cat #"}),
 )
-"""What a client who does nothing wrong asks for: the model that it needs, path, body."""
+"""What a client who does nothing wrong asks for: the model that it needs, path, body, where # is a number."""
 
 
 @dataclass(kw_only=True)

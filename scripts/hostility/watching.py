@@ -153,7 +153,8 @@ class Watcher:
             wanted = self._requests[at % len(self._requests)]
             at += 1
             began = time.monotonic()
-            body = json.dumps(wanted["body"]).encode()
+            # Something else each time: what is cached tells nothing of an engine.
+            body = json.dumps(wanted["body"]).replace("#", str(at)).encode()
             headers = {**self._victim, "Content-Type": "application/json"}
             self.seen.begin(wanted["name"])
             answer = ask(self._address, "POST", wanted["path"], body, headers=headers, timeout_s=300.0)
