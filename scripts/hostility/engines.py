@@ -83,20 +83,42 @@ def many_texts() -> list[Request]:
 
 def texts(stage: Stage) -> Report:
     """Texts of 2 and 20 MB to every route that takes text, one after the other: no engine is held, none dies."""
-    report = Report()
-    requests = _some([*many_texts(), *long_texts()], stage.part)
-    before = stage.pool.engine_pids()
+    return _one_by_one(stage, long_texts())
+
+
+def largest(stage: Stage) -> Report:
+    """The most that one request may ask of engines, one after the other: others' requests go on."""
+    return _one_by_one(stage, many_texts())
+
+
+def _one_by_one(stage: Stage, requests: list[Request]) -> Report:
+    report, before = Report(), _warm_up(stage)
     with stage.watched() as scene:
-        spans = _send_each(stage, requests)
+        spans = _send_each(stage, _some(requests, stage.part))
     _judge_each(report, scene, spans)
     _judge_engines(stage, report, scene, before)
     return report
 
 
+def _warm_up(stage: Stage) -> dict[str, int]:
+    """Ask what takes most memory of all that is ordinary, so that growth is growth beyond it; answers engines' pids."""
+    if not stage.pool.warmed:
+        stage.pool.warmed = True
+        long = " ".join(f"cat {at}" for at in range(80))
+        _ask(stage, "/v1/embeddings", {"model": "embedding", "input": [f"{at} {long}" for at in range(64)]})
+        for model in ("chat", "vision"):
+            _ask(
+                stage,
+                "/v1/chat/completions",
+                {**_saying("the cat sat. " * 300), "model": model, "n": 8, "max_tokens": 64},
+            )
+    return stage.pool.engine_pids()
+
+
 def tokenizing(stage: Stage) -> Report:
     """One key at its limits with texts of 2 MB: others' embeddings, tokens and streams go on."""
     report, requests = Report(), [one for one in long_texts() if "one word" in one[0] or "control" in one[0]]
-    before = stage.pool.engine_pids()
+    before = _warm_up(stage)
     with stage.watched(streams=True) as scene:
         statuses = _flood(stage, requests)
     _judge_engines(stage, report, scene, before)
@@ -115,7 +137,7 @@ def pictures(stage: Stage) -> Report:
     spent: dict[str, float] = {}
     waits: dict[str, float] = {}
     statuses: dict[str, str] = {}
-    before = stage.pool.engine_pids()
+    before = _warm_up(stage)
     with stage.watched() as scene:
         for name in names:
             url = f"data:image/png;base64,{base64.b64encode(bombs[name]).decode()}"
@@ -227,7 +249,7 @@ def grammars(stage: Stage) -> Report:
 
     for _ in range(8):
         ask_victim(usual)
-    before = pool.engine_pids()
+    before = _warm_up(stage)
     with stage.watched() as scene:
         deadline = time.monotonic() + stage.seconds
         join = in_background(lambda: side_by_side(1 if stage.part < 0.2 else 10, attack))
@@ -252,7 +274,7 @@ def leaving(stage: Stage) -> Report:
     data = json.dumps(body).encode()
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {pool.make_attacker()}"}
     request = head("POST", "/v1/chat/completions", {**headers, "Content-Length": str(len(data))}) + data
-    before, left = pool.engine_pids(), 0
+    before, left = _warm_up(stage), 0
     with stage.watched(streams=True) as scene, ExitStack() as stack:
         deadline = time.monotonic() + stage.seconds
         while time.monotonic() < deadline:

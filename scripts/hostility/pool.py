@@ -64,6 +64,8 @@ class Pool:
         self._most_descriptors = most_descriptors
         self.address = Address(port=0)
         self.gateway: subprocess.Popen[bytes]
+        self.warmed = False
+        """Whether engines have taken the memory that they take for ordinary requests."""
         self.supervisors: dict[str, subprocess.Popen[bytes]] = {}
         try:
             self.start_gateway()

@@ -36,6 +36,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario(name="crowd", run=keyed.crowd, seconds=20.0),
     Scenario(name="forms", run=keyed.forms, seconds=15.0),
     Scenario(name="texts", run=engines.texts, seconds=120.0),
+    Scenario(name="largest", run=engines.largest, seconds=120.0),
     Scenario(name="tokenizing", run=engines.tokenizing, seconds=20.0),
     Scenario(name="pictures", run=engines.pictures, seconds=60.0),
     Scenario(name="grammars", run=engines.grammars, seconds=60.0),
