@@ -13,7 +13,7 @@ from typing import Any
 
 from hostility import machine
 from hostility.exchanges import Exchange, head
-from hostility.pictures import hostile_pictures
+from hostility.pictures import hostile_images, odd_images
 from hostility.report import GAP_KEYED_S, GROWTH_ENGINE, Report
 from hostility.stage import Scene, Stage, in_background, side_by_side
 from hostility.watch import MB, median
@@ -131,8 +131,8 @@ def tokenizing(stage: Stage) -> Report:
 def pictures(stage: Stage) -> Report:
     """Image bombs of every kind to a vision model: each is refused within a second of processor time, text goes on."""
     report = Report()
-    bombs = hostile_pictures()
-    names = _some(sorted(bombs), stage.part)
+    bombs = {**hostile_images(), **odd_images()}
+    names = _some(list(bombs), stage.part)
     usual = median([_seen_text(stage) for _ in range(7)])
     spent: dict[str, float] = {}
     waits: dict[str, float] = {}
@@ -188,23 +188,20 @@ def hostile_grammars(seed: int) -> list[dict[str, Any]]:
     def extra(**fields: Any) -> dict[str, Any]:
         return {"structured_outputs": fields}
 
-    nested: dict[str, Any] = {"type": "string"}
-    for level in range(14):
-        nested = {"anyOf": [nested, {"type": "array", "items": nested, "minItems": level, "maxItems": 50 + level}]}
+    deep = f"(((a{{400}}){{400}}){{{40 + seed}}})x"
+    many = "|".join(f"/(((a{{200}}){{200}}){{{40 + seed + at}}})x/" for at in range(30))
     return [
+        extra(regex=deep),
+        extra(regex=f"(((a{{400}}){{400}}){{{400 + seed}}})x"),
+        extra(regex=f"((((a{{99}}){{99}}){{99}}){{{99 + seed}}})x"),
         extra(regex=f"(a{{1,{900 + seed}}}){{1,900}}"),
-        extra(regex=f"((x+x+)+y{{{seed + 1}}})+z"),
         extra(regex="(" + "|".join(f"{at}{seed}[a-z]{{1,99}}" for at in range(3000)) + ")"),
-        extra(regex=f"(.*a){{{20 + seed % 20}}}"),
+        extra(grammar=f"start: /{deep}/"),
+        extra(grammar=f"start: {many}"),
         extra(grammar=f'start: a{"" if seed % 2 else "?"} "{seed}"\na: b b b\nb: c c c c | a\nc: "x"* | a | b'),
-        extra(choice=[f"{at}-{seed}-{'x' * 40}" for at in range(1000)]),
-        schema({"type": "array", "items": {"type": "integer"}, "minItems": 10_000, "maxItems": 1_000_000 + seed}),
-        schema({"type": "string", "pattern": f"^([a-z]{{1,{500 + seed}}}[0-9]{{1,500}}){{1,100}}$"}),
-        schema({"type": "string", "minLength": 1000, "maxLength": 100_000 + seed}),
+        schema({"type": "string", "pattern": f"^{deep}$"}),
         schema({"enum": [f"{at}-{seed}-{'y' * 20}" for at in range(2000)]}),
-        schema({"type": "number", "multipleOf": 1e-9, "minimum": seed, "maximum": 1e9}),
-        schema({"allOf": [{"anyOf": [{"pattern": f"{at}{seed}.*{at}"}, {"minLength": at}]} for at in range(60)]}),
-        schema(nested if len(json.dumps(nested)) < 60_000 else {"anyOf": [{"const": at + seed} for at in range(3000)]}),
+        schema({"type": "array", "items": {"type": "integer"}, "minItems": 10_000, "maxItems": 1_000_000 + seed}),
     ]
 
 
