@@ -21,9 +21,7 @@ SIZE = (40, 24)
 
 def hostile_images() -> dict[str, bytes]:
     """Files by kind, a few megabytes each at most; all of them made anew."""
-    made = {name: make() for name, make in _HOSTILE}
-    assert len(made) == len(_HOSTILE)
-    return made
+    return {name: make() for name, make in _HOSTILE}
 
 
 def odd_images() -> dict[str, bytes]:
