@@ -47,7 +47,13 @@ class Report:
 
     def add_gaps(self, sight: Sight, most_s: float) -> None:
         """The longest time that the gateway answered nobody, and where it held its own loop that long."""
-        self.add("longest gap of /ping", sight.longest_s("ping", "fresh ping"), most_s, "s")
+        self.add(
+            "longest gap of /ping",
+            sight.longest_s("ping", "fresh ping"),
+            most_s,
+            "s",
+            sight.described("ping", "fresh ping"),
+        )
         lost = [fault for _, fault in sight.lost_pings]
         self.add("pings not answered", len(lost), 0, "", "; ".join(sorted({*lost})[:3]))
         if sight.elsewhere > 0.05:
@@ -66,7 +72,13 @@ class Report:
             f"others' requests that failed, of {asked}", len(failures), 0, "", "; ".join(sorted({*failures})[:3])[:400]
         )
         if "stream" in sight.gaps:
-            self.add("longest silence of another's stream", sight.longest_s("stream"), SILENCE_S, "s")
+            self.add(
+                "longest silence of another's stream",
+                sight.longest_s("stream"),
+                SILENCE_S,
+                "s",
+                sight.described("stream"),
+            )
 
     @property
     def missed(self) -> list[Reading]:

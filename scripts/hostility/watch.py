@@ -43,8 +43,20 @@ class Sight:
 
     def longest_s(self, *names: str, since: float = 0.0, until: float = float("inf")) -> float:
         """The longest gap, without what is the machine's fault: see `held_s`."""
+        row = self._longest(names, since, until)
+        return self.held_s(row) if row else 0.0
+
+    def described(self, *names: str) -> str:
+        """The longest gap as it was, and what of it was the machine's fault."""
+        row = self._longest(names, 0.0, float("inf"))
+        if row is None:
+            return ""
+        begin, end, starved = row
+        return f"{end - begin:.2f} s in all, {starved:.2f} s of it ready to run"
+
+    def _longest(self, names: Sequence[str], since: float, until: float) -> tuple[float, float, float] | None:
         rows = [row for name in names for row in self.gaps.get(name, []) if row[1] > since and row[0] < until]
-        return max((self.held_s(row) for row in rows), default=0.0)
+        return max(rows, key=self.held_s, default=None)
 
     def held_s(self, row: tuple[float, float, float]) -> float:
         """A gap without the time in which an idle process slept on, too; and, where others keep the machine busy,
