@@ -47,13 +47,9 @@ class Report:
 
     def add_gaps(self, sight: Sight, most_s: float) -> None:
         """The longest time that the gateway answered nobody, and where it held its own loop that long."""
-        self.add(
-            "longest gap of /ping",
-            sight.longest_s("ping", "fresh ping"),
-            most_s,
-            "s",
-            sight.described("ping", "fresh ping"),
-        )
+        self.add("longest gap of /ping", sight.longest_s("ping"), most_s, "s", sight.described("ping"))
+        fresh = sight.longest_s("fresh ping")
+        self.add("the same on new connections", fresh, most_s, "s", sight.described("fresh ping"))
         lost = [fault for _, fault in sight.lost_pings]
         self.add("pings not answered", len(lost), 0, "", "; ".join(sorted({*lost})[:3]))
         if sight.elsewhere > 0.05:
