@@ -14,14 +14,15 @@ MOST_ANSWER = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where a gateway listens, on this machine."""
+    """Where a gateway listens, on this machine, and the address that one comes from."""
 
     port: int
     tls: bool = False
+    source: str = "127.0.0.1"
 
     def connect(self, timeout_s: float = 60.0) -> socket.socket:
         """A connection, with TLS where the gateway wants it. Raises `OSError`."""
-        plain = socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s)
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout_s, (self.source, 0))
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not self.tls:
             return plain

@@ -60,7 +60,7 @@ def _chosen(route: Route, part: float) -> Iterator[bodies.Body]:
 
 def _post(stage: Stage, route: Route, data: bytes, key: str, **headers: str) -> Exchange:
     given = {"Content-Type": "application/json", "Authorization": f"Bearer {key}", **headers}
-    return ask(stage.pool.address, route.method, route.address, data, headers=given)
+    return ask(stage.pool.outside, route.method, route.address, data, headers=given)
 
 
 def _answered(answer: Exchange) -> bool:
@@ -133,7 +133,7 @@ def forms(stage: Stage) -> Report:
             began = time.monotonic()
             kind = {"Content-Type": "multipart/form-data; boundary=b", "Content-Length": str(sum(map(len, form)))}
             data = itertools.chain([_keyed_head(stage, route, kind)], *(pieces(part) for part in form))
-            answer = send(stage.pool.address, data)
+            answer = send(stage.pool.outside, data)
             spans.append((began, time.monotonic(), f"{route.name}, {name}"))
             if not _answered(answer):
                 faults.append(f"{route.name}, {name}: {answer.status} {answer.fault} {answer.body[:80]!r}")
@@ -205,7 +205,7 @@ class Crowd:
         self._chosen = selectors.DefaultSelector()
         for at in range(count):
             with suppress(OSError):
-                connection = stage.pool.address.connect(10.0)
+                connection = stage.pool.outside.connect(10.0)
                 top, body = request(at)
                 connection.sendall(top)
                 connection.setblocking(False)
@@ -294,14 +294,14 @@ def slow(stage: Stage) -> Report:
 
 
 def _open(stage: Stage, route: Route) -> socket.socket:
-    connection = stage.pool.address.connect()
+    connection = stage.pool.outside.connect()
     connection.sendall(_keyed_head(stage, route, {"Content-Type": "application/json", "Content-Length": "20000000"}))
     return connection
 
 
 def _odd(stage: Stage, route: Route) -> Iterator[tuple[str, Exchange]]:
     """Requests whose bodies come in odd ways, and what is answered."""
-    address, kind = stage.pool.address, {"Content-Type": "application/json"}
+    address, kind = stage.pool.outside, {"Content-Type": "application/json"}
     chunked = _keyed_head(stage, route, {**kind, "Transfer-Encoding": "chunked"})
     tiny = b"1\r\n \r\n" * 200_000
     yield "tiny chunks", send(address, [chunked, *pieces(tiny), b"2\r\n{}\r\n0\r\n\r\n"], timeout_s=5.0)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("chat", "vision", "embedding")
 START_S = 180.0
 STOP_S = 10.0
+OUTSIDE = "127.0.0.2"
 _NO_LIMITS = ("burst", "rpm", "rph", "rpd", "tpm", "tpd", "parallel")
 _USER = ("chat", "vision", "embed:text", "embed:image", "models")
 
@@ -113,6 +114,11 @@ class Pool:
             return re.search(r"Running on https?://127\.0\.0\.1:(\d+)", self.log("gateway")[before:])
 
         self.address = Address(port=int(wait(listening, "the gateway listens")[1]), tls=self._tls)
+
+    @property
+    def outside(self) -> Address:
+        """The same gateway for attackers, who come from an address of their own."""
+        return replace(self.address, source=OUTSIDE)
 
     def stop_gateway(self) -> None:
         """End the gateway, as whoever restarts it does."""
