@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hostility.exchanges import Exchange
+from hostility.exchanges import Exchange, ask
 from hostility.pool import ROOT, Pool
 from hostility.report import Report
 from hostility.stage import Stage
@@ -127,7 +127,9 @@ def _at_once(acts: list[Callable[[], Exchange]]) -> list[Exchange]:
 
 
 def _open(pool: Pool, texts: list[tuple[str, str]]) -> int:
-    return sum(pool.ask("GET", "/v1/models", key=text).status != 401 for _, text in texts)
+    """How many open: each that does not is a failed login, of which an address of the operator's should have none."""
+    headers = [{"Authorization": f"Bearer {text}"} for _, text in texts]
+    return sum(ask(pool.outside, "GET", "/v1/models", headers=one).status == 200 for one in headers)
 
 
 def _open_in_database(pool: Pool, ids: set[str]) -> int:
