@@ -1,0 +1,1 @@
+"""Attacks on a running pool, and what everybody else notices of them: see `scripts/hostile`."""

@@ -1,0 +1,366 @@
+"""Attacks with one ordinary key that aim at the engines: texts, pictures, grammars, work that nobody waits for."""
+
+import base64
+import itertools
+import json
+import random
+import socket
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from hostility import machine
+from hostility.exchanges import Exchange, head
+from hostility.pictures import hostile_images, odd_images
+from hostility.report import GAP_KEYED_S, GROWTH_ENGINE, Report
+from hostility.stage import Scene, Stage, in_background, side_by_side
+from hostility.watch import MB, median
+
+LONG = 20 * MB - 8192
+MIDDLE = 2 * MB
+Request = tuple[str, str, dict[str, Any]]
+"""A name, a path, a body."""
+
+
+def long_texts() -> list[Request]:
+    """Texts that take long to tokenise, to disarm, or to cut, for every route that takes text."""
+    chance = random.Random(1)
+    letters = "".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=MIDDLE))
+    texts = {
+        "words": "the cat sat on the mat. " * (MIDDLE // 24),
+        "one word": letters,
+        "one letter": "a" * MIDDLE,
+        "blanks": " \n\t" * (MIDDLE // 3),
+        "digits": "0123456789" * (MIDDLE // 10),
+        "beginnings of control tokens": "<|im_star" * (MIDDLE // 9),
+        "control tokens": "<|im_start|>" * (MIDDLE // 12),
+        "not ASCII": "é字🙂" * (MIDDLE // 9),
+        "combining": "e\u0301" * (MIDDLE // 3),
+        "20 MB of words": "the cat sat on the mat. " * (LONG // 24),
+        "20 MB of one letter": "a" * LONG,
+        "20 MB of blanks": " " * LONG,
+    }  # fmt: skip
+    return [request for name, text in texts.items() for request in _of_text(name, text)]
+
+
+def _of_text(name: str, text: str) -> list[Request]:
+    embedding = {"model": "embedding"}
+    return [
+        (f"embeddings: {name}", "/v1/embeddings", {"input": text, **embedding}),
+        (f"embeddings, cut: {name}", "/v1/embeddings", {"input": text, "max_tokens_per_text": 8, **embedding}),
+        (f"tokenize, embedding: {name}", "/v1/tokenize", {"prompt": text, **embedding}),
+        (f"tokenize: {name}", "/v1/tokenize", {"prompt": text, "model": "chat"}),
+        (f"chat: {name}", "/v1/chat/completions", _saying(text)),
+        (f"vision: {name}", "/v1/chat/completions", {**_saying(text), "model": "vision"}),
+        (f"completion: {name}", "/v1/completions", {"prompt": text, "max_tokens": 1, "model": "chat"}),
+        (f"similarity: {name}", "/similarity", {"left": [text], "right": ["a cat"], "max_tokens_per_text": 8}),
+    ]
+
+
+def _saying(text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], "max_tokens": 1, "model": "chat"}
+
+
+def many_texts() -> list[Request]:
+    """The most that one request may ask of an embedding model, and of a tokenizer."""
+    words = [f"{at} cats sat on the mat and looked at {at + 1} dogs" for at in range(2048)]
+    chance = random.Random(2)
+    vectors = [[round(chance.random(), 3) for _ in range(1024)] for _ in range(1024)]
+    cut = {"input": ["a b c " * 1500] * 2048, "max_tokens_per_text": 1}
+    prompts = {"prompt": ["a b c " * 300] * 128, "max_tokens": 1, "model": "chat"}
+    return [
+        ("similarity: 2,048 by 2,048 texts", "/similarity", {"left": words, "right": words[::-1], "top_k": 2048}),
+        ("similarity: 512 by 512 scores", "/similarity", {"left": words[:512], "right": words[512:1024]}),
+        ("similarity: vectors", "/similarity", {"left": vectors, "right": vectors, "top_k": 2048}),
+        ("embeddings: 2,048 texts", "/v1/embeddings", {"input": words, "model": "embedding"}),
+        ("embeddings: 2,048 long texts, cut", "/v1/embeddings", cut),
+        ("detokenize: 2 million", "/v1/detokenize", {"tokens": [5] * 2_000_000, "model": "chat"}),
+        ("completions: 128 prompts", "/v1/completions", prompts),
+    ]
+
+
+def texts(stage: Stage) -> Report:
+    """Texts of 2 and 20 MB to every route that takes text, one after the other: no engine is held, none dies."""
+    return _one_by_one(stage, long_texts())
+
+
+def largest(stage: Stage) -> Report:
+    """The most that one request may ask of engines, one after the other: others' requests go on."""
+    return _one_by_one(stage, many_texts())
+
+
+def _one_by_one(stage: Stage, requests: list[Request]) -> Report:
+    report, before = Report(), _warm_up(stage)
+    with stage.watched() as scene:
+        spans = _send_each(stage, _some(requests, stage.part))
+    _judge_each(report, scene, spans)
+    _judge_engines(stage, report, scene, before)
+    return report
+
+
+def _warm_up(stage: Stage) -> dict[str, int]:
+    """Ask what takes most memory of all that is ordinary, so that growth is growth beyond it; answers engines' pids."""
+    if not stage.pool.warmed:
+        stage.pool.warmed = True
+        long = " ".join(f"cat {at}" for at in range(80))
+        _ask(stage, "/v1/embeddings", {"model": "embedding", "input": [f"{at} {long}" for at in range(64)]})
+        for model in ("chat", "vision"):
+            _ask(
+                stage,
+                "/v1/chat/completions",
+                {**_saying("the cat sat. " * 300), "model": model, "n": 8, "max_tokens": 64},
+            )
+    return stage.pool.engine_pids()
+
+
+def tokenizing(stage: Stage) -> Report:
+    """One key at its limits with texts of 2 MB: others' embeddings, tokens and streams go on."""
+    report, requests = Report(), [one for one in long_texts() if "one word" in one[0] or "control" in one[0]]
+    before = _warm_up(stage)
+    with stage.watched(streams=True) as scene:
+        statuses = _flood(stage, requests)
+    _judge_engines(stage, report, scene, before)
+    latency = max(scene.sight.latencies_s("embedding /v1/embeddings"), default=0.0)
+    report.add("longest wait of another's embedding", latency, 2.0, "s")
+    report.add("requests sent", sum(statuses.values()), note=str(dict(statuses)))
+    return report
+
+
+def pictures(stage: Stage) -> Report:
+    """Image bombs of every kind to a vision model: each is refused within a second of processor time, text goes on."""
+    report = Report()
+    bombs = {**hostile_images(), **odd_images()}
+    names = _some(list(bombs), stage.part)
+    usual = median([_seen_text(stage) for _ in range(7)])
+    spent: dict[str, float] = {}
+    waits: dict[str, float] = {}
+    statuses: dict[str, str] = {}
+    before = _warm_up(stage)
+    with stage.watched() as scene:
+        for name in names:
+            url = f"data:image/png;base64,{base64.b64encode(bombs[name]).decode()}"
+            shown = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is this?"}]
+            body = {"model": "vision", "max_tokens": 1, "messages": [{"role": "user", "content": shown}]}
+            began, answers = _processor_s(stage), list[Exchange]()
+            asking = in_background(
+                lambda body=body, answers=answers: answers.append(_ask(stage, "/v1/chat/completions", body))
+            )  # type: ignore[misc]
+            time.sleep(0.02)
+            waits[name] = _seen_text(stage) - usual
+            asking()
+            spent[name] = _processor_s(stage) - began
+            statuses[name] = str(answers[0].status) if answers else "none"
+            stage.say(name)
+    for name in names:
+        report.add(f"{name}: processor time", spent[name], 1.0, "s", statuses[name])
+    slowest = max(waits, key=lambda name: waits[name])
+    report.add("text beside it waits longer by", waits[slowest], 0.2, "s", slowest)
+    wrong = [f"{name}: {status}" for name, status in statuses.items() if status not in ("200", "400", "413")]
+    report.add("pictures answered with neither 200 nor 400", len(wrong), 0, "", "; ".join(wrong[:5]))
+    _judge_engines(stage, report, scene, before)
+    return report
+
+
+def _processor_s(stage: Stage) -> float:
+    """Processor time of everything that belongs to the vision model, and of the gateway."""
+    roots = [stage.pool.supervisors["vision"].pid, stage.pool.gateway.pid]
+    return sum(machine.processor_s(pid) for root in roots for pid in machine.family(root))
+
+
+def _seen_text(stage: Stage) -> float:
+    """How long the vision model takes to answer a text."""
+    body = {"model": "vision", "max_tokens": 1, "messages": [{"role": "user", "content": "Hello!"}]}
+    return stage.pool.ask("POST", "/v1/chat/completions", body, key=stage.pool.keys.victim).took_s
+
+
+def hostile_grammars(seed: int) -> list[dict[str, Any]]:
+    """Fields of chat requests whose grammars take long to compile or to follow; each seed gives others."""
+
+    def schema(value: dict[str, Any]) -> dict[str, Any]:
+        named = {
+            "name": f"s{seed}",
+            "schema": {"type": "object", "properties": {f"p{seed}": value}, "required": [f"p{seed}"]},
+        }
+        return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+    def extra(**fields: Any) -> dict[str, Any]:
+        return {"structured_outputs": fields}
+
+    deep = f"(((a{{400}}){{400}}){{{40 + seed}}})x"
+    many = "|".join(f"/(((a{{200}}){{200}}){{{40 + seed + at}}})x/" for at in range(30))
+    return [
+        extra(regex=deep),
+        extra(regex=f"(((a{{400}}){{400}}){{{400 + seed}}})x"),
+        extra(regex=f"((((a{{99}}){{99}}){{99}}){{{99 + seed}}})x"),
+        extra(regex=f"(a{{1,{900 + seed}}}){{1,900}}"),
+        extra(regex="(" + "|".join(f"{at}{seed}[a-z]{{1,99}}" for at in range(3000)) + ")"),
+        extra(grammar=f"start: /{deep}/"),
+        extra(grammar=f"start: {many}"),
+        extra(grammar=f'start: a{"" if seed % 2 else "?"} "{seed}"\na: b b b\nb: c c c c | a\nc: "x"* | a | b'),
+        schema({"type": "string", "pattern": f"^{deep}$"}),
+        schema({"enum": [f"{at}-{seed}-{'y' * 20}" for at in range(2000)]}),
+        schema({"type": "array", "items": {"type": "integer"}, "minItems": 10_000, "maxItems": 1_000_000 + seed}),
+    ]
+
+
+def grammars(stage: Stage) -> Report:
+    """One key's hostile grammars, sixty a minute: another's new schema and its chat do not wait for them."""
+    pool, report, made = stage.pool, Report(), itertools.count()
+    fresh, usual, during = list[float](), list[float](), list[float]()
+    faults: list[str] = []
+    lock, key = threading.Lock(), pool.make_attacker()
+    turn = itertools.chain.from_iterable(hostile_grammars(seed) for seed in itertools.count())
+
+    def attack(_: int) -> None:
+        while time.monotonic() < deadline:
+            with lock:
+                fields = next(turn)
+            answer = _ask(stage, "/v1/chat/completions", {**_saying("Go."), "max_tokens": 8, **fields}, key=key)
+            if answer.status >= 500:
+                faults.append(f"{answer.status} {json.dumps(fields)[:80]}")
+            if answer.status == 429:
+                time.sleep(0.5)
+
+    def ask_victim(into: list[float]) -> None:
+        body = {
+            "model": "chat",
+            "max_tokens": 24,
+            "ignore_eos": True,
+            "messages": [{"role": "user", "content": "Tell me a story."}],
+        }
+        answer = pool.ask("POST", "/v1/chat/completions", body, key=pool.keys.victim)
+        into.append(answer.took_s)
+
+    def ask_fresh() -> None:
+        wanted = {
+            "type": "object",
+            "properties": {f"v{next(made)}": {"type": "boolean"}},
+            "additionalProperties": False,
+        }
+        form = {"type": "json_schema", "json_schema": {"name": "v", "schema": wanted}}
+        body = {**_saying("Yes?"), "max_tokens": 16, "response_format": form}
+        answer = pool.ask("POST", "/v1/chat/completions", body, key=pool.keys.victim)
+        fresh.append(answer.took_s if answer.status == 200 else 999.0)
+
+    for _ in range(8):
+        ask_victim(usual)
+    before = _warm_up(stage)
+    with stage.watched() as scene:
+        deadline = time.monotonic() + stage.seconds
+        join = in_background(lambda: side_by_side(1 if stage.part < 0.2 else 10, attack))
+        while time.monotonic() < deadline:
+            ask_fresh()
+            ask_victim(during)
+            stage.say(f"{len(fresh)} schemas")
+            time.sleep(0.2)
+        join()
+    # The machine may have become busier or idler meanwhile: undisturbed is before and after.
+    for _ in range(8):
+        ask_victim(usual)
+    report.add("another's new schema, longest", max(fresh, default=0.0), 2.0, "s", f"{len(fresh)} of them")
+    ratio = median(during) / max(median(usual), 1e-6)
+    report.add("another's chat, to undisturbed", ratio, 1.2, "", f"{median(usual):.3f} s undisturbed")
+    report.add("hostile grammars answered with 5xx", len(faults), 0, "", "; ".join(faults[:4]))
+    _judge_engines(stage, report, scene, before)
+    return report
+
+
+def leaving(stage: Stage) -> Report:
+    """Eight long answers each for clients that leave at once, at one key's limits: rows end, others go on."""
+    pool, report = stage.pool, Report()
+    body = {**_saying("Tell me a story."), "n": 8, "max_tokens": 1500, "ignore_eos": True, "stream": True}
+    data = json.dumps(body).encode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {pool.make_attacker()}"}
+    request = head("POST", "/v1/chat/completions", {**headers, "Content-Length": str(len(data))}) + data
+    before, left = _warm_up(stage), 0
+    with stage.watched(streams=True) as scene, ExitStack() as stack:
+        deadline = time.monotonic() + stage.seconds
+        while time.monotonic() < deadline:
+            connections: list[socket.socket] = []
+            for _ in range(10):
+                with suppress(OSError):
+                    connection = stack.enter_context(pool.address.connect())
+                    connection.sendall(request)
+                    connections.append(connection)
+            time.sleep(0.1)
+            for connection in connections:
+                connection.close()
+            left += len(connections)
+            time.sleep(0.9)
+        began = time.monotonic()
+        stats = pool.ask("GET", "/v1/queue/stats", key=pool.keys.victim).json() or {}
+        while stats.get("queue_stats", {}).get("active_requests", 0) > 3 and time.monotonic() - began < 30.0:
+            time.sleep(0.1)
+            stats = pool.ask("GET", "/v1/queue/stats", key=pool.keys.victim).json() or {}
+        report.add("time until their rows have ended", time.monotonic() - began, 2.0, "s")
+    report.add("clients that left", left)
+    _judge_engines(stage, report, scene, before)
+    return report
+
+
+def _some(items: list[Any], part: float) -> list[Any]:
+    """Evenly so many of them."""
+    count = max(1, round(part * len(items)))
+    return [items[at * len(items) // count] for at in range(count)]
+
+
+def _ask(stage: Stage, path: str, body: dict[str, Any], *, key: str | None = None) -> Exchange:
+    return stage.pool.ask("POST", path, body, key=key or stage.pool.keys.unbound)
+
+
+def _send_each(stage: Stage, requests: list[Request]) -> list[tuple[str, float, float, Exchange]]:
+    spans = []
+    for at, (name, path, body) in enumerate(requests):
+        began = time.monotonic()
+        answer = _ask(stage, path, body)
+        spans.append((name, began, time.monotonic(), answer))
+        stage.say(f"{at + 1} of {len(requests)}: {name}")
+    return spans
+
+
+def _judge_each(report: Report, scene: Scene, spans: list[tuple[str, float, float, Exchange]]) -> None:
+    """The worst of what was sent one at a time."""
+    slowest = max(spans, key=lambda span: span[2] - span[1])
+    report.add("longest answer", slowest[2] - slowest[1], None, "s", f"{slowest[0]}: {slowest[3].status}")
+    silence = {
+        name: max((row[3] for row in scene.sight.workers if began <= row[0] <= ended + 1), default=0.0)
+        for name, began, ended, _ in spans
+    }
+    worst = max(silence, key=lambda name: silence[name])
+    report.add("longest silence of an engine meanwhile", silence[worst], None, "s", worst)
+    wrong = [
+        f"{name}: {answer.status} {answer.fault}" for name, _, _, answer in spans if not 200 <= answer.status < 500
+    ]
+    report.add("requests answered with 5xx, or not", len(wrong), 0, "", "; ".join(wrong[:5]))
+
+
+def _flood(stage: Stage, requests: list[Request]) -> Counter[int]:
+    """Send them in turn from ten connections, at one key's limits."""
+    statuses, key = Counter[int](), stage.pool.make_attacker()
+
+    def send_until(at: int) -> None:
+        for _, path, body in itertools.cycle(requests[at:] + requests[:at]):
+            if time.monotonic() > deadline:
+                return
+            answer = _ask(stage, path, body, key=key)
+            statuses[answer.status] += 1
+            if answer.status == 429:
+                time.sleep(0.5)
+
+    deadline = time.monotonic() + stage.seconds
+    side_by_side(10, send_until)
+    return statuses
+
+
+def _judge_engines(stage: Stage, report: Report, scene: Scene, before: dict[str, int]) -> None:
+    scene.judge(report, GAP_KEYED_S)
+    for kind in stage.pool.supervisors:
+        grown = scene.sight.grown_bytes(kind, scene.before[kind])
+        report.add(
+            f"growth of {kind}", grown / MB, GROWTH_ENGINE / MB, "MB", f"{scene.before[kind] / MB:.0f} MB before"
+        )
+    after = stage.pool.engine_pids()
+    gone = [kind for kind, pid in before.items() if after.get(kind) != pid]
+    report.add("engines that died", len(gone), 0, "", ", ".join(gone))

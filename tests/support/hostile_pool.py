@@ -1,0 +1,38 @@
+"""A pool in production mode for attacks, one for all of them: real engines take longer to start than to attack."""
+
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+from hostility.pool import Pool
+from hostility.report import Report
+from hostility.scenarios import scenario
+from hostility.stage import Stage
+
+Attack = Callable[..., Report]
+
+
+@pytest.fixture(scope="session")
+def _attacked() -> Iterator[Pool]:
+    if sys.platform != "linux":
+        pytest.skip("memory and processor time are read from /proc")
+    with Pool() as pool:
+        yield pool
+
+
+@pytest.fixture
+def attack(_attacked: Pool, record: Callable[[str, object], None]) -> Attack:
+    """Runs a scenario by name for so many seconds, with such a share of what it has; its figures are in the report."""
+
+    def run(name: str, *, seconds: float, part: float = 1.0) -> Report:
+        _attacked.wait_healthy()
+        report = scenario(name).run(Stage(pool=_attacked, seconds=seconds, part=part))
+        record(name, [str(reading) for reading in report.readings])
+        return report
+
+    return run
+
+
+def missed(report: Report) -> str:
+    """What does not hold, to be read in a failure; empty where everything does."""
+    return "\n".join(map(str, report.missed))
