@@ -155,7 +155,7 @@ class Dispatcher:
             return
         if isinstance(news, Accepted):
             flight.stream.accept(news)
-            if flight.unbegun:
+            if flight.compiling:
                 self.ledger.begin(flight)
         else:
             flight.stream.progress = news

@@ -38,9 +38,8 @@ class Flight:
     has its answer, or has left: then `outcome` and `over_at` are set, but it may still hold its slot until the worker
     says that it has stopped.
 
-    `unbegun`: it is aboard, and may still wait there for its grammar.
-
     `keys` are those of its prompt's beginnings (see `affinity`). `begun`: the worker that has it has said so.
+    `compiling`: it is aboard, and may still wait there for its grammar.
 
     A job that lost its worker goes on elsewhere: `returns` counts how often it came back without having got any
     further than `reached` tokens, `patience_s` is how long its client will be kept waiting, `mark` says whether it
@@ -54,6 +53,7 @@ class Flight:
         "begun",
         "boarded_at",
         "buffers",
+        "compiling",
         "id",
         "job",
         "keys",
@@ -74,7 +74,6 @@ class Flight:
         "stream",
         "trial_began_at",
         "trial_output",
-        "unbegun",
         "visits",
         "worker",
     )
@@ -92,7 +91,7 @@ class Flight:
         self.worker: Worker | None = None
         self.rows = 0
         self.begun = False
-        self.unbegun = False
+        self.compiling = False
         self.keys: list[int] = []
         self.queue: Queue | None = None
         self.returns = 0

@@ -47,18 +47,18 @@ class Ledger:
         worker.aboard[flight.id] = flight
         worker.rows += flight.rows
         worker.light += flight.light
-        flight.unbegun = isinstance(flight.job, GenerateJob) and flight.job.ruled
-        if flight.unbegun:
-            worker.unbegun[flight.tenant] += flight.rows
+        flight.compiling = isinstance(flight.job, GenerateJob) and flight.job.ruled
+        if flight.compiling:
+            worker.compiling[flight.tenant] += flight.rows
 
     def begin(self, flight: Flight) -> None:
         """A flight that is aboard waits for no grammar any more: from now on its room is taken from everybody."""
-        if flight.unbegun and flight.worker is not None:
-            unbegun = flight.worker.unbegun
-            unbegun[flight.tenant] -= flight.rows
-            if not unbegun[flight.tenant]:
-                del unbegun[flight.tenant]
-        flight.unbegun = False
+        if flight.compiling and flight.worker is not None:
+            compiling = flight.worker.compiling
+            compiling[flight.tenant] -= flight.rows
+            if not compiling[flight.tenant]:
+                del compiling[flight.tenant]
+        flight.compiling = False
 
     def unboard(self, flight: Flight) -> None:
         """Take a flight off its worker, if it has one, and give the room back."""

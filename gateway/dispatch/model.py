@@ -28,7 +28,7 @@ RESTARTING = frozenset({Watch.STARTING, Watch.RUNNING, Watch.BACKOFF})
 class Worker:
     """One engine process, from its `Announce` until it is lost.
 
-    `rows` and `light` are the room its unfinished jobs take, `unbegun` what of `rows` belongs to jobs that may still
+    `rows` and `light` are the room its unfinished jobs take, `compiling` what of `rows` belongs to jobs that may still
     wait for a grammar to be compiled, by tenant; `suspect` marks one that could not be sent to and is about to be
     declared lost; `turn` orders equally loaded workers. `moved_at` is when it was last seen to get on, by the proof of
     its phase: progress while it prepares, steps (or nothing to do) once it is ready.
@@ -47,7 +47,7 @@ class Worker:
         self.turn = 0
         self.rows = 0
         self.light = 0
-        self.unbegun: Counter[str] = Counter()
+        self.compiling: Counter[str] = Counter()
         self.aboard: dict[int, Flight] = {}
 
     def says(self, state: State, now: float) -> None:
@@ -96,7 +96,7 @@ class Worker:
         """
         if flight.light:
             return self.light < light_jobs
-        others = self.unbegun.total() - self.unbegun[flight.tenant] if self.unbegun else 0
+        others = self.compiling.total() - self.compiling[flight.tenant] if self.compiling else 0
         return self.rows - others + self.rows_of(flight) <= self.slots + 1
 
 
@@ -309,7 +309,7 @@ class Model:
             worker = self.pick(flight, light_jobs)
             if worker is not None:
                 return flight, worker
-            if not any(worker.unbegun[flight.tenant] for worker in self.up):
+            if not any(worker.compiling[flight.tenant] for worker in self.up):
                 return None
         return None
 

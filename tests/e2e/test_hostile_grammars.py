@@ -4,6 +4,8 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,7 +16,7 @@ from running_pool import RunningPool, chat_body, until
 
 RATE_S = 1.0
 """Sixty a minute."""
-ROUNDS = 6
+ROUNDS = 12
 
 
 def hostile(number: int) -> dict[str, Any]:
@@ -45,18 +47,16 @@ class Attacker(threading.Thread):
 
     def run(self) -> None:
         """Attack."""
-        asking: list[threading.Thread] = []
         for number in itertools.count():
-            asking.append(threading.Thread(target=self._ask, args=(number,), daemon=True))
-            asking[-1].start()
+            threading.Thread(target=self._ask, args=(number,), daemon=True).start()
             if self.enough.wait(RATE_S if number >= 16 else 0.0):
-                break
-        for thread in asking:
-            thread.join(60)
+                return
 
     def _ask(self, number: int) -> None:
         body = chat_body(f"hostile {number}", max_tokens=64, structured_outputs=hostile(number))
-        self.statuses.append(self._pool.post("/v1/chat/completions", body, headers=bearer(self._key)).status)
+        # Some still wait when the pool stops.
+        with suppress(OSError, HTTPException):
+            self.statuses.append(self._pool.post("/v1/chat/completions", body, headers=bearer(self._key)).status)
 
 
 def took(pool: RunningPool, key: str, **fields: Any) -> float:
@@ -85,21 +85,21 @@ def test_others_are_served_as_ever_when_one_key_sends_hostile_grammars(
         took(pool, good), took(pool, good, structured_outputs=next(schemas))
     chats: dict[str, list[float]] = {"alone": [], "beside": []}
     fresh: dict[str, list[float]] = {"alone": [], "beside": []}
-    for _ in range(2):
-        for name in ("alone", "beside"):
-            attacker = Attacker(pool, bad) if name == "beside" else None
-            for _ in range(ROUNDS):
-                chats[name].append(took(pool, good))
-                fresh[name].append(took(pool, good, structured_outputs=next(schemas)))
-            if attacker is not None:
-                attacker.enough.set()
-                attacker.join(90)
-                record("answers to the attacker", sorted(attacker.statuses))
-                assert set(attacker.statuses) & {400, 429}
+    attacker = None
+    for name in ("alone", "beside"):
+        attacker = Attacker(pool, bad) if name == "beside" else None
+        for _ in range(ROUNDS):
+            chats[name].append(took(pool, good))
+            fresh[name].append(took(pool, good, structured_outputs=next(schemas)))
+    assert attacker is not None
+    until(lambda: {400, 429} & {*attacker.statuses})
+    attacker.enough.set()
+    attacker.join()
+    record("answers to the attacker", sorted(attacker.statuses))
     for name in chats:
         record(f"chat {name}", [round(median(chats[name]), 3), round(max(chats[name]), 3)])
         record(f"new schema {name}", [round(median(fresh[name]), 3), round(max(fresh[name]), 3)])
     assert max(fresh["beside"]) < 2.0
     assert median(chats["beside"]) < 1.5 * median(chats["alone"])
     # What was compiled for it has its price.
-    until(lambda: used(pool, bad)[1] > 1000, timeout_s=5)
+    until(lambda: used(pool, bad)[1] > 100, timeout_s=10)

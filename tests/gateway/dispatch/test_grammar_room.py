@@ -45,7 +45,7 @@ async def test_room_is_taken_from_all_when_a_grammar_has_been_compiled(rig: Rig)
     first, second = (rig.submit(ruled("a", number)) for number in range(2))
     for flight in (first, second):
         rig.accept(flight)
-    assert not worker.unbegun
+    assert not worker.compiling
     others = [rig.submit(plain("b", number)) for number in range(2)]
     assert aboard(*others) == [True, False]
     rig.done(first)
@@ -78,13 +78,13 @@ async def test_room_comes_back_when_who_waits_for_a_grammar_leaves_or_is_lost(ri
     """However it ends, nothing is left of it in any count."""
     worker = rig.join(slots=4)
     leaves, stays = rig.submit(ruled("a", 1)), rig.submit(ruled("b", 2, n=3))
-    assert dict(worker.unbegun) == {"a": 1, "b": 3}
+    assert dict(worker.compiling) == {"a": 1, "b": 3}
     rig.dispatcher.leave(leaves)
     rig.done(leaves)
-    assert dict(worker.unbegun) == {"b": 3}
+    assert dict(worker.compiling) == {"b": 3}
     again = rig.join("w2", slots=4)
     rig.lose(worker)
-    assert stays.worker is again and dict(again.unbegun) == {"b": 3}
+    assert stays.worker is again and dict(again.compiling) == {"b": 3}
     rig.accept(stays)
     rig.done(stays)
-    assert (again.rows, dict(again.unbegun)) == (0, {})
+    assert (again.rows, dict(again.compiling)) == (0, {})
