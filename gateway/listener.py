@@ -31,7 +31,7 @@ TOLD = 32
 """So many connections too many are heard and refused; others are closed unheard."""
 STRANGERS = 128
 """Connections without a valid key so far; others wait to be accepted until one of them is known or gone."""
-STRANGERS_TLS = 64
+STRANGERS_TLS = 48
 """The same over TLS, where each may take half a megabyte of buffers."""
 LEAST_STRANGERS = 8
 SETTLED_S = 0.5
