@@ -105,8 +105,8 @@ class LoopLag:
         """See where the loop's thread is while its timer is late. Runs in a thread of its own."""
         while not self._ended.wait(ALARM_S / 2):
             if time.monotonic() - self._due > ALARM_S / 2:
-                frame = sys._current_frames().get(self._thread_id)
-                if found := _where(frame):
+                # Not kept in a variable: until the next look, a frame would keep all that its functions had in hand.
+                if found := _where(sys._current_frames().get(self._thread_id)):
                     self._culprit = found
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,29 @@ async def test_loop_that_is_held_is_told_with_what_held_it(
     assert float(found[2]) > 0.4
     assert lag.buckets()[-1] == ("+Inf", sum(lag.counts))
     assert sum(lag.counts[BOUNDS_S.index(0.5) :]) >= 1
+
+
+async def test_nothing_is_kept_of_what_held_the_loop() -> None:
+    """The watcher looks at a stack; what its functions had in hand, such as a parsed body, goes with them."""
+
+    class Payload:
+        pass
+
+    def compute() -> "weakref.ref[Payload]":
+        payload = Payload()
+        hold(0.6)
+        return weakref.ref(payload)
+
+    lag = LoopLag()
+    lag.start()
+    try:
+        await until(lambda: sum(lag.counts) >= 2)
+        seen = compute()
+        await until(lambda: lag.recent_s > 0.25)
+        # A look that began while the loop was held may last a moment longer.
+        await until(lambda: seen() is None)
+    finally:
+        lag.stop()
 
 
 def test_longest_lag_is_that_of_the_last_minute() -> None:
