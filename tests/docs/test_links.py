@@ -66,7 +66,6 @@ def tracked_files() -> set[str]:
     return set(listed.stdout.split("\n")) - {""}
 
 
-@_NEW_PLACES
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere_when_they_stay_in_the_tree(page: Path) -> None:
     """Every relative link names a file that exists, and a heading that it has."""
