@@ -219,7 +219,7 @@ SETTINGS = (
     ),
     Setting("cors_origins", settings.names, "origins of web pages that may call from a browser, or *"),
 )
-"""Every setting, in the order of `--help`. The README's table and the shipped files are checked against this one."""
+"""Every setting, in the order of `--help`. docs/settings.md and the shipped files are checked against this one."""
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):

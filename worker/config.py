@@ -374,4 +374,4 @@ SETTINGS = (
         "folder of the gateway's socket; default /tmp/mlx-pool-UID",
     ),
 )
-"""Every setting, in the order of `--help`. The README's table is checked against this one."""
+"""Every setting, in the order of `--help`. docs/settings.md is checked against this one."""

@@ -1,6 +1,6 @@
 """What a request costs, in tokens: those that were computed, and a price for work that is not counted in tokens.
 
-Pure and cheap: once a request, nothing per token. The table in docs/operations.md says the same.
+Pure and cheap: once a request, nothing per token. The table in docs/keys.md says the same.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The README's tables of settings are the code's."""
+"""The tables of settings in docs/settings.md are the code's."""
 
 import re
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 from gateway import config as gateway_config
 from worker import config as worker_config
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
 
 
 def rows(kind: str) -> dict[str, set[str]]:
     """Flag → environment names, of the table headed by `kind`."""
-    table = README.split(f"| {kind} | variable |")[1].split("\n\n")[0]
+    table = PAGE.split(f"| {kind} | variable |")[1].split("\n\n")[0]
     found = (re.findall(r"`([^`]+)`", line.split("|")[1]) for line in table.splitlines()[2:])
     flags = [flag[0] for flag in found]
     variables = [set(re.findall(r"`([^`]+)`", line.split("|")[2])) for line in table.splitlines()[2:]]
