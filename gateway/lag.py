@@ -104,10 +104,10 @@ class LoopLag:
     def _watch(self) -> None:
         """See where the loop's thread is while its timer is late. Runs in a thread of its own."""
         while not self._ended.wait(ALARM_S / 2):
-            if time.monotonic() - self._due > ALARM_S / 2:
-                # Not kept in a variable: until the next look, a frame would keep all that its functions had in hand.
-                if found := _where(sys._current_frames().get(self._thread_id)):
-                    self._culprit = found
+            # Not kept in a variable: until the next look, a frame would keep all that its functions had in hand.
+            late = time.monotonic() - self._due > ALARM_S / 2
+            if late and (found := _where(sys._current_frames().get(self._thread_id))):
+                self._culprit = found
 
 
 def _where(frame: FrameType | None) -> str:
