@@ -127,6 +127,34 @@ async def test_connection_stays_when_the_unwanted_body_is_small(site: RawSite) -
         writer.write(b"{}")
 
 
+@pytest.mark.parametrize("length", [2, 900_000_000], ids=["small", "large"])
+@pytest.mark.parametrize("head", [CHAT, b"POST /nothing HTTP/1.1\r\nHost: x\r\n" + KEY], ids=["no key", "a key"])
+async def test_unwanted_body_that_does_not_come_is_not_waited_for(
+    site: RawSite, monkeypatch: pytest.MonkeyPatch, head: bytes, length: int
+) -> None:
+    """Its sender has the refusal at once, and then no connection."""
+    monkeypatch.setattr(http_connection, "SMALL_S", 0.1)
+    monkeypatch.setattr(http_connection, "DISCARDED", (DISCARDED[0], 0.1))
+    monkeypatch.setattr(http_connection, "DISCARDED_OF_KNOWN", (http_connection.DISCARDED_OF_KNOWN[0], 0.1))
+    reader, writer = await site.connect()
+    writer.write(head + b"Content-Length: %d\r\n\r\n" % length)
+    async with asyncio.timeout(10):
+        assert (await reader.read())[9:12] in (b"401", b"404")
+        await until(lambda: site.listener.count == 0)
+
+
+async def test_connection_is_closed_when_no_further_request_comes(
+    site: RawSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that of a client with a key."""
+    monkeypatch.setattr(http_connection, "KEEP_ALIVE_S", 0.1)
+    reader, writer = await site.connect()
+    writer.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + KEY + b"\r\n")
+    async with asyncio.timeout(10):
+        assert (await reader.read())[9:12] == b"200"
+        await until(lambda: site.listener.count == 0)
+
+
 async def test_head_is_refused_when_it_goes_on(site: RawSite) -> None:
     """Request line and headers may be 32 KB, also where each line is a short one."""
     answer = await site.send(b"GET /ping HTTP/1.1\r\nHost: x\r\n", *[b"X-Filler: %b\r\n" % (b"a" * 4000)] * 20)

@@ -58,7 +58,7 @@ def value(text: str) -> float:
 
 
 def values(path: str, name: str) -> Iterator[Any]:
-    """What a name stands for in a file: a constant, a class's field, or a keyword within what is assigned."""
+    """What a name stands for in a file: a constant, a class's field, or a part of what is assigned (see `_parts`)."""
     first, _, rest = name.partition(".")
     tree = ast.parse((ROOT / path).read_text())
     names = _names(tree)
@@ -72,8 +72,7 @@ def values(path: str, name: str) -> Iterator[Any]:
                 ast.Assign(targets=[ast.Name(id=found)], value=expression)
                 | ast.AnnAssign(target=ast.Name(id=found), value=ast.expr() as expression)
             ) if found == first:
-                inner = [key.value for key in ast.walk(expression) if isinstance(key, ast.keyword) and key.arg == rest]
-                yield from (_known(part, names) for part in (inner if rest else [expression]))
+                yield from (_known(part, names) for part in (_parts(expression, rest) if rest else [expression]))
             case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=parts)):
                 pairs = zip(targets, parts, strict=True)
                 yield from (_known(part, names) for target, part in pairs if ast.unparse(target) == first)
@@ -82,6 +81,19 @@ def values(path: str, name: str) -> Iterator[Any]:
 def _names(tree: ast.Module) -> dict[str, ast.expr]:
     pairs = [(node.targets[0], node.value) for node in tree.body if isinstance(node, ast.Assign)]
     return {target.id: expression for target, expression in pairs if isinstance(target, ast.Name)}
+
+
+def _parts(expression: ast.expr, name: str) -> Iterator[ast.expr]:
+    """Keywords of that name, values under that key, and the element of a tuple with that number."""
+    for node in ast.walk(expression):
+        match node:
+            case ast.keyword(arg=found, value=part) if found == name:
+                yield part
+            case ast.Dict(keys=keys, values=parts):
+                pairs = zip(keys, parts, strict=True)
+                yield from (part for key, part in pairs if isinstance(key, ast.Constant) and key.value == name)
+    if isinstance(expression, ast.Tuple) and name.isdigit() and int(name) < len(expression.elts):
+        yield expression.elts[int(name)]
 
 
 def _fields(node: ast.AST, name: str) -> list[Any]:
@@ -131,6 +143,10 @@ def test_bound_is_in_the_code_when_the_table_names_it(row: Row) -> None:
         ("`31`", "`gateway/config.py:GatewayConfig.write_timeout_s`"),
         ("`5`", "`gateway/schema/bounds.py:NOTHING`"),
         ("5", "`gateway/schema/bounds.py:Choices.most`"),
+        ("`5`", "`gateway/http_connection.py:DISCARDED.0`"),
+        ("`5`", "`gateway/http_connection.py:DISCARDED.2`"),
+        ("`5`", "`gateway/access/record.py:MAX_LIMITS.rpm`"),
+        ("`5`", "`worker/grammar/compilers.py:COMPILE_BYTES`"),
         ("5", "somewhere"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 
 from gateway.access.gate import GATE
-from gateway.access.guesses import ADDRESSES, FORGET_S, FREE, MOST_DELAY_S, REMEMBERED, Guesses
+from gateway.access.guesses import ADDRESSES, FORGET_S, FREE, MOST_DELAY_S, REMEMBERED, TRUSTED, Guesses
 from gateway.access.strength import LEAST_CHARS, weakness
 from gateway.config import parse_arguments
 from gateway.settings import ConfigError
@@ -71,6 +71,15 @@ def test_table_is_bounded_when_very_many_addresses_fail() -> None:
     for at in range(ADDRESSES + 100):
         guesses.note(f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}", "x", "invalid")
     assert len(guesses) == ADDRESSES
+
+
+def test_addresses_of_the_master_key_are_bounded() -> None:
+    """It came from very many: the last ones are known."""
+    guesses = Guesses(Clock())
+    for at in range(TRUSTED + 1):
+        guesses.trust(f"10.0.{at >> 8}.{at & 255}")
+    assert not guesses.trusts("10.0.0.0")
+    assert guesses.trusts("10.0.0.1")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from aiohttp.test_utils import make_mocked_request
 from guarded_app import MASTER, Client, bearer, guarded
 
 from gateway.access.audit import FILE
-from gateway.access.connection import Connections
+from gateway.access.connection import HOPS, Connections
 
 PROXIES = tuple(map(ipaddress.ip_network, ("127.0.0.1", "10.0.0.0/8", "2001:db8::/32")))
 
@@ -34,6 +34,8 @@ PROXIES = tuple(map(ipaddress.ip_network, ("127.0.0.1", "10.0.0.0/8", "2001:db8:
         ("127.0.0.1", ["::ffff:198.51.100.7"], "198.51.100.7"),
         ("127.0.0.1", ["1.2.3.4," * 500 + "\tmlx_secret"], "127.0.0.1"),
         ("127.0.0.1", ["10.1.1.1," * 5000], "127.0.0.1"),
+        ("127.0.0.1", ["198.51.100.7" + ", 10.1.1.1" * (HOPS - 1)], "198.51.100.7"),
+        ("127.0.0.1", ["198.51.100.7" + ", 10.1.1.1" * HOPS], "10.1.1.1"),  # farther back nobody looks
     ],
 )
 def test_client_is_who_the_nearest_trusted_proxy_says(peer: str, said: list[str], address: str) -> None:

@@ -2,10 +2,11 @@
 
 import time
 
+from gateway.access.estimate import ANSWER_TOKENS, tokens_of_job
 from gateway.access.price import KNOWN_INPUT, Work, comparing, counting, ours
 from gateway.dispatch.stream import JobFailed, JobStream
 from gateway.errors import ApiError
-from protocol.messages import Accepted, Delta, Usage, Vectors
+from protocol.messages import Accepted, Delta, GenerateJob, Sampling, TokenPrompt, Usage, Vectors
 
 
 def stream(*, accepted: int | None = 10, told: int = 0, spent: Usage | None = None) -> JobStream:
@@ -95,3 +96,10 @@ async def test_account_of_work_costs_less_than_twenty_microseconds_a_request() -
     for _ in range(1000):
         cost(made)
     assert (time.thread_time() - began) / 1000 < 20e-6
+
+
+def test_answer_of_open_length_is_reserved_by_a_usual_one() -> None:
+    """For each answer; what the client allows counts where it says so."""
+    assert tokens_of_job(GenerateJob(1, 1, "", "", TokenPrompt([1, 2]), Sampling(0), n=3)) == 2 + 3 * ANSWER_TOKENS
+    asked = GenerateJob(1, 1, "", "", TokenPrompt([1, 2]), Sampling(0), n=3, max_tokens=5000)
+    assert tokens_of_job(asked) == 2 + 3 * 5000

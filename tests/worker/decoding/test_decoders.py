@@ -22,9 +22,10 @@ from PIL import Image
 
 from protocol.errors import Code, JobError
 from worker import images
+from worker.decoding import process as process_module
 from worker.decoding.decoders import Decoders
 from worker.decoding.fitting import Fit
-from worker.decoding.process import DecodingProcess, ImageRefusedError
+from worker.decoding.process import DecoderLostError, DecodingProcess, ImageRefusedError
 from worker.decoding.wire import Decode
 
 SMALL = picture((40, 24))
@@ -203,6 +204,17 @@ def test_image_is_refused_when_it_takes_too_much_memory() -> None:
     with pytest.raises(ImageRefusedError, match=r"too much memory|can't be decoded"):
         process.decode(Decode(), png(MOST_PIXELS, colour=6))
     process.kill()
+
+
+def test_process_that_stands_still_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It uses no processor time, so a clock on the wall ends it: no fault of the image."""
+    monkeypatch.setattr(process_module, "WALL_S", 0.2)
+    monkeypatch.setattr(process_module, "END_S", 0.1)
+    process = DecodingProcess()
+    os.kill(process.pid, signal.SIGSTOP)
+    with pytest.raises(DecoderLostError, match="no answer in time"):
+        process.decode(Decode(), SMALL)
+    assert not process.alive
 
 
 def test_cancelled_image_is_given_up_at_once(decoders: Decoders, watched: Watched) -> None:

@@ -26,6 +26,7 @@ from protocol.messages import (
     Tokens,
     Vectors,
 )
+from worker.engines import embedding
 from worker.engines.base import EngineLoadError
 from worker.engines.embedding import EmbeddingEngine
 
@@ -205,6 +206,15 @@ def test_token_id_out_of_range_is_refused(tiny: EmbeddingEngine, ids: list[int])
     error = refused(tiny, embed_job(1, tokens=[[1], ids]))
     assert (error.code, error.param) == (Code.INVALID_REQUEST, "input[1]")
     assert run(tiny, embed_job(1, tokens=[[0, 203]]))[1].token_counts == [2]
+
+
+def test_inputs_are_refused_when_their_vectors_would_not_fit_an_answer(
+    tiny: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is computed, with how many would."""
+    monkeypatch.setattr(embedding, "LARGEST_ANSWER", 4 * WIDTH * 3)
+    assert "at most 3 inputs" in refused(tiny, embed_job(1, "w1", "w2", "w3", "w4")).message
+    assert rows(run(tiny, embed_job(1, "w1", "w2", "w3"))[1]).shape == (3, WIDTH)
 
 
 @pytest.mark.parametrize("dimensions", [0, WIDTH + 1])

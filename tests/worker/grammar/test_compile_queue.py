@@ -1,12 +1,24 @@
 """Whose grammar is compiled next, and what a tenant's grammars cost it. Pure, with a clock of its own."""
 
 import threading
+from unittest.mock import Mock
 
 from protocol.errors import Code, JobError
 from protocol.messages import GenerateJob, Sampling, TextPrompt
 from worker.grammar.compile_queue import WAITING_HEAVY, WAITING_LIGHT, CompileQueue, PendingGrammar
-from worker.grammar.memory import FIRST_DOUBT_S, REMEMBERED, GrammarMemory, Verdict
+from worker.grammar.compiled import CompiledGrammar
+from worker.grammar.constraint import Plan
+from worker.grammar.memory import (
+    FIRST_DOUBT_S,
+    KEPT,
+    KEPT_BYTES,
+    LONGEST_DOUBT_S,
+    REMEMBERED,
+    GrammarMemory,
+    Verdict,
+)
 from worker.grammar.standing import FIRST_PAUSE_S, LIGHT_S, LONGEST_PAUSE_S, MOST_S, PAID_PER_S, Standing
+from worker.grammar.standing import REMEMBERED as REMEMBERED_TENANTS
 from worker.grammar.wire import Compile
 
 REQUEST = Compile(GenerateJob(0, 0, "", "", TextPrompt(""), Sampling(0)), None, 5.0, 1 << 30)
@@ -154,3 +166,38 @@ def test_one_tenants_verdicts_push_out_its_own() -> None:
         memory.refuse(("large", number.to_bytes(4, "big")), None)
     assert memory.find(("small", b""), 0.0) is not None
     assert len(memory._verdicts) == REMEMBERED
+
+
+def test_doubt_of_a_grammar_grows_no_longer_than_an_hour() -> None:
+    """However often it took too much."""
+    memory, error, now = GrammarMemory(), JobError(Code.INVALID_REQUEST, "no"), 0.0
+    for _ in range(20):
+        memory.doubt(("t", b"1"), error, now)
+        now += LONGEST_DOUBT_S + 1
+        assert memory.find(("t", b"1"), now) is None
+
+
+def test_grammars_are_kept_within_bounds_and_who_holds_most_gives_first() -> None:
+    """By number and by size; one alone is kept, however large."""
+    memory = GrammarMemory()
+
+    def keep(tenant: str, number: int, grown_bytes: int) -> None:
+        name, process = (tenant, number.to_bytes(4, "big")), Mock(alive=True)
+        memory.keep(CompiledGrammar(name, Mock(spec=Plan), REQUEST, process, spent_s=0.0, grown_bytes=grown_bytes))
+
+    keep("small", 0, 1)
+    for number in range(2 * KEPT):
+        keep("large", number, 1)
+    assert len(memory._compiled) == KEPT
+    assert ("small", bytes(4)) in memory._compiled
+    assert memory.find(("large", bytes(4)), 0.0) is None
+    keep("large", 2 * KEPT, KEPT_BYTES + 1)
+    assert [*memory._compiled] == [("large", (2 * KEPT).to_bytes(4, "big"))]
+
+
+def test_debts_are_bounded_when_very_many_tenants_have_some() -> None:
+    """The one that is longest ago is forgotten."""
+    standing = Standing()
+    for number in range(REMEMBERED_TENANTS + 1):
+        standing.charge(str(number), MOST_S, 0.0)
+    assert (standing.owed_s("0", 0.0), standing.owed_s("1", 0.0)) == (0.0, MOST_S)
