@@ -133,7 +133,7 @@ def pictures(stage: Stage) -> Report:
     report = Report()
     bombs = {**hostile_images(), **odd_images()}
     names = _some(list(bombs), stage.part)
-    usual = median([_seen_text(stage) for _ in range(7)])
+    usual: list[float] = []
     spent: dict[str, float] = {}
     waits: dict[str, float] = {}
     statuses: dict[str, str] = {}
@@ -143,12 +143,14 @@ def pictures(stage: Stage) -> Report:
             url = f"data:image/png;base64,{base64.b64encode(bombs[name]).decode()}"
             shown = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is this?"}]
             body = {"model": "vision", "max_tokens": 1, "messages": [{"role": "user", "content": shown}]}
+            # One alone before each one beside: what a busy machine adds is added to both.
+            usual.append(_seen_text(stage))
             began, answers = _processor_s(stage), list[Exchange]()
             asking = in_background(
                 lambda body=body, answers=answers: answers.append(_ask(stage, "/v1/chat/completions", body))
             )  # type: ignore[misc]
             time.sleep(0.02)
-            waits[name] = _seen_text(stage) - usual
+            waits[name] = _seen_text(stage)
             asking()
             spent[name] = _processor_s(stage) - began
             statuses[name] = str(answers[0].status) if answers else "none"
@@ -156,7 +158,10 @@ def pictures(stage: Stage) -> Report:
     for name in names:
         report.add(f"{name}: processor time", spent[name], 1.0, "s", statuses[name])
     slowest = max(waits, key=lambda name: waits[name])
-    report.add("text beside it waits longer by", waits[slowest], 0.2, "s", slowest)
+    longer = waits[slowest] - max(usual)
+    report.add(
+        "the longest wait of a text beside them, to alone", longer, 0.2, "s", f"{slowest}; alone {max(usual):.2f} s"
+    )
     wrong = [f"{name}: {status}" for name, status in statuses.items() if status not in ("200", "400", "413")]
     report.add("pictures answered with neither 200 nor 400", len(wrong), 0, "", "; ".join(wrong[:5]))
     _judge_engines(stage, report, scene, before)
