@@ -37,7 +37,7 @@ def main() -> int:
         print(f"gateway: {error}", file=sys.stderr)
         return EXIT_CONFIG
     if loaded.show:
-        print("\n".join(loaded.lines()))
+        print("\n".join(loaded.setting_lines()))
         return 0
     config = loaded.config
     forbid_core_dumps()

@@ -57,7 +57,7 @@ ANCESTRY_S = 1.0
 def make_app(config: GatewayConfig, loaded: Loaded | None = None) -> web.Application:
     """The application, ready to be run. The pool's socket opens when it starts. `loaded`: where `config` is from."""
     tracing = _tracing(config)
-    middlewares = MIDDLEWARES if tracing is None else (tracing.middleware(), *MIDDLEWARES)
+    middlewares = MIDDLEWARES if tracing is None else (tracing.make_middleware(), *MIDDLEWARES)
     app = web.Application(middlewares=middlewares, client_max_size=BODY_BYTES)
     app[ANSWERS] = Counter()
     app[HTTP] = HttpSettings(keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s, tier=config.tier)

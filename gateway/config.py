@@ -230,7 +230,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     origins: dict[str, str]
     show: bool = False
 
-    def shown(self) -> dict[str, object]:
+    def masked_settings(self) -> dict[str, object]:
         """Every setting as a file would have it, secrets masked."""
         values = {setting: getattr(self.config, setting.name) for setting in SETTINGS}
         return {
@@ -238,11 +238,11 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
             for setting, value in values.items()
         }
 
-    def lines(self) -> Iterator[str]:
+    def setting_lines(self) -> Iterator[str]:
         """The configuration as YAML, secrets masked."""
         yield f"# {self.file or 'no configuration file'}"
         width = max(len(setting.key) for setting in SETTINGS) + 2
-        for key, shown in self.shown().items():
+        for key, shown in self.masked_settings().items():
             text = yaml.safe_dump(shown, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
             yield f"{key + ':':{width}}{text}  # {self.origins.get(key, 'default')}"
 
@@ -270,7 +270,9 @@ def load(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> L
             origins[setting.key] = file.name
         if text is not None:
             from_file = file is not None and origins[setting.key] == file.name
-            value = setting.read(text, f"{origins[setting.key]}: {setting.key}" if from_file else origins[setting.key])
+            value = setting.read_value(
+                text, f"{origins[setting.key]}: {setting.key}" if from_file else origins[setting.key]
+            )
             if file is not None and from_file and isinstance(value, Path):
                 value = file.parent.absolute() / value
             values[setting.name] = value

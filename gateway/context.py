@@ -47,14 +47,14 @@ class Generated:
     tokens: int = 0
     texts: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, deltas: list[Delta], first_choice: int = 0) -> None:
+    def add_text(self, deltas: list[Delta], first_choice: int = 0) -> None:
         """Count deltas of a job whose choice 0 is the request's choice `first_choice`."""
         for delta in deltas:
             self.tokens += len(delta.tokens)
             if delta.text or delta.reasoning:
                 self.texts[first_choice + delta.choice].append(delta.reasoning + delta.text)
 
-    def count(self) -> tuple[int, int]:
+    def count_words(self) -> tuple[int, int]:
         """Words and characters."""
         texts = ["".join(pieces) for pieces in self.texts.values()]
         return sum(len(text.split()) for text in texts), sum(map(len, texts))

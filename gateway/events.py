@@ -46,6 +46,6 @@ class Events(logging.Handler):
             )
         )
 
-    def latest(self, limit: int) -> list[Event]:
+    def list_latest(self, limit: int) -> list[Event]:
         """The newest first."""
         return [*reversed(self._ring)][:limit]

@@ -111,7 +111,7 @@ class Connection(RequestHandler):
         self._body = EMPTY_PAYLOAD
         self._messages.clear()
         self._message_tail = b""
-        self._listener.leave(self.place)
+        self._listener.remove_connection(self.place)
         super().connection_lost(exc)
 
     def abort(self) -> None:
@@ -119,7 +119,7 @@ class Connection(RequestHandler):
         if self._made is not None:
             self._made.abort()
 
-    async def start(self) -> None:
+    async def start_timer(self) -> None:
         """Answer requests until there are no more; see aiohttp. A client that does not take its end is cut off."""
         try:
             await super().start()
@@ -128,18 +128,18 @@ class Connection(RequestHandler):
 
     # -- requests ----------------------------------------------------------
 
-    def asked(self) -> None:
+    def on_request(self) -> None:
         """A request has come, with all of its headers. aiohttp itself bounds the time to the next one."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        self._listener.busy(self.place)
+        self._listener.mark_busy(self.place)
         if self.place.refused:
             self.close()
 
-    def vouch(self) -> None:
+    def mark_known(self) -> None:
         """A valid key has come, or nobody is asked for one."""
-        self._listener.know(self.place)
+        self._listener.mark_known(self.place)
         if not self._body.is_eof():
             self._body.set_read_chunk_size(READ_BYTES)
 
@@ -194,7 +194,7 @@ class Connection(RequestHandler):
         done = await super().finish_response(request, resp, start_time)
         if unwanted:
             await self._discard(request)
-        self._listener.rest(self.place)
+        self._listener.mark_idle(self.place)
         return done
 
     @property

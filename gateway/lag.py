@@ -74,10 +74,10 @@ class LoopLag:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self.note(max(0.0, now - self._due), time.thread_time() - self._cpu_s, now)
+        self.record_lag(max(0.0, now - self._due), time.thread_time() - self._cpu_s, now)
         self._schedule()
 
-    def note(self, lag_s: float, cpu_s: float, now: float) -> None:
+    def record_lag(self, lag_s: float, cpu_s: float, now: float) -> None:
         """One measurement: `lag_s` late, of which this thread computed for `cpu_s` seconds."""
         self.counts[sum(lag_s > bound for bound in BOUNDS_S)] += 1
         self.total_s += lag_s
@@ -88,7 +88,7 @@ class LoopLag:
                 self._recent.pop()
             self._recent.append((now, lag_s))
         culprit, self._culprit = self._culprit, ""
-        if lag_s > ALARM_S and (skipped := self._lines.take()) is not None:
+        if lag_s > ALARM_S and (skipped := self._lines.take_line()) is not None:
             log.warning(
                 "The event loop was held for %.2f s, %.2f s of it computing%s%s",
                 lag_s,

@@ -200,7 +200,7 @@ class Listener:
         if self.evictions & (self.evictions - 1) == 0:
             log.warning("Room is short: %d idle connections closed for newer ones", self.evictions)
         place.abort()
-        self.leave(place)
+        self.remove_connection(place)
 
     def _admit(self, accepted: socket.socket, address: str, now: float) -> None:
         """Give a new connection its place, be it only to be refused."""
@@ -240,10 +240,10 @@ class Listener:
             )
         except asyncio.CancelledError:
             accepted.close()
-            self.leave(place)
+            self.remove_connection(place)
         except Exception as error:
             accepted.close()
-            self.leave(place)
+            self.remove_connection(place)
             self._count_handshake(error, place)
         finally:
             place.handshake = None
@@ -257,18 +257,18 @@ class Listener:
 
     # -- what becomes of connections ---------------------------------------
 
-    def busy(self, place: Place) -> None:
+    def mark_busy(self, place: Place) -> None:
         """A request runs."""
         self._idle.pop(place, None)
 
-    def know(self, place: Place) -> None:
+    def mark_known(self, place: Place) -> None:
         """A valid key came over it."""
         if not place.known and not place.refused and place in self._open:
             place.known = True
             self._strangers.pop(place, None)
             self._end_pause()
 
-    def rest(self, place: Place) -> None:
+    def mark_idle(self, place: Place) -> None:
         """Its answer is sent."""
         if place not in self._open or place.refused:
             return
@@ -277,7 +277,7 @@ class Listener:
         waiting.pop(place, None)
         waiting[place] = None
 
-    def leave(self, place: Place) -> None:
+    def remove_connection(self, place: Place) -> None:
         """It is closed. Twice is once."""
         if place not in self._open:
             return
@@ -292,7 +292,7 @@ class Listener:
     def count_malformed(self, kind: str, error: ApiError) -> None:
         """Count a request that was no HTTP, and log it, unless there are very many."""
         self.malformed[kind] += 1
-        if (skipped := self._malformed_lines.take()) is not None:
+        if (skipped := self._malformed_lines.take_line()) is not None:
             log.info("Malformed request: %s status=%d error_id=%s%s", kind, error.status, error.error_id, skipped)
 
     def _is_proxy(self, address: str) -> bool:

@@ -130,7 +130,7 @@ class LineBudget:
         self._refilled_at = clock()
         self._skipped = 0
 
-    def take(self) -> str | None:
+    def take_line(self) -> str | None:
         """The end of a line that may be written: empty, or how many were not; None if it is to be left out, too."""
         now = self._clock()
         self._left = min(self._burst, self._left + (now - self._refilled_at) / self._period_s)

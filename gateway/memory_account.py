@@ -31,7 +31,7 @@ class MemoryAccount:
         """The account in brief."""
         return {"held_bytes": self.held_bytes, "most_bytes": self.capacity_bytes, "refused": self.refused}
 
-    def open(self, tenant: str) -> "MemoryShare":
+    def open_share(self, tenant: str) -> "MemoryShare":
         """Open the share of a request of this caller."""
         return MemoryShare(self, tenant)
 
@@ -39,7 +39,7 @@ class MemoryAccount:
         """Whether a caller may hold so many bytes more."""
         return self._tenants.get(tenant, 0) + size <= 2 * (self.capacity_bytes - self.held_bytes - size)
 
-    def count(self, tenant: str, size: int) -> None:
+    def count_bytes(self, tenant: str, size: int) -> None:
         """Count so many bytes more; fewer, where negative."""
         self.held_bytes += size
         own = self._tenants.get(tenant, 0) + size
@@ -60,7 +60,7 @@ class MemoryShare:
         self.tenant = tenant
         self._users = 1
 
-    def hold(self, size: int) -> None:
+    def hold_bytes(self, size: int) -> None:
         """Hold so many bytes more. Raises `ApiError`: 429, or 413 where there could never be room."""
         if self._account.has_room(self.tenant, size):
             self._change(size)
@@ -71,15 +71,15 @@ class MemoryShare:
             raise ApiError("body_too_large", f"The request takes more than {most} bytes of memory.")
         raise ApiError("queue_full")
 
-    def give(self, size: int) -> None:
+    def release_bytes(self, size: int) -> None:
         """Give so many bytes back."""
         self._change(-size)
 
-    def settle(self, size: int) -> None:
+    def settle_bytes(self, size: int) -> None:
         """Hold so many bytes from now on, instead of what was estimated."""
         self._change(size - self.held_bytes)
 
-    def keep(self) -> None:
+    def add_user(self) -> None:
         """Keep what is held until `close` was called once more."""
         self._users += 1
 
@@ -90,7 +90,7 @@ class MemoryShare:
             self._change(-self.held_bytes)
 
     def _change(self, size: int) -> None:
-        self._account.count(self.tenant, size)
+        self._account.count_bytes(self.tenant, size)
         self.held_bytes += size
 
 
@@ -101,7 +101,7 @@ SHARE: web.RequestKey[MemoryShare] = web.RequestKey("share", MemoryShare)
 @web.middleware
 async def account_memory(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request a share of the account, and take it back in the end."""
-    share = request[SHARE] = request.app[MEMORY].open(request[CALLER].tenant)
+    share = request[SHARE] = request.app[MEMORY].open_share(request[CALLER].tenant)
     try:
         return await handler(request)
     finally:

@@ -80,7 +80,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     connection = of_request(request)
     try:
         if connection is not None:
-            connection.asked()
+            connection.on_request()
             if connection.place.refused:
                 raise ApiError("too_many_connections")
         if hdrs.CONTENT_ENCODING in request.headers:

@@ -50,7 +50,7 @@ class Setting(msgspec.Struct, frozen=True):
         """Names in the environment; the first one set wins."""
         return (f"POOL_{self.key.upper()}", *self.aliases)
 
-    def read(self, text: str, where: str) -> Any:
+    def read_value(self, text: str, where: str) -> Any:
         """The value that `text` means. Raises `ConfigError` that says `where` it stands."""
         try:
             return self.parse(text)

@@ -65,7 +65,7 @@ class EventStream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def open(self) -> None:
+    async def send_headers(self) -> None:
         """Send the headers, unless they are out."""
         async with self._opening:
             if self._writer is not None:
@@ -78,7 +78,7 @@ class EventStream:
             self._writer = writer
             self._watch()
 
-    def reach(self) -> None:
+    def check_connection(self) -> None:
         """Raises `ConnectionError` where nothing that is written now would get to the client any more.
 
         Between a client's leaving and this task's cancellation lies a turn of the event loop: what is counted as
@@ -87,7 +87,7 @@ class EventStream:
         if is_gone(self._request):
             raise ConnectionResetError("the client is gone")
 
-    async def send(self, frames: bytes) -> None:
+    async def send_frames(self, frames: bytes) -> None:
         """Write whole frames. Raises `ConnectionError` when the client is gone or was dropped for not reading."""
         if self._writer is None:
             raise RuntimeError("an event stream sends only once it is open")
@@ -98,11 +98,11 @@ class EventStream:
         finally:
             self._writing -= 1
 
-    async def end(self, frames: bytes = b"") -> None:
+    async def end_stream(self, frames: bytes = b"") -> None:
         """Last frames, `[DONE]` and the end of the body, in one write."""
         await self._close(frames + DONE)
 
-    async def fail(self, error: ApiError) -> None:
+    async def fail_stream(self, error: ApiError) -> None:
         """An error frame, no `[DONE]`; the connection closes behind it."""
         logger.warning(
             "Stream failed: code=%s error_id=%s%s",
@@ -129,15 +129,15 @@ class EventStream:
         try:
             match error:
                 case JobFailed():
-                    await self.fail(ApiError.of_job(error))
+                    await self.fail_stream(ApiError.of_job(error))
                 case ApiError():
-                    await self.fail(error)
+                    await self.fail_stream(error)
                 case ConnectionError():
                     return False
                 case Exception():
                     wrapped = ApiError("internal_error")
                     logger.error("Unhandled error in a stream: error_id=%s", wrapped.error_id, exc_info=error)
-                    await self.fail(wrapped)
+                    await self.fail_stream(wrapped)
                 case _:
                     return False
             return True
@@ -161,7 +161,7 @@ class EventStream:
 
     async def _send_comment(self) -> None:
         try:
-            await self.send(KEEP_ALIVE)
+            await self.send_frames(KEEP_ALIVE)
         except ConnectionError:
             logger.debug("Client left before a keep-alive comment")
 

@@ -34,7 +34,7 @@ class Tracing:
         self._tracer: Tracer = self._provider.get_tracer("mlx-pool")
         self._clock = clock
 
-    def middleware(self) -> Middleware:
+    def make_middleware(self) -> Middleware:
         """A span around every request, below the one that the caller named in `traceparent`."""
 
         @web.middleware
@@ -61,11 +61,11 @@ class Tracing:
         def at(seconds: float) -> int:
             return int(seconds * NS) + shift
 
-        for number, visit in enumerate(flight.visits, 1):
-            last = number == len(flight.visits)
+        for number, visit in enumerate(flight.attempts, 1):
+            last = number == len(flight.attempts)
             # A job that lost its worker is queued again in the same moment.
             again = not last or flight.queued_at > visit.boarded_at
-            left_at = (flight.queued_at if last else flight.visits[number].queued_at) if again else flight.over_at
+            left_at = (flight.queued_at if last else flight.attempts[number].queued_at) if again else flight.over_at
             self._span("pool.queue", at(visit.queued_at), at(visit.boarded_at))
             engine = self._tracer.start_span("engine", start_time=at(visit.boarded_at))
             engine.set_attribute("gen_ai.request.model", flight.name)
@@ -80,7 +80,7 @@ class Tracing:
             if not again and flight.stream.usage is not None:
                 self._spent(engine, flight.stream.usage, visit.boarded_at, at)
             engine.end(at(left_at))
-        if not flight.visits or flight.queued_at > flight.visits[-1].boarded_at:
+        if not flight.attempts or flight.queued_at > flight.attempts[-1].boarded_at:
             self._span("pool.queue", at(flight.queued_at), at(flight.over_at))
 
     def _spent(self, engine: Span, usage: Usage, boarded_at: float, at: Callable[[float], int]) -> None:

@@ -49,11 +49,11 @@ class VectorCache:
         return len(self._entries)
 
     @staticmethod
-    def space(*parts: object) -> bytes:
+    def namespace_of(*parts: object) -> bytes:
         """What inputs are looked up in: `parts` name the tenant, the model, its revision, and the options."""
         return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
-    def find(self, space: bytes, keys: Sequence[Key]) -> list[Vector | None]:
+    def find_vectors(self, space: bytes, keys: Sequence[Key]) -> list[Vector | None]:
         """What is known of `keys`, in order. The hot path."""
         entries, now = self._entries, self._clock()
         get, touch = entries.get, entries.move_to_end
@@ -75,7 +75,7 @@ class VectorCache:
         self.counts.hits += len(found) - misses
         return found
 
-    def keep(self, space: bytes, key: Key, vector: Vector) -> None:
+    def store_vector(self, space: bytes, key: Key, vector: Vector) -> None:
         """Remember a vector, at the price of those that were not asked for the longest."""
         place = (space, key if len(key) <= LONG_CHARS else _digest(key))
         size = _size(place, vector[0])

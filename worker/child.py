@@ -67,7 +67,7 @@ class Child:
         """Ask it to drain."""
         self._process.terminate()
 
-    def tell(self, word: bytes) -> bool:
+    def send_word(self, word: bytes) -> bool:
         """Say a byte on its lifeline; False if nobody is there any more to hear it."""
         try:
             return self._lifeline.send(word, socket.MSG_DONTWAIT) == len(word)

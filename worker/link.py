@@ -93,7 +93,7 @@ class Link:
         """Connect, and go on connecting for as long as the process lives."""
         self._thread.start()
 
-    def send(self, epoch: int, messages: Sequence[ToGateway]) -> None:
+    def send_messages(self, epoch: int, messages: Sequence[ToGateway]) -> None:
         """Queue messages that belong to `epoch`; those of an older one are dropped at the other end."""
         self._outbox.put((epoch, messages))
         if self._asleep:
@@ -102,13 +102,13 @@ class Link:
     def say_now(self) -> None:
         """Tell `Ready`, if there is one, and beat at once: the worker's state has changed."""
         if ready := self._ready():
-            self.send(self._epoch, [ready])
+            self.send_messages(self._epoch, [ready])
         self._changed.set()
         self._wake()
 
     def close(self, reason: str, *, timeout_s: float = 0.5) -> None:
         """Send what is queued and a `Bye`, then stop the thread."""
-        self.send(self._epoch, [Bye(reason)])
+        self.send_messages(self._epoch, [Bye(reason)])
         self._closing.set()
         self._wake()
         self._thread.join(timeout_s)
@@ -202,21 +202,21 @@ class Link:
         """A gateway run that is new to us: whatever the last one asked for is nobody's any more."""
         if epoch != self._epoch:
             self._epoch = epoch
-            self._reception().clear()
+            self._reception().drop_waiting()
             self._command(Reset(epoch))
 
     def _obey(self, message: object, buffers: Sequence[bytes]) -> None:
         match message:
             case GenerateJob() | EmbedJob() | TokenizeJob() | DetokenizeJob() | SimilarityJob():
-                self._reception().take(self._epoch, message, buffers)
+                self._reception().take_job(self._epoch, message, buffers)
             case Cancel():
-                if self._reception().cancel(self._epoch, message.job, message.attempt):
-                    self.send(self._epoch, [Failed(message.job, message.attempt, Code.CANCELLED, "cancelled")])
+                if self._reception().cancel_job(self._epoch, message.job, message.attempt):
+                    self.send_messages(self._epoch, [Failed(message.job, message.attempt, Code.CANCELLED, "cancelled")])
                 else:
                     self._command(message)
             case Hello():
                 ready = self._ready()
-                self.send(self._epoch, [self._announce(), *([ready] if ready else [])])
+                self.send_messages(self._epoch, [self._announce(), *([ready] if ready else [])])
             case ClearCaches():
                 self._command(message)
             case Drain():

@@ -60,7 +60,7 @@ class Loop:
 
     def run(self) -> None:
         """Serve until `Stop`. Raises whatever the engine raised; jobs aboard have then been failed."""
-        self._pulse.stepped(busy=False)
+        self._pulse.mark_step(busy=False)
         try:
             while not self._finished():
                 self._receive()
@@ -68,7 +68,7 @@ class Loop:
                     self._emit(self._engine.step())
                     if self._unproven_steps:
                         self._prove(steps=1)
-                self._pulse.stepped(busy=self._engine.busy)
+                self._pulse.mark_step(busy=self._engine.busy)
         except BaseException:
             self._fail_all(Code.WORKER_LOST, "The model's process failed while it was working on this request.")
             raise
@@ -84,7 +84,7 @@ class Loop:
         if not self._engine.busy and self._deadline is None:
             command = self.inbox.get()
             # Whatever it makes the engine do: if that never ends, it has to show.
-            self._pulse.woke()
+            self._pulse.mark_busy()
             self._obey(command)
         while True:
             try:
@@ -108,7 +108,7 @@ class Loop:
                 self._aboard.clear()
                 self._epoch = command.epoch
             case Stop():
-                self._pulse.enter(State.DRAINING)
+                self._pulse.enter_state(State.DRAINING)
                 self._deadline = self._clock() + command.grace_s
 
     def _cancel(self, command: Cancel) -> None:

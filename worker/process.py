@@ -65,13 +65,13 @@ class Process:
             failed=lambda: os._exit(EXIT_CRASH),
         )
         self._loop = Loop(
-            engine=self._engine, pulse=self._pulse, send=self._link.send, proven=lambda: self._tell(IS_PROVEN)
+            engine=self._engine, pulse=self._pulse, send=self._link.send_messages, proven=lambda: self._tell(IS_PROVEN)
         )
         self._reception = Reception(
             prepare=self._engine.prepare,
             compiler=self._engine if isinstance(self._engine, Compiler) else None,
             admit=self._loop.inbox.put,
-            send=self._link.send,
+            send=self._link.send_messages,
         )
 
     def run(self) -> int:
@@ -94,7 +94,7 @@ class Process:
             return EXIT_CRASH
         if isinstance(self._engine, Keeper):
             self._engine.close(CLOSE_S)
-        self._pulse.enter(State.STOPPED)
+        self._pulse.enter_state(State.STOPPED)
         self._link.close("stopped")
         return 0
 
@@ -105,7 +105,7 @@ class Process:
         self._engine.load()
         loaded = time.monotonic()
         if self._config.warmup:
-            self._pulse.enter(State.WARMING)
+            self._pulse.enter_state(State.WARMING)
             self._link.say_now()
             self._engine.warm()
         warm = time.monotonic()
@@ -123,7 +123,7 @@ class Process:
         # default 5 ms while the engine thread waits to launch its next step.
         sys.setswitchinterval(0.0005)
         self._reception.start()
-        self._pulse.enter(State.READY)
+        self._pulse.enter_state(State.READY)
         self._link.say_now()
         self._tell(IS_READY)
         log.info("%s is ready: loaded in %.1f s, warmed in %.1f s", name, loaded - began, warm - loaded)
@@ -158,9 +158,9 @@ class Process:
     def _beat(self) -> Beat:
         """For the link's thread alone, whose own work is no progress."""
         gauges = self._engine.gauges()
-        pulse = self._pulse.read()
+        pulse = self._pulse.read_state()
         if pulse.state in PREPARING:
-            self._progress = self._work.count()
+            self._progress = self._work.count_work()
         return Beat(
             state=pulse.state,
             step=pulse.step,

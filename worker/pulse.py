@@ -34,19 +34,19 @@ class Pulse:
         self._clock = clock
         self._now = PulseReading(State.LOADING, 0, False, clock())
 
-    def enter(self, state: State) -> None:
+    def enter_state(self, state: State) -> None:
         """The process is in another phase, and its clock starts anew: nothing that took long before counts in it."""
         self._now = PulseReading(state, self._now.step, self._now.busy, self._clock())
 
-    def woke(self) -> None:
+    def mark_busy(self) -> None:
         """There is work again. A first step that never ends must show, and idle time must not count against it."""
         self._now = PulseReading(self._now.state, self._now.step, True, self._clock())
 
-    def stepped(self, *, busy: bool) -> None:
+    def mark_step(self, *, busy: bool) -> None:
         """The engine loop went round once."""
         self._now = PulseReading(self._now.state, self._now.step + 1, busy, self._clock())
 
-    def read(self) -> PulseReading:
+    def read_state(self) -> PulseReading:
         """All of it, as it was at one moment."""
         return self._now
 

@@ -64,13 +64,13 @@ class _Begun:
 class Compiler(Protocol):
     """What an engine may have besides `worker.engines.base.Engine`: jobs that it has to compile something for."""
 
-    def compile(self, job: GenerateJob, ended: Callable[[JobError | None], None], /) -> bool:
+    def compile_job(self, job: GenerateJob, ended: Callable[[JobError | None], None], /) -> bool:
         """Whether the job has to wait for it, seconds perhaps; `ended` is then called once, on another thread.
 
         Never blocks. Raises `JobError`.
         """
 
-    def drop(self, job: GenerateJob, /) -> None:
+    def drop_job(self, job: GenerateJob, /) -> None:
         """The job has been prepared, or never will be: `ended` is called no more, what nobody waits for is given up."""
 
 
@@ -107,7 +107,7 @@ class Reception:
         """Jobs that have not reached the engine yet."""
         return len(self._waiting)
 
-    def take(self, epoch: int, job: Job, buffers: Sequence[bytes] = ()) -> None:
+    def take_job(self, epoch: int, job: Job, buffers: Sequence[bytes] = ()) -> None:
         """Queue a job, and the raw frames that came with it, for preparation. Never blocks."""
         with self._lock:
             self._waiting[epoch, job.job, job.attempt] = job
@@ -115,13 +115,13 @@ class Reception:
         if self._compiler is None or not isinstance(job, GenerateJob):
             self._queue.put(begun)
             return
-        waits = _tried(job, partial(self._compiler.compile, job, partial(self._go_on, begun)))
+        waits = _tried(job, partial(self._compiler.compile_job, job, partial(self._go_on, begun)))
         if isinstance(waits, Failed):
             self._pass_on(begun, waits)
         elif not waits:
             self._queue.put(begun)
 
-    def cancel(self, epoch: int, job: int, attempt: int) -> bool:
+    def cancel_job(self, epoch: int, job: int, attempt: int) -> bool:
         """Whether the job was still here; if so it goes no further and its caller answers for it."""
         with self._lock:
             key = (epoch, job, attempt)
@@ -133,7 +133,7 @@ class Reception:
             self._drop(found)
         return found is not None
 
-    def clear(self) -> None:
+    def drop_waiting(self) -> None:
         """Drop everything that has not reached the engine."""
         with self._lock:
             dropped = [*self._waiting.values()]
@@ -148,10 +148,10 @@ class Reception:
     def _run(self) -> None:
         while True:
             self._take_in()
-            begun = self._begun.pop()
+            begun = self._begun.pop_next()
             outcome = self._outcome(begun)
             if outcome is None:
-                self._begun.add(begun.job.tenant, begun)
+                self._begun.add_item(begun.job.tenant, begun)
             elif isinstance(outcome, Future):
                 self._await(begun, outcome)
             else:
@@ -183,7 +183,7 @@ class Reception:
 
     def _drop(self, job: Job) -> None:
         if self._compiler is not None and isinstance(job, GenerateJob) and job.ruled:
-            self._compiler.drop(job)
+            self._compiler.drop_job(job)
 
     def _take_in(self) -> None:
         """Begin with every job that is there; wait for one only when there is nothing else to do."""
@@ -192,7 +192,7 @@ class Reception:
                 begun = self._queue.get(block=not self._begun)
             except queue.Empty:
                 return
-            self._begun.add(begun.job.tenant, begun)
+            self._begun.add_item(begun.job.tenant, begun)
 
     def _pass_on(self, begun: _Begun, outcome: Any) -> None:
         key = (begun.epoch, begun.job.job, begun.job.attempt)

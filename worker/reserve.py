@@ -29,7 +29,7 @@ Command = Callable[..., Sequence[str]]
 class Owner(Protocol):
     """Whose engine a process is."""
 
-    def happened(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take in what became of it."""
 
 
@@ -76,12 +76,12 @@ class Reserve:
         self._spare: EngineProcess | None = None
         self._losses = 0
 
-    def ready(self) -> None:
+    def engine_ready(self) -> None:
         """An engine is: what is imported from now on takes no time from its start."""
         if self._wanted and self._spare is None:
             self.due = min(self.due, time.monotonic())
 
-    def stock(self) -> None:
+    def start_spare(self) -> None:
         """Make one, if it is time to."""
         if time.monotonic() < self.due:
             return
@@ -95,13 +95,13 @@ class Reserve:
         """The spare, if it is still there, else a new process. Raises `OSError`."""
         spare, self._spare = self._spare, None
         self.due = math.inf
-        if spare is not None and spare.child.tell(GO):
+        if spare is not None and spare.child.send_word(GO):
             self._losses = 0
             spare.owner = owner
             return spare
         return self._make(owner)
 
-    def died(self, spare: EngineProcess, code: int) -> None:
+    def spare_died(self, spare: EngineProcess, code: int) -> None:
         """One is gone that nobody had needed."""
         if spare is self._spare and self._wanted:
             self._spare = None

@@ -44,9 +44,9 @@ def compare(job: SimilarityJob, buffers: Sequence[bytes]) -> Iterator[Scores | N
         rows = np.arange(start, start + len(scores))[:, None]
         # Of one list with itself, each pair once and nothing with itself.
         wanted = np.arange(len(right)) > rows if job.right is None else np.full(scores.shape, True)
-        best.add(scores[wanted], (rows * len(right) + np.arange(len(right)))[wanted])
+        best.add_pairs(scores[wanted], (rows * len(right) + np.arange(len(right)))[wanted])
         yield None
-    values, places = best.ranked()
+    values, places = best.ranked_pairs()
     at, to = np.divmod(places, len(right))
     yield Scores(job.job, job.attempt, len(right), values.astype("<f8").tobytes(), at.tolist(), to.tolist())
 
@@ -85,7 +85,7 @@ class _Best:
         self._values: Matrix = np.empty(0)
         self._places: Places = np.empty(0, dtype=np.int64)
 
-    def add(self, scores: Matrix, places: Places) -> None:
+    def add_pairs(self, scores: Matrix, places: Places) -> None:
         """Show more; those that no longer count are forgotten."""
         values = np.concatenate([self._values, self._sign * scores])
         places = np.concatenate([self._places, places])
@@ -98,7 +98,7 @@ class _Best:
             values, places = values[keep], places[keep]
         self._values, self._places = values, places
 
-    def ranked(self) -> tuple[Matrix, Places]:
+    def ranked_pairs(self) -> tuple[Matrix, Places]:
         """Scores and places, best first, equals in the order of their places."""
         order = np.lexsort((self._places, -self._values))
         return self._sign * self._values[order], self._places[order]

@@ -63,7 +63,7 @@ class Post:
         self.socket.connect(address)
         self._last_complaint = ""
 
-    def send(self, report: Supervision) -> bool:
+    def send_report(self, report: Supervision) -> bool:
         """Tell the gateway, if there is one; says whether there was."""
         try:
             self.socket.send(codec.encode([report], epoch=self.epoch), zmq.NOBLOCK)
@@ -71,7 +71,7 @@ class Post:
             return False
         return True
 
-    def receive(self) -> list[Order]:
+    def receive_orders(self) -> list[Order]:
         """All that has arrived and is for a supervisor of this epoch."""
         messages: list[Order] = []
         while True:
@@ -138,8 +138,8 @@ class Supervisor:
         # A unit leaves only when all have been told to: siblings that are not wanted any more are parked.
         while not all(unit.left for unit in self._units):
             for unit in self._units:
-                unit.beat()
-            self._reserve.stock()
+                unit.report_if_due()
+            self._reserve.start_spare()
             self._look_for_honcho()
             self._poller.poll(self._patience_ms())
             with contextlib.suppress(BlockingIOError):
@@ -155,11 +155,11 @@ class Supervisor:
 
     def _add(self) -> None:
         post = Post(self._context, endpoint(self._config.run_dir), self._config.served_name)
-        unit = Unit(self._config, tell=post.send, reserve=self._reserve, policy=self._policy)
+        unit = Unit(self._config, tell=post.send_report, reserve=self._reserve, policy=self._policy)
         self._units.append(unit)
         self._posts.append(post)
         self._poller.register(post.socket, zmq.POLLIN)
-        unit.happened(Begin())
+        unit.on_event(Begin())
 
     def _make(self, owner: Owner | None) -> EngineProcess:
         return EngineProcess(self._config, command=self._command, preload=self._preload, owner=owner, heard=self._heard)
@@ -170,21 +170,21 @@ class Supervisor:
         return math.ceil(max(0.0, due - time.monotonic()) * 1000)
 
     def _listen(self, unit: Unit, post: Post) -> None:
-        for message in post.receive():
+        for message in post.receive_orders():
             match message:
                 case Hello():
-                    unit.report()
+                    unit.report_now()
                 case KillEngine():
-                    unit.happened(KillAsked(message.worker, message.reason))
+                    unit.on_event(KillAsked(message.worker, message.reason))
                 case EndEngine():
-                    unit.happened(EndAsked(message.worker, message.grace_s, message.again, message.reason))
+                    unit.on_event(EndAsked(message.worker, message.grace_s, message.again, message.reason))
                 case StartEngine():
                     self._start_one()
 
     def _start_one(self) -> None:
         parked = next((unit for unit in self._units if unit.watch.parked), None)
         if parked is not None:
-            parked.happened(WakeAsked())
+            parked.on_event(WakeAsked())
         elif len(self._units) < MOST_UNITS and not any(unit.left for unit in self._units):
             self._add()
 
@@ -197,20 +197,20 @@ class Supervisor:
             if isinstance(event, StopAsked):
                 self._reserve.close()
                 for unit in self._units:
-                    unit.happened(event)
+                    unit.on_event(event)
             elif process is not None:
                 self._handle(process, event)
         for unit in self._units:
-            unit.happened(Tick())
+            unit.on_event(Tick())
 
     def _handle(self, process: EngineProcess, event: Event) -> None:
         """What a process said, or that it is gone."""
         if process.owner is not None:
-            process.owner.happened(event)
+            process.owner.on_event(event)
         elif isinstance(event, Exited):
-            self._reserve.died(process, event.code)
+            self._reserve.spare_died(process, event.code)
         if isinstance(event, BecameReady):
-            self._reserve.ready()
+            self._reserve.engine_ready()
 
     def _look_for_honcho(self) -> None:
         if self._ancestry is None or time.monotonic() < self._next_look:

@@ -16,12 +16,12 @@ class TenantTurns(Generic[Item]):
     def __len__(self) -> int:
         return self._count
 
-    def add(self, tenant: str, item: Item) -> None:
+    def add_item(self, tenant: str, item: Item) -> None:
         """Queue it behind the others of its tenant."""
         self._lines.setdefault(tenant, deque()).append(item)
         self._count += 1
 
-    def pop(self) -> Item:
+    def pop_next(self) -> Item:
         """Take out what is next. Raises `StopIteration` where nothing waits."""
         tenant, line = next(iter(self._lines.items()))
         item = line.popleft()

@@ -58,19 +58,19 @@ class Unit:
         """When something is to be done, at the latest."""
         return self._next_beat if self.watch.deadline is None else min(self._next_beat, self.watch.deadline)
 
-    def beat(self) -> None:
+    def report_if_due(self) -> None:
         """Report, if it is time to."""
         if time.monotonic() >= self._next_beat:
-            self.report()
+            self.report_now()
 
-    def report(self) -> None:
+    def report_now(self) -> None:
         """Tell the gateway how things are."""
         now = time.monotonic()
         watch = self.watch
         report = Supervision(
             model=self._config.served_name,
             kind=self._config.kind,
-            watch=watch.watch,
+            watch=watch.phase,
             pid=os.getpid(),
             engine=watch.worker,
             engine_pid=watch.pid,
@@ -78,12 +78,12 @@ class Unit:
             exit_code=watch.exit_code,
             delay_s=watch.delay_s(now),
             parked=watch.parked,
-            work=self._work.count() if self._work and watch.pid else 0,
+            work=self._work.count_work() if self._work and watch.pid else 0,
             ended=watch.ended,
         )
         self._next_beat = now + (BEAT_S if self._tell(report) else RETRY_S)
 
-    def happened(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take an event in, and do what follows."""
         for instruction in self.watch.handle(event, time.monotonic()) if not self.left else ():
             self._do(instruction)
@@ -91,7 +91,7 @@ class Unit:
     def _do(self, instruction: Instruction) -> None:
         match instruction:
             case Start():
-                self.happened(self._start())
+                self.on_event(self._start())
             case Terminate():
                 if self._child:
                     self._child.terminate()
@@ -99,7 +99,7 @@ class Unit:
                 if self._child:
                     self._child.kill()
             case Report():
-                self.report()
+                self.report_now()
             case Say():
                 log.log(logging.ERROR if instruction.bad else logging.INFO, "%s", instruction.text)
             case Leave():

@@ -131,7 +131,7 @@ class EngineWatch:
     """One engine's life, start after start."""
 
     def __init__(self, name: str, policy: Policy | None = None) -> None:
-        self.watch = Watch.STARTING
+        self.phase = Watch.STARTING
         self.worker = ""
         self.pid = 0
         self.restarts = -1
@@ -196,18 +196,18 @@ class EngineWatch:
 
     def delay_s(self, now: float) -> float:
         """Seconds until the next start; 0 where none is planned."""
-        if self.deadline is None or self.watch not in (Watch.BACKOFF, Watch.CRASH_LOOP):
+        if self.deadline is None or self.phase not in (Watch.BACKOFF, Watch.CRASH_LOOP):
             return 0.0
         return max(0.0, self.deadline - now)
 
     def _start(self) -> list[Instruction]:
-        self.watch = Watch.STARTING
+        self.phase = Watch.STARTING
         self.deadline = None
         self.restarts += 1
         return [Start()]
 
     def _spawned(self, event: Spawned, now: float) -> list[Instruction]:
-        self.watch = Watch.RUNNING
+        self.phase = Watch.RUNNING
         self.worker, self.pid = event.worker, event.pid
         self._started_at = now
         self._ready_at = None
@@ -220,7 +220,7 @@ class EngineWatch:
         if event.worker != self.worker or not self.pid:
             return []
         pid, self.pid, self.exit_code, self.ended = self.pid, 0, event.code, ""
-        if self.watch is Watch.DRAINING:
+        if self.phase is Watch.DRAINING:
             return [Report(), Say(f"{self._name}: engine process {pid} has ended; leaving"), Leave()]
         if self._ending is not None:
             return self._ended_as_asked(self._ending)
@@ -254,7 +254,7 @@ class EngineWatch:
 
     def _failed(self, what: str, now: float) -> list[Instruction]:
         """The engine is not there: wait, or give up for a while."""
-        if self.watch is Watch.DRAINING:
+        if self.phase is Watch.DRAINING:
             return [Leave()]
         self._crashes.append(now)
         while self._crashes and now - self._crashes[0] > self._policy.crash_window_s:
@@ -265,14 +265,14 @@ class EngineWatch:
             return self._pause(f"{what}; that was number {len(self._crashes)} in {_span(now - self._crashes[0])}", now)
         delay_s = self._policy.delays_s[min(self._failures, len(self._policy.delays_s) - 1)]
         self._failures += 1
-        self.watch = Watch.BACKOFF
+        self.phase = Watch.BACKOFF
         self.deadline = now + delay_s
         when = f"in {delay_s:g} s" if delay_s else "at once"
         said: list[Instruction] = [Report(), Say(f"{self._name}: engine {what}; starting it again {when}", bad=True)]
         return said if delay_s else said + self._start()
 
     def _pause(self, what: str, now: float) -> list[Instruction]:
-        self.watch = Watch.CRASH_LOOP
+        self.phase = Watch.CRASH_LOOP
         self.deadline = now + self._policy.crash_pause_s
         self._crashes.clear()
         pause = f"no more starts for {self._policy.crash_pause_s:g} s, then one on trial"
@@ -285,7 +285,7 @@ class EngineWatch:
         return [Kill(), Say(f"{self._name}: killing engine process {self.pid}: {event.reason}", bad=True)]
 
     def _end(self, event: EndAsked, now: float) -> list[Instruction]:
-        if event.worker != self.worker or self.watch is Watch.DRAINING:
+        if event.worker != self.worker or self.phase is Watch.DRAINING:
             return []
         self._ending = event
         if not self.pid:
@@ -305,7 +305,7 @@ class EngineWatch:
                 *self._start(),
                 Say(f"{self._name}: the engine has ended as asked; a fresh one is started"),
             ]
-        self.watch = Watch.DRAINING
+        self.phase = Watch.DRAINING
         self.parked = True
         self.deadline = None
         return [Report(), Say(f"{self._name}: the engine has ended as asked; none runs until one is asked for")]
@@ -320,11 +320,11 @@ class EngineWatch:
     def _stop(self, event: StopAsked, now: float) -> list[Instruction]:
         if self.parked:
             return [Leave()]
-        if self.watch is Watch.DRAINING:
+        if self.phase is Watch.DRAINING:
             self._kill_sent = True
             self.deadline = now + self._policy.kill_s
             return [Kill(), Say(f"{self._name}: {event.reason} again; killing the engine")]
-        self.watch = Watch.DRAINING
+        self.phase = Watch.DRAINING
         self.deadline = None
         if not self.pid:
             return [Report(), Say(f"{self._name}: {event.reason}; no engine runs, leaving"), Leave()]
@@ -336,7 +336,7 @@ class EngineWatch:
     def _tick(self, now: float) -> list[Instruction]:
         if self.deadline is None or now < self.deadline:
             return []
-        match self.watch:
+        match self.phase:
             case Watch.BACKOFF:
                 return self._start()
             case Watch.CRASH_LOOP:

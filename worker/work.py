@@ -33,7 +33,7 @@ class OwnWork:
         self._count = 1
         self._last: tuple[float, float] | None = None
 
-    def count(self) -> int:
+    def count_work(self) -> int:
         """Look, and return the count, from 1."""
         work, now = _work_of_others(), time.monotonic()
         if self._last is None or work - self._last[0] >= OWN_WORK_PER_S * (now - self._last[1]):
@@ -51,7 +51,7 @@ class ProcessWork:
         self._at = time.monotonic()
         self._threads, self._faults = _usage_of(pid)
 
-    def count(self) -> int:
+    def count_work(self) -> int:
         """Look, unless that was done a moment ago, and return the count, from 1; 0 where the system tells nothing."""
         now = time.monotonic()
         if (elapsed_s := now - self._at) >= LOOK_S:

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         store = KeyStore(folder, timeout_s=BUSY_S)
         audit_file = open_audit(folder)
         try:
-            Journal(folder).settle(store, {})
+            Journal(folder).write_pending(store, {})
             options.run(store, options)
         finally:
             close_audit(audit_file)
@@ -71,7 +71,7 @@ def _note(folder: Path, key_id: str) -> int:
     if re.fullmatch(rf"[0-9A-Za-z]{{{ID_CHARS}}}", key_id) is None:
         return 1
     try:
-        Journal(folder).write(key_id, time.time())
+        Journal(folder).write_revocation(key_id, time.time())
     except OSError as error:
         print(f"keys: nor can the journal: {error}", file=sys.stderr)
         return 1
@@ -84,7 +84,7 @@ def create(store: KeyStore, options: argparse.Namespace) -> None:
     fields = _given(options)
     fields.setdefault("permissions", ("chat", "vision", "embed:text", "embed:image", "models"))
     key, text = new_key(store.pepper, time.time(), name=options.name, **fields)
-    store.put(key)
+    store.write_key(key)
     _audit("key.create", key)
     print(text)
     print(f"Keep it: it is not shown again. Its id is {key.id}.", file=sys.stderr)
@@ -92,7 +92,7 @@ def create(store: KeyStore, options: argparse.Namespace) -> None:
 
 def show(store: KeyStore, options: argparse.Namespace) -> None:
     """List all keys."""
-    keys, now = store.read(), time.time()
+    keys, now = store.read_keys(), time.time()
     if options.json:
         public = [{**describe(key, now)} for key in keys]
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(public)).decode() + "\n")
@@ -126,7 +126,7 @@ def change(store: KeyStore, options: argparse.Namespace) -> None:
         given = fields | ({"limits": fields["limits"].over(key.limits)} if "limits" in fields else {})
         return key.changed(time.time(), **given), None
 
-    key, _ = store.change(options.id, make)
+    key, _ = store.change_key(options.id, make)
     _audit("key.change", key)
     print(f"{key.id} is changed.")
 
@@ -134,7 +134,7 @@ def change(store: KeyStore, options: argparse.Namespace) -> None:
 def revoke(store: KeyStore, options: argparse.Namespace) -> None:
     """Close a key for good."""
     now = time.time()
-    key = store.revoke(options.id, now)
+    key = store.revoke_key(options.id, now)
     if key.revoked_at == now:
         _audit("key.revoke", key)
     print(f"{key.id} is revoked.")
@@ -143,7 +143,7 @@ def revoke(store: KeyStore, options: argparse.Namespace) -> None:
 def rotate(store: KeyStore, options: argparse.Namespace) -> None:
     """Give a key a new secret; the old one stays good for a while."""
     grace_s = span(options.grace)
-    key, text = store.change(options.id, lambda key: key.rotated(store.pepper, time.time(), grace_s))
+    key, text = store.change_key(options.id, lambda key: key.rotated(store.pepper, time.time(), grace_s))
     _audit("key.rotate", key)
     print(text)
     print(f"Keep it: it is not shown again. The old one is good for {options.grace} more.", file=sys.stderr)

@@ -43,7 +43,7 @@ class Connections:
     https: bool = False
     proxies: tuple[Network, ...] = field(default=())
 
-    def check(self, request: web.Request) -> None:
+    def check_request(self, request: web.Request) -> None:
         """Raises `ApiError`: `misdirected_request`, `https_required`, `origin_not_allowed`."""
         if self.hosts and _name(request.headers.get(hdrs.HOST, "")) not in self.hosts:
             raise ApiError("misdirected_request")
@@ -55,7 +55,7 @@ class Connections:
             if foreign or (origin and not self._welcome(request, origin)):
                 raise ApiError("origin_not_allowed")
 
-    def preflight(self, request: web.Request) -> web.Response | None:
+    def answer_preflight(self, request: web.Request) -> web.Response | None:
         """The answer to a browser that asks first; None where this is no such question, or the answer is no."""
         origin = request.headers.get(hdrs.ORIGIN)
         asks = request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
@@ -63,7 +63,7 @@ class Connections:
             return None
         return web.Response(status=204, headers=_PREFLIGHT)
 
-    def headers(self, request: web.Request) -> dict[str, str]:
+    def cors_headers(self, request: web.Request) -> dict[str, str]:
         """What lets a page of an allowed origin read the answer."""
         origin = request.headers.get(hdrs.ORIGIN)
         if not origin or not self._listed(origin):

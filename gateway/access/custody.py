@@ -81,7 +81,7 @@ class Custody:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._drop)
         self._thread.shutdown(wait=False)
 
-    async def put(self, make: Callable[[bytes], tuple[Key, T]]) -> tuple[Key, T]:
+    async def write_key(self, make: Callable[[bytes], tuple[Key, T]]) -> tuple[Key, T]:
         """Write a new key that `make` builds from the pepper, then use it.
 
         Raises `Unavailable`, and what `make` raises.
@@ -91,12 +91,12 @@ class Custody:
         def write() -> tuple[Key, T]:
             store = self._writable(loop)
             made = make(store.pepper)
-            store.put(made[0])
+            store.write_key(made[0])
             return made
 
         return await self._written(write)
 
-    async def change(self, key_id: str, make: Callable[[bytes, Key], tuple[Key, T]]) -> tuple[Key, T]:
+    async def change_key(self, key_id: str, make: Callable[[bytes, Key], tuple[Key, T]]) -> tuple[Key, T]:
         """Write what `make` (of the pepper and the key as it is now) changes about a key, then use it.
 
         Raises `Unavailable`, `UnknownKey`, `RevokedKey`, and what `make` raises.
@@ -105,26 +105,26 @@ class Custody:
 
         def write() -> tuple[Key, T]:
             store = self._writable(loop)
-            return store.change(key_id, lambda key: make(store.pepper, key))
+            return store.change_key(key_id, lambda key: make(store.pepper, key))
 
         return await self._written(write)
 
-    async def revoke(self, key_id: str, at: float) -> tuple[Key, Kept]:
+    async def revoke_key(self, key_id: str, at: float) -> tuple[Key, Kept]:
         """Close a key, here at once, and say where that is written by now; what is not in the database follows.
 
         Raises `UnknownKey`, and `Unavailable` for a key that is not known here while the database can't be asked.
         """
-        known = self.keyring.revoke(key_id, at) if self.keyring.get(key_id) is not None else None
+        known = self.keyring.revoke_key(key_id, at) if self.keyring.find_key(key_id) is not None else None
 
         def write() -> tuple[Key | None, Kept, Exception | None]:
             try:
-                return self._guarded(lambda: self._checked().revoke(key_id, at)), "database", None
+                return self._guarded(lambda: self._checked().revoke_key(key_id, at)), "database", None
             except (sqlite3.Error, OSError) as error:
                 if known is None:
                     raise
                 failure = error
             try:
-                self._journal.write(key_id, at)
+                self._journal.write_revocation(key_id, at)
             except OSError:
                 return None, "memory", failure
             return None, "journal", failure
@@ -142,10 +142,10 @@ class Custody:
             raise UnknownKey
         return found, kept
 
-    async def keys(self) -> list[Key]:
+    async def read_keys(self) -> list[Key]:
         """All keys, with their sums as last written. Raises `Unavailable`."""
         try:
-            found = await self._run(lambda: self._checked().read())
+            found = await self._run(lambda: self._checked().read_keys())
         except (sqlite3.Error, OSError) as error:
             self._alarm(error)
             raise Unavailable(str(error)) from error
@@ -158,34 +158,34 @@ class Custody:
             await self._look()
 
     async def _look(self) -> None:
-        spent = self.usage.take()
+        spent = self.usage.take_pending()
         loop = asyncio.get_running_loop()
 
         def look() -> None:
             with contextlib.suppress(OSError):
-                loop.call_soon_threadsafe(self._hear, self._journal.read())
+                loop.call_soon_threadsafe(self._hear, self._journal.read_revocations())
             store = self._open()
             # Reading first: news of revocations must not wait for a disk that is full.
-            version = store.version()
+            version = store.read_version()
             if version != self._seen or not self.keyring.loaded:
-                keys = store.read()
+                keys = store.read_keys()
                 self._seen = version
                 loop.call_soon_threadsafe(self._apply, keys, store.pepper, store.pepper_is_new)
             self._settle(store, loop)
-            self._journal.reserve()
+            self._journal.reserve_file()
             if spent:
                 store.add_usage(spent)
                 spent.clear()
             if time.monotonic() - self._pruned_at > SWEEP_S:
                 self._pruned_at = time.monotonic()
-                store.prune(int(time.time() // 60) - KEPT_MINUTES)
+                store.prune_usage(int(time.time() // 60) - KEPT_MINUTES)
 
         try:
             await self._run(look)
             if not self._recalled:
                 now_minute = int(time.time() // 60)
-                past = await self._run(lambda: self._open().usage(now_minute - DAY_MINUTES))
-                self.usage.recall(past)
+                past = await self._run(lambda: self._open().read_usage(now_minute - DAY_MINUTES))
+                self.usage.restore_usage(past)
                 self._recalled = True
         except (sqlite3.Error, OSError) as error:
             self._alarm(error)
@@ -195,7 +195,7 @@ class Custody:
             self.usage.give_back(spent)
         if time.monotonic() - self._swept_at > SWEEP_S:
             self._swept_at = time.monotonic()
-            self.usage.sweep()
+            self.usage.drop_idle()
         if self.trouble is not None:
             log.warning("The key database is back (%s)", self._folder)
             self.trouble, self._alarmed_at = None, 0.0
@@ -205,19 +205,19 @@ class Custody:
     def _apply(self, keys: list[Key], pepper: bytes, pepper_is_new: bool) -> None:
         if pepper_is_new and keys:
             log.error("The pepper of %s was lost: no key that was made before is good any more", self._folder)
-        self.keyring.replace(keys, pepper)
+        self.keyring.replace_keys(keys, pepper)
 
     def _hear(self, noted: dict[str, float]) -> None:
         """Revocations that others could not write either, or we before a restart."""
         for key_id, at in noted.items():
             if key_id not in self.keyring.revoked:
-                self.keyring.revoke(key_id, at)
+                self.keyring.revoke_key(key_id, at)
 
     def _apply_revoked(self, keys: Iterable[Key], strangers: Iterable[str] = ()) -> None:
         """The database has these revocations, and does not know the `strangers`."""
         for key in keys:
             self.keyring.revoked.pop(key.id, None)
-            self.keyring.put(key)
+            self.keyring.put_key(key)
         for key_id in strangers:
             self.keyring.revoked.pop(key_id, None)
 
@@ -225,7 +225,7 @@ class Custody:
 
     def _settle(self, store: KeyStore, loop: asyncio.AbstractEventLoop) -> None:
         """Write the revocations that the database lacks."""
-        written, strangers = self._journal.settle(store, dict(self.keyring.revoked))
+        written, strangers = self._journal.write_pending(store, dict(self.keyring.revoked))
         loop.call_soon_threadsafe(self._apply_revoked, written, strangers)
 
     def _writable(self, loop: asyncio.AbstractEventLoop) -> KeyStore:
@@ -237,7 +237,7 @@ class Custody:
     def _checked(self) -> KeyStore:
         """The database, which is still where it was: what is written to a file that was taken away is lost."""
         store = self._open()
-        store.version()
+        store.read_version()
         return store
 
     def _alarm(self, error: Exception) -> None:
@@ -251,7 +251,7 @@ class Custody:
 
     async def _written(self, write: Callable[[], tuple[Key, T]]) -> tuple[Key, T]:
         try:
-            return await self._run(write, lambda made: self.keyring.put(made[0]))
+            return await self._run(write, lambda made: self.keyring.put_key(made[0]))
         except (sqlite3.Error, OSError) as error:
             self._alarm(error)
             raise Unavailable(str(error)) from error

@@ -65,18 +65,20 @@ class Gate:
         self._wall = wall
         self._login_lines = LineBudget(burst=20, period_s=1.0)
 
-    def identify(self, request: web.Request) -> Caller:
+    def identify_caller(self, request: web.Request) -> Caller:
         """Who holds the key of a request. Raises `ApiError` (401; 503 where nobody can know yet)."""
         text = _key_of(request)
         if text is None:
             raise self._refusal("missing_api_key")
         # Where nobody has failed lately there is nothing to look up.
         wait_s = self.guesses.wait_s(client_address(request)) if self.guesses else 0.0
-        apart = bool(wait_s) and not self.guesses.trusts(client_address(request))
-        found = self.keyring.find_issued(text, self._wall()) if apart else self.keyring.find(text, self._wall())
+        apart = bool(wait_s) and not self.guesses.is_trusted(client_address(request))
+        found = (
+            self.keyring.find_issued(text, self._wall()) if apart else self.keyring.identify_caller(text, self._wall())
+        )
         if isinstance(found, Caller):
             if found.id == MASTER:
-                self.guesses.trust(client_address(request))
+                self.guesses.trust_address(client_address(request))
             return found
         if found == "unavailable":
             raise self._refusal("keys_unavailable")
@@ -87,29 +89,29 @@ class Gate:
             raise self._refusal("rate_limit_exceeded", words, retry_after_s=wait_s)
         raise self._refusal(_REFUSALS[found], "The API key has been revoked." if found == "revoked" else None)
 
-    def recognize(self, request: web.Request) -> Caller | None:
+    def recognize_caller(self, request: web.Request) -> Caller | None:
         """Who asks for an open route; None for whoever has no key that is good for anything."""
         if not self.auth:
             return ANYBODY
         try:
-            return self.identify(request)
+            return self.identify_caller(request)
         except ApiError:
             return None
 
     def _note_failure(self, address: str, text: str, reason: str) -> None:
-        count = self.guesses.note(address, text, reason)
-        if count & (count - 1) == 0 and (skipped := self._login_lines.take()) is not None:
+        count = self.guesses.count_failure(address, text, reason)
+        if count & (count - 1) == 0 and (skipped := self._login_lines.take_line()) is not None:
             log.warning("Failed login %d from %s: the key is %s%s", count, address, _REASONS[reason], skipped)
 
-    def permit(self, caller: Caller, operation: "Operation | None") -> None:
+    def check_permission(self, caller: Caller, operation: "Operation | None") -> None:
         """Raises `ApiError` (403) where the route asks for more than `caller` has."""
         if operation is None or not operation.access:
             raise self._refusal("insufficient_permissions", "No API key opens this address.")
-        if not caller.may(*operation.access):
+        if not caller.has_permission(*operation.access):
             wanted = " or ".join(f"'{name}'" for name in operation.access)
             raise self._refusal("insufficient_permissions", f"The API key lacks the permission {wanted}.")
 
-    def limited(self, refused: Refused, subject: str) -> ApiError:
+    def limit_error(self, refused: Refused, subject: str) -> ApiError:
         """What a caller over a limit is told."""
         wait_s = refused.wait_ns / 1e9
         words = f"Rate limit reached for {subject}." + (f" Try again in {wait_s:.3f} s." if wait_s else "")
@@ -135,68 +137,68 @@ class Ticket:
         self._place: Place | None = None
         self._verdict: Verdict | None = None
 
-    async def begin(self) -> None:
+    async def start_request(self) -> None:
         """Raises `ApiError` (429)."""
         meter = self._meter
         shared = self._gate.shared
         if shared is not None and meter.bounded:
             # Noted before anything is awaited: whoever is cancelled meanwhile may have begun.
-            self._place = shared.place(self._caller.id, meter.limits)
-            self._verdict = await shared.begin(self._place)
+            self._place = shared.make_entry(self._caller.id, meter.limits)
+            self._verdict = await shared.start_request(self._place)
         if self._verdict is None:
             self._place = None
-            refused = meter.begin(self._gate.clock_ns())
+            refused = meter.start_request(self._gate.clock_ns())
         else:
             refused = self._verdict.refused
             if refused is None:
                 # So that this gateway goes on from here should the store be lost.
-                meter.note(self._gate.clock_ns())
+                meter.count_request(self._gate.clock_ns())
         self._running = refused is None
         if refused is not None:
             self._place = None
             subject = "requests" if refused.family == "requests" else "requests that run at the same time"
-            raise self._gate.limited(refused, subject)
-        self._gate.usage.count(self._caller.id, requests=1)
+            raise self._gate.limit_error(refused, subject)
+        self._gate.usage.count_use(self._caller.id, requests=1)
 
     @property
     def counts_tokens(self) -> bool:
         """Whether a reservation could matter."""
         return self._meter.counts_tokens
 
-    async def reserve(self, tokens: int) -> None:
+    async def reserve_tokens(self, tokens: int) -> None:
         """Take tokens for what the request may cost, once. Raises `ApiError` (429)."""
         found: Reservation | Refused
         verdict = None
         if self._place is not None and self._gate.shared is not None:
-            verdict = await self._gate.shared.reserve(self._place, tokens)
+            verdict = await self._gate.shared.reserve_tokens(self._place, tokens)
         if verdict is not None:
             self._verdict = verdict
             found = verdict.refused or Reservation(())
         else:
-            found = self._meter.reserve(tokens, self._gate.clock_ns())
+            found = self._meter.reserve_tokens(tokens, self._gate.clock_ns())
         if isinstance(found, Refused):
-            error = self._gate.limited(found, "tokens")
+            error = self._gate.limit_error(found, "tokens")
             error.more_headers["x-ratelimit-reset-tokens"] = duration(found.wait_ns)
             raise error
         self._reserved = found
 
-    def end(self) -> None:
+    def end_request(self) -> None:
         """The request is over; what it cost is told by `settle`, now or as soon as nothing of it runs any more."""
         if self._running:
-            self._meter.end()
+            self._meter.end_request()
 
-    def settle(self, spent: int) -> None:
+    def settle_tokens(self, spent: int) -> None:
         """Replace what was reserved by what was spent."""
         meter = self._meter
         if self._place is not None and self._gate.shared is not None:
-            self._gate.shared.end(self._place, spent, self._verdict.taken if self._verdict else (0, 0))
+            self._gate.shared.end_request(self._place, spent, self._verdict.taken if self._verdict else (0, 0))
         if not self._running:
             return
-        meter.settle(self._reserved, spent, self._gate.clock_ns())
+        meter.settle_tokens(self._reserved, spent, self._gate.clock_ns())
         if spent:
-            self._gate.usage.count(self._caller.id, tokens=spent)
+            self._gate.usage.count_use(self._caller.id, tokens=spent)
 
-    def headers(self) -> dict[str, str]:
+    def limit_headers(self) -> dict[str, str]:
         """What is left, as OpenAI says it; nothing for what has no bound."""
         if self._verdict is not None:
             return _left("requests", self._verdict.requests) | _left("tokens", self._verdict.tokens)
@@ -206,7 +208,7 @@ class Ticket:
 
     @property
     def _meter(self) -> Meter:
-        return self._gate.usage.meter(self._caller)
+        return self._gate.usage.limiter_for(self._caller)
 
 
 GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)
@@ -220,9 +222,9 @@ WORK: web.RequestKey[Work] = web.RequestKey("work", Work)
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let through who may; count what it cost, however it ended."""
     gate = request.app[GATE]
-    if (answer := gate.connections.preflight(request)) is not None:
+    if (answer := gate.connections.answer_preflight(request)) is not None:
         return answer
-    gate.connections.check(request)
+    gate.connections.check_request(request)
     operation = request.app[ROUTES].get(request.match_info.route)
     if not gate.auth:
         _vouch(request)
@@ -230,42 +232,42 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[CALLER] = ANYBODY
         await invite_body(request)
         return await handler(request)
-    caller = request[CALLER] = gate.identify(request)
+    caller = request[CALLER] = gate.identify_caller(request)
     _vouch(request)
     if request.match_info.http_exception is not None:
         # No such route: the handler says so, to those who may know.
         return await handler(request)
-    gate.permit(caller, operation)
+    gate.check_permission(caller, operation)
     if operation is None or METERED.isdisjoint(operation.access):
-        gate.usage.count(caller.id)
+        gate.usage.count_use(caller.id)
         await invite_body(request)
         return await handler(request)
     ticket = request[TICKET] = Ticket(gate, caller)
     work = request[WORK] = Work()
     try:
-        await ticket.begin()
+        await ticket.start_request()
         await invite_body(request)
         return await handler(request)
     except Exception as error:
         if ours(error):
-            work.forgive()
+            work.forgive_all()
         raise
     finally:
-        ticket.end()
-        work.settle(ticket.settle)
+        ticket.end_request()
+        work.settle_when_done(ticket.settle_tokens)
 
 
 def _vouch(request: web.Request) -> None:
     """Whoever may ask is no stranger to the listener."""
     connection = of_request(request)
     if connection is not None:
-        connection.vouch()
+        connection.mark_known()
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Before headers go out: what is left, and what browsers want to be told (for `on_response_prepare`)."""
     if hdrs.ORIGIN in request.headers:
-        response.headers.update(request.app[GATE].connections.headers(request))
+        response.headers.update(request.app[GATE].connections.cors_headers(request))
     ticket = request.get(TICKET)
     if ticket is not None:
         for name, value in ticket.headers().items():

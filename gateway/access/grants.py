@@ -25,7 +25,7 @@ def check_grant(caller: Caller, key: Key, defaults: Limits) -> None:
         raise NotGranted("models", "models other than its own")
     if caller.expires_at is not None and (key.expires_at is None or key.expires_at > caller.expires_at):
         raise NotGranted("expires_in", "more time than it has itself")
-    limits = key.limits.over(defaults)
+    limits = key.limits.filled_from(defaults)
     for name, most in _bounds(caller).items():
         value = getattr(limits, name)
         if value is None or value == 0 or value > most:

@@ -60,7 +60,7 @@ class Guesses:
         record = self._records.get(_network(address))
         return max(0.0, record.blocked_until - self._clock()) if record is not None else 0.0
 
-    def trust(self, address: str) -> None:
+    def trust_address(self, address: str) -> None:
         """The master key came from there: whoever else fails there does not keep it from being looked for."""
         network = _network(address)
         self._trusted[network] = None
@@ -68,11 +68,11 @@ class Guesses:
         if len(self._trusted) > TRUSTED:
             self._trusted.popitem(last=False)
 
-    def trusts(self, address: str) -> bool:
+    def is_trusted(self, address: str) -> bool:
         """Whether the master key has come from there."""
         return _network(address) in self._trusted
 
-    def note(self, address: str, text: str, reason: str) -> int:
+    def count_failure(self, address: str, text: str, reason: str) -> int:
         """Count a failure; answers how many that makes from there."""
         self.counts[reason] += 1
         now, network = self._clock(), _network(address)

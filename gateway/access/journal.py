@@ -37,7 +37,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
 
-    def reserve(self) -> None:
+    def reserve_file(self) -> None:
         """Make the file, unless it is there at its full size."""
         with contextlib.suppress(FileNotFoundError):
             if self._path.stat().st_size == FILE_BYTES:
@@ -48,30 +48,30 @@ class Journal:
             os.ftruncate(fd, held * RECORD_BYTES)
             _write(fd, _FREE * (RECORDS - held), held * RECORD_BYTES)
 
-    def read(self) -> dict[str, float]:
+    def read_revocations(self) -> dict[str, float]:
         """Ids of revoked keys, and when each was revoked; empty where there is no file."""
         with contextlib.suppress(FileNotFoundError), self._opened(os.O_RDONLY) as fd:
             return {key_id: at for key_id, at in _records(fd) if key_id}
         return {}
 
-    def settle(self, store: KeyStore, more: Mapping[str, float]) -> tuple[list[Key], list[str]]:
+    def write_pending(self, store: KeyStore, more: Mapping[str, float]) -> tuple[list[Key], list[str]]:
         """Write what is noted, and `more`, to the database, which may raise.
 
         Returns the keys that are revoked there now, and the ids that it does not know.
         """
-        noted = self.read()
+        noted = self.read_revocations()
         keys, strangers = [], []
         for key_id, at in (noted | dict(more)).items():
             try:
-                keys.append(store.revoke(key_id, at))
+                keys.append(store.revoke_key(key_id, at))
             except UnknownKey:
                 strangers.append(key_id)
         if noted:
-            self.clear(noted)
+            self.clear_revocations(noted)
             log.warning("Revocations that waited are in the key database now: %s", ", ".join(sorted(noted)))
         return keys, strangers
 
-    def write(self, key_id: str, at: float) -> None:
+    def write_revocation(self, key_id: str, at: float) -> None:
         """Note a revocation, at once on disk."""
         text = f"{key_id} {at:.3f}".encode()
         record = b"%s %08x" % (text, zlib.crc32(text))
@@ -84,7 +84,7 @@ class Journal:
                     return
         raise OSError(errno.ENOSPC, "the journal of revocations is full")
 
-    def clear(self, key_ids: Collection[str]) -> None:
+    def clear_revocations(self, key_ids: Collection[str]) -> None:
         """Forget revocations: the database has them."""
         with self._opened(os.O_RDWR) as fd:
             for place, (held, _) in enumerate(_records(fd)):

@@ -23,11 +23,11 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str = ""
     expires_at: float | None = None
 
-    def may(self, *wanted: str) -> bool:
+    def has_permission(self, *wanted: str) -> bool:
         """Whether one of the permissions is there."""
         return EVERYTHING in self.permissions or not self.permissions.isdisjoint(wanted)
 
-    def may_use(self, *names: str) -> bool:
+    def may_use_model(self, *names: str) -> bool:
         """Whether a model that is called so may be used."""
         return not self.models or not self.models.isdisjoint(names)
 
@@ -65,28 +65,28 @@ class Keyring:
     def __iter__(self) -> Iterator[Key]:
         return iter([*self._keys.values()])
 
-    def get(self, key_id: str) -> Key | None:
+    def find_key(self, key_id: str) -> Key | None:
         """The key of that id."""
         return self._keys.get(key_id)
 
-    def replace(self, keys: Iterable[Key], pepper: bytes) -> None:
+    def replace_keys(self, keys: Iterable[Key], pepper: bytes) -> None:
         """Know these keys and no others."""
         self._keys = {key.id: self.as_known(key) for key in keys}
         self._callers = {}
         self._pepper = pepper
         self.loaded = True
 
-    def put(self, key: Key) -> None:
+    def put_key(self, key: Key) -> None:
         """Add or change one."""
         self._keys[key.id] = self.as_known(key)
         self._callers.pop(key.id, None)
 
-    def revoke(self, key_id: str, at: float) -> Key | None:
+    def revoke_key(self, key_id: str, at: float) -> Key | None:
         """Close a key from now on, whatever the database says; returns it, or None where it is not known."""
         self.revoked.setdefault(key_id, at)
         key = self._keys.get(key_id)
         if key is not None:
-            self.put(key)
+            self.put_key(key)
         return self._keys.get(key_id)
 
     def as_known(self, key: Key) -> Key:
@@ -94,7 +94,7 @@ class Keyring:
         at = self.revoked.get(key.id)
         return msgspec.structs.replace(key, revoked_at=at) if at is not None and key.revoked_at is None else key
 
-    def find(self, text: str, now: float) -> Caller | Refusal:
+    def identify_caller(self, text: str, now: float) -> Caller | Refusal:
         """Who holds this key, at `now` seconds since 1970. The hot path."""
         if self._master is not None and hmac.compare_digest(digest(self._salt, text), self._master):
             return _MASTER

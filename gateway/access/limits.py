@@ -40,11 +40,11 @@ class Burst:
         """How long until one more is let in; 0: now."""
         return max(0, self._empty_at - (self.limit - 1) * self._interval_ns - now)
 
-    def take(self, now: int) -> None:
+    def count_request(self, now: int) -> None:
         """Let one in."""
         self._empty_at = max(now, self._empty_at) + self._interval_ns
 
-    def left(self, now: int) -> Left:
+    def read_remaining(self, now: int) -> Left:
         """What it would let in now."""
         filled_ns = self._empty_at - now
         if filled_ns <= 0:
@@ -75,7 +75,7 @@ class RequestLog:
                 wait = max(wait, self._times[self._next - limit] + span - now)
         return wait
 
-    def take(self, now: int) -> None:
+    def count_request(self, now: int) -> None:
         """Let one in."""
         if len(self._times) < self._size:
             # Until the log is full, what was written last stands at its end: index -n is the n-th last.
@@ -84,7 +84,7 @@ class RequestLog:
             self._times[self._next] = now
             self._next = (self._next + 1) % self._size
 
-    def left(self, now: int) -> list[Left]:
+    def read_remaining(self, now: int) -> list[Left]:
         """Each window."""
         return [self._left(limit, span, now) for limit, span in self._windows]
 
@@ -92,7 +92,7 @@ class RequestLog:
         """What it remembers, oldest first."""
         return [*self._times[self._next :], *self._times[: self._next]]
 
-    def idle(self, now: int) -> bool:
+    def is_idle(self, now: int) -> bool:
         """Whether nothing that it remembers counts any more."""
         span = max((span for _, span in self._windows), default=0)
         return not self._times or self._times[self._next - 1] + span <= now
@@ -126,29 +126,29 @@ class TokenBucket:
         missing = self._used + (min(tokens, self.limit) - self.limit) * self._span_ns
         return max(0, -(-missing // self.limit))
 
-    def take(self, tokens: int, now: int) -> int:
+    def take_tokens(self, tokens: int, now: int) -> int:
         """Take them; returns what was taken."""
         self._drain(now)
         taken = min(tokens, self.limit)
         self._used += taken * self._span_ns
         return taken
 
-    def settle(self, taken: int, spent: int, now: int) -> None:
+    def settle_tokens(self, taken: int, spent: int, now: int) -> None:
         """Replace what was taken by what was spent in fact."""
         self._drain(now)
         self._used = max(0, self._used + (spent - taken) * self._span_ns)
 
-    def left(self, now: int) -> Left:
+    def read_remaining(self, now: int) -> Left:
         """What could be taken now."""
         self._drain(now)
         remaining = max(0, (self.limit * self._span_ns - self._used) // self._span_ns)
         return Left(self.limit, remaining, 0 if remaining == self.limit else self.wait_ns(remaining + 1, now))
 
-    def adopt(self, other: "TokenBucket") -> None:
+    def adopt_debt(self, other: "TokenBucket") -> None:
         """Take over what another bucket of the same span has handed out."""
         self._used, self._at = other._used, other._at
 
-    def idle(self, now: int) -> bool:
+    def is_idle(self, now: int) -> bool:
         """Whether it is full."""
         self._drain(now)
         return self._used == 0

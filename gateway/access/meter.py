@@ -47,24 +47,24 @@ class Meter:
         self._buckets = {span: TokenBucket(limit, span) for limit, span in spans if limit}
         if before is not None:
             for time in before._log.times():
-                self._log.take(time)
+                self._log.count_request(time)
             for span in self._buckets.keys() & before._buckets.keys():
-                self._buckets[span].adopt(before._buckets[span])
+                self._buckets[span].adopt_debt(before._buckets[span])
 
     @property
     def counts_tokens(self) -> bool:
         """Whether there is any bound on tokens."""
         return bool(self._buckets)
 
-    def recall(self, past: Iterable[tuple[int, int, int]]) -> None:
+    def restore_usage(self, past: Iterable[tuple[int, int, int]]) -> None:
         """Count what was used before this process started: (time, requests, tokens), oldest first."""
         for time, requests, tokens in past:
             for _ in range(requests):
-                self._log.take(time)
+                self._log.count_request(time)
             for bucket in self._buckets.values():
-                bucket.settle(0, tokens, time)
+                bucket.settle_tokens(0, tokens, time)
 
-    def begin(self, now: int) -> Refused | None:
+    def start_request(self, now: int) -> Refused | None:
         """Let a request in, until `end`; or say why not."""
         if self.limits.parallel and self.running >= self.limits.parallel:
             return Refused("parallel", 0)
@@ -73,7 +73,7 @@ class Meter:
             wait_ns = max(wait_ns, self._burst.wait_ns(now))
         if wait_ns:
             return Refused("requests", wait_ns)
-        self.note(now)
+        self.count_request(now)
         return None
 
     @property
@@ -81,44 +81,48 @@ class Meter:
         """Whether there is any bound at all."""
         return bool(self._burst or self._buckets or self.limits.parallel or self._log.bounded)
 
-    def note(self, now: int) -> None:
+    def count_request(self, now: int) -> None:
         """Count a request that others have let in, until `end`."""
         if self._burst is not None:
-            self._burst.take(now)
-        self._log.take(now)
+            self._burst.count_request(now)
+        self._log.count_request(now)
         self.running += 1
 
-    def end(self) -> None:
+    def end_request(self) -> None:
         """A request that was let in is over."""
         self.running -= 1
 
-    def reserve(self, tokens: int, now: int) -> Reservation | Refused:
+    def reserve_tokens(self, tokens: int, now: int) -> Reservation | Refused:
         """Take tokens from every bucket, or from none."""
         wait_ns = max((bucket.wait_ns(tokens, now) for bucket in self._buckets.values()), default=0)
         if wait_ns:
             return Refused("tokens", wait_ns)
-        return Reservation(tuple(bucket.take(tokens, now) for bucket in self._buckets.values()))
+        return Reservation(tuple(bucket.take_tokens(tokens, now) for bucket in self._buckets.values()))
 
-    def settle(self, reserved: Reservation | None, spent: int, now: int) -> None:
+    def settle_tokens(self, reserved: Reservation | None, spent: int, now: int) -> None:
         """Correct a reservation by what was spent. A bucket that came since then starts with the whole."""
         taken = reserved.taken if reserved and len(reserved.taken) == len(self._buckets) else (0,) * len(self._buckets)
         for bucket, part in zip(self._buckets.values(), taken, strict=True):
-            bucket.settle(part, spent, now)
+            bucket.settle_tokens(part, spent, now)
 
     def requests_left(self, now: int) -> Left | None:
         """The tightest bound on requests; None without any."""
-        bounds = self._log.left(now)
+        bounds = self._log.read_remaining(now)
         if self._burst is not None:
-            bounds.append(self._burst.left(now))
+            bounds.append(self._burst.read_remaining(now))
         return _tightest(bounds)
 
     def tokens_left(self, now: int) -> Left | None:
         """The tightest bound on tokens; None without any."""
-        return _tightest([bucket.left(now) for bucket in self._buckets.values()])
+        return _tightest([bucket.read_remaining(now) for bucket in self._buckets.values()])
 
-    def idle(self, now: int) -> bool:
+    def is_idle(self, now: int) -> bool:
         """Whether forgetting it would change nothing."""
-        return not self.running and self._log.idle(now) and all(bucket.idle(now) for bucket in self._buckets.values())
+        return (
+            not self.running
+            and self._log.is_idle(now)
+            and all(bucket.is_idle(now) for bucket in self._buckets.values())
+        )
 
 
 def _tightest(bounds: list[Left]) -> Left | None:

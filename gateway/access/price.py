@@ -45,12 +45,12 @@ class Work:
         """What it costs, as far as that is known."""
         return self.extra + sum(map(tokens_of, self.streams))
 
-    def forgive(self) -> None:
+    def forgive_all(self) -> None:
         """It failed without its client's fault: nothing is charged."""
         self.streams.clear()
         self.extra = 0
 
-    def settle(self, settle: Callable[[int], None]) -> None:
+    def settle_when_done(self, settle: Callable[[int], None]) -> None:
         """Have `settle` called with what it cost, once: as soon as nothing of it runs any more."""
         self._settle = settle
         for stream in self.streams:

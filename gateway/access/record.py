@@ -56,7 +56,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     tpd: int | None = None
     parallel: int | None = None
 
-    def over(self, defaults: "Limits") -> "Limits":
+    def filled_from(self, defaults: "Limits") -> "Limits":
         """These, with the holes filled from `defaults`."""
         own = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
         return msgspec.structs.replace(defaults, **own)

@@ -80,7 +80,7 @@ class SharedLimits:
         self._alarmed_at = float("-inf")
         self._keeper: asyncio.Task[None] | None = None
 
-    def up(self) -> bool:
+    def is_up(self) -> bool:
         """Whether the store answers."""
         return self.trouble is None
 
@@ -98,12 +98,12 @@ class SharedLimits:
         await asyncio.gather(*self._ending.values())
         await self._redis.aclose()
 
-    def place(self, key_id: str, limits: Limits) -> Place:
+    def make_entry(self, key_id: str, limits: Limits) -> Place:
         """A new request of a key."""
         self._tickets += 1
         return Place(key_id, limits, f"{self._name}-{self._tickets}")
 
-    async def begin(self, place: Place) -> Verdict | None:
+    async def start_request(self, place: Place) -> Verdict | None:
         """Let a request in, until `end`; None where the store is away: then this gateway decides."""
         if (ending := self._ending.get(place.key_id)) is not None:
             # Who has just finished one must find its room free.
@@ -113,17 +113,17 @@ class SharedLimits:
             self._running.add(place)
         return found
 
-    async def reserve(self, place: Place, tokens: int) -> Verdict | None:
+    async def reserve_tokens(self, place: Place, tokens: int) -> Verdict | None:
         """Take tokens; None where the store is away."""
         return await self._ask("reserve", place, tokens)
 
-    def end(self, place: Place, spent: int, taken: tuple[int, int]) -> None:
+    def end_request(self, place: Place, spent: int, taken: tuple[int, int]) -> None:
         """A request is over, or may never have begun. Never waits; written later where the store is away."""
         self._running.discard(place)
         if len(self._owed) >= MAX_OWED:
             del self._owed[0]
         self._owed.append((place, spent, taken))
-        if self.up():
+        if self.is_up():
             before = self._ending.get(place.key_id)
             task = self._ending[place.key_id] = asyncio.create_task(self._pay(before))
             task.add_done_callback(lambda task: self._paid(place.key_id, task))
@@ -131,10 +131,10 @@ class SharedLimits:
     async def _pay(self, before: "asyncio.Task[None] | None" = None) -> None:
         if before is not None:
             await asyncio.wait([before])
-        while self._owed and self.up():
+        while self._owed and self.is_up():
             place, spent, taken = debt = self._owed.pop(0)
             await self._ask("end", place, spent, taken)
-            if not self.up():
+            if not self.is_up():
                 self._owed.insert(0, debt)
 
     def _paid(self, key_id: str, task: "asyncio.Task[None]") -> None:
@@ -146,9 +146,9 @@ class SharedLimits:
         renewed_at = time.monotonic()
         while True:
             await asyncio.sleep(AGAIN_S)
-            if not self.up():
+            if not self.is_up():
                 await self._try(self._redis.ping())
-                if self.up():
+                if self.is_up():
                     log.warning("The store of shared limits is back")
                     await self._pay()
             elif time.monotonic() - renewed_at > LEASE_S / 3:
@@ -157,7 +157,7 @@ class SharedLimits:
                     await self._ask("renew", place)
 
     async def _ask(self, act: Act, place: Place, tokens: int = 0, taken: tuple[int, int] = (0, 0)) -> Verdict | None:
-        if not self.up():
+        if not self.is_up():
             return None
         limits = place.limits
         keys = [f"{PREFIX}:{{{place.key_id}}}:{part}" for part in ("state", "log", "running")]

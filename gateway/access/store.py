@@ -100,24 +100,24 @@ class KeyStore:
         """Close the database."""
         self._db.close()
 
-    def version(self) -> int:
+    def read_version(self) -> int:
         """A number that changes when another process has written. Raises `OSError` where the file was taken away."""
         if os.stat(self._path).st_ino != self._inode:  # noqa: PTH116
             raise OSError(f"{self._path} is not the file that was opened")
         return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
-    def read(self) -> list[Key]:
+    def read_keys(self) -> list[Key]:
         """All keys, the newest first. Raises `sqlite3.DatabaseError` for a row that no version of ours wrote."""
         return self._read()
 
-    def put(self, key: Key) -> None:
+    def write_key(self, key: Key) -> None:
         """Add a key."""
         values = _columns(key)
         marks = ", ".join("?" * len(values))
         with self._transaction(durable=True):
             self._db.execute(f"INSERT INTO keys ({', '.join(values)}) VALUES ({marks})", [*values.values()])  # noqa: S608
 
-    def change(self, key_id: str, make: Callable[[Key], tuple[Key, T]]) -> tuple[Key, T]:
+    def change_key(self, key_id: str, make: Callable[[Key], tuple[Key, T]]) -> tuple[Key, T]:
         """Write what `make` changes about a key as it is now, and nothing else of it.
 
         Raises `UnknownKey`, `RevokedKey`, and what `make` raises.
@@ -134,7 +134,7 @@ class KeyStore:
                 self._db.execute(f"UPDATE keys SET {marks} WHERE id = ?", [*values.values(), key_id])  # noqa: S608
         return changed, rest
 
-    def revoke(self, key_id: str, at: float) -> Key:
+    def revoke_key(self, key_id: str, at: float) -> Key:
         """Close a key for good; one that is revoked stays as it is. Raises `UnknownKey`."""
         with self._transaction(durable=True):
             self._db.execute("UPDATE keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", (at, key_id))
@@ -155,12 +155,12 @@ class KeyStore:
                 [(row.requests, row.tokens, row.last_used_at, row.id) for row in rows],
             )
 
-    def usage(self, since_minute: int) -> list[Spent]:
+    def read_usage(self, since_minute: int) -> list[Spent]:
         """What every key used in each minute from `since_minute` on."""
         rows = self._db.execute("SELECT id, minute, requests, tokens FROM usage WHERE minute >= ?", (since_minute,))
         return [Spent(*row) for row in rows]
 
-    def prune(self, before_minute: int) -> None:
+    def prune_usage(self, before_minute: int) -> None:
         """Drop minutes that nobody needs any more."""
         self._db.execute("DELETE FROM usage WHERE minute < ?", (before_minute,))
 

@@ -36,7 +36,7 @@ class Usage:
     def __len__(self) -> int:
         return len(self._meters)
 
-    def meter(self, caller: Caller) -> Meter:
+    def limiter_for(self, caller: Caller) -> Meter:
         """The meter of a key, with the limits that it has now."""
         meter = self._meters.get(caller.id)
         # The record's limits are compared as they were given: the defaults never change.
@@ -44,7 +44,7 @@ class Usage:
             meter = self._make(caller, meter)
         return meter
 
-    def count(self, key_id: str, *, requests: int = 0, tokens: int = 0) -> None:
+    def count_use(self, key_id: str, *, requests: int = 0, tokens: int = 0) -> None:
         """Note what a key used, and that it was used."""
         now = self._wall()
         place = (key_id, int(now // 60))
@@ -56,7 +56,7 @@ class Usage:
             *place, requests + (before.requests if before else 0), tokens + (before.tokens if before else 0), now
         )
 
-    def take(self) -> list[Spent]:
+    def take_pending(self) -> list[Spent]:
         """What has to be written down; forgotten here, unless it is given back."""
         taken, self._pending = [*self._pending.values()], {}
         return taken
@@ -71,25 +71,25 @@ class Usage:
             self._pending[place] = spent
         self._squeeze()
 
-    def recall(self, past: Iterable[Spent]) -> None:
+    def restore_usage(self, past: Iterable[Spent]) -> None:
         """Learn what keys used before this process started, so that a restart gives nobody a new day."""
         for spent in past:
             self._past.setdefault(spent.id, []).append(spent)
 
-    def sweep(self) -> None:
+    def drop_idle(self) -> None:
         """Forget meters that would say the same if they were new."""
         now = self._clock_ns()
-        for key_id in [key_id for key_id, meter in self._meters.items() if meter.idle(now)]:
+        for key_id in [key_id for key_id, meter in self._meters.items() if meter.is_idle(now)]:
             del self._meters[key_id]
 
     def _make(self, caller: Caller, before: Meter | None) -> Meter:
-        meter = Meter(caller.limits.over(self.defaults), before)
+        meter = Meter(caller.limits.filled_from(self.defaults), before)
         meter.asked = caller.limits
         if past := self._past.pop(caller.id, None):
             now, wall = self._clock_ns(), self._wall()
             # The end of each minute: later than it was, so nothing is forgiven too early.
             ends = ((now - max(0, int((wall - 60 * (spent.minute + 1)) * SECOND_NS)), spent) for spent in past)
-            meter.recall(
+            meter.restore_usage(
                 (end, spent.requests, spent.tokens)
                 for end, spent in sorted(ends, key=lambda pair: pair[0])
                 if end > now - DAY_NS

@@ -25,7 +25,7 @@ class Affinity:
     def __init__(self) -> None:
         self._holders: OrderedDict[int, str] = OrderedDict()
 
-    def holder(self, keys: Sequence[int], among: Collection[str]) -> str | None:
+    def find_holder(self, keys: Sequence[int], among: Collection[str]) -> str | None:
         """The uid (one of `among`) that computed the longest known beginning; None if there is none."""
         for key in reversed(keys):
             uid = self._holders.get(key)
@@ -33,7 +33,7 @@ class Affinity:
                 return uid
         return None
 
-    def note(self, keys: Sequence[int], uid: str) -> None:
+    def record_prompt(self, keys: Sequence[int], uid: str) -> None:
         """A worker is about to compute this prompt."""
         for key in keys:
             self._holders[key] = uid

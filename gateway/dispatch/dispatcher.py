@@ -55,7 +55,7 @@ UNDECIDED = (Code.DRAINING, Code.CANCELLED)
 class Line(Protocol):
     """The way out."""
 
-    def send(self, identity: bytes, frame: bytes, buffers: Sequence[bytes] = ()) -> bool:
+    def send_frame(self, identity: bytes, frame: bytes, buffers: Sequence[bytes] = ()) -> bool:
         """Send a frame, with raw buffers behind it, without waiting.
 
         False if the peer can't take it (the line then reports it gone by itself).
@@ -78,7 +78,7 @@ class Dispatcher:
 
     # -- the client's side -------------------------------------------------
 
-    def submit(
+    def submit_job(
         self,
         model: Model,
         job: Job,
@@ -97,35 +97,35 @@ class Dispatcher:
             if isinstance(job, GenerateJob):
                 job = msgspec.structs.replace(job, adapter=model.name)
             model = model.base
-        flight = self.ledger.open(model, job, stream, now, buffers)
+        flight = self.ledger.open_job(model, job, stream, now, buffers)
         flight.keys = keys_of(job, cache_key)
         self.suspicion.recognise(flight, now)
-        line = model.line_for(flight)
+        line = model.queue_for(flight)
         if self.suspicion.doomed(flight):
             self._refuse(flight)
-        elif not model.hopeful:
+        elif not model.may_become_ready:
             self._fail(flight, failures.not_ready(model))
         elif line.full and (line or not self._room(flight)) and not self._displace(flight):
             self._fail(flight, failures.queue_full(model))
         else:
             line.push(flight, now)
-            self.pump(model)
+            self.assign_waiting(model)
         return flight
 
-    def leave(self, flight: Flight) -> None:
+    def release_job(self, flight: Flight) -> None:
         """The client is gone, or has all it wanted: stop the job if it still runs."""
         self.listeners -= 1
         if flight.open:
             self._over(flight, "cancelled")
             self._abandon(flight)
         # Only now is it known how the answer was read.
-        self._stats.ended(flight)
+        self._stats.count_ended(flight)
 
-    def close(self, failure: JobFailed) -> None:
+    def fail_all(self, failure: JobFailed) -> None:
         """End every job, because the gateway stops."""
-        for flight in [*self.ledger.flights.values()]:
+        for flight in [*self.ledger.jobs.values()]:
             if flight.worker is not None:
-                self.tell(flight.worker, Cancel(flight.id, flight.attempt))
+                self.send_message(flight.worker, Cancel(flight.id, flight.attempt))
             self._dequeue(flight)
             self._fail(flight, failure)
 
@@ -133,45 +133,45 @@ class Dispatcher:
 
     def on_delta(self, worker: Worker, delta: Delta) -> None:
         """Hand a delta to its stream. The hot path: once per generated token."""
-        flight = self.ledger.flights.get(delta.job)
+        flight = self.ledger.jobs.get(delta.job)
         if flight is None or flight.attempt != delta.attempt or flight.worker is not worker:
             self.ledger.stale += 1
         elif flight.outcome is None:
             if flight.output_at is None:
                 flight.output_at = self._clock()
-                self._stats.first_output(flight, flight.output_at)
-            if flight.mark is not None:
+                self._stats.time_first_output(flight, flight.output_at)
+            if flight.crash_record is not None:
                 self._try(flight)
-            if not flight.stream.feed(delta):
+            if not flight.stream.feed_delta(delta):
                 self._drop_slow_reader(flight)
 
-    def on_news(self, worker: Worker, news: Accepted | Progress) -> None:
+    def on_progress(self, worker: Worker, news: Accepted | Progress) -> None:
         """A job came further, without output."""
-        flight = self.ledger.find(worker, news.job, news.attempt)
+        flight = self.ledger.find_job(worker, news.job, news.attempt)
         if flight is None:
             return
         flight.begun = True
         if not flight.open:
             return
         if isinstance(news, Accepted):
-            flight.stream.accept(news)
+            flight.stream.mark_accepted(news)
             if flight.compiling:
-                self.ledger.begin(flight)
+                self.ledger.mark_begun(flight)
         else:
             flight.stream.progress = news
 
     def on_terminal(self, worker: Worker, terminal: Terminal) -> None:
         """A job ended at its worker: its room is free."""
-        flight = self.ledger.find(worker, terminal.job, terminal.attempt)
+        flight = self.ledger.find_job(worker, terminal.job, terminal.attempt)
         if flight is None:
             return
         if isinstance(terminal, Failed) and terminal.code == Code.WORKER_LOST:
             # The last words of a dying engine, one for each job; the next job would die with it.
             worker.state = State.STOPPED
-            aboard = [*worker.aboard.values()]
-            self.on_lost(flight.model, aboard, suspects=aboard)
+            aboard = [*worker.in_flight.values()]
+            self.on_worker_lost(flight.model, aboard, suspects=aboard)
             return
-        self.ledger.unboard(flight)
+        self.ledger.release_job(flight)
         if isinstance(terminal, Done | Failed):
             flight.stream.spent = terminal.usage
         if not isinstance(terminal, Failed):
@@ -181,10 +181,10 @@ class Dispatcher:
         if flight.open:
             self._conclude(flight, worker, terminal)
         if not flight.open:
-            self.ledger.close(flight)
-        self.pump(flight.model)
+            self.ledger.close_job(flight)
+        self.assign_waiting(flight.model)
 
-    def on_lost(self, model: Model, aboard: Sequence[Flight], *, suspects: Sequence[Flight] | None) -> None:
+    def on_worker_lost(self, model: Model, aboard: Sequence[Flight], *, suspects: Sequence[Flight] | None) -> None:
         """Send jobs whose worker takes no more of them elsewhere. It died of one of `suspects`, or for a reason of its
         own; None: it was told to leave.
         """
@@ -192,40 +192,40 @@ class Dispatcher:
             self.suspicion.crashed(model.name, suspects, self._clock())
         spared = suspects is not None and len(suspects) < len(aboard)
         for flight in sorted(aboard, key=lambda flight: flight.id, reverse=True):
-            self.ledger.unboard(flight)
+            self.ledger.release_job(flight)
             if flight.open:
                 self._again(flight, UNBEGUN if spared and not flight.begun else 1)
             if not flight.open:
-                self.ledger.close(flight)
-        self.pump(model)
+                self.ledger.close_job(flight)
+        self.assign_waiting(model)
 
-    def pump(self, model: Model) -> None:
+    def assign_waiting(self, model: Model) -> None:
         """Send what can be sent, in order; fail what waits for nothing."""
-        if not model.hopeful:
-            for line in model.lines:
-                for waiting in line.drain():
+        if not model.may_become_ready:
+            for line in model.queues:
+                for waiting in line.remove_all():
                     self._fail(waiting, failures.lost(model) if waiting.stream.begun else failures.not_ready(model))
             return
         if model.suspects:
             self._try_suspects(model)
-        for line in (model.light_queue, model.queue):
-            while (found := model.next(line, self._limits.light_jobs)) is not None:
+        for line in (model.slotless_queue, model.queue):
+            while (found := model.next_job(line, self._limits.light_jobs)) is not None:
                 flight, worker = found
-                line.take(flight)
+                line.take_job(flight)
                 if not self._send(flight, worker):
                     line.push_front(flight, flight.queued_at)
 
-    def expire(self, model: Model) -> None:
+    def expire_waiting(self, model: Model) -> None:
         """Fail who has waited too long."""
         now = self._clock()
-        for line in model.lines:
-            for flight in line.expired(now):
+        for line in model.queues:
+            for flight in line.find_expired(now):
                 line.remove(flight)
                 self._fail(flight, failures.lost(model) if flight.stream.begun else failures.too_late())
 
-    def tell(self, worker: Worker, message: ToWorker) -> None:
+    def send_message(self, worker: Worker, message: ToWorker) -> None:
         """Send one message; a worker that can't take it is not sent to again."""
-        if not self._line.send(worker.identity, encode([message], epoch=self._epoch)):
+        if not self._line.send_frame(worker.identity, encode([message], epoch=self._epoch)):
             worker.suspect = True
 
     # -- inside ------------------------------------------------------------
@@ -246,13 +246,13 @@ class Dispatcher:
         if len(frame) > MAX_FRAME_BYTES:
             self._fail(flight, JobFailed(Code.INVALID_REQUEST, "The request is too large."))
             return True
-        if not self._line.send(worker.identity, frame, flight.buffers):
+        if not self._line.send_frame(worker.identity, frame, flight.buffers):
             worker.suspect = True
             return False
-        self._stats.sent(flight, now)
+        self._stats.count_sent(flight, now)
         self._stats.continued += flight.attempt > 1
-        flight.model.affinity.note(flight.keys, worker.uid)
-        self.ledger.board(flight, worker, now)
+        flight.model.affinity.record_prompt(flight.keys, worker.uid)
+        self.ledger.assign_job(flight, worker, now)
         return True
 
     def _conclude(self, flight: Flight, worker: Worker, terminal: Terminal) -> None:
@@ -273,12 +273,12 @@ class Dispatcher:
                 self._fail(flight, JobFailed(Code.ENGINE_ERROR, f"answered with {type(terminal).__name__}"))
 
     def _room(self, flight: Flight) -> bool:
-        return flight.model.pick(flight, self._limits.light_jobs) is not None
+        return flight.model.select_worker(flight, self._limits.light_jobs) is not None
 
     def _displace(self, newcomer: Flight) -> bool:
         """Give a full line's last place to a caller that holds fewer, at the cost of one that holds many."""
-        line = newcomer.model.line_for(newcomer)
-        loser = line.crowding(newcomer)
+        line = newcomer.model.queue_for(newcomer)
+        loser = line.eviction_candidate(newcomer)
         if loser is None:
             return False
         line.remove(loser)
@@ -288,12 +288,12 @@ class Dispatcher:
     def _abandon(self, flight: Flight) -> None:
         """Stop a job that nobody waits for any more."""
         if flight.worker is not None:
-            self.tell(flight.worker, Cancel(flight.id, flight.attempt))
+            self.send_message(flight.worker, Cancel(flight.id, flight.attempt))
             return
-        self.ledger.close(flight)
+        self.ledger.close_job(flight)
         self._dequeue(flight)
         # The next in line may fit where this one did not.
-        self.pump(flight.model)
+        self.assign_waiting(flight.model)
 
     def _failed(self, flight: Flight, worker: Worker, failed: Failed) -> None:
         match failed.code:
@@ -316,8 +316,8 @@ class Dispatcher:
         flight.attempt += 1
         flight.stream.progress = None
         # Who has read half an answer waits for the rest of it, but not as long as somebody who queues.
-        flight.patience_s = self._limits.resume_s if flight.stream.begun else float("inf")
-        flight.model.line_for(flight).push_front(flight, self._clock())
+        flight.wait_limit_s = self._limits.resume_s if flight.stream.begun else float("inf")
+        flight.model.queue_for(flight).push_front(flight, self._clock())
 
     def _dequeue(self, flight: Flight) -> None:
         if flight.queue is not None:
@@ -328,10 +328,10 @@ class Dispatcher:
     def _try(self, flight: Flight) -> None:
         """A suspect brought output: enough of it clears it."""
         if not flight.suspect:
-            flight.mark = None
+            flight.crash_record = None
         elif self.suspicion.proven(flight, self._clock()):
             self.suspicion.clear(flight, self._clock())
-            self.pump(flight.model)
+            self.assign_waiting(flight.model)
 
     def _try_suspects(self, model: Model) -> None:
         """Send suspects to workers that have no other one, and refuse those that are left when all others are cleared.
@@ -343,10 +343,10 @@ class Dispatcher:
         for flight in [flight for flight in model.suspects if self.suspicion.hopeless(flight, now)]:
             model.suspects.remove(flight)
             self._refuse(flight)
-        known = [flight for flight in (*model.suspects, *model.aboard) if flight.suspect]
+        known = [flight for flight in (*model.suspects, *model.in_flight) if flight.suspect]
         last = all(flight.accused for flight in known)
         undecided = any(not self.suspicion.guilty(flight, now, last=last) for flight in known)
-        tried = {id(flight.mark) for flight in known if flight.worker is not None}
+        tried = {id(flight.crash_record) for flight in known if flight.worker is not None}
         often = self.suspicion.storm(model.name, now)
         storm = often and not last
         for flight in sorted(model.suspects, key=innocence):
@@ -357,16 +357,16 @@ class Dispatcher:
                 continue
             free = model.up
             if flight.suspect and not (often and now - flight.queued_at > BEHIND_S):
-                if not storm and id(flight.mark) in tried:
+                if not storm and id(flight.crash_record) in tried:
                     continue
                 free = [worker for worker in free if self.suspicion.admits(worker, flight, now, storm=storm)]
-            worker = model.pick(flight, self._limits.light_jobs, among=free)
+            worker = model.select_worker(flight, self._limits.light_jobs, among=free)
             if worker is None:
                 continue
             model.suspects.remove(flight)
             if not self._send(flight, worker):
                 model.suspects.push(flight, flight.queued_at)
-            tried.add(id(flight.mark))
+            tried.add(id(flight.crash_record))
 
     def _refuse(self, flight: Flight) -> None:
         self.suspicion.refuse(flight)
@@ -380,15 +380,15 @@ class Dispatcher:
 
     def _finish(self, flight: Flight, outcome: Usage | Result) -> None:
         flight.stream.finish(outcome)
-        if flight.sent_at is not None and not flight.light:
-            flight.model.took(self._clock() - flight.sent_at)
+        if flight.sent_at is not None and not flight.slotless:
+            flight.model.record_duration(self._clock() - flight.sent_at)
         self._over(flight, "done")
 
     def _fail(self, flight: Flight, failure: JobFailed) -> None:
         if flight.open:
             flight.stream.fail(failure)
             self._over(flight, "failed")
-        self.ledger.close(flight)
+        self.ledger.close_job(flight)
 
     def _over(self, flight: Flight, outcome: Outcome) -> None:
         flight.outcome = outcome

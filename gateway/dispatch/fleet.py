@@ -46,7 +46,7 @@ class Fleet:
         self._roster = roster
         self._orders: defaultdict[str, _Orders] = defaultdict(_Orders)
 
-    def end(self, worker: Worker, *, grace_s: float, again: bool, reason: str) -> None:
+    def end_worker(self, worker: Worker, *, grace_s: float, again: bool, reason: str) -> None:
         """Drain a worker; `again`: a fresh engine follows. Raises `JobFailed` where nobody supervises it."""
         supervisor = self._roster.supervisor_of(worker.uid)
         if supervisor is None:
@@ -56,9 +56,9 @@ class Fleet:
         supervisor.ending = "" if again else worker.uid
         # Not by its next beat: nothing more is to be sent to it from now on.
         worker.state = State.DRAINING
-        self._line.send(worker.identity, encode([Drain(grace_s)], epoch=self._epoch))
+        self._line.send_frame(worker.identity, encode([Drain(grace_s)], epoch=self._epoch))
 
-    def scale(self, model: Model, replicas: int, *, grace_s: float) -> None:
+    def scale_model(self, model: Model, replicas: int, *, grace_s: float) -> None:
         """Have so many engines of a model. Raises `JobFailed` for a number out of bounds or without supervisors."""
         if not 0 <= replicas <= MOST_REPLICAS:
             message = f"The number of replicas is from 0 to {MOST_REPLICAS}."
@@ -66,8 +66,8 @@ class Fleet:
         if not model.supervisors:
             raise JobFailed("model_not_ready", f"No supervisor of {model.name!r} is here.", retryable=True)
         self._look_at(model)
-        orders, wanted = self._orders[model.name], self._roster.wanted(model)
-        more = replicas - self.replicas(model)
+        orders, wanted = self._orders[model.name], self._roster.wanted_engines(model)
+        more = replicas - self.count_replicas(model)
         log.info("%s is scaled from %d to %d", model.name, replicas - more, replicas)
         if more > 0:
             spared = min(more, orders.unwanted)
@@ -83,17 +83,17 @@ class Fleet:
         for supervisor in wanted[: -more - recalled]:
             self._end_engine_of(supervisor, grace_s, f"scaled to {replicas}")
 
-    def replicas(self, model: Model) -> int:
+    def count_replicas(self, model: Model) -> int:
         """How many engines a model has, or will have once every order was obeyed."""
         orders = self._orders[model.name]
-        return len(self._roster.wanted(model)) + len(orders.starts) - orders.unwanted
+        return len(self._roster.wanted_engines(model)) + len(orders.starts) - orders.unwanted
 
-    def look(self) -> None:
+    def reconcile_orders(self) -> None:
         """See which orders show by now; end what came although it is not wanted any more."""
         for model in self._roster:
             self._look_at(model)
 
-    async def roll(self, model: Model, *, grace_s: float, patience_s: float) -> None:
+    async def replace_engines(self, model: Model, *, grace_s: float, patience_s: float) -> None:
         """Replace every engine of a model by a fresh one, one after the other.
 
         Raises `JobFailed` (`model_not_ready`) if one is not up again within `patience_s`; the others are left alone.
@@ -102,7 +102,7 @@ class Fleet:
             replicas = model.replicas
             if worker.identity not in model.workers:
                 continue
-            self.end(worker, grace_s=grace_s, again=True, reason="replaced by a fresh one")
+            self.end_worker(worker, grace_s=grace_s, again=True, reason="replaced by a fresh one")
             deadline = self._clock() + grace_s + patience_s
             while worker.identity in model.workers or model.replicas < replicas:
                 if self._clock() > deadline:
@@ -114,7 +114,7 @@ class Fleet:
         """Have every worker forget what it kept of earlier jobs. Returns those that were told."""
         told = [worker for model in self._roster for worker in model.workers.values()]
         for worker in told:
-            self._line.send(worker.identity, encode([ClearCaches()], epoch=self._epoch))
+            self._line.send_frame(worker.identity, encode([ClearCaches()], epoch=self._epoch))
         return told
 
     def _look_at(self, model: Model) -> None:
@@ -136,9 +136,9 @@ class Fleet:
 
     def _end_engine_of(self, supervisor: Supervisor, grace_s: float, reason: str) -> None:
         uid = supervisor.report.engine
-        worker = self._roster.worker(uid)
+        worker = self._roster.find_worker(uid)
         if worker is not None:
-            self.end(worker, grace_s=grace_s, again=False, reason=reason)
+            self.end_worker(worker, grace_s=grace_s, again=False, reason=reason)
             return
         # It has nothing to hand over.
         self._tell(supervisor, EndEngine(uid, 0.0, False, reason))
@@ -148,7 +148,7 @@ class Fleet:
         """At a parked engine's place, else beside the others: by the supervisor process that runs fewest."""
         crew = [*model.supervisors.values()]
         sizes = {found.report.pid: 0 for found in crew}
-        for found in self._roster.wanted(model):
+        for found in self._roster.wanted_engines(model):
             sizes[found.report.pid] += 1
         # Equal sizes: they change only with the next report, so each call takes the next one in turn.
         supervisor = min(crew, key=lambda found: (sizes[found.report.pid] + found.asked, found.asked))
@@ -157,4 +157,4 @@ class Fleet:
         return supervisor.identity
 
     def _tell(self, supervisor: Supervisor, order: EndEngine | StartEngine) -> None:
-        self._line.send(supervisor.identity, encode([order], epoch=self._epoch))
+        self._line.send_frame(supervisor.identity, encode([order], epoch=self._epoch))

@@ -49,32 +49,32 @@ class Flight:
 
     __slots__ = (
         "attempt",
+        "attempts",
+        "attempts_without_progress",
         "began_at",
         "begun",
         "boarded_at",
         "buffers",
         "compiling",
+        "crash_record",
         "id",
         "job",
         "keys",
-        "light",
-        "mark",
         "model",
         "on_closed",
         "outcome",
         "output_at",
         "over_at",
-        "patience_s",
         "queue",
         "queued_at",
         "reached",
-        "returns",
         "rows",
         "sent_at",
+        "slotless",
         "stream",
         "trial_began_at",
         "trial_output",
-        "visits",
+        "wait_limit_s",
         "worker",
     )
 
@@ -87,17 +87,17 @@ class Flight:
         self.job = job
         self.buffers = buffers
         self.stream = stream
-        self.light = not isinstance(job, GenerateJob | EmbedJob)
+        self.slotless = not isinstance(job, GenerateJob | EmbedJob)
         self.worker: Worker | None = None
         self.rows = 0
         self.begun = False
         self.compiling = False
         self.keys: list[int] = []
         self.queue: Queue | None = None
-        self.returns = 0
+        self.attempts_without_progress = 0
         self.reached = 0
-        self.patience_s = float("inf")
-        self.mark: Mark | None = None
+        self.wait_limit_s = float("inf")
+        self.crash_record: Mark | None = None
         self.trial_output = 0
         self.trial_began_at: float | None = None
         self.outcome: Outcome | None = None
@@ -106,7 +106,7 @@ class Flight:
         self.sent_at: float | None = None
         self.boarded_at = now
         self.output_at: float | None = None
-        self.visits: list[Visit] = []
+        self.attempts: list[Visit] = []
         self.over_at = now
         self.on_closed: Callable[[], None] | None = None
 
@@ -133,17 +133,17 @@ class Flight:
     @property
     def suspect(self) -> bool:
         """Whether an engine died with an equal job aboard, and nothing since has cleared it."""
-        return self.mark is not None and self.mark.count > 0
+        return self.crash_record is not None and self.crash_record.count > 0
 
     @property
     def accused(self) -> bool:
         """Whether more than one did, or may have."""
-        return self.mark is not None and (self.mark.count > 1 or self.mark.doubts > 0)
+        return self.crash_record is not None and (self.crash_record.count > 1 or self.crash_record.doubts > 0)
 
     @property
     def creditable(self) -> bool:
         """Whether equal jobs ran well more than once lately."""
-        return self.mark is not None and self.mark.credit > 1
+        return self.crash_record is not None and self.crash_record.credit > 1
 
     @property
     def choices(self) -> int:
@@ -153,6 +153,6 @@ class Flight:
     def count_return(self, weight: int) -> bool:
         """Note that it came back from a worker; returns whether it may be sent again."""
         reached = self.stream.reached
-        self.returns = weight if reached > self.reached else self.returns + weight
+        self.attempts_without_progress = weight if reached > self.reached else self.attempts_without_progress + weight
         self.reached = reached
-        return self.returns <= MAX_RETURNS
+        return self.attempts_without_progress <= MAX_RETURNS

@@ -96,26 +96,26 @@ class Intake:
         worker = self._roster.workers.get(identity)
         supervisor = self._roster.supervisors.get(identity)
         if worker is not None:
-            self.lose(worker, "it reads nothing" if frozen else "its connection is gone", kill=frozen)
+            self.remove_worker(worker, "it reads nothing" if frozen else "its connection is gone", kill=frozen)
         elif supervisor is not None:
             # Not for good yet: jobs hope for an engine as long as there is a supervisor, and a connection that
             # was only interrupted is back with its next beat. Its silence will tell.
             grace_s = self._limits.supervisor_grace_s
             supervisor.last_seen = min(supervisor.last_seen, self._clock() - self._limits.beat_timeout_s + grace_s)
 
-    def strike_off(self, supervisor: Supervisor) -> None:
+    def remove_supervisor(self, supervisor: Supervisor) -> None:
         """A supervisor has been silent for too long."""
         log.warning("the supervisor of %s is gone", supervisor.report.model)
-        self._dispatcher.pump(self._roster.forget(supervisor))
+        self._dispatcher.assign_waiting(self._roster.remove_peer(supervisor))
 
-    def lose(self, worker: Worker, why: str, *, kill: bool) -> None:
+    def remove_worker(self, worker: Worker, why: str, *, kill: bool) -> None:
         """Strike a worker off and pass its jobs on; `kill` has its supervisor end a process that may still be there."""
-        aboard = [*worker.aboard.values()]
+        aboard = [*worker.in_flight.values()]
         log.warning("worker %s of %s is lost with %d jobs aboard: %s", worker.uid, worker.model.name, len(aboard), why)
         self._stats.wire["lost_workers"] += 1
         # Should it come back to life, it still works on these.
         _remember(self._orphans, worker.uid, [Cancel(flight.id, flight.attempt) for flight in aboard])
-        model = self._roster.forget(worker)
+        model = self._roster.remove_peer(worker)
         supervisor = self._roster.supervisor_of(worker.uid)
         if kill and supervisor is not None:
             self.order_kill(supervisor, why)
@@ -124,7 +124,7 @@ class Intake:
         crashed = worker.state not in (State.DRAINING, State.STOPPED) and not leaving
         # What we end ourselves did not die of a request that it had not begun.
         suspects = [flight for flight in aboard if flight.begun or not kill] if crashed else None
-        self._dispatcher.on_lost(model, aboard, suspects=suspects)
+        self._dispatcher.on_worker_lost(model, aboard, suspects=suspects)
 
     def order_kill(self, supervisor: Supervisor, why: str) -> None:
         """Have a supervisor end its engine process."""
@@ -132,7 +132,7 @@ class Intake:
         log.warning("the engine process %s of %s is to be killed: %s", uid, supervisor.report.model, why)
         # It gets its full time before it is told again.
         supervisor.worked_at = self._clock()
-        self._line.send(supervisor.identity, encode([KillEngine(uid, why)], epoch=self._epoch))
+        self._line.send_frame(supervisor.identity, encode([KillEngine(uid, why)], epoch=self._epoch))
 
     # -- inside ------------------------------------------------------------
 
@@ -147,30 +147,30 @@ class Intake:
                 self._apply(worker, message)
         # What one step of an engine brings comes in one frame.
         if rows := len(messages) - others:
-            self._stats.steps.count(worker.model.name, "decode", rows)
+            self._stats.steps.count_step(worker.model.name, "decode", rows)
 
     def _apply(self, worker: Worker, message: ToGateway) -> None:
         match message:
             case Delta():
                 self._dispatcher.on_delta(worker, message)
             case Accepted() | Progress():
-                self._dispatcher.on_news(worker, message)
+                self._dispatcher.on_progress(worker, message)
             case Done() | Tokens() | Text() | Vectors() | Scores() | Failed():
                 self._dispatcher.on_terminal(worker, message)
                 if isinstance(message, Vectors) and message.batch_size > 0:
-                    self._stats.steps.count(worker.model.name, "embed", message.batch_size)
+                    self._stats.steps.count_step(worker.model.name, "embed", message.batch_size)
             case Beat():
                 worker.take_beat(message, self._clock())
-                self._dispatcher.pump(worker.model)
+                self._dispatcher.assign_waiting(worker.model)
             case Announce():
-                if self._roster.announce(worker.identity, message, self._clock()) is None:
+                if self._roster.register_worker(worker.identity, message, self._clock()) is None:
                     self._complain(worker.identity, "contradiction", f"{worker.uid} now calls itself {message.worker}")
-                self._dispatcher.pump(worker.model)
+                self._dispatcher.assign_waiting(worker.model)
             case Ready():
-                self._roster.ready(worker, message, self._clock())
-                self._dispatcher.pump(worker.model)
+                self._roster.mark_ready(worker, message, self._clock())
+                self._dispatcher.assign_waiting(worker.model)
             case Bye():
-                self.lose(worker, f"it left: {message.reason[:200]}", kill=False)
+                self.remove_worker(worker, f"it left: {message.reason[:200]}", kill=False)
             case Supervision():
                 self._complain(worker.identity, "contradiction", "a worker that reports as a supervisor")
             case _:
@@ -190,26 +190,26 @@ class Intake:
             self._greet(identity, now)
 
     def _announced(self, identity: bytes, announce: Announce, now: float) -> Worker | None:
-        worker = self._roster.announce(identity, announce, now)
+        worker = self._roster.register_worker(identity, announce, now)
         if worker is None:
             self._complain(identity, "contradiction", f"worker {announce.worker!r} of {announce.model!r} can't join")
             return None
         self._greeted.pop(identity, None)
         for cancel in self._orphans.pop(worker.uid, []):
-            self._dispatcher.tell(worker, cancel)
+            self._dispatcher.send_message(worker, cancel)
         return worker
 
     def _supervised(self, identity: bytes, report: Supervision, now: float) -> None:
-        supervisor: Supervisor | None = self._roster.supervise(identity, report, now)
+        supervisor: Supervisor | None = self._roster.register_supervisor(identity, report, now)
         if supervisor is None:
             self._complain(identity, "contradiction", f"a supervisor of {report.model!r} can't join")
             return
         supervisor.last_seen = now
         self._greeted.pop(identity, None)
-        worker = self._roster.worker(report.engine)
+        worker = self._roster.find_worker(report.engine)
         if worker is not None and _ended(report):
-            self.lose(worker, f"its process ended ({report.exit_code})", kill=False)
-        self._dispatcher.pump(self._roster.models[report.model])
+            self.remove_worker(worker, f"its process ended ({report.exit_code})", kill=False)
+        self._dispatcher.assign_waiting(self._roster.models[report.model])
 
     def _greet(self, identity: bytes, now: float) -> None:
         """Ask a peer who it is, not at its own rate."""
@@ -217,7 +217,7 @@ class Intake:
         if now - self._greeted.get(identity, float("-inf")) < self._limits.hello_interval_s:
             return
         _remember(self._greeted, identity, now)
-        self._line.send(identity, self._hello)
+        self._line.send_frame(identity, self._hello)
 
     def _complain(self, identity: bytes, kind: str, why: str) -> None:
         self._stats.wire[kind] += 1

@@ -15,43 +15,43 @@ class Ledger:
     """All flights that are queued, running, or leaving; `stale` counts the frames that were for none of them."""
 
     def __init__(self) -> None:
-        self.flights: dict[int, Flight] = {}
+        self.jobs: dict[int, Flight] = {}
         self.stale = 0
         self._last = 0
 
-    def open(self, model: Model, job: Job, stream: JobStream, now: float, buffers: Sequence[bytes] = ()) -> Flight:
+    def open_job(self, model: Model, job: Job, stream: JobStream, now: float, buffers: Sequence[bytes] = ()) -> Flight:
         """Enter a new job under an id of its own."""
         self._last += 1
         flight = Flight(self._last, model, job, stream, now, buffers)
-        self.flights[flight.id] = flight
+        self.jobs[flight.id] = flight
         return flight
 
-    def find(self, worker: Worker, job: int, attempt: int) -> Flight | None:
+    def find_job(self, worker: Worker, job: int, attempt: int) -> Flight | None:
         """Return the flight that such a frame from `worker` belongs to; None, and counted, if it is stale."""
-        flight = self.flights.get(job)
+        flight = self.jobs.get(job)
         if flight is None or flight.attempt != attempt or flight.worker is not worker:
             self.stale += 1
             return None
         return flight
 
-    def board(self, flight: Flight, worker: Worker, now: float) -> None:
+    def assign_job(self, flight: Flight, worker: Worker, now: float) -> None:
         """Put a flight aboard a worker, where it takes its room."""
         flight.worker = worker
         # Speeds and durations of a job that is resumed count from its first attempt.
         flight.sent_at = flight.sent_at or now
         flight.boarded_at = now
         flight.begun = False
-        flight.visits.append(Visit(worker.uid, worker.announce.pid, flight.queued_at, now))
+        flight.attempts.append(Visit(worker.uid, worker.announce.pid, flight.queued_at, now))
         flight.trial_output, flight.trial_began_at = 0, None
-        flight.rows = worker.rows_of(flight)
-        worker.aboard[flight.id] = flight
+        flight.rows = worker.slots_needed(flight)
+        worker.in_flight[flight.id] = flight
         worker.rows += flight.rows
-        worker.light += flight.light
+        worker.light += flight.slotless
         flight.compiling = isinstance(flight.job, GenerateJob) and flight.job.ruled
         if flight.compiling:
             worker.compiling[flight.tenant] += flight.rows
 
-    def begin(self, flight: Flight) -> None:
+    def mark_begun(self, flight: Flight) -> None:
         """A flight that is aboard waits for no grammar any more: from now on its room is taken from everybody."""
         if flight.compiling and flight.worker is not None:
             compiling = flight.worker.compiling
@@ -60,22 +60,22 @@ class Ledger:
                 del compiling[flight.tenant]
         flight.compiling = False
 
-    def unboard(self, flight: Flight) -> None:
+    def release_job(self, flight: Flight) -> None:
         """Take a flight off its worker, if it has one, and give the room back."""
-        self.begin(flight)
+        self.mark_begun(flight)
         worker, flight.worker = flight.worker, None
         if worker is None:
             return
-        del worker.aboard[flight.id]
+        del worker.in_flight[flight.id]
         worker.rows -= flight.rows
-        worker.light -= flight.light
+        worker.light -= flight.slotless
         flight.rows = 0
 
-    def close(self, flight: Flight) -> None:
+    def close_job(self, flight: Flight) -> None:
         """Forget a flight; whatever still comes for it is stale."""
-        self.unboard(flight)
-        self.flights.pop(flight.id, None)
+        self.release_job(flight)
+        self.jobs.pop(flight.id, None)
         on_closed, flight.on_closed = flight.on_closed, None
         if on_closed is not None:
             on_closed()
-        flight.stream.close()
+        flight.stream.close_stream()

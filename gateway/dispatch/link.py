@@ -115,7 +115,7 @@ class Link:
             self._lock.release()
             self._lock = None
 
-    def send(self, identity: bytes, frame: bytes, buffers: Sequence[bytes] = ()) -> bool:
+    def send_frame(self, identity: bytes, frame: bytes, buffers: Sequence[bytes] = ()) -> bool:
         """Send a frame, with raw buffers behind it, now.
 
         False if the peer is gone, or takes nothing any more; `gone` is then called in a later turn.
@@ -132,7 +132,7 @@ class Link:
             self._reaper = asyncio.get_running_loop().call_soon(self._reap)
         return False
 
-    def drain(self) -> None:
+    def receive_pending(self) -> None:
         """Take in everything that has already arrived. Not from within `receive`."""
         if self._socket is None:
             return
@@ -198,12 +198,12 @@ class Link:
 
     def _probe(self) -> None:
         for identity in [*self._peers()]:
-            self.send(identity, self._probe_frame)
+            self.send_frame(identity, self._probe_frame)
 
     def _reap(self) -> None:
         """Report who is unreachable, after their last words have been taken in."""
         self._reaper = None
-        self.drain()
+        self.receive_pending()
         unreachable, self._unreachable = self._unreachable, {}
         for identity, frozen in unreachable.items():
             try:

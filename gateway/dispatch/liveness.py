@@ -22,7 +22,7 @@ class Liveness:
         self._limits = limits
         self._last_look = now
 
-    def look(self, now: float) -> None:
+    def note_time(self, now: float) -> None:
         """Note that time has passed. If we were held up ourselves (a suspended machine), nobody is blamed for it."""
         gap_s, self._last_look = now - self._last_look, now
         if gap_s > PAUSE_S:
@@ -62,7 +62,7 @@ class Liveness:
             if found.report.watch is Watch.RUNNING
             and found.report.work
             and now - found.worked_at > self._limits.load_s
-            and self._roster.worker(found.report.engine) is None
+            and self._roster.find_worker(found.report.engine) is None
         ]
 
     def _gone(self, worker: Worker, now: float) -> bool:

@@ -48,9 +48,9 @@ class Worker:
         self.rows = 0
         self.light = 0
         self.compiling: Counter[str] = Counter()
-        self.aboard: dict[int, Flight] = {}
+        self.in_flight: dict[int, Flight] = {}
 
-    def says(self, state: State, now: float) -> None:
+    def advance_to(self, state: State, now: float) -> None:
         """Take in how far its life is. That only goes forward: what comes from before it knew of an order is late."""
         if LIFE.index(state) > LIFE.index(self.state):
             self.state = state
@@ -68,7 +68,7 @@ class Worker:
             moved = beat.step != before.step or not (before.busy and beat.busy)
         if moved:
             self.moved_at = now
-        self.says(beat.state, now)
+        self.advance_to(beat.state, now)
 
     @property
     def preparing(self) -> bool:
@@ -85,19 +85,19 @@ class Worker:
         """Whether it takes jobs."""
         return self.state is State.READY and self.ready is not None and not self.suspect
 
-    def rows_of(self, flight: Flight) -> int:
+    def slots_needed(self, flight: Flight) -> int:
         """The room that `flight` would take here: a job with more choices than slots fills them all."""
-        return 0 if flight.light else min(max(1, flight.choices), self.slots)
+        return 0 if flight.slotless else min(max(1, flight.choices), self.slots)
 
     def has_room(self, flight: Flight, light_jobs: int) -> bool:
         """Whether `flight` may be sent now: one row above the slots, so that a freed slot never waits for us.
 
         Jobs that wait for their grammars take no step yet: their room is taken from their own tenant alone.
         """
-        if flight.light:
+        if flight.slotless:
             return self.light < light_jobs
         others = self.compiling.total() - self.compiling[flight.tenant] if self.compiling else 0
-        return self.rows - others + self.rows_of(flight) <= self.slots + 1
+        return self.rows - others + self.slots_needed(flight) <= self.slots + 1
 
 
 class Supervisor:
@@ -159,7 +159,7 @@ class Model:
         self.appeared: list[Supervisor] = []
         """Those that run an engine since the fleet last looked, and did not before."""
         self.queue = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
-        self.light_queue = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
+        self.slotless_queue = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
         self.suspects = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
         """Jobs that may be what an engine died of: tried one at a time, before all others."""
         self.job_s = 1.0
@@ -179,7 +179,7 @@ class Model:
         """Those that no request can mean, each with the reason."""
         self._turns = 0
 
-    def adapted(self, name: str) -> "Model":
+    def adapter_view(self, name: str) -> "Model":
         """The model with one of its adapters."""
         view = copy.copy(self)
         # Who may use the model by its hub id may not, by that, use its adapters.
@@ -190,7 +190,7 @@ class Model:
     @property
     def variants(self) -> "list[Model]":
         """All that clients may ask for: the bare model, and it with each of its adapters."""
-        return [self, *map(self.adapted, sorted(self.adapters))]
+        return [self, *map(self.adapter_view, sorted(self.adapters))]
 
     @property
     def present(self) -> bool:
@@ -250,7 +250,7 @@ class Model:
         return f"restarted {times} times in {minutes:.0f} minutes: {self.restarts[-1][1]}"
 
     @property
-    def hopeful(self) -> bool:
+    def may_become_ready(self) -> bool:
         """Whether waiting for it makes sense: a worker is up or coming, or somebody may start one."""
         return (
             self.settling
@@ -261,27 +261,27 @@ class Model:
     @property
     def retry_after_s(self) -> float:
         """When asking again makes sense, by the length of the line and the time that jobs take. 1 to 120 s."""
-        if not self.hopeful:
+        if not self.may_become_ready:
             return min(120.0, max([5.0, *(supervisor.report.delay_s for supervisor in self.supervisors.values())]))
         return min(120.0, max(1.0, (len(self.queue) + 1) * self.job_s / max(1, self.slots)))
 
     @property
-    def lines(self) -> tuple[Queue, Queue, Queue]:
+    def queues(self) -> tuple[Queue, Queue, Queue]:
         """All queues, in the order in which they are served."""
-        return self.suspects, self.light_queue, self.queue
+        return self.suspects, self.slotless_queue, self.queue
 
     @property
-    def aboard(self) -> Iterator[Flight]:
+    def in_flight(self) -> Iterator[Flight]:
         """All jobs at workers."""
-        return (flight for worker in self.workers.values() for flight in worker.aboard.values())
+        return (flight for worker in self.workers.values() for flight in worker.in_flight.values())
 
-    def line_for(self, flight: Flight) -> Queue:
+    def queue_for(self, flight: Flight) -> Queue:
         """The queue in which `flight` waits: light jobs never wait behind generations, nor anybody behind suspects."""
         if flight.suspect:
             return self.suspects
-        return self.light_queue if flight.light else self.queue
+        return self.slotless_queue if flight.slotless else self.queue
 
-    def pick(self, flight: Flight, light_jobs: int, *, among: Sequence[Worker] | None = None) -> Worker | None:
+    def select_worker(self, flight: Flight, light_jobs: int, *, among: Sequence[Worker] | None = None) -> Worker | None:
         """Return the least loaded worker that has room, taking turns among equals; None if none has.
 
         One that has computed the beginning of the prompt goes before, unless it is much more loaded.
@@ -289,9 +289,9 @@ class Model:
         room = [worker for worker in (self.up if among is None else among) if worker.has_room(flight, light_jobs)]
         if not room:
             return None
-        worker = min(room, key=lambda worker: (worker.light if flight.light else worker.rows, worker.turn))
+        worker = min(room, key=lambda worker: (worker.light if flight.slotless else worker.rows, worker.turn))
         if flight.keys and len(room) > 1:
-            uid = self.affinity.holder(flight.keys, {found.uid for found in room})
+            uid = self.affinity.find_holder(flight.keys, {found.uid for found in room})
             holder = next((found for found in room if found.uid == uid), worker)
             # A cached prefix is worth some waiting for slots, but not a crowd at one worker while another idles.
             if holder.rows - worker.rows <= max(2, holder.slots // 4):
@@ -300,20 +300,20 @@ class Model:
         worker.turn = self._turns
         return worker
 
-    def next(self, line: Queue, light_jobs: int) -> tuple[Flight, Worker] | None:
+    def next_job(self, line: Queue, light_jobs: int) -> tuple[Flight, Worker] | None:
         """Return who of a line is to be sent now, and where to; None if nobody can be.
 
         Where there is room, but not for the tenant whose turn it is (its jobs wait for their grammars), others pass.
         """
         for flight in line.in_turn():
-            worker = self.pick(flight, light_jobs)
+            worker = self.select_worker(flight, light_jobs)
             if worker is not None:
                 return flight, worker
             if not any(worker.compiling[flight.tenant] for worker in self.up):
                 return None
         return None
 
-    def resize(self) -> None:
+    def resize_queues(self) -> None:
         """Take the queue's bounds from the workers: the largest that any of them announces."""
         announces = [worker.announce for worker in self.workers.values()]
         if not announces:
@@ -322,9 +322,9 @@ class Model:
         # Not a number, or negative: as good as none given.
         timeouts = [announce.queue_timeout_s for announce in announces if announce.queue_timeout_s > 0]
         timeout_s = max(timeouts, default=DEFAULT_QUEUE_TIMEOUT_S)
-        for queue in self.lines:
+        for queue in self.queues:
             queue.capacity, queue.timeout_s = capacity, timeout_s
 
-    def took(self, job_s: float) -> None:
+    def record_duration(self, job_s: float) -> None:
         """Learn how long a job took."""
         self.job_s += 0.2 * (job_s - self.job_s)

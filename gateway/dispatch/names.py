@@ -31,7 +31,7 @@ def default_of(models: Iterable[Model], kind: Kind | None, capability: str = "")
 
     def rank(model: Model) -> tuple[object, ...]:
         able = not capability or (model.ready is not None and capability in model.ready.capabilities)
-        return not able, order(model.kind), not model.hopeful, model.created, model.name
+        return not able, order(model.kind), not model.may_become_ready, model.created, model.name
 
     return min(serving, key=rank, default=None)
 
@@ -61,7 +61,7 @@ def named(
             return model
     for model in known:
         for adapter, about in model.adapters.items():
-            if (name == adapter or name in about.aliases) and usable(view := model.adapted(adapter)):
+            if (name == adapter or name in about.aliases) and usable(view := model.adapter_view(adapter)):
                 return view
     known = [model for model in known if usable(model)]
     for model in known:

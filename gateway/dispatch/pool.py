@@ -39,7 +39,7 @@ LAST_WORDS_S = 0.05
 class Share(Protocol):
     """What holds the memory of a request, until it was closed as often as it was kept, and once more."""
 
-    def keep(self) -> None:
+    def add_user(self) -> None:
         """Keep it."""
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class Pool:
             probe=encode([], epoch=epoch),
             receive=self._on_frame,
             gone=self._on_gone,
-            peers=self._roster.identities,
+            peers=self._roster.list_identities,
         )
         self._dispatcher = Dispatcher(epoch=epoch, line=self._link, clock=clock, limits=limits, stats=self._stats)
         self._intake = Intake(
@@ -96,7 +96,7 @@ class Pool:
         """Bind and start receiving. Raises `protocol.address.AddressError`."""
         await self._link.open()
         self._born = self._clock()
-        self._liveness.look(self._born)
+        self._liveness.note_time(self._born)
         self._roster.settling = True
         self._ticker = asyncio.create_task(self._tick_for_ever(), name="pool-tick")
 
@@ -108,13 +108,13 @@ class Pool:
         deadline = self._clock() + timeout_s
         while self._dispatcher.listeners and self._clock() < deadline:  # noqa: ASYNC110 - leaving must stay cheap
             await asyncio.sleep(DRAIN_LOOK_S)
-        self._dispatcher.close(_shutting_down())
+        self._dispatcher.fail_all(_shutting_down())
         # A worker's socket drops what it has not read yet when its gateway disconnects: let the cancellations be read.
         await asyncio.sleep(LAST_WORDS_S)
 
     async def close(self) -> None:
         """Fail what still runs (`shutting_down`), stop every task, close the socket, free the lock."""
-        self._dispatcher.close(_shutting_down())
+        self._dispatcher.fail_all(_shutting_down())
         ticker, self._ticker = self._ticker, None
         if ticker is not None:
             ticker.cancel()
@@ -122,7 +122,7 @@ class Pool:
                 await ticker
         await self._link.close()
 
-    def resolve(
+    def find_model(
         self,
         name: str | None,
         kind: Kind | None,
@@ -135,13 +135,13 @@ class Pool:
         Where none is named, one with the `capability` is preferred. A `kind` of None: any. Models, and models with
         adapters, that are not `usable` are not there.
         """
-        return self._roster.resolve(name, kind, capability, settling=self._roster.settling, usable=usable)
+        return self._roster.find_model(name, kind, capability, settling=self._roster.settling, usable=usable)
 
     def models(self) -> list[Model]:
         """All models that were ever announced, by name."""
         return [*self._roster]
 
-    def run(
+    def run_job(
         self,
         model: Model,
         job: Job,
@@ -161,13 +161,13 @@ class Pool:
         """
         return _Run(self._dispatcher, model, job, buffers, cache_key, share)
 
-    def answered(self, model: Model, kind: str, *, took_s: float, prompt_tokens: int) -> None:
+    def count_answer(self, model: Model, kind: str, *, took_s: float, prompt_tokens: int) -> None:
         """Count a request of type `kind` that was answered without any job."""
-        self._stats.answered(model, kind, took_s=took_s, prompt_tokens=prompt_tokens)
+        self._stats.count_answer(model, kind, took_s=took_s, prompt_tokens=prompt_tokens)
 
-    def worker(self, uid: str) -> Worker:
+    def find_worker(self, uid: str) -> Worker:
         """Return the worker of that `uid`, as snapshots show it. Raises `JobFailed` (`not_found`)."""
-        worker = self._roster.worker(uid)
+        worker = self._roster.find_worker(uid)
         if worker is None:
             raise JobFailed("not_found", f"There is no worker {uid[:64]!r}.", param="worker")
         return worker
@@ -178,45 +178,45 @@ class Pool:
         Returns at once. What is not finished in `grace_s` goes on elsewhere. Raises `JobFailed`: `not_found`, or
         `invalid_request` for a worker without a supervisor.
         """
-        self._fleet.end(self.worker(uid), grace_s=grace_s, again=False, reason="drained")
+        self._fleet.end_worker(self.find_worker(uid), grace_s=grace_s, again=False, reason="drained")
 
     def stop_worker(self, uid: str) -> None:
         """End a worker's engine now: what it runs goes on elsewhere. Otherwise as `drain_worker`."""
-        self._fleet.end(self.worker(uid), grace_s=0.0, again=False, reason="stopped")
+        self._fleet.end_worker(self.find_worker(uid), grace_s=0.0, again=False, reason="stopped")
 
     def restart_worker(self, uid: str, *, grace_s: float = 3.0) -> None:
         """Replace a worker's engine by a fresh one of the same settings. Otherwise as `drain_worker`."""
-        self._fleet.end(self.worker(uid), grace_s=grace_s, again=True, reason="restarted")
+        self._fleet.end_worker(self.find_worker(uid), grace_s=grace_s, again=True, reason="restarted")
 
-    def scale(self, model: Model, replicas: int, *, grace_s: float = 30.0) -> None:
+    def scale_model(self, model: Model, replicas: int, *, grace_s: float = 30.0) -> None:
         """Have so many engines of a model (0 to 64): supervisors start siblings, or drain the least busy ones.
 
         Returns at once. Raises `JobFailed`: `invalid_request` for a number out of bounds, `model_not_ready` where no
         supervisor of the model is here.
         """
-        self._fleet.scale(model, replicas, grace_s=grace_s)
+        self._fleet.scale_model(model, replicas, grace_s=grace_s)
 
-    def load(self, model: Model, *, grace_s: float = 30.0) -> int:
+    def load_model(self, model: Model, *, grace_s: float = 30.0) -> int:
         """Have one engine of a model at least; returns how many there are, or will be. Raises as `scale`."""
-        replicas = max(1, self._fleet.replicas(model))
-        self._fleet.scale(model, replicas, grace_s=grace_s)
+        replicas = max(1, self._fleet.count_replicas(model))
+        self._fleet.scale_model(model, replicas, grace_s=grace_s)
         return replicas
 
-    async def roll(self, model: Model, *, grace_s: float = 3.0, patience_s: float = 300.0) -> None:
+    async def replace_engines(self, model: Model, *, grace_s: float = 3.0, patience_s: float = 300.0) -> None:
         """Replace all engines of a model by fresh ones, one after the other, without losing a request.
 
         With one replica its requests wait for the new engine. Raises `JobFailed` (`model_not_ready`) if a new one is
         not up within `patience_s`.
         """
-        await self._fleet.roll(model, grace_s=grace_s, patience_s=patience_s)
+        await self._fleet.replace_engines(model, grace_s=grace_s, patience_s=patience_s)
 
     def clear_caches(self) -> list[Worker]:
         """Have every worker forget prefixes and features, on disk too. Returns at once, with those that were told."""
         return self._fleet.clear_caches()
 
-    def embedded(self, model: Model, *, inputs: int, tokens: int) -> None:
+    def count_embeddings(self, model: Model, *, inputs: int, tokens: int) -> None:
         """Count what a request to embed was answered with, computed or cached."""
-        self._stats.throughput[model.name].add(self._clock(), inputs=inputs, tokens=tokens)
+        self._stats.throughput[model.name].count_request(self._clock(), inputs=inputs, tokens=tokens)
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -228,10 +228,10 @@ class Pool:
         """How many rows engines compute together."""
         return self._stats.steps
 
-    def snapshot(self) -> Snapshot:
+    def take_snapshot(self) -> Snapshot:
         """Everything countable, now."""
         stats, now = self._stats, self._clock()
-        by_type = stats.by_type()
+        by_type = stats.count_types()
         workers = [
             WorkerSnapshot(
                 uid=worker.uid,
@@ -257,19 +257,19 @@ class Pool:
             supervisors=[supervisor.report for supervisor in self._roster.supervisors.values()],
             total_requests=sum(by_type.values()),
             total_tokens=sum(stats.tokens.values()),
-            prompt_tokens=stats.tokens_of("prompt"),
-            completion_tokens=stats.tokens_of("completion"),
+            prompt_tokens=stats.sum_tokens("prompt"),
+            completion_tokens=stats.sum_tokens("completion"),
             tokens=dict(stats.tokens),
             total_time_s=stats.total_time_s,
             request_types=by_type,
             requests=dict(stats.requests),
-            error_count=stats.count("failed"),
-            cancelled=stats.count("cancelled"),
+            error_count=stats.count_outcome("failed"),
+            cancelled=stats.count_outcome("cancelled"),
             performance=stats.performance(),
             wire={**stats.wire, "stale": self._dispatcher.ledger.stale},
             continued=stats.continued,
             refused=self._dispatcher.suspicion.refused,
-            embedded={name: throughput.rates(now) for name, throughput in stats.throughput.items()},
+            embedded={name: throughput.read_rates(now) for name, throughput in stats.throughput.items()},
             times_s=dict(stats.times_s),
             speeds={name: [*recent] for name, recent in stats.speeds.items()},
         )
@@ -292,27 +292,27 @@ class Pool:
 
     def _tick(self) -> None:
         if self._roster.settling and self._clock() - self._born >= self._limits.settle_s:
-            self._roster.settle()
-        self._fleet.look()
-        self._liveness.look(self._clock())
+            self._roster.end_startup_grace()
+        self._fleet.reconcile_orders()
+        self._liveness.note_time(self._clock())
         if self._liveness.silent_workers(self._clock()) or self._liveness.silent_supervisors(self._clock()):
             # Perhaps we are late, not they: what has arrived counts.
-            self._link.drain()
+            self._link.receive_pending()
         for worker in self._liveness.silent_workers(self._clock()):
-            self._intake.lose(worker, "nothing was heard of it for too long", kill=True)
+            self._intake.remove_worker(worker, "nothing was heard of it for too long", kill=True)
         for supervisor in self._liveness.silent_supervisors(self._clock()):
-            self._intake.strike_off(supervisor)
+            self._intake.remove_supervisor(supervisor)
         for worker in self._liveness.stalled_workers(self._clock()):
-            self._intake.lose(worker, "its engine made no progress", kill=True)
+            self._intake.remove_worker(worker, "its engine made no progress", kill=True)
         for worker in self._liveness.stuck_workers(self._clock()):
-            self._intake.lose(worker, f"its engine made no progress while {worker.state.value}", kill=True)
+            self._intake.remove_worker(worker, f"its engine made no progress while {worker.state.value}", kill=True)
         for supervisor in self._liveness.stuck_starts(self._clock()):
             self._intake.order_kill(supervisor, "its engine made no progress before it could speak")
         for model in self._roster:
             model.forget_restarts(self._clock())
-            self._dispatcher.expire(model)
+            self._dispatcher.expire_waiting(model)
             # Time alone can end hope: see `Model.settling`.
-            self._dispatcher.pump(model)
+            self._dispatcher.assign_waiting(model)
 
 
 def _shutting_down() -> JobFailed:
@@ -341,14 +341,16 @@ class _Run:
 
     async def __aenter__(self) -> JobStream:
         stream = JobStream(self._job.n if isinstance(self._job, GenerateJob) else 1)
-        self._flight = self._dispatcher.submit(self._model, self._job, stream, self._buffers, cache_key=self._cache_key)
+        self._flight = self._dispatcher.submit_job(
+            self._model, self._job, stream, self._buffers, cache_key=self._cache_key
+        )
         return stream
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._flight is not None:
-            self._dispatcher.leave(self._flight)
-            if self._share is not None and self._flight.id in self._dispatcher.ledger.flights:
+            self._dispatcher.release_job(self._flight)
+            if self._share is not None and self._flight.id in self._dispatcher.ledger.jobs:
                 self._share.keep()
                 self._flight.on_closed = self._share.close

@@ -49,22 +49,24 @@ class Queue:
         """All, who is next first; for one look, as nobody may come or go meanwhile."""
         return self._line.values()
 
-    def take(self, flight: Flight) -> None:
+    def take_job(self, flight: Flight) -> None:
         """Take out one that is sent: its caller has had its turn."""
         self._line.move_back(flight.id)
         self.remove(flight)
 
-    def crowding(self, newcomer: Flight) -> Flight | None:
+    def eviction_candidate(self, newcomer: Flight) -> Flight | None:
         """Who has to go where `newcomer` finds the line full; None if that is the newcomer. See `Turns`."""
-        return self._line.crowding(newcomer)
+        return self._line.eviction_candidate(newcomer)
 
-    def expired(self, now: float) -> list[Flight]:
+    def find_expired(self, now: float) -> list[Flight]:
         """Everyone who has waited too long. Looks at all: who came back to the front started waiting anew."""
         return [
-            flight for flight in self._line.values() if now - flight.queued_at > min(self.timeout_s, flight.patience_s)
+            flight
+            for flight in self._line.values()
+            if now - flight.queued_at > min(self.timeout_s, flight.wait_limit_s)
         ]
 
-    def drain(self) -> list[Flight]:
+    def remove_all(self) -> list[Flight]:
         """Send everyone away."""
         waiting = [*self._line.values()]
         self._line.clear()

@@ -28,28 +28,28 @@ class Roster:
         self._aliases = aliases
         self._wall = wall
 
-    def identities(self) -> list[bytes]:
+    def list_identities(self) -> list[bytes]:
         """Everyone who can be written to."""
         return [*self.workers, *self.supervisors]
 
-    def settle(self) -> None:
+    def end_startup_grace(self) -> None:
         """Whoever was there before the gateway has registered by now."""
         self.settling = False
         for model in self.models.values():
             model.settling = False
 
-    def announce(self, identity: bytes, announce: Announce, now: float) -> Worker | None:
+    def register_worker(self, identity: bytes, announce: Announce, now: float) -> Worker | None:
         """Register or update a worker; None if it contradicts what is known (then it is ignored)."""
         worker = self.workers.get(identity)
         if worker is not None:
             if (worker.uid, worker.model.name) != (announce.worker, announce.model):
                 return None
             worker.announce = announce
-            worker.says(announce.state, now)
-            worker.model.resize()
+            worker.advance_to(announce.state, now)
+            worker.model.resize_queues()
             self._name_adapters(worker.model)
             return worker
-        if identity in self.supervisors or self.worker(announce.worker) is not None:
+        if identity in self.supervisors or self.find_worker(announce.worker) is not None:
             return None
         model = self._model(announce.model, announce.kind, created=announce.created)
         if model is None:
@@ -57,18 +57,18 @@ class Roster:
         worker = Worker(identity, announce, model, now)
         model.source = announce.source
         self.workers[identity] = model.workers[identity] = worker
-        model.resize()
+        model.resize_queues()
         self._name_adapters(model)
         log.info("worker %s of %s is here (pid %d, %s)", worker.uid, model.name, announce.pid, announce.state.value)
         return worker
 
-    def ready(self, worker: Worker, ready: Ready, now: float) -> None:
+    def mark_ready(self, worker: Worker, ready: Ready, now: float) -> None:
         """Note that a worker takes jobs from now on."""
         worker.up_at = now
         worker.ready = worker.model.ready = ready
-        worker.says(State.READY, now)
+        worker.advance_to(State.READY, now)
 
-    def supervise(self, identity: bytes, report: Supervision, now: float) -> Supervisor | None:
+    def register_supervisor(self, identity: bytes, report: Supervision, now: float) -> Supervisor | None:
         """Register or update a supervisor; None if it contradicts what is known."""
         supervisor = self.supervisors.get(identity)
         if supervisor is not None:
@@ -91,7 +91,7 @@ class Roster:
             model.appeared.append(supervisor)
         return supervisor
 
-    def forget(self, member: Worker | Supervisor) -> Model:
+    def remove_peer(self, member: Worker | Supervisor) -> Model:
         """Strike a peer off; return the model that it was for."""
         model = member.model if isinstance(member, Worker) else self.models[member.report.model]
         self.workers.pop(member.identity, None)
@@ -101,7 +101,7 @@ class Roster:
         self._settle_names()
         return model
 
-    def worker(self, uid: str) -> Worker | None:
+    def find_worker(self, uid: str) -> Worker | None:
         """Return the worker of that uid."""
         return next((worker for worker in self.workers.values() if worker.uid == uid), None)
 
@@ -109,14 +109,14 @@ class Roster:
         """Return the supervisor whose engine is the worker of that uid."""
         return next((found for found in self.supervisors.values() if found.report.engine == uid), None)
 
-    def wanted(self, model: Model) -> list[Supervisor]:
+    def wanted_engines(self, model: Model) -> list[Supervisor]:
         """The supervisors of a model that run an engine, or are about to; but for those that were told to end it."""
         return [found for found in model.supervisors.values() if found.wanted]
 
     def __iter__(self) -> Iterator[Model]:
         return iter(sorted(self.models.values(), key=lambda model: model.name))
 
-    def resolve(
+    def find_model(
         self,
         name: str | None,
         kind: Kind | None,

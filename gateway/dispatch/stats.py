@@ -143,17 +143,17 @@ class Stats:
         )
         self._duration = self._histogram("request_duration", "Time from a job's arrival to its end.")
 
-    def sent(self, flight: Flight, now: float) -> None:
+    def count_sent(self, flight: Flight, now: float) -> None:
         """A job went to a worker."""
         self._queue_wait.labels(flight.name).observe(now - flight.queued_at)
 
-    def first_output(self, flight: Flight, now: float) -> None:
+    def time_first_output(self, flight: Flight, now: float) -> None:
         """A job's first delta came."""
         self._first_token.labels(flight.name).observe(now - flight.began_at)
 
-    def ended(self, flight: Flight) -> None:
+    def count_ended(self, flight: Flight) -> None:
         """A job is over for its client, who has left."""
-        if flight.light or flight.outcome is None:
+        if flight.slotless or flight.outcome is None:
             return
         took_s = flight.over_at - flight.began_at
         self.requests[flight.name, request_type(flight), flight.outcome] += 1
@@ -173,7 +173,7 @@ class Stats:
             self._tps.append(tps)
             self.speeds[flight.name].append(tps)
 
-    def answered(self, model: Model, kind: str, *, took_s: float, prompt_tokens: int) -> None:
+    def count_answer(self, model: Model, kind: str, *, took_s: float, prompt_tokens: int) -> None:
         """A request was answered without any job."""
         self.requests[model.name, kind, "done"] += 1
         self._took(model.name, took_s)
@@ -184,15 +184,15 @@ class Stats:
         """Speeds of recent requests; zeros before the first."""
         return _performance(self._tps)
 
-    def count(self, outcome: Outcome) -> int:
+    def count_outcome(self, outcome: Outcome) -> int:
         """How many requests ended so."""
         return sum(number for (_, _, ended), number in self.requests.items() if ended == outcome)
 
-    def by_type(self) -> dict[str, int]:
+    def count_types(self) -> dict[str, int]:
         """How many requests of each type have ended."""
         return _by_type(self.requests)
 
-    def tokens_of(self, direction: str) -> int:
+    def sum_tokens(self, direction: str) -> int:
         """Tokens of all models, of that direction."""
         return sum(number for (_, found), number in self.tokens.items() if found == direction)
 
@@ -242,8 +242,8 @@ def model_snapshot(model: Model) -> ModelSnapshot:
         kind=model.kind,
         state=model.state,
         running=bool(model.up),
-        queue_size=len(model.queue) + len(model.suspects) - sum(flight.light for flight in model.suspects),
+        queue_size=len(model.queue) + len(model.suspects) - sum(flight.slotless for flight in model.suspects),
         max_queue_size=model.queue.capacity,
-        active_requests=sum(len(worker.aboard) - worker.light for worker in model.workers.values()),
+        active_requests=sum(len(worker.in_flight) - worker.light for worker in model.workers.values()),
         max_concurrency=model.slots,
     )

@@ -18,7 +18,7 @@ class Steps:
         self._counts: defaultdict[tuple[str, Step], list[int]] = defaultdict(lambda: [0] * (len(BOUNDS) + 1))
         self._sums: defaultdict[tuple[str, Step], int] = defaultdict(int)
 
-    def count(self, model: str, step: Step, rows: int) -> None:
+    def count_step(self, model: str, step: Step, rows: int) -> None:
         """One step. The hot path: once per frame of an engine."""
         self._counts[model, step][bisect_left(BOUNDS, rows)] += 1
         self._sums[model, step] += rows

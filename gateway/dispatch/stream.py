@@ -100,7 +100,7 @@ class JobStream:
 
     # -- the handler's side ------------------------------------------------
 
-    async def accepted(self) -> Accepted:
+    async def wait_accepted(self) -> Accepted:
         """Wait until the model has taken the job. Raises `JobFailed`."""
         while self._accepted is None:
             self._raise_failure()
@@ -109,7 +109,7 @@ class JobStream:
             await self._wait(for_deltas=False)
         return self._accepted
 
-    async def deltas(self) -> list[Delta] | None:
+    async def next_deltas(self) -> list[Delta] | None:
         """Return what came since the last call, one delta per choice, waiting for at least one; None at the end.
 
         Raises `JobFailed`, after everything that came before the failure has been handed out.
@@ -123,7 +123,7 @@ class JobStream:
                 return None
             await self._wait(for_deltas=True)
 
-    async def collect(self) -> list[Delta]:
+    async def collect_all(self) -> list[Delta]:
         """Wait for the end, without waking before it: one delta per choice, in choice order. Raises `JobFailed`."""
         self._collecting = True
         while not self._ended:
@@ -133,7 +133,7 @@ class JobStream:
         merged = {delta.choice: delta for delta in self._take()}
         return [merged.get(at) or Delta(job=0, attempt=0, choice=at, tokens=[]) for at in range(self.choices)]
 
-    async def result(self) -> Result:
+    async def wait_result(self) -> Result:
         """Wait for the answer of a job that does not generate. Raises `JobFailed`."""
         while self._result is None:
             self._raise_failure()
@@ -169,7 +169,7 @@ class JobStream:
         """How many tokens `delivered` holds."""
         return sum(map(len, self._delivered)) + sum(len(delta.tokens) for delta in self._pending)
 
-    def feed(self, delta: Delta) -> bool:
+    def feed_delta(self, delta: Delta) -> bool:
         """Add a delta; False if the reader has fallen too far behind."""
         pending = self._pending
         pending.append(delta)
@@ -177,7 +177,7 @@ class JobStream:
             self._wake()
         return len(pending) < self._weigh_at or self._weigh()
 
-    def accept(self, accepted: Accepted) -> None:
+    def mark_accepted(self, accepted: Accepted) -> None:
         """Note that the model has taken the job."""
         self._accepted = accepted
         if self._reader is None:
@@ -201,7 +201,7 @@ class JobStream:
         self._failure = failure
         self._wake()
 
-    def close(self) -> None:
+    def close_stream(self) -> None:
         """Nothing of it runs any more."""
         if not self.closed:
             self.closed = True

@@ -107,36 +107,36 @@ class Suspicion:
         """Mark a newcomer that equals a suspect. Costs a hash of the request, but only while there are marks."""
         self._forget(now)
         if self._marks:
-            flight.mark = self._marks.get(fingerprint(flight))
+            flight.crash_record = self._marks.get(fingerprint(flight))
 
     def crashed(self, model: str, aboard: Sequence[Flight], now: float) -> None:
         """An engine of `model` died with these aboard."""
         self._forget(now)
         suspects = [flight for flight in aboard if flight.suspect]
-        blamed = suspects[0].mark if len(suspects) == 1 else None
+        blamed = suspects[0].crash_record if len(suspects) == 1 else None
         for flight in aboard:
             if not flight.suspect:
-                flight.mark = self._mark(flight, now)
+                flight.crash_record = self._mark(flight, now)
             # Before anybody is accused: an equal beside it may have got further without harm.
-            if flight.mark is not None:
-                flight.mark.reached = max(flight.mark.reached, flight.stream.reached)
-        for flight in {id(flight.mark): flight for flight in suspects}.values():
+            if flight.crash_record is not None:
+                flight.crash_record.reached = max(flight.crash_record.reached, flight.stream.reached)
+        for flight in {id(flight.crash_record): flight for flight in suspects}.values():
             self._accuse(flight, alone=len(suspects) == 1, now=now)
-        names = frozenset(flight.mark.fingerprint for flight in aboard if flight.mark)
+        names = frozenset(flight.crash_record.fingerprint for flight in aboard if flight.crash_record)
         self._crashes.append(Crash(model, now, names, blamed))
 
     def clear(self, flight: Flight, now: float) -> None:
         """A suspect got further than where its engine died."""
-        if flight.mark is not None:
-            flight.mark.count = 0
-            self._marks.pop(flight.mark.fingerprint, None)
-            self._credit(flight.mark.fingerprint, now, at_most=1)
-            flight.mark = None
+        if flight.crash_record is not None:
+            flight.crash_record.count = 0
+            self._marks.pop(flight.crash_record.fingerprint, None)
+            self._credit(flight.crash_record.fingerprint, now, at_most=1)
+            flight.crash_record = None
 
     def finished(self, flight: Flight, now: float) -> None:
         """A request ran to its end, which speaks for its equals should they be aboard when an engine dies."""
         self.clear(flight, now)
-        if not flight.light:
+        if not flight.slotless:
             self._credit(fingerprint(flight), now, at_most=MAX_CREDIT)
 
     def proven(self, flight: Flight, now: float) -> bool:
@@ -148,11 +148,11 @@ class Suspicion:
 
     def doomed(self, flight: Flight) -> bool:
         """Whether a request that just came equals one that was refused."""
-        return flight.mark is not None and flight.mark.refused
+        return flight.crash_record is not None and flight.crash_record.refused
 
     def hopeless(self, flight: Flight, now: float) -> bool:
         """Whether nothing can speak for a suspect any more, or its equal has been refused."""
-        mark = flight.mark
+        mark = flight.crash_record
         return mark is not None and (
             mark.refused
             or mark.count >= max(HOPELESS, GUILTY + mark.credit, len(self._without(flight.model.name, now, mark)) + 1)
@@ -164,7 +164,7 @@ class Suspicion:
         It gets the benefit of the doubt if something vouches for it, and where engines die without it, too; but
         where only such as it are left, not for deaths that another of them seems to be the reason of.
         """
-        mark = flight.mark
+        mark = flight.crash_record
         if mark is None or mark.count < GUILTY:
             return False
         others = self._without(flight.model.name, now, mark)
@@ -186,19 +186,19 @@ class Suspicion:
             return True
         rivals = sum(
             flight.suspect and not (flight.creditable and newcomer.creditable) and not (storm and flight.accused)
-            for flight in worker.aboard.values()
+            for flight in worker.in_flight.values()
         )
         waited_s = now - max(newcomer.queued_at, worker.up_at)
         return rivals < 1 << int(min(waited_s / DOUBLED_S, 10))
 
     def ripe(self, flight: Flight, now: float) -> bool:
         """Whether a guilty request has waited long enough for something that speaks for it."""
-        return flight.mark is None or now - flight.mark.since >= VERDICT_S
+        return flight.crash_record is None or now - flight.crash_record.since >= VERDICT_S
 
     def refuse(self, flight: Flight) -> None:
         """Its deaths are explained: they speak for nobody else any more."""
         self.refused += 1
-        mark = flight.mark
+        mark = flight.crash_record
         if mark is not None:
             mark.refused = True
             mark.count = max(mark.count, GUILTY)
@@ -210,7 +210,7 @@ class Suspicion:
 
     def _accuse(self, flight: Flight, *, alone: bool, now: float) -> None:
         """An engine died with this suspect aboard, the only one or among others."""
-        mark = flight.mark
+        mark = flight.crash_record
         if mark is None:
             return
         if _further(flight, now):
@@ -278,7 +278,12 @@ def _further(flight: Flight, now: float) -> bool:
 
 def innocence(flight: Flight) -> tuple[int, bool, int, int]:
     """Who is tried first: what killed less, what is known to run well, what has output to prove it, what is older."""
-    return 0 if flight.mark is None else flight.mark.count, not flight.creditable, -flight.reached, flight.id
+    return (
+        0 if flight.crash_record is None else flight.crash_record.count,
+        not flight.creditable,
+        -flight.reached,
+        flight.id,
+    )
 
 
 def fingerprint(flight: Flight) -> bytes:

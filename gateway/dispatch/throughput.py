@@ -15,7 +15,7 @@ class Throughput:
         self.tokens = 0
         self._seconds: deque[tuple[int, int, int]] = deque(maxlen=WINDOW_S)
 
-    def add(self, now: float, *, inputs: int, tokens: int) -> None:
+    def count_request(self, now: float, *, inputs: int, tokens: int) -> None:
         """Count a request that was answered at `now`, in seconds."""
         self.inputs += inputs
         self.tokens += tokens
@@ -25,7 +25,7 @@ class Throughput:
             inputs, tokens = inputs + before, tokens + tokens_before
         self._seconds.append((second, inputs, tokens))
 
-    def rates(self, now: float) -> "Rates":
+    def read_rates(self, now: float) -> "Rates":
         """What was counted until `now`."""
         recent = [entry for entry in self._seconds if entry[0] > now - WINDOW_S]
         return Rates(

@@ -58,7 +58,7 @@ class Turns:
             for line in self._levels[priority].values():
                 yield from line.values()
 
-    def crowding(self, newcomer: Flight) -> Flight | None:
+    def eviction_candidate(self, newcomer: Flight) -> Flight | None:
         """Whose place `newcomer` may take: the last of the caller that holds most places, if that is fairer so.
 
         None where its own caller holds as many, give or take one, or where what waits matters more.

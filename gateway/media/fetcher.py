@@ -94,7 +94,7 @@ class Fetcher:
         if self._session is not None:
             await self._session.close()
 
-    async def fetch(self, url: str, where: str, hold: Hold, *, tenant: str = "") -> File:
+    async def fetch_image(self, url: str, where: str, hold: Hold, *, tenant: str = "") -> File:
         """Fetch an image in its tenant's turn. Raises `ApiError` with `where` as its `param`."""
         try:
             target = read_url(url, self._rules)
@@ -122,7 +122,7 @@ class Fetcher:
         """Wait for a place among those who fetch. Raises `ApiError` if that takes too long."""
         try:
             async with asyncio.timeout(self._limits.wait_s):
-                await self._places.take(tenant, host)
+                await self._places.take_place(tenant, host)
         except TimeoutError:
             raise ApiError("queue_full") from None
         caller = TENANT.set(tenant)

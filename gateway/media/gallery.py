@@ -27,7 +27,7 @@ Hold = Callable[[int], None]
 class Source(Protocol):
     """Whoever fetches what is not in the URL itself."""
 
-    async def fetch(self, url: str, where: str, hold: Hold, *, tenant: str) -> File:
+    async def fetch_image(self, url: str, where: str, hold: Hold, *, tenant: str) -> File:
         """Fetch a file for a tenant. Raises `ApiError` with `where` as its `param`."""
 
 
@@ -48,7 +48,7 @@ class Gallery:
         """Held for all requests together."""
 
     @asynccontextmanager
-    async def collect(self, shown: list[Picture], share: MemoryShare) -> AsyncIterator[Album]:
+    async def resolve_images(self, shown: list[Picture], share: MemoryShare) -> AsyncIterator[Album]:
         """Collect the images of a request, all at once, and hold them in its share for as long as the block lasts.
 
         Raises `ApiError` with the parameter of the first image that can't be had.
@@ -73,7 +73,7 @@ class Gallery:
 
         def hold(size: int) -> None:
             nonlocal held
-            share.hold(size)
+            share.hold_bytes(size)
             held += size
             self.held_bytes += size
 
@@ -81,7 +81,7 @@ class Gallery:
             yield hold
         finally:
             self.held_bytes -= held
-            share.give(held)
+            share.release_bytes(held)
 
     async def _files(self, wanted: dict[str, str], hold: Hold, tenant: str) -> dict[str, File]:
         """By URL; `wanted` says which parameter to blame for each."""
@@ -106,7 +106,7 @@ class Gallery:
         elif self._remote is None:
             raise invalid("Images are only accepted as data: URLs by this server.", where)
         else:
-            file = await self._remote.fetch(url, where, hold, tenant=tenant)
+            file = await self._remote.fetch_image(url, where, hold, tenant=tenant)
         return checked(file, where)
 
 

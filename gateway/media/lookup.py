@@ -44,7 +44,7 @@ class SystemLookup:
     async def __call__(self, host: str, port: int) -> list[str]:
         """Raises `OSError`. A look-up that nobody waits for any more keeps its place until it ends."""
         tenant = TENANT.get()
-        await self._places.take(tenant, host)
+        await self._places.take_place(tenant, host)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[str]] = loop.create_future()
 

@@ -19,7 +19,7 @@ class FairPlaces:
         self._hosts: Counter[tuple[str, str]] = Counter()
         self._waiting: dict[str, deque[tuple[str, asyncio.Future[None]]]] = {}
 
-    async def take(self, tenant: str, host: str) -> None:
+    async def take_place(self, tenant: str, host: str) -> None:
         """Wait for a place; `give_back` has to follow. Among those who may have one, who holds fewest is next."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (host, turn)

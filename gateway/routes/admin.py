@@ -18,7 +18,7 @@ from gateway.schema.admin import Cleared, Configuration, EventList, Stats, Worke
 async def stats(request: web.Request) -> web.Response:
     """Cache hit rates, rate limiting, a summary of the configuration, performance."""
     app = request.app
-    now, vectors, gate, custody = app[POOL].snapshot(), app[VECTORS], app[GATE], app[CUSTODY]
+    now, vectors, gate, custody = app[POOL].take_snapshot(), app[VECTORS], app[GATE], app[CUSTODY]
     beats = [worker.beat for worker in now.workers if worker.beat is not None]
     lookups, hits = sum(beat.prefix_lookups for beat in beats), sum(beat.prefix_hits for beat in beats)
     disk_hits = sum(beat.prefix_disk_hits for beat in beats)
@@ -79,14 +79,16 @@ async def configuration(request: web.Request) -> web.Response:
     loaded = request.app[LOADED]
     return answer(
         Configuration(
-            file=loaded.file.name if loaded.file is not None else None, settings=loaded.shown(), origins=loaded.origins
+            file=loaded.file.name if loaded.file is not None else None,
+            settings=loaded.masked_settings(),
+            origins=loaded.origins,
         )
     )
 
 
 async def workers(request: web.Request) -> web.Response:
     """All engine processes."""
-    now = request.app[POOL].snapshot()
+    now = request.app[POOL].take_snapshot()
     own = {model.name for model in request.app[POOL].models() if allowed(request, model)}
     watched = {report.engine: report for report in now.supervisors}
     found = []
@@ -138,7 +140,7 @@ async def events(request: web.Request) -> web.Response:
     text = request.query.get("limit", "100")
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= KEPT):
         raise invalid(f"'limit' must be a number from 1 to {KEPT}.", "limit")
-    return answer(EventList(data=request.app[EVENTS].latest(int(text))))
+    return answer(EventList(data=request.app[EVENTS].list_latest(int(text))))
 
 
 def _rate(hits: int, misses: int) -> float:

@@ -52,13 +52,13 @@ async def read(request: web.Request, kind: type[R], *, beside: Mapping[str, Any]
         raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size, actual_size=request.content.total_bytes)
     else:
         body = request.content.read_nowait()
-        request[SHARE].hold(len(body))
+        request[SHARE].hold_bytes(len(body))
     if len(body) <= SMALL_BYTES:
-        request[SHARE].hold(len(body) * SMALL_FACTOR)
+        request[SHARE].hold_bytes(len(body) * SMALL_FACTOR)
         return decode(body, kind, beside=beside)
     bodies = [body]
     del body
-    async with request.app[PARSING].turn(request[CALLER].tenant):
+    async with request.app[PARSING].wait_turn(request[CALLER].tenant):
         return await _decode_slowly(request, bodies, kind, beside)
 
 
@@ -66,10 +66,10 @@ async def _rest(request: web.Request) -> bytes:
     """The body. `request.read()` would keep it for the request's whole life, and it may be 20 MB of images."""
     data, share, content = io.BytesIO(), request[SHARE], request.content
     pace = Pace(content)
-    while chunk := await pace.follow(content.readany()):
+    while chunk := await pace.read_in_time(content.readany()):
         if data.tell() + len(chunk) > request.client_max_size:
             raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size, actual_size=data.tell() + len(chunk))
-        share.hold(len(chunk))
+        share.hold_bytes(len(chunk))
         data.write(chunk)
     return data.getvalue()
 
@@ -84,17 +84,17 @@ async def _decode_slowly(
     share, size = request[SHARE], len(bodies[0])
     found = Structure()
     await _count(found, bodies[0], kind.bounds)
-    if excess := found.exceeds(kind.bounds):
+    if excess := found.find_excess(kind.bounds):
         raise invalid(f"The body holds {excess}.", None)
-    share.hold(text_bytes(bodies[0]) + found.memory_bytes)
+    share.hold_bytes(text_bytes(bodies[0]) + found.memory_bytes)
     raw = parse(bodies.pop())
-    share.give(size)
+    share.release_bytes(size)
     await asyncio.sleep(0)
     wanted = convert(raw, kind, beside=beside)
     del raw
     await asyncio.sleep(0)
     await _count_inner(wanted)
-    wanted.check()
+    wanted.check_values()
     await asyncio.sleep(0)
     return wanted
 
@@ -104,14 +104,14 @@ async def _count(found: Structure, text: bytes, bounds: Bounds) -> None:
     view = memoryview(text)
     quick = Structure()
     for start in range(0, len(text), SLICE_BYTES):
-        quick.feed_all(bytes(view[start : start + SLICE_BYTES]))
+        quick.count_upper_bound(bytes(view[start : start + SLICE_BYTES]))
         await asyncio.sleep(0)
-    if not quick.exceeds(bounds):
-        found.add(quick)
+    if not quick.find_excess(bounds):
+        found.add_counts(quick)
         return
     for start in range(0, len(text), SLICE_BYTES):
-        found.feed(bytes(view[start : start + SLICE_BYTES]))
-        if found.exceeds(bounds):
+        found.count_slice(bytes(view[start : start + SLICE_BYTES]))
+        if found.find_excess(bounds):
             return
         await asyncio.sleep(0)
 
@@ -123,13 +123,13 @@ async def _count_inner(wanted: Request) -> None:
         inner = Structure()
         for start in range(0, len(text), SLICE_BYTES):
             piece = text[start : start + SLICE_BYTES]
-            inner.feed(piece.encode())
+            inner.count_slice(piece.encode())
             work += len(piece) + TEXT_WORK
             if work > SLICE_BYTES:
                 work = 0
                 await asyncio.sleep(0)
-        found.add(inner)
-        if excess := found.exceeds(ARGUMENTS):
+        found.add_counts(inner)
+        if excess := found.find_excess(ARGUMENTS):
             raise invalid(f"The arguments of all calls together hold {excess}.", where)
 
 

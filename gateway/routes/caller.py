@@ -42,7 +42,7 @@ def model_of(request: web.Request, name: str | None, kind: Kind | None, capabili
             message = f"The API key does not allow the use of the model {name[:100]!r}."
             raise ApiError("model_not_allowed", message, "model") from None
         raise
-    if not caller.may(*_NEEDED[model.kind]):
+    if not caller.has_permission(*_NEEDED[model.kind]):
         wanted = " or ".join(f"'{permission}'" for permission in _NEEDED[model.kind])
         raise ApiError("insufficient_permissions", f"The model '{model.name}' asks for the permission {wanted}.")
     return model
@@ -56,18 +56,18 @@ def shown(request: web.Request, name: str | None, kind: Kind | None) -> "Model":
 def _resolve(request: web.Request, name: str | None, kind: Kind | None, capability: str = "") -> "Model":
     pool, caller = request.app[POOL], request[CALLER]
     if not caller.models:
-        return pool.resolve(name, kind, capability)
+        return pool.find_model(name, kind, capability)
 
     def usable(model: "Model") -> bool:
         return allowed(request, model)
 
     try:
-        return pool.resolve(name, kind, capability, usable=usable)
+        return pool.find_model(name, kind, capability, usable=usable)
     except JobFailed:
         # A model is nobody's default with one of its adapters, unless they have nothing else.
         for own in sorted(caller.models) if name is None else ():
             with contextlib.suppress(JobFailed):
-                return pool.resolve(own, kind, usable=usable)
+                return pool.find_model(own, kind, usable=usable)
         raise
 
 
@@ -76,7 +76,7 @@ def allowed(request: web.Request, model: "Model") -> bool:
 
     A model with one of its adapters is another model than without: neither opens the other.
     """
-    return request[CALLER].may_use(model.name, *model.aliases)
+    return request[CALLER].may_use_model(model.name, *model.aliases)
 
 
 def tenant(request: web.Request) -> str:

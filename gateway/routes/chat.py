@@ -53,24 +53,24 @@ async def create(request: web.Request) -> web.StreamResponse:
     model = model_for(request, wanted.model, shown)
     kind = type_of(images=bool(shown), streamed=bool(wanted.stream))
     request[GENERATED] = Generated(request_type=kind, model=model.name)
-    job = wanted.job(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request))
+    job = wanted.make_job(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request))
     # All that is in them is in the job; only images are still needed, as text, until they are collected.
     wanted, share = msgspec.structs.replace(wanted, messages=[], tools=None), request[SHARE]
     url_bytes = sum(text_memory(picture.url) for picture in shown)
-    share.settle(payload_bytes(job) + url_bytes)
+    share.settle_bytes(payload_bytes(job) + url_bytes)
     if share.held_bytes > LARGE_BYTES:
         # Making the job of megabytes took tens of milliseconds, and sending it will.
         await asyncio.sleep(0)
-    async with request.app[GALLERY].collect(shown, share) as album:
+    async with request.app[GALLERY].resolve_images(shown, share) as album:
         job = msgspec.structs.replace(job, images=album.images)
         await reserve(request, job)
         names = forget_urls(shown)
-        share.give(url_bytes)
-        async with pool.run(model, job, album.buffers, cache_key=wanted.prompt_cache_key, share=share) as stream:
+        share.release_bytes(url_bytes)
+        async with pool.run_job(model, job, album.buffers, cache_key=wanted.prompt_cache_key, share=share) as stream:
             count_job(request, stream)
             with blaming(names):
-                await stream.accepted()
-            origin = Origin.of(model, "chatcmpl")
+                await stream.wait_accepted()
+            origin = Origin.for_model(model, "chatcmpl")
             if wanted.stream:
                 return await _stream(request, wanted, origin, stream)
             return await _whole(request, wanted, origin, stream)
@@ -82,25 +82,25 @@ async def _stream(
     chunks = ChatChunks(origin, choices=wanted.n or 1, include_usage=wanted.include_usage)
     generated = request[GENERATED]
     async with EventStream(request) as events:
-        await events.open()
-        await events.send(chunks.opening())
-        while (deltas := await stream.deltas()) is not None:
-            events.reach()
-            generated.add(deltas)
-            if frames := chunks.encode(deltas):
-                await events.send(frames)
+        await events.send_headers()
+        await events.send_frames(chunks.encode_opening())
+        while (deltas := await stream.next_deltas()) is not None:
+            events.check_connection()
+            generated.add_text(deltas)
+            if frames := chunks.encode_deltas(deltas):
+                await events.send_frames(frames)
         spent = cost(stream)
         generated.tokens = spent.completion_tokens
-        await events.end(chunks.closing(*closing_extras(wanted, [spent])))
+        await events.end_stream(chunks.encode_closing(*closing_extras(wanted, [spent])))
     return events.response
 
 
 async def _whole(
     request: web.Request, wanted: ChatCompletionRequest, origin: Origin, stream: JobStream
 ) -> web.Response:
-    deltas = await stream.collect()
+    deltas = await stream.collect_all()
     spent = cost(stream)
-    request[GENERATED].add(deltas)
+    request[GENERATED].add_text(deltas)
     request[GENERATED].tokens = spent.completion_tokens
     return answer(
         ChatCompletion(

@@ -31,12 +31,12 @@ class ChatChunks:
         self._text_heads = [self._head + b'{"index":%d,"delta":{"content":' % choice for choice in range(choices)]
         self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
 
-    def opening(self) -> bytes:
+    def encode_opening(self) -> bytes:
         """The first frame of every choice: who speaks."""
         speaker = ChatDelta(role="assistant", content="")
         return b"".join(self._frame(choice, speaker) for choice in range(self._choices))
 
-    def encode(self, deltas: list[Delta]) -> bytes:
+    def encode_deltas(self, deltas: list[Delta]) -> bytes:
         """All frames that `deltas` amount to; empty where they bring nothing to show."""
         parts: list[bytes] = []
         for delta in deltas:
@@ -46,7 +46,7 @@ class ChatChunks:
                 parts += (self._text_heads[delta.choice], orjson.dumps(delta.text), self._text_tail)
         return b"".join(parts)
 
-    def closing(self, usage: Usage | None, timings: Timings | None) -> bytes:
+    def encode_closing(self, usage: Usage | None, timings: Timings | None) -> bytes:
         """The frame without choices, where one was asked for."""
         return closing_frame(self._head, usage, timings)
 

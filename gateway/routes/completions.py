@@ -36,12 +36,12 @@ async def create(request: web.Request) -> web.StreamResponse:
     """Continue one or several texts, whole or as a stream."""
     wanted = await read(request, CompletionRequest)
     model = model_of(request, wanted.model, Kind.CHAT)
-    jobs = wanted.jobs(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request))
+    jobs = wanted.make_jobs(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request))
     kind = type_of(images=False, streamed=bool(wanted.stream))
     request[GENERATED] = Generated(request_type=kind, model=model.name)
     # All that is in it is in the jobs.
     wanted = msgspec.structs.replace(wanted, prompt="")
-    request[SHARE].settle(sum(map(payload_bytes, jobs)))
+    request[SHARE].settle_bytes(sum(map(payload_bytes, jobs)))
     await reserve(request, *jobs)
     if wanted.stream:
         return await _stream(request, wanted, model, jobs)
@@ -53,23 +53,26 @@ async def _stream(
 ) -> web.StreamResponse:
     n = wanted.n or 1
     chunks = TextChunks(
-        Origin.of(model, "cmpl"), choices=n * len(jobs), logprobs=wanted.logprobs, include_usage=wanted.include_usage
+        Origin.for_model(model, "cmpl"),
+        choices=n * len(jobs),
+        logprobs=wanted.logprobs,
+        include_usage=wanted.include_usage,
     )
     generated = request[GENERATED]
     async with EventStream(request) as events:
 
         async def relay(prompt: int, stream: JobStream) -> JobUsage:
-            await events.open()
-            while (deltas := await stream.deltas()) is not None:
-                events.reach()
-                generated.add(deltas, prompt * n)
-                if frames := chunks.encode(deltas, prompt * n):
-                    await events.send(frames)
+            await events.send_headers()
+            while (deltas := await stream.next_deltas()) is not None:
+                events.check_connection()
+                generated.add_text(deltas, prompt * n)
+                if frames := chunks.encode_deltas(deltas, prompt * n):
+                    await events.send_frames(frames)
             return cost(stream)
 
         costs = await _run(request, model, jobs, relay)
         generated.tokens = sum(part.completion_tokens for part in costs)
-        await events.end(chunks.closing(*closing_extras(wanted, costs)))
+        await events.end_stream(chunks.encode_closing(*closing_extras(wanted, costs)))
     return events.response
 
 
@@ -77,7 +80,7 @@ async def _whole(
     request: web.Request, wanted: CompletionRequest, model: "Model", jobs: list[GenerateJob]
 ) -> web.Response:
     async def collect(prompt: int, stream: JobStream) -> tuple[int, list[Delta], JobUsage]:
-        deltas, spent = await stream.collect(), cost(stream)
+        deltas, spent = await stream.collect_all(), cost(stream)
         if wanted.ranked:
             deltas = best(deltas, n, prompt_tokens=spent.prompt_tokens if wanted.echo else 0)
         return prompt, deltas, spent
@@ -86,9 +89,9 @@ async def _whole(
     results = await _run(request, model, jobs, collect)
     costs = [spent for _, _, spent in results]
     for prompt, deltas, _ in results:
-        request[GENERATED].add(deltas, prompt * n)
+        request[GENERATED].add_text(deltas, prompt * n)
     request[GENERATED].tokens = sum(part.completion_tokens for part in costs)
-    origin = Origin.of(model, "cmpl")
+    origin = Origin.for_model(model, "cmpl")
     return answer(
         Completion(
             id=origin.id,
@@ -122,9 +125,9 @@ async def _run(
     room = asyncio.Semaphore(SIDE_BY_SIDE)
 
     async def one(index: int, job: GenerateJob) -> T:
-        async with room, request.app[POOL].run(model, job, share=request[SHARE]) as stream:
+        async with room, request.app[POOL].run_job(model, job, share=request[SHARE]) as stream:
             count_job(request, stream)
-            await stream.accepted()
+            await stream.wait_accepted()
             return await each(index, stream)
 
     if len(jobs) == 1:

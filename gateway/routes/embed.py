@@ -92,10 +92,10 @@ async def _taken(
     # The text of an image is a third larger than the image itself, and nobody reads it again.
     wanted = msgspec.structs.replace(wanted, **{field: []})
     rest, urls = sum(map(text_memory, wanted.captions)), sum(text_memory(picture.url) for picture in pictures)
-    share.settle(rest + urls)
-    async with gallery.collect(pictures, share) as album:
+    share.settle_bytes(rest + urls)
+    async with gallery.resolve_images(pictures, share) as album:
         forget_urls(pictures)
-        share.give(urls)
+        share.release_bytes(urls)
         yield wanted, shown(wanted, [(album.buffers[one.buffer], one.digest) for one in album.images], field)
 
 

@@ -96,9 +96,9 @@ async def embed(request: web.Request, model: "Model", options: EmbedOptions, inp
         vectors=[vector for vector in found if vector is not None], hits=hits, result=result, took_s=took_s
     )
     generated.tokens = answer.tokens
-    request.app[POOL].embedded(model, inputs=len(keys), tokens=answer.tokens)
+    request.app[POOL].count_embeddings(model, inputs=len(keys), tokens=answer.tokens)
     if result is None:
-        request.app[POOL].answered(model, "embedding", took_s=took_s, prompt_tokens=answer.tokens)
+        request.app[POOL].count_answer(model, "embedding", took_s=took_s, prompt_tokens=answer.tokens)
     return answer
 
 
@@ -133,14 +133,14 @@ async def _recall(
     space = _space(request, options, model, model.ready)
     found: list[Vector | None] = []
     for start in range(0, len(keys), SLICE):
-        found += cache.find(space, keys[start : start + SLICE])
+        found += cache.find_vectors(space, keys[start : start + SLICE])
         await _turn(heavy)
     return found
 
 
 def _space(request: web.Request, options: EmbedOptions, model: "Model", ready: Ready) -> bytes:
     """Where the cache holds such vectors: by tenant, or it would tell one what another has embedded."""
-    return VectorCache.space(tenant(request), model.name, ready.revision, options.space(ready))
+    return VectorCache.namespace_of(tenant(request), model.name, ready.revision, options.cache_namespace(ready))
 
 
 async def _turn(heavy: bool) -> None:
@@ -161,7 +161,7 @@ async def _keep(
             # Looked up now: the worker may have become ready only since the request came.
             space = _space(request, options, model, model.ready)
             for key in keys[start : start + SLICE]:
-                cache.keep(space, key, fresh[key])
+                cache.store_vector(space, key, fresh[key])
         await asyncio.sleep(0)
     return fresh
 
@@ -171,13 +171,13 @@ async def _compute(
 ) -> Vectors:
     share = request[SHARE]
     if model.ready is not None:
-        share.hold(int(len(keys) * (options.dimensions or model.ready.dimensions) * VECTOR_BYTES))
-    job, buffers = inputs.job(keys, options, request_id=request[REQUEST_ID], tenant=tenant(request))
+        share.hold_bytes(int(len(keys) * (options.dimensions or model.ready.dimensions) * VECTOR_BYTES))
+    job, buffers = inputs.make_job(keys, options, request_id=request[REQUEST_ID], tenant=tenant(request))
     charge(request, len(job.images) * IMAGE_TOKENS)
     try:
-        async with request.app[POOL].run(model, job, buffers, share=share) as stream:
+        async with request.app[POOL].run_job(model, job, buffers, share=share) as stream:
             count_job(request, stream)
-            result = await stream.result()
+            result = await stream.wait_result()
     except JobFailed as failure:
         raise _located(failure, inputs, keys) from None
     if not isinstance(result, Vectors) or len(result.token_counts) != len(keys):

@@ -55,7 +55,7 @@ def _timed(
     usage: EmbeddingUsage, wanted: EmbeddingRequest, ready: Ready | None, found: Embedded, *, took_s: float
 ) -> EmbeddingUsage:
     result = found.result
-    backend, device = wanted.where(ready) if ready else ("", "")
+    backend, device = wanted.name_field(ready) if ready else ("", "")
     if result is not None:
         backend, device = result.backend, result.device
     return msgspec.structs.replace(

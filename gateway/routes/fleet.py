@@ -45,7 +45,7 @@ async def stop(request: web.Request) -> web.Response:
 async def load(request: web.Request) -> web.Response:
     """Have one engine of a model, unless there are more."""
     model = _model(request)
-    replicas = request.app[POOL].load(model, grace_s=GRACE_S)
+    replicas = request.app[POOL].load_model(model, grace_s=GRACE_S)
     audit("model.load", by=request[CALLER].id, subject=model.name, replicas=replicas)
     return answer(ModelOrder(model=model.name, act="load", replicas=replicas))
 
@@ -70,7 +70,7 @@ async def _grace(request: web.Request, usual_s: float) -> float:
 
 def _ordered(request: web.Request, act: str, order: Callable[[str], None]) -> web.Response:
     uid = request.match_info["id"]
-    worker = request.app[POOL].worker(uid)
+    worker = request.app[POOL].find_worker(uid)
     if not allowed(request, worker.model):
         raise ApiError("not_found", f"There is no worker {uid[:64]!r}.", "worker")
     order(uid)
@@ -79,7 +79,7 @@ def _ordered(request: web.Request, act: str, order: Callable[[str], None]) -> we
 
 
 def _scaled(request: web.Request, act: str, model: "Model", replicas: int, *, grace_s: float) -> web.Response:
-    request.app[POOL].scale(model, replicas, grace_s=grace_s)
+    request.app[POOL].scale_model(model, replicas, grace_s=grace_s)
     audit(f"model.{act}", by=request[CALLER].id, subject=model.name, replicas=replicas)
     return answer(ModelOrder(model=model.name, act=act, replicas=replicas))
 

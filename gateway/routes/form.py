@@ -103,13 +103,13 @@ class _Bounded:
         self.at_eof = content.at_eof
 
     async def read(self, size: int) -> bytes:
-        return self._counted(await self._pace.follow(self._content.read(size)))
+        return self._counted(await self._pace.read_in_time(self._content.read(size)))
 
     async def readline(self, *, max_line_length: int | None = None) -> bytes:
         self._lines += 1
         if self._lines > MAX_LINES:
             raise ValueError("too many lines")
-        return self._counted(await self._pace.follow(self._content.readline(max_line_length=max_line_length)))
+        return self._counted(await self._pace.read_in_time(self._content.readline(max_line_length=max_line_length)))
 
     def _counted(self, data: bytes) -> bytes:
         if self._content.total_bytes > FORM_BYTES:
@@ -141,7 +141,7 @@ async def _field(part: Any, name: str, share: MemoryShare, room: int) -> str:
     where, data = name[:100], bytearray()
     while chunk := await part.read_chunk(CHUNK):
         # As text it may take four times as much.
-        share.hold(len(chunk) * 4)
+        share.hold_bytes(len(chunk) * 4)
         data += chunk
         if len(data) > FIELD_BYTES:
             raise ApiError("body_too_large", f"'{where}' is larger than {FIELD_BYTES} bytes.", where)

@@ -31,11 +31,11 @@ async def ping(_request: web.Request) -> web.Response:
 async def pool(request: web.Request) -> web.Response:
     """200 if every model is up, else 503; the same body either way. Strangers learn no more than that."""
     served = request.app[POOL].models()
-    caller = request.app[GATE].recognize(request)
-    if caller is None or not caller.may(*SEEING):
+    caller = request.app[GATE].recognize_caller(request)
+    if caller is None or not caller.has_permission(*SEEING):
         healthy = bool(served) and all(model.state == State.READY for model in served)
         return answer(HealthSummary(status="ok", models_healthy=healthy), status=200 if healthy else 503)
-    models = [_model(model) for model in served if caller.may_use(model.name, model.source, *model.aliases)]
+    models = [_model(model) for model in served if caller.may_use_model(model.name, model.source, *model.aliases)]
     first = next((model for model in models if model.kind == Kind.CHAT), models[0] if models else None)
     healthy = bool(models) and all(model.healthy for model in models)
     body = Health(

@@ -24,8 +24,8 @@ async def info(request: web.Request) -> web.Response:
     """The model that `?model=` names; else the default embedding model, else the default of what there is."""
     model = _model(request, request.query.get("model"))
     ready = model.ready
-    now = request.app[POOL].snapshot()
-    rates = now.embedded.get(model.name) or Throughput().rates(0)
+    now = request.app[POOL].take_snapshot()
+    rates = now.embedded.get(model.name) or Throughput().read_rates(0)
     report = ModelInfo(
         model=model.name,
         source=model.source,
@@ -42,7 +42,7 @@ async def info(request: web.Request) -> web.Response:
         load_time=round(ready.load_s, 3) if ready else None,
         warmup_time=round(ready.warmup_s, 3) if ready and ready.warmup_enabled else None,
         memory=_memory(model),
-        cache=_cache(request.app[VECTORS], counted=request[CALLER].may("admin")),
+        cache=_cache(request.app[VECTORS], counted=request[CALLER].has_permission("admin")),
         throughput=EmbeddingRates(
             inputs=rates.inputs,
             tokens=rates.tokens,

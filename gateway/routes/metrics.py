@@ -52,7 +52,7 @@ class _Counts(Collector):
 
     def collect(self) -> Iterator[Metric]:
         app = self._app
-        now = app[POOL].snapshot()
+        now = app[POOL].take_snapshot()
         yield from _totals(now)
         yield from _queues(now)
         yield _batches(app[POOL].steps)
@@ -208,7 +208,7 @@ def _access(gate: Gate, custody: Custody, answers: Counter[tuple[str, str, int]]
     )
     shared = GaugeMetricFamily("pool_shared_limits_up", "1 if the store works that gateways share for limits.")
     if gate.shared is not None:
-        shared.add_metric([], float(gate.shared.up()))
+        shared.add_metric([], float(gate.shared.is_up()))
     yield shared
     yield CounterMetricFamily("pool_key_database_failures", "Failed uses of the key database.", value=custody.failures)
 

@@ -30,7 +30,7 @@ class Origin:
     system_fingerprint: str
 
     @classmethod
-    def of(cls, model: "Model", prefix: str) -> Self:
+    def for_model(cls, model: "Model", prefix: str) -> Self:
         """A fresh id; the fingerprint is the same for every answer of one model."""
         digest = hashlib.blake2s(f"{model.name}\0{model.source}".encode(), digest_size=5).hexdigest()
         return cls(

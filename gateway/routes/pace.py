@@ -28,7 +28,7 @@ class Pace:
         self._looked_bytes = content.total_bytes
         self._ends_at = self._looked_at + BODY_S
 
-    async def follow(self, reading: Coroutine[Any, Any, T]) -> T:
+    async def read_in_time(self, reading: Coroutine[Any, Any, T]) -> T:
         """Wait for the next piece. Raises `ApiError` (408)."""
         try:
             async with asyncio.timeout_at(min(self._ends_at, self._loop.time() + SILENCE_S)):

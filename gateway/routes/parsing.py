@@ -16,7 +16,7 @@ class ParsingTurns:
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @asynccontextmanager
-    async def turn(self, tenant: str) -> AsyncIterator[None]:
+    async def wait_turn(self, tenant: str) -> AsyncIterator[None]:
         """Wait for a turn, and have it for as long as the block lasts."""
         if self._busy:
             await self._wait(tenant)

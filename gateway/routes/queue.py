@@ -51,10 +51,10 @@ async def stats(request: web.Request) -> web.Response:
 def _own(request: web.Request) -> Snapshot:
     pool = request.app[POOL]
     if not request[CALLER].models:
-        return pool.snapshot()
+        return pool.take_snapshot()
     own = [variant for model in pool.models() for variant in model.variants if allowed(request, variant)]
     # A model's adapters wait in its queue.
-    return pool.snapshot().of({model.name for model in own}, {(model.base or model).name for model in own})
+    return pool.take_snapshot().of({model.name for model in own}, {(model.base or model).name for model in own})
 
 
 def _state(models: Sequence[ModelSnapshot]) -> QueueState:

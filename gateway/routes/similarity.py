@@ -42,7 +42,7 @@ async def compare(request: web.Request) -> web.Response:
     # Texts and numbers are in the buffers now, or in what was found.
     del wanted, inputs
     if found is None:
-        request[SHARE].settle(sum(map(len, buffers)))
+        request[SHARE].settle_bytes(sum(map(len, buffers)))
         await reserve_price(request, price)
     else:
         # What was reserved for the texts covers as much.
@@ -85,8 +85,8 @@ async def _job(wanted: SimilarityRequest, found: Embedded | None, *, owner: str)
 
 
 async def _run(request: web.Request, model: "Model", job: SimilarityJob, buffers: list[bytes]) -> Scores:
-    async with request.app[POOL].run(model, job, buffers, share=request[SHARE]) as stream:
-        result = await stream.result()
+    async with request.app[POOL].run_job(model, job, buffers, share=request[SHARE]) as stream:
+        result = await stream.wait_result()
     if not isinstance(result, Scores):
         raise ApiError("internal_error", detail="a similarity job was not answered by scores")
     return result

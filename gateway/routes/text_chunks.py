@@ -27,7 +27,7 @@ class TextChunks:
         self._text_heads = [self._head + b'{"index":%d,"text":' % choice for choice in range(choices)]
         self._text_tail = b',"logprobs":null,"finish_reason":null}' + self._tail
 
-    def encode(self, deltas: list[Delta], first_choice: int) -> bytes:
+    def encode_deltas(self, deltas: list[Delta], first_choice: int) -> bytes:
         """All frames that the deltas of one job amount to; its choice 0 is the request's `first_choice`."""
         parts: list[bytes] = []
         for delta in deltas:
@@ -40,7 +40,7 @@ class TextChunks:
                 parts += (self._text_heads[choice], orjson.dumps(delta.text), self._text_tail)
         return b"".join(parts)
 
-    def closing(self, usage: Usage | None, timings: Timings | None) -> bytes:
+    def encode_closing(self, usage: Usage | None, timings: Timings | None) -> bytes:
         """The frame without choices, where one was asked for."""
         return closing_frame(self._head, usage, timings)
 

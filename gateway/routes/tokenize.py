@@ -23,18 +23,18 @@ async def tokenize(request: web.Request) -> web.Response:
     pool = request.app[POOL]
     # Embedding models have tokens, too.
     model = model_for(request, wanted.model, shown) if shown else model_of(request, wanted.model, None)
-    job, share = wanted.job(tenant=tenant(request)), request[SHARE]
+    job, share = wanted.make_job(tenant=tenant(request)), request[SHARE]
     del wanted
     url_bytes = sum(text_memory(picture.url) for picture in shown)
-    share.settle(payload_bytes(job) + url_bytes)
-    async with request.app[GALLERY].collect(shown, share) as album:
+    share.settle_bytes(payload_bytes(job) + url_bytes)
+    async with request.app[GALLERY].resolve_images(shown, share) as album:
         job = msgspec.structs.replace(job, images=album.images)
         names = forget_urls(shown)
         await reserve_price(request, counting(tokens_of_prompt(job.prompt), len(job.images)))
-        share.give(url_bytes)
-        async with pool.run(model, job, album.buffers, share=share) as stream:
+        share.release_bytes(url_bytes)
+        async with pool.run_job(model, job, album.buffers, share=share) as stream:
             with blaming(names):
-                result = await stream.result()
+                result = await stream.wait_result()
     if not isinstance(result, Tokens) or model.ready is None:
         raise ApiError("internal_error", detail="a tokenize job was not answered by tokens of a ready worker")
     return answer(
@@ -47,10 +47,10 @@ async def detokenize(request: web.Request) -> web.Response:
     wanted = await read(request, DetokenizeRequest)
     pool = request.app[POOL]
     model = model_of(request, wanted.model, None)
-    job = wanted.job(model.ready, tenant=tenant(request))
+    job = wanted.make_job(model.ready, tenant=tenant(request))
     await reserve_price(request, counting(len(job.tokens)))
-    async with pool.run(model, job, share=request[SHARE]) as stream:
-        result = await stream.result()
+    async with pool.run_job(model, job, share=request[SHARE]) as stream:
+        result = await stream.wait_result()
     if not isinstance(result, Text):
         raise ApiError("internal_error", detail="a detokenize job was not answered by text")
     return answer(DetokenizeAnswer(prompt=result.text))

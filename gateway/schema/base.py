@@ -26,14 +26,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     bounds: ClassVar[Bounds] = FEW
 
     @classmethod
-    def refuse(cls, raw: dict[str, Any]) -> None:
+    def refuse_unsupported(cls, raw: dict[str, Any]) -> None:
         """Name what OpenAI defines and this server does not do, before types are looked at. Raises `ApiError`."""
 
     def inner_json(self) -> Iterator[tuple[str, str]]:
         """Texts within the request that are parsed as JSON in turn, each with its place."""
         return iter(())
 
-    def check(self) -> None:
+    def check_values(self) -> None:
         """Rules that span fields or that types can't say. Raises `ApiError`."""
 
 

@@ -54,9 +54,9 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
     verbosity: Literal["low", "medium", "high"] | None = None
 
     @classmethod
-    def refuse(cls, raw: dict[str, Any]) -> None:
+    def refuse_unsupported(cls, raw: dict[str, Any]) -> None:
         """Values that OpenAI defines and that this server does not implement."""
-        super().refuse(raw)
+        super().refuse_unsupported(raw)
         modalities = raw.get("modalities")
         if isinstance(modalities, list) and "audio" in modalities:
             raise unsupported("modalities", "must be ['text'].")
@@ -67,9 +67,9 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
         """Arguments of calls."""
         return inner_arguments(self.messages)
 
-    def check(self) -> None:
+    def check_values(self) -> None:
         """Rules between fields, and the bounds inside messages and tools."""
-        super().check()
+        super().check_values()
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise invalid("'max_tokens' and 'max_completion_tokens' differ; give one of them.", "max_tokens")
         if self.top_logprobs is not None and not self.logprobs:
@@ -80,9 +80,9 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
         check_messages(self.messages)
         check_tools(self.tools or [], self.tool_choice)
 
-    def grammar(self) -> Grammar | None:
+    def make_grammar(self) -> Grammar | None:
         """What the text of an answer must be. Raises `ApiError`."""
-        extra = super().grammar()
+        extra = super().make_grammar()
         own = format_grammar(self.response_format)
         if extra is not None and own is not None:
             raise invalid("'structured_outputs' and 'response_format' exclude each other.", "structured_outputs")
@@ -93,7 +93,9 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
         """The images of the conversation, in order. Raises `ApiError` if there are too many."""
         return pictures(self.messages)
 
-    def job(self, ready: Ready | None, *, request_id: str, tenant: str, images: Sequence[Image] = ()) -> GenerateJob:
+    def make_job(
+        self, ready: Ready | None, *, request_id: str, tenant: str, images: Sequence[Image] = ()
+    ) -> GenerateJob:
         """The job for a worker; the pool fills in its numbers. `images`: what its `pictures` have become.
 
         `ready`: see `Generation.sampling`.
@@ -108,16 +110,16 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
                 tools=None if self.tool_choice == "none" else self.tools,
                 template=template_options(self.chat_template_kwargs, self.reasoning_effort),
             ),
-            sampling=self.sampling(ready),
+            sampling=self.make_sampling(ready),
             max_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
-            stop=self.stops(),
+            stop=self.list_stops(),
             n=self.n or 1,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             # A function that is named is called once, as OpenAI does it.
             parallel_tool_calls=self.parallel_tool_calls is not False and not isinstance(self.tool_choice, NamedTool),
             images=[*images],
             priority=PRIORITIES.get(self.service_tier or "default", 0),
-            grammar=self.grammar(),
+            grammar=self.make_grammar(),
             tool_choice="required" if call_demanded(self.tool_choice) else "auto",
             tool_names=called_names(self.tool_choice),
         )

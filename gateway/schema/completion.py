@@ -26,9 +26,9 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
     echo: bool | None = None
     logprobs: LegacyLogprobs | None = None
 
-    def check(self) -> None:
+    def check_values(self) -> None:
         """One kind of prompt, and no combination that can't be honoured."""
-        super().check()
+        super().check_values()
         if self.best_of is not None and self.best_of < (self.n or 1):
             raise invalid("'best_of' must be at least 'n'.", "best_of")
         if self.ranked and self.stream:
@@ -47,7 +47,7 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
         """Whether more answers are made than are given."""
         return (self.best_of or 1) > (self.n or 1)
 
-    def prompts(self, ready: Ready | None) -> list[TextPrompt | TokenPrompt]:
+    def list_prompts(self, ready: Ready | None) -> list[TextPrompt | TokenPrompt]:
         """One per answer group, in order. Raises `ApiError` for token ids that the model can't take."""
         if isinstance(self.prompt, str):
             return [TextPrompt(text=self.prompt)]
@@ -64,9 +64,9 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
                 found.append(TokenPrompt(tokens=prompt))
         return found
 
-    def jobs(self, ready: Ready | None, *, request_id: str, tenant: str) -> list[GenerateJob]:
+    def make_jobs(self, ready: Ready | None, *, request_id: str, tenant: str) -> list[GenerateJob]:
         """One job per prompt, all with the same seed. The pool fills in their numbers."""
-        sampling = self.sampling(ready)
+        sampling = self.make_sampling(ready)
         return [
             GenerateJob(
                 job=0,
@@ -76,12 +76,12 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
                 prompt=prompt,
                 sampling=sampling,
                 max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
-                stop=self.stops(),
+                stop=self.list_stops(),
                 n=self.best_of or self.n or 1,
                 # Answers are ranked by their log-probabilities.
                 logprobs=0 if self.ranked and self.logprobs is None else self.logprobs,
                 echo=bool(self.echo),
-                grammar=self.grammar(),
+                grammar=self.make_grammar(),
             )
-            for prompt in self.prompts(ready)
+            for prompt in self.list_prompts(ready)
         ]

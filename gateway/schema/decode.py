@@ -51,7 +51,7 @@ def decode(body: bytes, kind: type[R], *, beside: Mapping[str, Any] | None = Non
 def check(raw: dict[str, Any], kind: type[R], *, beside: Mapping[str, Any] | None = None, strict: bool = True) -> R:
     """The fields of a body as `kind`. Raises `ApiError`. Not `strict`: they came as text, numbers and booleans too."""
     request = convert(raw, kind, beside=beside, strict=strict)
-    request.check()
+    request.check_values()
     return request
 
 
@@ -61,7 +61,7 @@ def convert(raw: dict[str, Any], kind: type[R], *, beside: Mapping[str, Any] | N
     if beside:
         raw = {**beside, **raw}
     try:
-        kind.refuse(raw)
+        kind.refuse_unsupported(raw)
         return msgspec.convert(raw, kind, strict=strict)
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from None

@@ -44,7 +44,7 @@ class EmbedOptions(Request, frozen=True, kw_only=True):
     input_type: Literal["query", "document"] | None = None
     prompt_name: PromptName | None = None
 
-    def check(self) -> None:
+    def check_values(self) -> None:
         """A prompt has one name."""
         if self.input_type is not None and self.prompt_name is not None:
             raise invalid("Give either 'prompt_name' or 'input_type'.", "prompt_name")
@@ -64,15 +64,15 @@ class EmbedOptions(Request, frozen=True, kw_only=True):
         """As it travels; None: the worker's own."""
         return _DEVICES_ASKED.get(self.device_preference or "")
 
-    def where(self, ready: Ready) -> tuple[str, str]:
+    def name_field(self, ready: Ready) -> tuple[str, str]:
         """The backend and device that compute for this request; another backend picks a device of its own."""
         own = ready.device if self.backend in (None, ready.backend) else "auto"
         return self.backend or ready.backend, self.device or own
 
-    def space(self, ready: Ready) -> tuple[object, ...]:
+    def cache_namespace(self, ready: Ready) -> tuple[object, ...]:
         """Everything that changes a vector, besides its input and the model."""
         asked = (self.dimensions, self.normalize is not False, self.cut, self.input_type, self.prompt_name)
-        return (*asked, *self.where(ready))
+        return (*asked, *self.name_field(ready))
 
     def check_model(self, ready: Ready) -> None:
         """Refuse what this model can't do. Raises `ApiError`."""
@@ -114,7 +114,7 @@ class Inputs:
     image_place: Callable[[int | None], str] | None = None
     images: Mapping[bytes, InputImage] = field(default_factory=dict)
 
-    def job(
+    def make_job(
         self, keys: list[Key], options: EmbedOptions, *, request_id: str, tenant: str
     ) -> tuple[EmbedJob, list[bytes]]:
         """The job for a worker that computes `keys`, some of these, with its raw frames. The pool fills in its numbers.

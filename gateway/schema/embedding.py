@@ -32,9 +32,9 @@ class EmbeddingRequest(TextOptions, frozen=True, kw_only=True):
     user: Bookkeeping | None = None
     return_timing: bool | None = None
 
-    def check(self) -> None:
+    def check_values(self) -> None:
         """One kind of input, and not too many."""
-        super().check()
+        super().check_values()
         if isinstance(self.input, str):
             return
         if len(kinds := set(map(type, self.input))) > 1:

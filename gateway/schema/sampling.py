@@ -59,22 +59,22 @@ class Generation(Request, frozen=True, kw_only=True):
     user: Bookkeeping | None = None
 
     @classmethod
-    def refuse(cls, raw: dict[str, Any]) -> None:
+    def refuse_unsupported(cls, raw: dict[str, Any]) -> None:
         """Padding of streamed frames is OpenAI's answer to a threat of theirs."""
         options = raw.get("stream_options")
         if isinstance(options, dict) and options.get("include_obfuscation") is True:
             raise unsupported("stream_options.include_obfuscation")
 
-    def check(self) -> None:
+    def check_values(self) -> None:
         """`stream_options` needs `stream`; keys of `logit_bias` are token ids."""
         if self.stream_options is not None and not self.stream:
             raise invalid("'stream_options' is only allowed when 'stream' is true.", "stream_options")
         for key in self.logit_bias or ():
             if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) <= MAX_TOKEN_ID):
                 raise invalid("The keys of 'logit_bias' must be token ids.", "logit_bias")
-        self.grammar()
+        self.make_grammar()
 
-    def grammar(self) -> Grammar | None:
+    def make_grammar(self) -> Grammar | None:
         """What the text of an answer must be. Raises `ApiError`."""
         return extra_grammar(self.structured_outputs)
 
@@ -83,13 +83,13 @@ class Generation(Request, frozen=True, kw_only=True):
         """Whether a stream ends with a frame of usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def stops(self) -> list[str]:
+    def list_stops(self) -> list[str]:
         """Stop strings, as a list."""
         if self.stop is None:
             return []
         return [self.stop] if isinstance(self.stop, str) else list(self.stop)
 
-    def sampling(self, ready: Ready | None) -> Sampling:
+    def make_sampling(self, ready: Ready | None) -> Sampling:
         """How rows of this request sample; a seed is drawn where none was given.
 
         `ready` is what is known of the model so far: with it, ids outside the vocabulary are refused here

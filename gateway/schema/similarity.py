@@ -43,9 +43,9 @@ class SimilarityRequest(TextOptions, frozen=True, kw_only=True):
     metric: Literal["cosine", "dot", "euclidean"] = "cosine"
     top_k: TopPairs | None = None
 
-    def check(self) -> None:
+    def check_values(self) -> None:
         """Lists of one kind, vectors of one length, options that apply, an answer of a size that can be sent."""
-        super().check()
+        super().check_values()
         left = _length("left", self.left)
         right = left if self.right is None else _length("right", self.right)
         if left and right and left != right:

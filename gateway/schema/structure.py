@@ -30,7 +30,7 @@ class Structure(msgspec.Struct):
     _inside: bool = False
     _escape: bool = False
 
-    def feed(self, piece: bytes) -> None:
+    def count_slice(self, piece: bytes) -> None:
         """Count the next piece of the text."""
         if self._escape:
             piece = b"\\" + piece
@@ -43,18 +43,18 @@ class Structure(msgspec.Struct):
         self._inside ^= len(parts) % 2 == 0
         self._count(outside)
 
-    def feed_all(self, text: bytes) -> None:
+    def count_upper_bound(self, text: bytes) -> None:
         """Count a text as if nothing of it were inside a string: never too few, and cheap."""
         self._count(text)
 
-    def add(self, other: "Structure") -> None:
+    def add_counts(self, other: "Structure") -> None:
         """Count another text, too."""
         self.values += other.values
         self.arrays += other.arrays
         self.objects += other.objects
         self.keys += other.keys
 
-    def exceeds(self, bounds: Bounds) -> str:
+    def find_excess(self, bounds: Bounds) -> str:
         """Say what there is too much of; empty: nothing."""
         if self.values > bounds.values:
             return f"more than {bounds.values} values"

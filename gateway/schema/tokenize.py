@@ -36,7 +36,7 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
         """Arguments of calls."""
         return inner_arguments(self.messages or [])
 
-    def check(self) -> None:
+    def check_values(self) -> None:
         """One of the two shapes, whole."""
         if (self.prompt is None) == (self.messages is None):
             raise invalid("Give either 'prompt' or 'messages'.", "prompt")
@@ -55,7 +55,7 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
         """The images of the conversation, in order. Raises `ApiError` if there are too many."""
         return pictures(self.messages or [])
 
-    def job(self, images: Sequence[Image] = (), *, tenant: str) -> TokenizeJob:
+    def make_job(self, images: Sequence[Image] = (), *, tenant: str) -> TokenizeJob:
         """The job for a worker; the pool fills in its numbers. `images`: what its `pictures` have become."""
         if self.messages is not None:
             template = template_options(self.chat_template_kwargs, None)
@@ -84,7 +84,7 @@ class DetokenizeRequest(Request, frozen=True, kw_only=True):
     tokens: Annotated[list[TokenId], Meta(description="Ids of the model's vocabulary.")]
     model: ModelName | None = None
 
-    def job(self, ready: Ready | None, *, tenant: str) -> DetokenizeJob:
+    def make_job(self, ready: Ready | None, *, tenant: str) -> DetokenizeJob:
         """The job for a worker; the pool fills in its numbers. Raises `ApiError` for ids out of the vocabulary."""
         check_tokens(self.tokens, ready, "tokens")
         return DetokenizeJob(job=0, attempt=0, tokens=self.tokens, tenant=tenant)

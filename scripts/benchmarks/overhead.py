@@ -45,7 +45,7 @@ class Guarded:
     def __init__(self) -> None:
         self._keyring, self._now = Keyring("master"), 10**15
         made = [new_key(b"p" * 32, 1.0, name="x", limits=Limits(tpm=10**9, tpd=10**10)) for _ in range(KEYS)]
-        self._keyring.replace([key for key, _ in made], b"p" * 32)
+        self._keyring.replace_keys([key for key, _ in made], b"p" * 32)
         defaults = Limits(burst=10, rpm=60, rph=1000, rpd=10_000, tpm=0, tpd=0, parallel=8)
         self._usage = Usage(defaults, clock_ns=lambda: self._now)
         self._headers = {"Authorization": f"Bearer {made[KEYS // 2][1]}"}
@@ -78,11 +78,11 @@ async def _count(*, on: bool) -> float:
         flight.sent_at, flight.output_at, flight.over_at, flight.outcome = 1.0, 2.0, 3.0, "done"
         flight.stream.usage = Cost(10, STEPS)
         if on:
-            stats.sent(flight, 1.0)
-            stats.first_output(flight, 2.0)
+            stats.count_sent(flight, 1.0)
+            stats.time_first_output(flight, 2.0)
             for _ in range(STEPS):
-                stats.steps.count("m", "decode", 1)
-            stats.ended(flight)
+                stats.steps.count_step("m", "decode", 1)
+            stats.count_ended(flight)
             answers["/v1/chat/completions", "POST", 200] += 1
 
     return await _timed(request)

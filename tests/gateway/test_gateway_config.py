@@ -141,8 +141,8 @@ def test_secret_is_masked_when_the_configuration_is_shown() -> None:
     """The master key has a variable, no flag, and shows nowhere."""
     loaded = load([], {"EMBEDDING_API_KEY": "hunter-of-94-quinces"})
     assert loaded.config.api_key == "hunter-of-94-quinces"
-    assert "hunter2" not in "\n".join(loaded.lines())
-    assert "api_key" in "\n".join(loaded.lines())
+    assert "hunter2" not in "\n".join(loaded.setting_lines())
+    assert "api_key" in "\n".join(loaded.setting_lines())
 
 
 def test_shipped_file_names_every_setting_when_read() -> None:

@@ -70,10 +70,10 @@ def test_longest_lag_is_that_of_the_last_minute() -> None:
     """Later and longer ones replace it; after a minute it is forgotten."""
     lag = LoopLag()
     now = time.monotonic()
-    lag.note(3.0, 0.0, now - RECENT_S - 1)
+    lag.record_lag(3.0, 0.0, now - RECENT_S - 1)
     assert lag.recent_s == 0.0
     for at, lag_s in enumerate((0.02, 0.2, 0.1)):
-        lag.note(lag_s, 0.0, now + at / 100)
+        lag.record_lag(lag_s, 0.0, now + at / 100)
     assert lag.recent_s == 0.2
 
 
@@ -81,7 +81,7 @@ def test_lines_are_bounded_when_the_loop_is_held_all_the_time(caplog: pytest.Log
     """Some, then few, that say how many were left out."""
     lag = LoopLag()
     for at in range(100):
-        lag.note(0.5, 0.5, float(at))
+        lag.record_lag(0.5, 0.5, float(at))
     assert len([one for one in caplog.records if one.levelno == logging.WARNING]) == 5
 
 

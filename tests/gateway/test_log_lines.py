@@ -74,7 +74,7 @@ def test_event_holds_no_key() -> None:
     """They are shown over HTTP."""
     events = Events(Redaction(MASTER))
     events.handle(record(f"m {MASTER}"))
-    assert [event.message for event in events.latest(5)] == ["m …"]
+    assert [event.message for event in events.list_latest(5)] == ["m …"]
 
 
 def test_short_secret_is_not_looked_for() -> None:
@@ -86,7 +86,7 @@ def test_budget_counts_what_is_left_out() -> None:
     """So many at once, then one in a while, which says how many there were between."""
     now = [0.0]
     budget = LineBudget(burst=2, period_s=10.0, clock=lambda: now[0])
-    assert [budget.take() for _ in range(5)] == ["", "", None, None, None]
+    assert [budget.take_line() for _ in range(5)] == ["", "", None, None, None]
     now[0] = 10.0
-    assert budget.take() == " (3 more of these were not logged)"
-    assert budget.take() is None
+    assert budget.take_line() == " (3 more of these were not logged)"
+    assert budget.take_line() is None

@@ -20,16 +20,16 @@ JOB = GenerateJob(0, 0, "request", "tenant", TextPrompt("hello"), Sampling(1))
 def refusal(account: MemoryAccount, tenant: str, size: int) -> ApiError:
     """What somebody is told who asks for too much."""
     with pytest.raises(ApiError) as raised:
-        account.open(tenant).hold(size)
+        account.open_share(tenant).hold_bytes(size)
     return raised.value
 
 
 def test_one_caller_gets_two_thirds_when_there_is_no_other() -> None:
     """The rest is for the next one, who gets its share at once."""
     account = MemoryAccount(900)
-    account.open("one").hold(600)
+    account.open_share("one").hold_bytes(600)
     assert (refusal(account, "one", 1).code, account.refused) == ("queue_full", 1)
-    account.open("two").hold(200)
+    account.open_share("two").hold_bytes(200)
     assert refusal(account, "two", 1).retry_after_s == 1.0
     assert account.held_bytes == 800
 
@@ -46,35 +46,35 @@ def test_request_is_told_so_when_there_can_never_be_room() -> None:
 def test_account_is_empty_when_all_shares_are_closed(steps: list[tuple[int, str, int]]) -> None:
     """Whatever was held, given back, settled or refused in between; a newcomer always finds a ninth free."""
     account = MemoryAccount(900)
-    shares = [account.open(str(at)) for at in range(4)]
+    shares = [account.open_share(str(at)) for at in range(4)]
     for at, act, size in steps:
         share = shares[at]
         try:
             if act == "h":
-                share.hold(size)
+                share.hold_bytes(size)
                 assert account.held_bytes <= 800
             elif act == "g":
-                share.give(min(size, share.held_bytes))
+                share.release_bytes(min(size, share.held_bytes))
             elif act == "s":
-                share.settle(min(size, share.held_bytes))
+                share.settle_bytes(min(size, share.held_bytes))
             else:
                 share.close()
-                shares[at] = account.open(str(at))
+                shares[at] = account.open_share(str(at))
         except ApiError:
             assert act == "h"
         assert account.held_bytes == sum(share.held_bytes for share in shares)
     for share in shares:
         share.close()
     assert account.held_bytes == 0
-    account.open("new").hold(600)
+    account.open_share("new").hold_bytes(600)
 
 
 async def test_memory_is_held_when_a_job_outlives_its_request() -> None:
     """The client has left and the worker has not stopped yet: the job is still there, and so is what it holds."""
     rig, account = Rig(), MemoryAccount()
     worker = rig.join()
-    share = account.open("tenant")
-    share.hold(1000)
+    share = account.open_share("tenant")
+    share.hold_bytes(1000)
     async with _Run(rig.dispatcher, rig.model, JOB, (), None, share):
         pass
     share.close()
@@ -89,8 +89,8 @@ async def test_memory_is_given_back_when_the_worker_of_a_left_job_dies() -> None
     """No job is left, so nothing is held."""
     rig, account = Rig(), MemoryAccount()
     worker = rig.join()
-    share = account.open("tenant")
-    share.hold(1000)
+    share = account.open_share("tenant")
+    share.hold_bytes(1000)
     async with _Run(rig.dispatcher, rig.model, JOB, (), None, share):
         pass
     share.close()
@@ -108,7 +108,7 @@ async def test_nothing_is_kept_when_a_job_has_failed() -> None:
         payload = Payload()
         seen = weakref.ref(payload)
         try:
-            await stream.accepted()
+            await stream.wait_accepted()
         except JobFailed:
             return seen
         raise AssertionError

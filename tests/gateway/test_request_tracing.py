@@ -38,14 +38,14 @@ async def test_spans_lead_from_the_request_to_the_engine_when_a_job_ran() -> Non
         assert flight.worker is not None
         usage = Usage(10, 20, wait_s=0.5, prefill_s=0.5, decode_s=2.0)
         rig.feed(flight.worker.identity, Done(flight.id, flight.attempt, usage))
-        rig.dispatcher.leave(flight)
+        rig.dispatcher.release_job(flight)
         return flight
 
     async def handler(_request: web.Request) -> web.Response:
         run()
         return web.Response()
 
-    app = web.Application(middlewares=[tracing.middleware()])
+    app = web.Application(middlewares=[tracing.make_middleware()])
     app.router.add_get("/v1/x/{id}", handler)
     async with TestClient(TestServer(app)) as client:
         assert (await client.get("/v1/x/7", headers={"traceparent": PARENT})).status == 200
@@ -90,7 +90,7 @@ async def test_each_attempt_has_its_spans_when_a_job_went_on_after_a_crash() -> 
     clock.now += 4
     usage = Usage(10, 20, wait_s=0.0, prefill_s=1.0, decode_s=3.0)
     rig.feed(b"w2", Done(flight.id, flight.attempt, usage))
-    rig.dispatcher.leave(flight)
+    rig.dispatcher.release_job(flight)
     tracing.close()
     spans = sorted(exporter.get_finished_spans(), key=lambda span: (span.start_time or 0, span.end_time or 0))
     lengths = [(span.name, round(((span.end_time or 0) - (span.start_time or 0)) / 1e9, 3)) for span in spans]
@@ -115,7 +115,7 @@ async def test_log_lines_name_the_trace_when_requests_are_traced() -> None:
         lines.extend([TextLines().format(record), JsonLines().format(record)])
         return web.Response()
 
-    app = web.Application(middlewares=[tracing.middleware()])
+    app = web.Application(middlewares=[tracing.make_middleware()])
     app.router.add_get("/", handler)
     async with TestClient(TestServer(app)) as client:
         await client.get("/", headers={"traceparent": PARENT})

@@ -54,7 +54,7 @@ class Line:
         self.dead: set[bytes] = set()
         self.buffers: list[Sequence[bytes]] = []
 
-    def send(self, identity: bytes, frame: bytes, buffers: Sequence[bytes] = ()) -> bool:
+    def send_frame(self, identity: bytes, frame: bytes, buffers: Sequence[bytes] = ()) -> bool:
         if identity in self.dead:
             return False
         self.buffers.append(buffers)
@@ -139,7 +139,7 @@ class Rig:
             self._asked += 1
             job = generate(prompt=TextPrompt(f"hello {self._asked}"))
         stream = JobStream(job.n if isinstance(job, GenerateJob) else 1)
-        return self.dispatcher.submit(model or self.model, job, stream, buffers)
+        return self.dispatcher.submit_job(model or self.model, job, stream, buffers)
 
     def sent(self, kind: type | None = None) -> list[tuple[str, ToWorker]]:
         """What was sent since the last look: (worker uid, message)."""
@@ -177,7 +177,7 @@ class Rig:
         self.intake.on_gone(b"sup", frozen=False)
         self.clock.now += 2.1
         for supervisor in self.liveness.silent_supervisors(self.clock()):
-            self.intake.strike_off(supervisor)
+            self.intake.remove_supervisor(supervisor)
 
 
 def failure_code(flight: Flight) -> str | None:

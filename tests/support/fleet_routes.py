@@ -13,14 +13,14 @@ from gateway.openapi import Operation, mount
 async def scale(request: web.Request) -> web.Response:
     """`POST /test/scale/{replicas}`: the first model."""
     pool = request.app[POOL]
-    pool.scale(pool.models()[0], int(request.match_info["replicas"]), grace_s=2.0)
+    pool.scale_model(pool.models()[0], int(request.match_info["replicas"]), grace_s=2.0)
     return web.Response()
 
 
 async def roll(request: web.Request) -> web.Response:
     """`POST /test/roll`: the first model; answers when all are replaced."""
     pool = request.app[POOL]
-    await pool.roll(pool.models()[0], grace_s=0.5)
+    await pool.replace_engines(pool.models()[0], grace_s=0.5)
     return web.Response()
 
 
@@ -34,7 +34,7 @@ async def memory(request: web.Request) -> web.Response:
             "objects": sys.getallocatedblocks(),
             "prompts": sum(len(model.affinity) for model in request.app[POOL].models()),
             "vector_bytes": vectors.used_bytes if vectors else 0,
-            "events": len(request.app[EVENTS].latest(sys.maxsize)),
+            "events": len(request.app[EVENTS].list_latest(sys.maxsize)),
         }
     )
 

@@ -35,7 +35,7 @@ def app_of(client: Client) -> web.Application:
 async def issue(client: Client, *permissions: str, **fields: Any) -> str:
     """The text of a new key."""
     given = {"name": "test", "permissions": permissions, **fields}
-    _, text = await app_of(client)[CUSTODY].put(lambda pepper: new_key(pepper, 1.0, **given))
+    _, text = await app_of(client)[CUSTODY].write_key(lambda pepper: new_key(pepper, 1.0, **given))
     return text
 
 

@@ -31,13 +31,13 @@ class Rig:
 
     def put(self, *parcels: Parcel) -> None:
         for one in parcels:
-            self.shelf.put(one)
+            self.shelf.write_entry(one)
             assert self.shelf.flush(PATIENCE_S)
 
     def fetch(self, tokens: Sequence[int], *, tenant: str = "t", beyond: int = 0) -> Fetch:
-        fetch = self.shelf.fetch(tenant, np.asarray(tokens, dtype=np.int64), beyond=beyond)
+        fetch = self.shelf.lookup_prefix(tenant, np.asarray(tokens, dtype=np.int64), beyond=beyond)
         assert fetch is not None
-        self.shelf.wait([fetch], PATIENCE_S)
+        self.shelf.wait_for_lookups([fetch], PATIENCE_S)
         assert fetch.done
         return fetch
 

@@ -98,25 +98,25 @@ class Batch:
         """Whether a step would do anything."""
         return bool(self._cohorts or self._waiting or self._long)
 
-    def measure(self) -> None:
+    def measure_cache(self) -> None:
         """Compute a prompt of 256 tokens to learn what one token of cache weighs (and to compile what that needs)."""
         cache = caches.new(self._model)
         self._model(mx.zeros((1, 256), dtype=mx.int32), cache=cache)
         mx.eval(caches.state(cache))
         self._token_bytes = caches.nbytes(cache) / 256
         if self._drafting:
-            self._drafting.measure(self._model)
+            self._drafting.measure_rounds(self._model)
 
     @property
     def progress(self) -> "Prompt | None":
         """The long prompt that is being computed, if any."""
         return self._long
 
-    def add(self, prompt: Prompt) -> None:
+    def add_prompt(self, prompt: Prompt) -> None:
         """Queue rows; they join as soon as their prompt is computed."""
         self._waiting.append(prompt)
 
-    def release(self, row: Row, *, keep: bool) -> None:
+    def release_row(self, row: Row, *, keep: bool) -> None:
         """Take a row out before the next step; with `keep`, its cache goes to the prefix cache first."""
         if row.constraint is not None:
             row.constraint.close()
@@ -125,8 +125,8 @@ class Batch:
                 if len(prompt.rows) > 1:
                     prompt.rows.remove(row)
                     return
-                prompt.end()
-                self._recall.drop(prompt)
+                prompt.release_images()
+                self._recall.forget_prompt(prompt)
                 if prompt is self._long:
                     self._long = None
                 else:
@@ -148,30 +148,30 @@ class Batch:
         pace = self._short_pace
         self._silent = max(0, self._silent - 1)
         if self._drafting:
-            self._cohorts = self._drafting.arrange(self._model_of, self._cohorts)
+            self._cohorts = self._drafting.arrange_groups(self._model_of, self._cohorts)
         for cohort in self._cohorts:
-            cohort.launch()
+            cohort.launch_step()
         for cohort in self._cohorts:
-            cohort.rule(self._masks)
+            cohort.apply_masks(self._masks)
         other = False
         if not prefilled:
-            other = self._seen(picture) or self._recall.restore(self._waiting, running=running)
+            other = self._seen(picture) or self._recall.restore_prefixes(self._waiting, running=running)
             pace, prefilled = self._pace, self._prefill_next(running=running) if not other else 0
-        emissions = [emission for cohort in self._cohorts for emission in cohort.collect()]
+        emissions = [emission for cohort in self._cohorts for emission in cohort.collect_tokens()]
         # A look takes as long as its picture is large: that says nothing about chunks.
         if running and not other:
             took_s = self._clock() - began
             if prefilled:
-                pace.prefilled(prefilled, took_s)
+                pace.record_chunk(prefilled, took_s)
             else:
-                self._pace.decoded(took_s)
-                self._short_pace.decoded(took_s)
+                self._pace.record_step(took_s)
+                self._short_pace.record_step(took_s)
         if not (other or prefilled or self._cohorts):
-            self._recall.wait(self._waiting)
-        self._recall.settle(idle=not self.busy)
+            self._recall.wait_for_disk(self._waiting)
+        self._recall.flush_new(idle=not self.busy)
         return emissions
 
-    def scored(self) -> list[Prompt]:
+    def take_scored(self) -> list[Prompt]:
         """Prompts whose scores have become complete since the last time. None of their rows has said anything yet."""
         scored, self._scored = self._scored, []
         return scored
@@ -187,7 +187,7 @@ class Batch:
             for row in cohort.rows:
                 if leaving.get(id(row)):
                     self._keep(cohort, row)
-            if cohort.leave(set(leaving)):
+            if cohort.remove_rows(set(leaving)):
                 left.append(cohort)
         self._cohorts = left
 
@@ -197,9 +197,9 @@ class Batch:
     def _keep(self, cohort: Cohort | Drafted, row: Row) -> None:
         cache = cohort.copy_out(row)
         mx.async_eval(caches.state(cache))
-        self._recall.keep(row.tenant, row.key[: cohort.covered(row)], cache)
+        self._recall.store_prefix(row.tenant, row.key[: cohort.count_cached(row)], cache)
         if self._drafting and isinstance(cohort, Drafted):
-            self._drafting.keep(cohort)
+            self._drafting.store_caches(cohort)
 
     # -- looking -------------------------------------------------------------
 
@@ -226,7 +226,7 @@ class Batch:
 
         They pass whatever takes longer, but for `PATIENCE` steps only.
         """
-        budget = self._short_pace.chunk(running=running)
+        budget = self._short_pace.next_size(running=running)
         self._pick_long(budget)
         others = self._long is not None or any(prompt.fetch is not None for prompt in self._waiting)
         self._waited = self._waited + 1 if others and self._waited <= PATIENCE else 0
@@ -241,7 +241,7 @@ class Batch:
         long = self._long
         if long is None or (running and self._silent and self._waited <= PATIENCE):
             return 0
-        budget = self._pace.chunk(running=running)
+        budget = self._pace.next_size(running=running)
         if self._waited == 1 and (shorter := self._shorter(long)):
             return self._prefill_long(shorter, budget)
         self._waited = 0
@@ -260,7 +260,7 @@ class Batch:
             if prompt.cache is None:
                 prompt.cache = caches.new(self._model)
                 prompt.started_at = self._clock()
-                self._recall.begin(prompt)
+                self._recall.lookup_prompt(prompt)
 
     def _pick_long(self, budget: int) -> None:
         if self._long is not None:
@@ -269,7 +269,7 @@ class Batch:
         for prompt in self._waiting:
             if (prompt.left > budget or prompt.scores) and self._fits(prompt, room) and prompt.computable:
                 self._waiting.remove(prompt)
-                self._recall.again(prompt)
+                self._recall.refresh_prompt(prompt)
                 self._long = prompt
                 return
 
@@ -308,14 +308,14 @@ class Batch:
         if len(prompts) == 1:
             return self._prefill_long(prompts[0], width)
         cache = caches.merge([cache_of(prompt) for prompt in prompts])
-        caches.prefill(self._model_of(prompts[0]), cache, [prompt.part(prompt.left) for prompt in prompts])
+        caches.prefill(self._model_of(prompts[0]), cache, [prompt.next_part(prompt.left) for prompt in prompts])
         mx.eval(caches.state(cache))
         for index, prompt in enumerate(prompts):
             prompt.covered += prompt.left
-            prompt.end()
+            prompt.release_images()
             if len(prompt.rows[0].tokens) > KEEP_PROMPT:
                 single = caches.extract(cache, index)
-                self._recall.keep(prompt.rows[0].tenant, prompt.rows[0].key[:-1], single)
+                self._recall.store_prefix(prompt.rows[0].tenant, prompt.rows[0].key[:-1], single)
         repeats = [index for index, prompt in enumerate(prompts) for _ in prompt.rows]
         if len(repeats) > len(prompts):
             caches.keep(cache, repeats)
@@ -327,10 +327,10 @@ class Batch:
         cache = cache_of(prompt)
         count = min(budget, prompt.left, prompt.scores.chunk if prompt.scores else budget)
         if count:
-            logits = caches.prefill(self._model_of(prompt), cache, [prompt.part(count)])
+            logits = caches.prefill(self._model_of(prompt), cache, [prompt.next_part(count)])
             if prompt.scores and logits is not None:
                 following = prompt.rows[0].tokens[prompt.covered + 1 : prompt.covered + count + 1]
-                prompt.scores.add(logits[0], following)
+                prompt.scores.add_logits(logits[0], following)
             mx.eval(caches.state(cache))
             prompt.covered += count
         if prompt.left == 0:
@@ -342,10 +342,10 @@ class Batch:
         return count
 
     def _enter_long(self, prompt: Prompt, cache: Cache) -> None:
-        prompt.end()
+        prompt.release_images()
         row = prompt.rows[0]
         if len(row.tokens) > KEEP_PROMPT:
-            self._recall.keep(row.tenant, row.key[:-1], caches.duplicate(cache))
+            self._recall.store_prefix(row.tenant, row.key[:-1], caches.duplicate(cache))
         if prompt.scores:
             self._scored.append(prompt)
         if row.limit == 0:
@@ -361,7 +361,7 @@ class Batch:
     def _enter(self, cache: Cache, rows: list[Row]) -> None:
         """Put rows where they cost least: into a cohort of about their length, else into one of their own."""
         if self._drafting:
-            plain = self._drafting.release
+            plain = self._drafting.release_group
             self._cohorts = [plain(cohort) if isinstance(cohort, Drafted) else cohort for cohort in self._cohorts]
         # Until the step is over that tells what came of their last prompt token.
         self._silent = 3
@@ -379,4 +379,4 @@ class Batch:
             model = self._model_of(rows[0])
             self._cohorts.append(Cohort(model=model, vocab_size=self._vocab_size, cache=cache, rows=rows))
         else:
-            best.join(cache, rows)
+            best.join_rows(cache, rows)

@@ -49,7 +49,7 @@ class Cohort:
         """Whether its last tokens have been launched: it computes nothing more, and nobody may join."""
         return self._next is None
 
-    def launch(self) -> None:
+    def launch_step(self) -> None:
         """Start computing each row's next token; returns before it is known."""
         fed = self._next
         if fed is None:
@@ -65,10 +65,10 @@ class Cohort:
             mx.async_eval(logits)
             self._logits = logits
             return
-        self._next = self._sampler.pick(logits, fed.tokens)
+        self._next = self._sampler.sample_rows(logits, fed.tokens)
         mx.async_eval(self._next.arrays())
 
-    def rule(self, masks: Masks) -> None:
+    def apply_masks(self, masks: Masks) -> None:
         """Choose for what `launch` began, where a grammar rules. Waits for the tokens that were fed, not for logits."""
         if not self._ruled or self._fed is None:
             return
@@ -78,23 +78,23 @@ class Cohort:
             row = rows[index]
             if row.constraint is not None:
                 if row.fresh:
-                    row.constraint.advance(token)
+                    row.constraint.advance_tokens(token)
                 constraints.append(row.constraint)
-        limited, words = masks.masks(constraints)
+        limited, words = masks.compute_masks(constraints)
         if self._logits is None:
             return
         logits, self._logits = self._logits, None
         mask = Mask([self._ruled[place] for place in limited], words) if limited else None
-        self._next = self._sampler.pick(logits, fed.tokens, mask)
+        self._next = self._sampler.sample_rows(logits, fed.tokens, mask)
         mx.async_eval(self._next.arrays())
 
-    def collect(self) -> list[Emission]:
+    def collect_tokens(self) -> list[Emission]:
         """The tokens that were fed by the last `launch`, of rows that generated them. Waits for them only."""
         if self._fed is None:
             return []
         (fed, rows), self._fed = self._fed, None
         tokens = fed.tokens.tolist()
-        logprobs = fed.logprobs(rows)
+        logprobs = fed.read_logprobs(rows)
         emissions = []
         for index, row in enumerate(rows):
             if row.fresh:
@@ -105,14 +105,14 @@ class Cohort:
             row.fresh = True
         return emissions
 
-    def untold(self) -> list[Emission]:
+    def collect_last(self) -> list[Emission]:
         """Of one row: the token that is chosen, but was not collected; waits for it. None where nothing was fed."""
         (row,) = self.rows
         if self._next is None or not row.fresh:
             return []
-        return [Emission(row, int(self._next.tokens[0].item()), self._next.logprobs(self.rows).get(0))]
+        return [Emission(row, int(self._next.tokens[0].item()), self._next.read_logprobs(self.rows).get(0))]
 
-    def covered(self, row: Row) -> int:
+    def count_cached(self, row: Row) -> int:
         """How many of the row's tokens its cache holds, between steps."""
         return len(row.tokens) - (1 if self._next is None else 0)
 
@@ -122,7 +122,7 @@ class Cohort:
             return caches.duplicate(self.cache)
         return caches.extract(self.cache, self.rows.index(row))
 
-    def leave(self, rows: set[int]) -> bool:
+    def remove_rows(self, rows: set[int]) -> bool:
         """Take out the rows whose `id` is in `rows`; whether any are left."""
         keep = [index for index, row in enumerate(self.rows) if id(row) not in rows]
         if len(keep) == len(self.rows):
@@ -134,13 +134,13 @@ class Cohort:
             self.cache = caches.extract(self.cache, keep[0])
         else:
             caches.keep(self.cache, keep)
-        self._next = self._next.keep(keep)
+        self._next = self._next.select_rows(keep)
         if self._history is not None:
-            self._history = self._history.keep(self.rows, keep)
+            self._history = self._history.select_rows(self.rows, keep)
         self._renew()
         return True
 
-    def join(self, cache: Cache, rows: list[Row]) -> None:
+    def join_rows(self, cache: Cache, rows: list[Row]) -> None:
         """Let rows in that have just been prefilled: all of their tokens but the last are in `cache` (as above)."""
         if self._next is None:
             raise RuntimeError("rows joined a cohort that has ended")

@@ -32,7 +32,7 @@ class Draft:
         self.cache = cache
         self.size = size
 
-    def feed(self, tokens: mx.array) -> mx.array:
+    def feed_tokens(self, tokens: mx.array) -> mx.array:
         """Logits `[1, vocab]` (of its own vocabulary) behind `tokens` `[n]`; nothing is evaluated."""
         # A model may have room for tokens that its small sister lacks; what it proposes behind one is only a guess.
         known = mx.minimum(tokens, self._vocab_size - 1)
@@ -40,7 +40,7 @@ class Draft:
         logits: mx.array = self._model(known[None], cache=self.cache)[:, -1, :]
         return logits
 
-    def trim(self, count: int) -> None:
+    def trim_tokens(self, count: int) -> None:
         """Forget the last tokens."""
         caches.cut(self.cache, self.size - count, self.size)
         self.size -= count
@@ -72,7 +72,7 @@ class Drafted:
         self._count = count
         self._told = told
         self._row = row = cohort.rows[0]
-        self._known: deque[Emission] = deque(cohort.untold())
+        self._known: deque[Emission] = deque(cohort.collect_last())
         self._round: _Round | None = None
         # What of its tokens is generated is counted here; nothing is in flight as in a cohort.
         row.fresh = False
@@ -95,7 +95,7 @@ class Drafted:
         """How many tokens of the row are known, told or not."""
         return len(self._row.tokens) + len(self._known)
 
-    def launch(self) -> None:
+    def launch_step(self) -> None:
         """Start a round, unless one is on its way or nothing is left to compute."""
         row = self._row
         position = row.position + len(self._known)
@@ -107,14 +107,14 @@ class Drafted:
         fed = mx.concatenate([last, *proposed])
         logits = self._model(fed[None], cache=self.cache)[0]
         checks = Sampler([row] * (count + 1), self._vocab_size, self._histories(proposed))
-        pick = checks.pick(logits, fed, positions=np.arange(position, position + count + 1, dtype=np.uint64))
+        pick = checks.sample_rows(logits, fed, positions=np.arange(position, position + count + 1, dtype=np.uint64))
         self._round = _Round(proposed, pick)
         mx.async_eval(*proposed, *pick.arrays())
 
-    def rule(self, _masks: Masks) -> None:
+    def apply_masks(self, _masks: Masks) -> None:
         """Rows under a grammar are not drafted."""
 
-    def collect(self) -> list[Emission]:
+    def collect_tokens(self) -> list[Emission]:
         """The next token that is certain; waits for a round only where there is none."""
         if not self._known:
             self._settle()
@@ -125,7 +125,7 @@ class Drafted:
         self._row.position += 1
         return [emission]
 
-    def covered(self, row: Row) -> int:
+    def count_cached(self, row: Row) -> int:
         """How many of the row's told tokens its cache holds."""
         return len(row.tokens) - (0 if self._known or self._round else 1)
 
@@ -133,18 +133,18 @@ class Drafted:
         """The row's own cache, to be kept, with just what `covered` says."""
         held = self.certain - 1 + (1 + len(self._round.proposed) if self._round else 0)
         cache = caches.duplicate(self.cache)
-        caches.cut(cache, self.covered(row), held)
+        caches.cut(cache, self.count_cached(row), held)
         return cache
 
-    def leave(self, rows: set[int]) -> bool:
+    def remove_rows(self, rows: set[int]) -> bool:
         """Whether the row stays."""
         return id(self._row) not in rows
 
-    def join(self, _cache: Cache, _rows: list[Row]) -> None:
+    def join_rows(self, _cache: Cache, _rows: list[Row]) -> None:
         """See `ended`."""
         raise RuntimeError("rows joined one that is drafted")
 
-    def plain(self) -> Cohort:
+    def to_cohort(self) -> Cohort:
         """The row as a cohort that others can join. What is certain but not told is computed again, all but a token."""
         self._settle()
         row = self._row
@@ -154,7 +154,7 @@ class Drafted:
             caches.cut(self.cache, len(row.tokens), self.certain - 1)
             row.fresh = True
         if (spare := self.draft.size - len(row.tokens)) > 0:
-            self.draft.trim(spare)
+            self.draft.trim_tokens(spare)
         return Cohort(
             model=self._model, vocab_size=self._vocab_size, cache=self.cache, rows=self.rows, following=following
         )
@@ -168,9 +168,9 @@ class Drafted:
         history = self._history
         said = history.generated if history else None
         for ahead in range(count):
-            logits = fitted(self.draft.feed(feed), self._vocab_size)
+            logits = fitted(self.draft.feed_tokens(feed), self._vocab_size)
             places = np.array([position + ahead], dtype=np.uint64)
-            feed = self._guesses.pick(logits, feed[-1:], positions=places).tokens
+            feed = self._guesses.sample_rows(logits, feed[-1:], positions=places).tokens
             proposed.append(feed)
             if history is not None:
                 history.generated = history.generated.at[mx.array([0]), feed].add(1.0)
@@ -197,12 +197,12 @@ class Drafted:
         guesses = [int(token.item()) for token in proposed]
         accepted = next((at for at, guess in enumerate(guesses) if guess != chosen[at]), len(guesses))
         before = self.certain
-        logprobs = pick.logprobs([self._row] * len(chosen))
+        logprobs = pick.read_logprobs([self._row] * len(chosen))
         self._known += [Emission(self._row, chosen[at], logprobs.get(at)) for at in range(accepted + 1)]
         self._count_said(chosen[: accepted + 1])
         caches.cut(self.cache, before + accepted, before + len(guesses))
         if (spare := self.draft.size - (before + accepted)) > 0:
-            self.draft.trim(spare)
+            self.draft.trim_tokens(spare)
         self.rounds += 1
         self.rate += max(SMOOTHING, 1 / self.rounds) * (accepted + 1 - self.rate)
         self._told(len(guesses), accepted)

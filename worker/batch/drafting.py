@@ -47,11 +47,11 @@ class Drafting:
         self.proposed = 0
         self.accepted = 0
 
-    def forget(self) -> None:
+    def clear_caches(self) -> None:
         """Drop what was kept of earlier rows."""
         self._prefix.clear()
 
-    def measure(self, model: Any) -> None:
+    def measure_rounds(self, model: Any) -> None:
         """Find out how many plain steps of `model` a round takes."""
         cache, own = caches.new(model), caches.new(self._model)
         token, tokens = mx.zeros((1, 1), dtype=mx.int32), mx.zeros((1, self._count + 1), dtype=mx.int32)
@@ -69,7 +69,7 @@ class Drafting:
         # The quickest: others may want the machine while this loads, and what is found here holds for good.
         self.worth = min(second for _, second in steps) / min(first for first, _ in steps)
 
-    def arrange(self, model: Callable[[Row], Any], cohorts: list[Cohort | Drafted]) -> list[Cohort | Drafted]:
+    def arrange_groups(self, model: Callable[[Row], Any], cohorts: list[Cohort | Drafted]) -> list[Cohort | Drafted]:
         """Between steps: the same rows, drafted or not. `model` answers a row's own."""
         if len(cohorts) != 1:
             return cohorts
@@ -78,8 +78,8 @@ class Drafting:
         if isinstance(one, Drafted):
             if one.rounds >= TRIAL and one.rate < self.worth:
                 self._resting = (row, row.position + REST)
-                return [self.release(one)]
-            return cohorts if self._fits(one) else [self.release(one)]
+                return [self.release_group(one)]
+            return cohorts if self._fits(one) else [self.release_group(one)]
         if one.ended or len(one.rows) > 1 or not self._may(row) or not self._fits(one):
             return cohorts
         draft = self._caught_up(row)
@@ -96,17 +96,17 @@ class Drafting:
             )
         ]
 
-    def release(self, drafted: Drafted) -> Cohort:
+    def release_group(self, drafted: Drafted) -> Cohort:
         """The row as a plain cohort; the small model goes on where it is, should the row be alone again."""
         self._draft = (drafted.rows[0], drafted.draft)
-        return drafted.plain()
+        return drafted.to_cohort()
 
-    def keep(self, drafted: Drafted) -> None:
+    def store_caches(self, drafted: Drafted) -> None:
         """The row is done: what the small model has read may serve the next turn."""
         row, draft = drafted.rows[0], drafted.draft
         size = min(draft.size, len(row.tokens))
         if caches.cut(draft.cache, size, draft.size):
-            self._prefix.store(row.tenant, row.key[:size], draft.cache)
+            self._prefix.store_prefix(row.tenant, row.key[:size], draft.cache)
 
     def _may(self, row: Row) -> bool:
         """Whether the row is one of those that can gain."""
@@ -123,13 +123,13 @@ class Drafting:
         """The small model's side of the row; None while it has more to read than one round can take along."""
         known, draft = self._draft or (None, None)
         if known is not row or draft is None:
-            cache, size = self._prefix.nearest(row.tenant, row.key)
+            cache, size = self._prefix.find_nearest(row.tenant, row.key)
             draft = Draft(self._model, self._own_vocab_size, cache or caches.new(self._model), size)
             self._draft = (row, draft)
         left = len(row.tokens) - draft.size
         if left > NEAR:
             start = draft.size
-            draft.feed(mx.array(row.tokens[start : start + min(CHUNK, left - 1)], dtype=mx.uint32))
+            draft.feed_tokens(mx.array(row.tokens[start : start + min(CHUNK, left - 1)], dtype=mx.uint32))
             mx.async_eval(caches.state(draft.cache))
             return None
         if len(row.tokens) + 2 * (self._count + 1) >= caches.room(draft.cache):

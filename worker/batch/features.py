@@ -26,7 +26,7 @@ class FeatureCache:
         self._entries.clear()
         self.held_bytes = 0
 
-    def get(self, key: tuple[str, bytes]) -> Features | None:
+    def find_features(self, key: tuple[str, bytes]) -> Features | None:
         """What is known of a picture."""
         self.lookups += 1
         found = self._entries.get(key)
@@ -35,7 +35,7 @@ class FeatureCache:
             self._entries.move_to_end(key)
         return found
 
-    def put(self, key: tuple[str, bytes], features: Features) -> None:
+    def store_features(self, key: tuple[str, bytes], features: Features) -> None:
         """Keep features; they must not be written to."""
         size_bytes = features.nbytes
         if size_bytes > self._max_bytes or key in self._entries:

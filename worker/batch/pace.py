@@ -16,11 +16,11 @@ class Pace:
         self._chunk = min(FIRST, largest)
         self._decode_s: float | None = None
 
-    def chunk(self, *, running: bool) -> int:
+    def next_size(self, *, running: bool) -> int:
         """Tokens for the next chunk. With nobody running there is nobody to hold up."""
         return self._chunk if running else self._largest
 
-    def decoded(self, seconds: float) -> None:
+    def record_step(self, seconds: float) -> None:
         """A step without a chunk took this long."""
         if self._decode_s is None:
             self._decode_s = seconds
@@ -28,7 +28,7 @@ class Pace:
         seconds = min(seconds, 4 * self._decode_s)
         self._decode_s += SMOOTHING * (seconds - self._decode_s)
 
-    def prefilled(self, tokens: int, seconds: float) -> None:
+    def record_chunk(self, tokens: int, seconds: float) -> None:
         """A step with a chunk of `tokens`, beside running rows, took this long."""
         if self._decode_s is None:
             return

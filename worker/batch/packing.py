@@ -72,7 +72,7 @@ class Assembly:
         self._shapes: list[Any] = json.loads(contents.shape) if contents.shape else []
         self._done = 0
 
-    def step(self) -> bool:
+    def copy_layer(self) -> bool:
         """Copy one layer; whether it was the last one. Raises whatever wrong content makes MLX raise."""
         index = self._done
         layer = self.cache[index]
@@ -112,7 +112,7 @@ def prove(model: Any) -> Contents:
     try:
         contents = apart(cache)
         assembly = Assembly(model, _cut(contents, len(SAMPLE) - 1), len(SAMPLE) - 1)
-        while not assembly.step():
+        while not assembly.copy_layer():
             pass
         caches.place(assembly.cache, [len(SAMPLE) - 1])
         last = mx.array([SAMPLE[-1:]])

@@ -39,7 +39,7 @@ class PrefixCache:
         self._next = 0
         self.held_bytes = 0
 
-    def nearest(self, tenant: str, tokens: Sequence[int]) -> tuple[Cache | None, int]:
+    def find_nearest(self, tenant: str, tokens: Sequence[int]) -> tuple[Cache | None, int]:
         """The cache that covers the longest prefix of `tokens`, short of the last one, and how much it covers.
 
         The cache is the caller's own.
@@ -60,7 +60,7 @@ class PrefixCache:
         entry.used_at = self._clock()
         return cache, best_length
 
-    def store(self, tenant: str, tokens: Sequence[int], cache: Cache) -> None:
+    def store_prefix(self, tenant: str, tokens: Sequence[int], cache: Cache) -> None:
         """Keep a cache that covers exactly `tokens`; it must not be written to afterwards."""
         size_bytes = caches.nbytes(cache)
         if len(tokens) < SHORTEST or size_bytes > self._max_bytes:

@@ -26,7 +26,7 @@ class Prompt:
         """Being looked for on disk; nothing is computed before that is settled."""
         self.started_at: float | None = None
         if (scene := rows[0].scene) is not None:
-            scene.enter()
+            scene.add_reader()
 
     @property
     def adapter(self) -> str:
@@ -37,30 +37,30 @@ class Prompt:
     def unseen(self) -> Picture | None:
         """The picture that has to be looked at before more can be computed."""
         scene = self.rows[0].scene
-        return scene.unseen(self.covered) if scene and self.fetch is None else None
+        return scene.next_unencoded(self.covered) if scene and self.fetch is None else None
 
     @property
     def computable(self) -> bool:
         """Whether the next token can be computed now."""
         return self.fetch is None and self.unseen is None
 
-    def part(self, count: int) -> Part:
+    def next_part(self, count: int) -> Part:
         """The next `count` tokens to compute."""
         return self.rows[0].part(self.covered, self.covered + count)
 
-    def take(self, cache: Cache, covered: int) -> None:
+    def resume_from(self, cache: Cache, covered: int) -> None:
         """Go on behind what was found."""
         scene = self.rows[0].scene
         self.cache, self.covered, self.cached = cache, covered, covered
         # The row that left it there may have stood elsewhere, where pictures came behind what is shared.
         caches.place(cache, [covered + (scene.shift if scene else 0)])
 
-    def end(self) -> None:
+    def release_images(self) -> None:
         """It is computed, or given up: what it showed is not needed any more."""
         if self.fetch is not None:
             self.fetch.drop()
         if (scene := self.rows[0].scene) is not None:
-            scene.leave()
+            scene.remove_reader()
 
     @property
     def left(self) -> int:

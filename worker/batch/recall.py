@@ -58,7 +58,7 @@ class Recall:
         """Room taken on disk, in the whole folder."""
         return self._shelf.used_bytes if self._shelf else 0
 
-    def forget(self) -> None:
+    def forget_all(self) -> None:
         """Drop all that is known, in memory and on disk."""
         self._prefix.clear()
         self._new, self._settled = [], []
@@ -70,7 +70,7 @@ class Recall:
         if self._shelf is not None:
             self._shelf.flush(timeout_s)
 
-    def begin(self, prompt: Prompt) -> None:
+    def lookup_prompt(self, prompt: Prompt) -> None:
         """Look a new prompt up. Where more may be on disk, it has a `fetch` then."""
         if prompt.scores:
             return
@@ -79,11 +79,11 @@ class Recall:
         self._refresh(prompt)
         if self._shelf is not None:
             key = np.asarray(row.key[:-1], dtype=np.int64)
-            prompt.fetch = self._shelf.fetch(row.tenant, key, beyond=prompt.covered)
+            prompt.fetch = self._shelf.lookup_prefix(row.tenant, key, beyond=prompt.covered)
         if prompt.fetch is None and prompt.cached:
             self.hits += 1
 
-    def again(self, prompt: Prompt) -> None:
+    def refresh_prompt(self, prompt: Prompt) -> None:
         """Look once more in memory for a prompt whose turn it is: others may have been computed meanwhile."""
         known = prompt.cached
         if not prompt.scores:
@@ -93,13 +93,13 @@ class Recall:
 
     def _refresh(self, prompt: Prompt) -> None:
         row = prompt.rows[0]
-        cache, covered = self._prefix.nearest(row.tenant, row.key)
+        cache, covered = self._prefix.find_nearest(row.tenant, row.key)
         if cache is not None and covered > prompt.covered:
-            prompt.take(caches.unpack(cache), covered)
+            prompt.resume_from(caches.unpack(cache), covered)
 
     # -- from disk -------------------------------------------------------------
 
-    def restore(self, prompts: Iterable[Prompt], *, running: bool) -> bool:
+    def restore_prefixes(self, prompts: Iterable[Prompt], *, running: bool) -> bool:
         """Go on with what comes from disk, for some milliseconds beside running rows. Whether there was any."""
         if self._shelf is None:
             return False
@@ -114,22 +114,22 @@ class Recall:
                 break
         return worked
 
-    def drop(self, prompt: Prompt) -> None:
+    def forget_prompt(self, prompt: Prompt) -> None:
         """A prompt is given up."""
         if self._assembly is not None and self._assembly[0] is prompt:
             self._assembly = None
 
-    def wait(self, prompts: Iterable[Prompt]) -> None:
+    def wait_for_disk(self, prompts: Iterable[Prompt]) -> None:
         """Nothing else is to be done: sleep until the disk has something, for a moment at most."""
         fetches = [prompt.fetch for prompt in prompts if prompt.fetch is not None]
         if fetches and self._shelf is not None:
-            self._shelf.wait(fetches, WAIT_S)
+            self._shelf.wait_for_lookups(fetches, WAIT_S)
 
     def _next(self, waiting: list[Prompt]) -> bool:
         """Begin to put together what has come; whether there is such a thing."""
         for prompt in waiting:
             fetch = prompt.fetch
-            if fetch is None or not (fetch.done or (self._shelf is not None and self._shelf.hopeless(fetch))):
+            if fetch is None or not (fetch.done or (self._shelf is not None and self._shelf.is_stuck(fetch))):
                 continue
             # The same may have come for another prompt before.
             self._refresh(prompt)
@@ -146,7 +146,7 @@ class Recall:
             return False
         prompt, assembly = at_work
         try:
-            if not assembly.step():
+            if not assembly.copy_layer():
                 return False
         except Exception:
             # No cache of any row has been touched: the prompt is computed instead.
@@ -156,8 +156,8 @@ class Recall:
             return False
         self._assembly = None
         row = prompt.rows[0]
-        self._prefix.store(row.tenant, row.key[: assembly.length], caches.duplicate(assembly.cache))
-        prompt.take(caches.unpack(assembly.cache), assembly.length)
+        self._prefix.store_prefix(row.tenant, row.key[: assembly.length], caches.duplicate(assembly.cache))
+        prompt.resume_from(caches.unpack(assembly.cache), assembly.length)
         self._resolve(prompt, from_disk=True)
         return True
 
@@ -179,16 +179,16 @@ class Recall:
 
     # -- keeping ---------------------------------------------------------------
 
-    def keep(self, tenant: str, tokens: list[int], cache: Cache) -> None:
+    def store_prefix(self, tenant: str, tokens: list[int], cache: Cache) -> None:
         """Keep a cache that covers exactly `tokens`; it must not be written to afterwards."""
         if self._bits:
             cache = caches.pack(cache, self._bits)
             mx.async_eval(caches.state(cache))
-        self._prefix.store(tenant, tokens, cache)
+        self._prefix.store_prefix(tenant, tokens, cache)
         if self._shelf is not None and len(tokens) >= WORTH:
             self._new.append((tenant, tokens, cache))
 
-    def settle(self, *, idle: bool) -> None:
+    def flush_new(self, *, idle: bool) -> None:
         """Between steps: hand what was kept to the disk's thread, once it is certain to be computed.
 
         What was kept in the step before has been, so nothing waits for it here; nor does anybody while it is idle.
@@ -199,4 +199,4 @@ class Recall:
         if idle:
             ready, self._settled = ready + self._settled, []
         for tenant, tokens, cache in ready:
-            self._shelf.put(Parcel(tenant, np.asarray(tokens, dtype=np.int64), packing.apart(cache)))
+            self._shelf.write_entry(Parcel(tenant, np.asarray(tokens, dtype=np.int64), packing.apart(cache)))

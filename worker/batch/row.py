@@ -72,7 +72,7 @@ class Row:
         self.limit = limit
         self.sampling = sampling
         self.scene = scene
-        self._keyed = scene.keyed(prompt) if scene else None
+        self._keyed = scene.keyed_tokens(prompt) if scene else None
         self.constraint = constraint
         """What it may say; brought behind `delivered`."""
         self.adapter = adapter

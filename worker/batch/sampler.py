@@ -25,7 +25,7 @@ class Mask(msgspec.Struct, frozen=True):
     rows: list[int]
     words: NDArray[np.uint32]
 
-    def apply(self, logits: mx.array) -> mx.array:
+    def mask_logits(self, logits: mx.array) -> mx.array:
         """`logits` `[all rows, vocab]` with all but the allowed ones at minus infinity."""
         bits = mx.array(self.words)[:, :, None] >> mx.arange(32, dtype=mx.uint32)
         allowed = (bits & 1).astype(mx.bool_).reshape(len(self.rows), -1)[:, : logits.shape[-1]]
@@ -60,7 +60,7 @@ class Pick(msgspec.Struct, frozen=True):
         """Everything to evaluate."""
         return [array for array in (self.tokens, self.own, self.top_ids, self.top) if array is not None]
 
-    def keep(self, rows: list[int]) -> "Pick":
+    def select_rows(self, rows: list[int]) -> "Pick":
         """The same for some of the rows, in their order."""
         tokens = self.tokens[mx.array(rows)]
         if self.own is None or self.top_ids is None or self.top is None:
@@ -76,7 +76,7 @@ class Pick(msgspec.Struct, frozen=True):
         """With the tokens of rows that join behind."""
         return msgspec.structs.replace(self, tokens=mx.concatenate([self.tokens, tokens]))
 
-    def logprobs(self, rows: Sequence[Row]) -> dict[int, Logprobs]:
+    def read_logprobs(self, rows: Sequence[Row]) -> dict[int, Logprobs]:
         """Per row index; evaluates."""
         if self.own is None or self.top_ids is None or self.top is None:
             return {}
@@ -121,7 +121,7 @@ class Sampler:
             self._top_p = _column([s.top_p for s in sampling])
             self._min_p = _column([s.min_p for s in sampling])
 
-    def pick(
+    def sample_rows(
         self,
         logits: mx.array,
         fed: mx.array,
@@ -136,7 +136,7 @@ class Sampler:
         logits = logits.astype(mx.float32)
         adjusted = self._adjust(logits, fed)
         if mask is not None:
-            adjusted = mask.apply(adjusted)
+            adjusted = mask.mask_logits(adjusted)
         chosen = self._choose(adjusted, positions)
         if not self._asked:
             return Pick(chosen)
@@ -147,7 +147,7 @@ class Sampler:
             logits = logits + self._bias
         if self.history is not None:
             fresh = mx.array([row.fresh for row in self._rows])
-            logits = self.history.penalise(logits, fed, fresh)
+            logits = self.history.penalise_logits(logits, fed, fresh)
         return logits
 
     def _choose(self, logits: mx.array, positions: NDArray[np.uint64] | None) -> mx.array:
@@ -217,7 +217,7 @@ class History:
         self._presence = _column([row.sampling.presence_penalty for row in rows])
         self._frequency = _column([row.sampling.frequency_penalty for row in rows])
 
-    def keep(self, rows: Sequence[Row], indices: list[int]) -> "History | None":
+    def select_rows(self, rows: Sequence[Row], indices: list[int]) -> "History | None":
         """What is left when only some rows stay; None where none of them needs it."""
         if not any(row.sampling.penalised for row in rows):
             return None
@@ -251,7 +251,7 @@ class History:
             np.add.at(generated[index], row.tokens[row.prompt_size :], 1.0)
         return cls(rows, mx.array(generated), mx.array(prompt))
 
-    def penalise(self, logits: mx.array, fed: mx.array, fresh: mx.array) -> mx.array:
+    def penalise_logits(self, logits: mx.array, fed: mx.array, fresh: mx.array) -> mx.array:
         """Count the tokens just fed (where they were generated ones), then weigh `logits` `[rows, vocab]`."""
         rows = mx.arange(fed.shape[0])
         self.generated = self.generated.at[rows, fed].add(fresh.astype(mx.float32))

@@ -81,7 +81,7 @@ class Scene:
         self.shift = 0
         self._readers = 0
 
-    def keyed(self, tokens: list[int]) -> list[int]:
+    def keyed_tokens(self, tokens: list[int]) -> list[int]:
         """The same tokens, with a number for those of each picture that no other picture and no token has."""
         keyed = list(tokens)
         for picture in self.pictures:
@@ -90,7 +90,7 @@ class Scene:
                 keyed[place] = number
         return keyed
 
-    def unseen(self, covered: int) -> Picture | None:
+    def next_unencoded(self, covered: int) -> Picture | None:
         """The first picture that the model has still to look at, where the first `covered` tokens are computed."""
         for picture in self.pictures:
             if picture.features is None and picture.places[-1] >= covered:
@@ -103,11 +103,11 @@ class Scene:
         rest = np.arange(start + known.shape[1], start + count) + self.shift
         return np.concatenate([known, np.broadcast_to(rest, (3, len(rest)))], axis=1)
 
-    def enter(self) -> None:
+    def add_reader(self) -> None:
         """A prompt will read this."""
         self._readers += 1
 
-    def leave(self) -> None:
+    def remove_reader(self) -> None:
         """A prompt has read this, or never will. With the last one, everything large is let go."""
         self._readers -= 1
         if self._readers == 0:

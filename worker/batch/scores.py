@@ -21,7 +21,7 @@ class Scores:
         """The most tokens of one forward pass."""
         self._top = top
 
-    def add(self, logits: mx.array, following: list[int]) -> None:
+    def add_logits(self, logits: mx.array, following: list[int]) -> None:
         """Take `logits` `[tokens, vocab]` and the tokens that came next. Evaluates."""
         logits = logits.astype(mx.float32)
         total = mx.logsumexp(logits, axis=-1, keepdims=True)

@@ -61,15 +61,15 @@ class TextQueue:
     def __len__(self) -> int:
         return sum(len(line.texts) - line.at for line in self._lines.values())
 
-    def add(self, job: int, texts: Sequence[Text], *, limit: int | None) -> None:
+    def add_job(self, job: int, texts: Sequence[Text], *, limit: int | None) -> None:
         """Queue a job's texts; at most `limit` of them are computed together."""
         self._lines[job] = _Line(texts, limit)
 
-    def remove(self, job: int) -> bool:
+    def remove_job(self, job: int) -> bool:
         """Forget a job. False if nothing of it waits."""
         return self._lines.pop(job, None) is not None
 
-    def take(self, budget: int) -> list[Text]:
+    def take_batch(self, budget: int) -> list[Text]:
         """The next batch: at most `budget` tokens, but at least one text where any waits."""
         self._batch += 1
         turns = [line for _, line in sorted(self._lines.items(), key=lambda item: (item[1].served, item[0]))]

@@ -22,8 +22,8 @@ def warm(batch: Batch, adapters: Iterable[str]) -> None:
         for length in LENGTHS:
             prompt = [0] * length
             row = Row(owner=None, tenant="", prompt=prompt, delivered=[], limit=3, sampling=sampling, adapter=adapter)
-            batch.add(Prompt([row]))
+            batch.add_prompt(Prompt([row]))
         while batch.busy:
             for emission in batch.step():
                 if emission.row.position >= emission.row.limit:
-                    batch.release(emission.row, keep=False)
+                    batch.release_row(emission.row, keep=False)

@@ -36,7 +36,7 @@ class Decoders:
         self._desk, self._at_once = _Desk(nice=0), threading.Lock()
         self._end = weakref.finalize(self, self._turns.close)
 
-    def submit(
+    def submit_image(
         self,
         tenant: str,
         file: bytes,
@@ -51,14 +51,14 @@ class Decoders:
         The future holds what `finish` returns, or a `JobError` that names `param`. To cancel it ends the work at once.
         """
         task = DecodeTask(tenant, file, Decode(low, fit), param, finish, Future())
-        self._turns.add(task)
+        self._turns.add_image(task)
         with self._lock:
             if self._threads < PROCESSES:
                 self._threads += 1
                 threading.Thread(target=_serve, args=(self._turns,), name="decoding", daemon=True).start()
         return task.future
 
-    def decode(self, file: bytes, param: str, *, low: bool = False) -> NDArray[np.uint8]:
+    def decode_image(self, file: bytes, param: str, *, low: bool = False) -> NDArray[np.uint8]:
         """Decode a file at once, while the caller waits, in a process of its own. Raises `JobError`.
 
         For files that were decoded before: that cost little, and costs as much again.
@@ -85,7 +85,7 @@ class _Desk:
         """Raises `ImageRefusedError`, `DecoderLostError`, `OSError`."""
         process = self._begin(task)
         try:
-            return process.decode(task.request, task.file)
+            return process.decode_image(task.request, task.file)
         finally:
             with self._lock:
                 self._task = None
@@ -115,7 +115,7 @@ class _Desk:
 def _serve(turns: DecodeTurns) -> None:
     """Decode what comes until there will be no more. Holds no `Decoders`: their end is what ends this."""
     desk = _Desk()
-    while (task := turns.take()) is not None:
+    while (task := turns.take_image()) is not None:
         outcome = _outcome(desk, task)
         turns.give_back(task.tenant)
         # Where it was cancelled, nobody asks.

@@ -59,7 +59,7 @@ class DecodingProcess:
         """Of the process."""
         return self._process.pid
 
-    def decode(self, request: Decode, file: bytes) -> NDArray[np.uint8]:
+    def decode_image(self, request: Decode, file: bytes) -> NDArray[np.uint8]:
         """Pixels of a file, RGB, shape (height, width, 3). Raises `ImageRefusedError`, `DecoderLostError`.
 
         After `DecoderLostError`, and after any refusal that leaves `alive` false, the process is gone.

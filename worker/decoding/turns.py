@@ -39,14 +39,14 @@ class DecodeTurns:
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))
 
-    def add(self, task: DecodeTask) -> None:
+    def add_image(self, task: DecodeTask) -> None:
         """Queue a task behind those of its tenant, until its future is cancelled."""
         with self._changed:
             self._lines.setdefault(task.tenant, deque()).append(task)
             self._changed.notify()
         task.future.add_done_callback(lambda future: self._drop(task) if future.cancelled() else None)
 
-    def take(self) -> DecodeTask | None:
+    def take_image(self) -> DecodeTask | None:
         """Wait for the next task; `give_back` has to follow. None once this is closed."""
         with self._changed:
             while not self._closed:

@@ -21,7 +21,7 @@ class Aside:
         self._calls: TenantTurns[Callable[[], None]] = TenantTurns()
         self._busy = False
 
-    def run(self, tenant: str, work: Callable[[], Result]) -> Generator[Future[Any], None, Result]:
+    def run_aside(self, tenant: str, work: Callable[[], Result]) -> Generator[Future[Any], None, Result]:
         """Yield what there is to wait for; returns what `work` returns, raises what it raises.
 
         Cancelled before its turn, `work` is not begun.
@@ -39,7 +39,7 @@ class Aside:
                 pending.set_result(result)
 
         with self._lock:
-            self._calls.add(tenant, call)
+            self._calls.add_item(tenant, call)
             start, self._busy = not self._busy, True
         if start:
             threading.Thread(target=self._serve, name="aside", daemon=True).start()
@@ -52,5 +52,5 @@ class Aside:
                 if not self._calls:
                     self._busy = False
                     return
-                call = self._calls.pop()
+                call = self._calls.pop_next()
             call()

@@ -36,7 +36,7 @@ class Way(msgspec.Struct, frozen=True):
         """What inputs that may share a pass have in common."""
         return self.backend, self.device
 
-    def encode(self, texts: list[Text]) -> Vectors:
+    def encode_texts(self, texts: list[Text]) -> Vectors:
         """See `Embedder.encode`; not normalised."""
         if self.backend == "torch":
             return self.model.encode(texts, normalize=False)
@@ -54,7 +54,7 @@ class Backends:
         self._twins: dict[str, Way] = {}
         self._one_at_a_time = threading.Lock()
 
-    def way(self, job: EmbedJob) -> Generator[None, None, Way]:
+    def select_backend(self, job: EmbedJob) -> Generator[None, None, Way]:
         """What `job` prefers; yields while that is loading. Raises `JobError` for what is not there."""
         for value, allowed, param in (
             (job.backend, (None, "auto", "mlx", "torch"), torch_models.BACKEND),

@@ -101,7 +101,7 @@ class ChatEngine:
             adapted={name: one.model for name, one in loaded.adapted.items()},
             drafting=self._drafting,
         )
-        self._batch.measure()
+        self._batch.measure_cache()
 
     def _load(self) -> Loaded:
         return load(self._config)
@@ -164,15 +164,15 @@ class ChatEngine:
 
     def prepare(self, job: ModelJob, buffers: Sequence[bytes] = ()) -> Any:
         """See `Engine.prepare`."""
-        return self._preparation.prepare(job, buffers)
+        return self._preparation.prepare_job(job, buffers)
 
-    def compile(self, job: GenerateJob, ended: Callable[[JobError | None], None]) -> bool:
+    def compile_job(self, job: GenerateJob, ended: Callable[[JobError | None], None]) -> bool:
         """Whether the job has to wait until what its answers are held to is compiled; see `Compiler`."""
-        return self._grammars.compile(job, ended)
+        return self._grammars.compile_job(job, ended)
 
-    def drop(self, job: GenerateJob) -> None:
+    def drop_job(self, job: GenerateJob) -> None:
         """See `Compiler`."""
-        self._grammars.drop(job)
+        self._grammars.drop_job(job)
 
     # -- aboard --------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class ChatEngine:
         for group in shared:
             scores = Scores(asked, self._loaded.vocab_size) if running.echo and asked is not None else None
             running.prompt = BatchPrompt(group, scores)
-            self._ready_batch.add(running.prompt)
+            self._ready_batch.add_prompt(running.prompt)
 
     def cancel(self, job: int) -> bool:
         """See `Engine.cancel`."""
@@ -243,14 +243,14 @@ class ChatEngine:
             return False
         for choice in running.choices:
             if not choice.finished:
-                self._ready_batch.release(choice.row, keep=False)
+                self._ready_batch.release_row(choice.row, keep=False)
         return True
 
     def step(self) -> Sequence[ToGateway]:
         """See `Engine.step`."""
         messages: list[ToGateway] = []
         emissions = self._ready_batch.step()
-        for scored in self._ready_batch.scored():
+        for scored in self._ready_batch.take_scored():
             if scored.scores is not None:
                 self._tell_prompt(scored.rows[0].owner.job, scored.scores.found, messages)
         for emission in emissions:
@@ -292,14 +292,14 @@ class ChatEngine:
             raise JobError(Code.INVALID_REQUEST, rule.failed, rule.plan.param)
         tokens, logprobs = choice.held
         tokens.append(token)
-        if not self._preparation.ends(job, token):
-            choice.text.feed(token)
+        if not self._preparation.ends_choice(job, token):
+            choice.text.feed_token(token)
             if emission.logprobs is not None:
                 logprobs.append(self._logprob(token, emission.logprobs))
         finish = self._finish_of(choice, token)
         if choice.job.first_at == 0.0:
             choice.job.first_at = self._clock()
-        piece = choice.text.take() if finish is None else choice.text.finish(finish)
+        piece = choice.text.take_pieces() if finish is None else choice.text.finish_text(finish)
         if piece is None:
             return
         choice.held = ([], [])
@@ -322,13 +322,13 @@ class ChatEngine:
     def _finish_of(self, choice: Choice, last: int) -> str | None:
         """How a choice ends behind its last token; None if it goes on."""
         rule = choice.row.constraint
-        if choice.text.stopped or self._preparation.ends(choice.job.message, last) or (rule and rule.finished):
+        if choice.text.stopped or self._preparation.ends_choice(choice.job.message, last) or (rule and rule.finished):
             return "stop"
         return "length" if choice.row.position >= choice.row.limit else None
 
     def _finish(self, choice: Choice, messages: list[ToGateway]) -> None:
         choice.finished = True
-        self._ready_batch.release(choice.row, keep=choice.row.position > 0)
+        self._ready_batch.release_row(choice.row, keep=choice.row.position > 0)
         running = choice.job
         running.open -= 1
         if running.open == 0:
@@ -352,9 +352,9 @@ class ChatEngine:
     def forget(self) -> None:
         """Drop every prefix that is kept, in memory and on disk."""
         if self._recall is not None:
-            self._recall.forget()
+            self._recall.forget_all()
         if self._drafting is not None:
-            self._drafting.forget()
+            self._drafting.clear_caches()
 
     def close(self, timeout_s: float) -> None:
         """Finish what is being written to disk, if that takes no longer."""

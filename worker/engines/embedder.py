@@ -66,7 +66,7 @@ def open_model(config: WorkerConfig) -> Opened:
             tokenizer_folder = hub.local_folder(config.tokenizer_path, config, hub.EMBEDDER_FILES)
         tokenizer = _tokenizer(tokenizer_folder)
         model, form = _model(folder, files, tokenizer, tokenizer_folder, config.quantize)
-        picture = None if isinstance(model, Encoder) else model.images.picture
+        picture = None if isinstance(model, Encoder) else model.images.decode_image
         sentences = Sentences(tokenizer, files, asked=config.context_length, form=form, picture=picture)
     except EngineLoadError:
         raise

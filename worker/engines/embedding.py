@@ -160,7 +160,7 @@ class EmbeddingEngine:
             case EmbedJob():
                 yield from self._prepare(job, buffers)
             case TokenizeJob() | DetokenizeJob():
-                yield from self._sentences.answer(job, vocab_size=self._model.vocab_size)
+                yield from self._sentences.answer_job(job, vocab_size=self._model.vocab_size)
             case GenerateJob():
                 raise JobError(Code.INVALID_REQUEST, "This model embeds texts; it generates none.", "model")
 
@@ -173,9 +173,9 @@ class EmbeddingEngine:
         if 4 * self._dimensions * inputs > LARGEST_ANSWER:
             most = LARGEST_ANSWER // (4 * self._dimensions)
             raise JobError(Code.INVALID_REQUEST, f"This model takes at most {most} inputs at a time.", "input")
-        way = yield from self._backends.way(job)
+        way = yield from self._backends.select_backend(job)
         texts: list[Text] = []
-        for piece in self._sentences.texts(job, buffers, vocab_size=self._model.vocab_size):
+        for piece in self._sentences.prepare_texts(job, buffers, vocab_size=self._model.vocab_size):
             if isinstance(piece, Future):
                 yield piece
             else:
@@ -187,18 +187,18 @@ class EmbeddingEngine:
         """Queue its texts; see `Engine.admit`."""
         job = prepared.job
         self._running[job.job] = _Running(prepared, self._dimensions, self._clock())
-        self._queue.add(job.job, prepared.texts, limit=job.batch_size)
+        self._queue.add_job(job.job, prepared.texts, limit=job.batch_size)
         return [Accepted(job.job, job.attempt, sum(len(text.tokens) for text in prepared.texts))]
 
     def cancel(self, job: int) -> bool:
         """Its texts leave the queue; see `Engine.cancel`."""
-        self._queue.remove(job)
+        self._queue.remove_job(job)
         return self._running.pop(job, None) is not None
 
     def step(self) -> Sequence[ToGateway]:
         """Compute one batch. What fails in it fails the jobs that it served, and no others."""
         began = self._clock()
-        batch = self._queue.take(self.budget)
+        batch = self._queue.take_batch(self.budget)
         limits = {job: running.job.batch_size for job, running in self._running.items() if running.job.batch_size}
         touched = {text.job for text in batch}
         for job in touched:
@@ -247,7 +247,7 @@ class EmbeddingEngine:
             return {}
         jobs = {text.job for text in group}
         try:
-            vectors = way.encode(group)
+            vectors = way.encode_texts(group)
         except Exception:
             # Shapes or memory: the weights are untouched, and a batch of other texts may well be computed.
             log.exception("a batch of %d inputs of %d tokens failed", len(group), group[0].size)

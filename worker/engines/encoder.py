@@ -55,7 +55,7 @@ class Encoder:
         prefix = self._architecture.prefix
         found = {name.removeprefix(prefix): array for name, array in weights.read(folder).items()}
         weights.fill(self._model, found, self._config, optional=OPTIONAL)
-        return [Dense.read(files) for files in self._files.dense] or stored(found)
+        return [Dense.read_layer(files) for files in self._files.dense] or stored(found)
 
     def _hidden(self, tokens: Any, mask: Mask) -> mx.array:
         return self._architecture.hidden(self._model, mx.array(tokens), mask)

@@ -55,13 +55,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None
 
-    def rank(self, layer: str) -> int:
+    def layer_rank(self, layer: str) -> int:
         """The rank that a layer's tensors have."""
         return int(_by_pattern(self.rank_pattern, layer, self.r))
 
-    def scale(self, layer: str) -> float:
+    def layer_scale(self, layer: str) -> float:
         """What B @ A is multiplied by: alpha / r, or alpha / sqrt(r) (rank-stabilised LoRA, arXiv:2312.03732)."""
-        rank, alpha = self.rank(layer), _by_pattern(self.alpha_pattern, layer, self.lora_alpha)
+        rank, alpha = self.layer_rank(layer), _by_pattern(self.alpha_pattern, layer, self.lora_alpha)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
 
@@ -116,7 +116,7 @@ def _adapted(
     if parts.keys() != wanted:
         missing, extra = wanted - parts.keys(), parts.keys() - wanted
         raise _refused(f"lacks {name}.{min(missing)}" if missing else f"holds {name}.{min(extra)}, which has no use")
-    rank, (rows, columns) = settings.rank(name), _dims(layer)
+    rank, (rows, columns) = settings.layer_rank(name), _dims(layer)
     # An embedding is a product with rows of its weight, a linear layer one with columns.
     inputs, outputs = (rows, columns) if embeds else (columns, rows)
     shapes = {f"{kind}A": (rank, inputs), f"{kind}B": (outputs, rank), "lora_magnitude_vector": (outputs,)}
@@ -125,10 +125,12 @@ def _adapted(
             raise _refused(f"has {name}.{part} of shape {array.shape} where {shapes[part]} is needed")
     one: Any
     if embeds:
-        one = _InputEmbedding(rows, columns, rank, scale=settings.scale(name))
+        one = _InputEmbedding(rows, columns, rank, scale=settings.layer_scale(name))
         one.embedding = layer
     else:
-        one = (DoRALinear if settings.use_dora else LoRALinear).from_base(layer, r=rank, scale=settings.scale(name))
+        one = (DoRALinear if settings.use_dora else LoRALinear).from_base(
+            layer, r=rank, scale=settings.layer_scale(name)
+        )
     one.lora_a, one.lora_b = parts[f"{kind}A"].T, parts[f"{kind}B"].T
     if magnitude:
         one.m = parts["lora_magnitude_vector"]

@@ -61,7 +61,7 @@ class Darkroom:
         self._decoders = Decoders()
         self._one_at_a_time = threading.Lock()
 
-    def shot(
+    def plan_image(
         self, image: Image, buffers: Sequence[bytes], *, tenant: str, param: str
     ) -> Generator[Future[Any], None, Shot]:
         """Take an image of a job; yields what there is to wait for. Raises `JobError`, naming `param` (`images[2]`)."""
@@ -71,7 +71,7 @@ class Darkroom:
         key = (tenant, image.digest + (b"low" if low else b""))
 
         def develop() -> Pixels:
-            return self._process(self._decoders.decode(file, param, low=low), param)[1]
+            return self._process(self._decoders.decode_image(file, param, low=low), param)[1]
 
         known = self._prints.get(key)
         if known is not None and self._seen(key):
@@ -83,7 +83,7 @@ class Darkroom:
             with self._one_at_a_time:
                 return self._process(shown, param)
 
-        pending = self._decoders.submit(tenant, file, param, process, low=low)
+        pending = self._decoders.submit_image(tenant, file, param, process, low=low)
         yield pending
         found, pixels = pending.result()
         self._prints[key] = found

@@ -20,7 +20,7 @@ class Dense:
         self._activation = ACTIVATIONS[activation]
 
     @classmethod
-    def read(cls, files: DenseFiles) -> "Dense":
+    def read_layer(cls, files: DenseFiles) -> "Dense":
         """Load one from its folder. Raises `EngineLoadError`."""
         try:
             weights: dict[str, mx.array] = mx.load(str(files.folder / "model.safetensors"))

@@ -62,7 +62,7 @@ class Preparation:
         loaded = self._loaded
         return Prompter(loaded.tokenizer, vocab_size=loaded.vocab_size, context_length=loaded.context_length)
 
-    def prepare(self, job: ModelJob, shown: Sequence[Any] = ()) -> Any:
+    def prepare_job(self, job: ModelJob, shown: Sequence[Any] = ()) -> Any:
         """The whole answer, or what the engine admits; in pieces if it takes long. `shown` is what `_read` takes.
 
         Raises `JobError`.
@@ -74,7 +74,7 @@ class Preparation:
         """See `Engine.prepare`; the first piece is the result where the job is not long."""
         match job:
             case DetokenizeJob():
-                text = yield from self._done(job, lambda: self._prompter.decode(job.tokens))
+                text = yield from self._done(job, lambda: self._prompter.decode_tokens(job.tokens))
                 yield Text(job.job, job.attempt, text)
             case TokenizeJob():
                 tokens, _ = yield from self._done(job, lambda: self._read(job, shown))
@@ -86,20 +86,20 @@ class Preparation:
 
     def _done(self, job: ModelJob, work: Callable[[], Result]) -> Generator[Future[Any], None, Result]:
         """What `work` returns, of a long job beside."""
-        return (yield from self._aside.run(job.tenant, work)) if _is_long(job) else work()
+        return (yield from self._aside.run_aside(job.tenant, work)) if _is_long(job) else work()
 
     def _read(self, job: GenerateJob | TokenizeJob, _shown: Sequence[Any]) -> tuple[list[int], Scene | None]:
         """A job's prompt as tokens, with what it shows."""
         if job.images:
             raise JobError(Code.INVALID_REQUEST, "This model reads text; it sees no images.", "images[0]")
-        return self._prompter.tokens(job.prompt, counted=isinstance(job, TokenizeJob)), None
+        return self._prompter.tokenize_prompt(job.prompt, counted=isinstance(job, TokenizeJob)), None
 
     def _prepare(self, job: GenerateJob, shown: Sequence[Any]) -> Iterator[Any]:
         if job.adapter and job.adapter not in self._loaded.adapted:
             raise JobError(Code.INVALID_REQUEST, "This worker has no such adapter.", "model")
         self._prompter.check_ids([*job.sampling.logit_bias], "logit_bias")
         tokens, scene = yield from self._done(job, lambda: self._read(job, shown))
-        prompt = tokens or self._prompter.start()
+        prompt = tokens or self._prompter.start_tokens()
         room = self._loaded.context_length - len(prompt)
         wanted = 1 if job.max_tokens is None else job.max_tokens
         if room < wanted:
@@ -119,7 +119,7 @@ class Preparation:
                 self._replay(job, tokens, text)
                 if _is_long(job):
                     yield None
-        constraints = self._grammars.constraints(job, prompt, self._initial(job, prompt))
+        constraints = self._grammars.make_constraints(job, prompt, self._initial(job, prompt))
         yield Prepared(
             job=job,
             prompt=prompt,
@@ -132,7 +132,7 @@ class Preparation:
             compile_s=constraints[0].compile_s if constraints else 0.0,
         )
 
-    def ends(self, job: GenerateJob, token: int) -> bool:
+    def ends_choice(self, job: GenerateJob, token: int) -> bool:
         """Whether `token` ends a choice of that job: it has no text, then."""
         return token in self._eos and not job.sampling.ignore_eos
 
@@ -148,14 +148,14 @@ class Preparation:
     def _replay(self, job: GenerateJob, tokens: list[int], text: ChannelText) -> None:
         """Bring a choice's text on to where its client has it."""
         for token in tokens:
-            if not self.ends(job, token):
-                text.feed(token)
-        text.take()
+            if not self.ends_choice(job, token):
+                text.feed_token(token)
+        text.take_pieces()
 
     def _echo(self, prompt: Prompt, wanted: bool, tokens: list[int]) -> str:
         if not wanted:
             return ""
-        return prompt.text if isinstance(prompt, TextPrompt) else self._prompter.decode(tokens)
+        return prompt.text if isinstance(prompt, TextPrompt) else self._prompter.decode_tokens(tokens)
 
     def _channels(self, job: GenerateJob, choice: int, prompt: list[int]) -> ChannelText:
         """The text pipeline of one choice; a plain completion is plain text, markers and all."""
@@ -169,7 +169,7 @@ class Preparation:
         if tools and parse is not None:
             writing = written_calls(tools, parser_name(tokenizer), parse, parallel=job.parallel_tool_calls)
         return ChannelText(
-            detokenizer=self._vocabulary.detokenizer(answer=chat),
+            detokenizer=self._vocabulary.make_detokenizer(answer=chat),
             markers=markers,
             initial=self._initial(job, prompt),
             stop=job.stop,

@@ -27,18 +27,18 @@ class Prompter:
         self._longest_token = max((len(name) for name in vocabulary), default=1)
         self._disarmer = Disarmer(_control_tokens(tokenizer))
 
-    def tokens(self, prompt: Prompt, *, counted: bool = False) -> list[int]:
+    def tokenize_prompt(self, prompt: Prompt, *, counted: bool = False) -> list[int]:
         """Token ids of a prompt; where they are `counted` only, more than the context holds. Raises `JobError`."""
         match prompt:
             case TokenPrompt():
                 self._check_prompt(prompt.tokens, counted=counted)
                 return [*prompt.tokens]
             case TextPrompt():
-                return self.encode(prompt.text, "prompt", special=prompt.add_special_tokens, counted=counted)
+                return self.encode_text(prompt.text, "prompt", special=prompt.add_special_tokens, counted=counted)
             case ChatPrompt():
-                return self.encode(self.render(prompt), "messages", counted=counted)
+                return self.encode_text(self.render_chat(prompt), "messages", counted=counted)
 
-    def start(self) -> list[int]:
+    def start_tokens(self) -> list[int]:
         """Something to start from where the prompt is empty. Raises `JobError` where the model has nothing."""
         first: int | None = self._tokenizer.bos_token_id
         if first is None:
@@ -47,7 +47,7 @@ class Prompter:
             raise JobError(Code.INVALID_REQUEST, "This model needs a prompt of at least one token.", "prompt")
         return [first]
 
-    def render(self, prompt: ChatPrompt) -> str:
+    def render_chat(self, prompt: ChatPrompt) -> str:
         """A conversation as the model's chat template writes it. Raises `JobError`."""
         if not self._tokenizer.has_chat_template:
             raise JobError(
@@ -56,9 +56,9 @@ class Prompter:
         self._check_json(prompt.messages, "messages")
         self._check_json(prompt.tools or b"", "tools")
         try:
-            messages = self._form([self._disarmer.disarm(message) for message in json.loads(prompt.messages)])
-            tools = self._disarmer.disarm(json.loads(prompt.tools)) if prompt.tools else None
-            options = self._disarmer.disarm(prompt.template)
+            messages = self._form([self._disarmer.disarm_text(message) for message in json.loads(prompt.messages)])
+            tools = self._disarmer.disarm_text(json.loads(prompt.tools)) if prompt.tools else None
+            options = self._disarmer.disarm_text(prompt.template)
             text: str = self._tokenizer.apply_chat_template(
                 messages, tools=tools, add_generation_prompt=True, tokenize=False, **options
             )
@@ -71,16 +71,18 @@ class Prompter:
             raise JobError(Code.INVALID_REQUEST, f"'{param}' is nested too deeply.", param) from None
         return text
 
-    def encode(self, text: str, param: str = "messages", *, special: bool = False, counted: bool = False) -> list[int]:
+    def encode_text(
+        self, text: str, param: str = "messages", *, special: bool = False, counted: bool = False
+    ) -> list[int]:
         """Token ids of a rendered conversation, or of any text. Raises `JobError`."""
         self._check_length(text, param, counted=counted)
-        return self._coder.encode(text, special=special)
+        return self._coder.encode_text(text, special=special)
 
-    def decode(self, tokens: list[int]) -> str:
+    def decode_tokens(self, tokens: list[int]) -> str:
         """Text of token ids, control tokens included. Raises `JobError`."""
         self._coder.check_count(len(tokens), self._context_length, "tokens")
         self.check_ids(tokens, "tokens")
-        return self._coder.decode(tokens)
+        return self._coder.decode_tokens(tokens)
 
     def _form(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Messages in the form that the template expects."""

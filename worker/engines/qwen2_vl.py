@@ -110,7 +110,7 @@ class Qwen2VLEncoder:
         patches, grids = [], []
         side = self.images.patch
         for picture in [text.picture for text in texts if text.picture]:
-            floats = self.images.floats(picture)
+            floats = self.images.normalise_pixels(picture)
             high, wide = (edge // side for edge in floats.shape[:2])
             # Four neighbours in a row, each as (channel, time, height, width); a still image is two equal frames.
             cut = floats.reshape(high // 2, 2, side, wide // 2, 2, side, 3).transpose(0, 3, 1, 4, 6, 2, 5)

@@ -60,7 +60,7 @@ class SentenceFiles(msgspec.Struct, frozen=True, kw_only=True):
     default_prompt: str | None = None
     dimensions: int | None = None
 
-    def prompt(self, *, name: str | None, input_type: str | None) -> str:
+    def find_prompt(self, *, name: str | None, input_type: str | None) -> str:
         """The prompt that comes before a text. Raises `KeyError` for a name that the model does not have."""
         if name is not None:
             return self.prompts[name]

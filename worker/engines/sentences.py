@@ -96,10 +96,12 @@ class Sentences:
         self.limit = min(trained, asked or files.max_tokens or trained)
         self._coder = TokenCoder(tokenizer)
         self._aside = Aside()
-        self._ending = _ending(tokenizer) + len(self._coder.encode(self._form.behind, special=False))
+        self._ending = _ending(tokenizer) + len(self._coder.encode_text(self._form.behind, special=False))
         self._longest_token = max((len(token) for token in tokenizer.get_vocab()), default=1)
 
-    def texts(self, job: EmbedJob, buffers: Sequence[bytes], *, vocab_size: int) -> Iterator[list[Text] | Future[Any]]:
+    def prepare_texts(
+        self, job: EmbedJob, buffers: Sequence[bytes], *, vocab_size: int
+    ) -> Iterator[list[Text] | Future[Any]]:
         """The inputs of a job, in order, in pieces that take some milliseconds each, and what there is to wait for
         before the next one. Raises `JobError`.
         """
@@ -147,7 +149,7 @@ class Sentences:
         most = max(LONGEST_BEGINNING, CHARACTERS_PER_TOKEN * self.limit)
         known: list[int] = []
         while size < min(len(text), most):
-            ids, settled = yield from self._aside.run(
+            ids, settled = yield from self._aside.run_aside(
                 job.tenant, partial(self._read_beginning, form, text[:size], limit)
             )
             if settled and ids[: limit + 1] == known:
@@ -158,7 +160,7 @@ class Sentences:
             where = _where(at, max(len(job.texts), len(job.images)))
             message = f"'{where}' has {len(text)} characters, but few tokens in the first {most}; no more are read."
             raise JobError(Code.CONTEXT_LENGTH, message, where)
-        return (yield from self._aside.run(job.tenant, lambda: self._coder.encode(form(text), special=True)))
+        return (yield from self._aside.run_aside(job.tenant, lambda: self._coder.encode_text(form(text), special=True)))
 
     def _read_beginning(self, form: Callable[[str], str], text: str, limit: int) -> tuple[list[int], bool]:
         """Tokens of the beginning of a text, and whether one more than `limit` of them depend on nothing behind it."""
@@ -219,7 +221,7 @@ class Sentences:
         # By hand: a prompt may hold braces.
         return self._form.before.replace("{prompt}", self._prompt(job) or self._form.prompt)
 
-    def answer(
+    def answer_job(
         self, job: TokenizeJob | DetokenizeJob, *, vocab_size: int
     ) -> Iterator[messages.Tokens | messages.Text | Future[Any]]:
         """Tokens of a text as it would be embedded (without any prompt), or text of tokens. Raises `JobError`.
@@ -230,16 +232,16 @@ class Sentences:
             self._coder.check_count(len(job.tokens), self.limit, "tokens")
             _check_ids(job.tokens, vocab_size, "tokens")
             if len(job.tokens) > PIECE_CHARACTERS:
-                decoded = yield from self._aside.run(job.tenant, lambda: self._coder.decode(job.tokens))
+                decoded = yield from self._aside.run_aside(job.tenant, lambda: self._coder.decode_tokens(job.tokens))
             else:
-                decoded = self._coder.decode(job.tokens)
+                decoded = self._coder.decode_tokens(job.tokens)
             yield messages.Text(job.job, job.attempt, decoded)
             return
         match job.prompt:
             case TextPrompt(text=text, add_special_tokens=special):
                 check_characters(text, self.limit, "prompt", "The prompt")
                 if len(text) > PIECE_CHARACTERS:
-                    tokens = yield from self._aside.run(job.tenant, lambda: self._counted(text, special=special))
+                    tokens = yield from self._aside.run_aside(job.tenant, lambda: self._counted(text, special=special))
                 else:
                     tokens = self._counted(text, special=special)
             case TokenPrompt(tokens=tokens):
@@ -255,13 +257,13 @@ class Sentences:
         if least := self._coder.least_tokens(text, most):
             message = f"The prompt has at least {least} tokens, more than are counted."
             raise JobError(Code.CONTEXT_LENGTH, message, "prompt")
-        return self._coder.encode(text, special=special)
+        return self._coder.encode_text(text, special=special)
 
     def _prompt(self, job: EmbedJob) -> str:
         if job.input_type is not None and job.input_type not in INPUT_TYPES:
             raise JobError(Code.INVALID_REQUEST, f"'input_type' is one of {', '.join(INPUT_TYPES)}.", "input_type")
         try:
-            return self._files.prompt(name=job.prompt_name, input_type=job.input_type)
+            return self._files.find_prompt(name=job.prompt_name, input_type=job.input_type)
         except KeyError:
             names = ", ".join(self._files.prompts) or "none"
             raise JobError(

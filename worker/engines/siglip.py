@@ -77,7 +77,7 @@ class SiglipEncoder:
         return self.read(tokens)
 
     def _pictures(self, texts: Sequence[Text]) -> mx.array:
-        return self.see(mx.stack([self.images.floats(text.picture) for text in texts if text.picture]))
+        return self.see(mx.stack([self.images.normalise_pixels(text.picture) for text in texts if text.picture]))
 
     def _read(self, tokens: Any) -> mx.array:
         _, vectors = self._model.text_model(mx.array(tokens))

@@ -48,7 +48,7 @@ class TokenCoder:
         self._tokenizer = tokenizer
         self._backend: Tokenizer | None = tokenizer if isinstance(tokenizer, Tokenizer) else _plain_backend(tokenizer)
 
-    def encode(self, text: str, *, special: bool) -> list[int]:
+    def encode_text(self, text: str, *, special: bool) -> list[int]:
         """Token ids; `special` adds what the tokenizer puts around a text."""
         return self.encode_all([text], special=special)[0]
 
@@ -67,7 +67,7 @@ class TokenCoder:
             raise TypeError("only the tokenizers library tells where tokens are")
         return backend.encode_batch([text], add_special_tokens=True)[0]
 
-    def decode(self, ids: list[int]) -> str:
+    def decode_tokens(self, ids: list[int]) -> str:
         """Text of token ids, special ones included."""
         backend = self._backend
         if backend is None or getattr(self._tokenizer, "clean_up_tokenization_spaces", False):
@@ -85,7 +85,7 @@ class TokenCoder:
             return 0
         least = 0
         for start in range(0, len(text), WINDOW_CHARACTERS):
-            found = self.encode(text[start : start + WINDOW_CHARACTERS], special=False)
+            found = self.encode_text(text[start : start + WINDOW_CHARACTERS], special=False)
             least += max(0, len(found) - CUT_TOKENS)
             if least > most:
                 return least

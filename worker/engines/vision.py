@@ -44,8 +44,8 @@ class VisionEngine(ChatEngine):
             found = VisionPreparation(
                 self._seeing, self._vocabulary, self._markers, self._grammars, seen=self._features.__contains__
             )
-            tokens, scene = found.probe()
-            same = self._visual.check(scene, tokens)
+            tokens, scene = found.make_probe()
+            same = self._visual.check_pieces(scene, tokens)
         except Exception as error:
             # Families differ in a hundred ways, and most are unknown here: what is served is what was seen to work.
             raise EngineLoadError(f"vision models of type {name!r} are not supported: {error}") from error
@@ -57,22 +57,22 @@ class VisionEngine(ChatEngine):
         return self._look
 
     def _look(self, picture: Picture) -> None:
-        picture.features = self._features.get(picture.key)
+        picture.features = self._features.find_features(picture.key)
         if picture.features is None:
             try:
-                picture.features = self._visual.look(picture)
+                picture.features = self._visual.encode_image(picture)
             except Exception:
                 # No cache of any row has been touched: this picture's job fails, and nothing else.
                 log.exception("an image could not be looked at")
                 self._unseeable.append(picture)
                 return
-            self._features.put(picture.key, picture.features)
+            self._features.store_features(picture.key, picture.features)
         picture.pixels = None
 
     def admit(self, prepared: Any) -> Sequence[ToGateway]:
         """See `Engine.admit`."""
         if prepared.scene is not None:
-            self._visual.locate(prepared.scene, prepared.prompt)
+            self._visual.set_positions(prepared.scene, prepared.prompt)
         return super().admit(prepared)
 
     def step(self) -> Sequence[ToGateway]:

@@ -74,7 +74,7 @@ class VisionPreparation(Preparation):
 
     def _find_mark(self) -> str:
         """What an image is in a rendered prompt of this family; the processor makes placeholders of it."""
-        text = self._prompter.render(PROBE)
+        text = self._prompter.render_chat(PROBE)
         processor = self._seeing.processor
         for name in ("image_token", "boi_token"):
             mark = getattr(processor, name, None)
@@ -82,28 +82,30 @@ class VisionPreparation(Preparation):
                 return mark
         raise EngineLoadError(f"vision models of type {self._seeing.model_type!r} are not supported")
 
-    def probe(self) -> tuple[list[int], Scene]:
+    def make_probe(self) -> tuple[list[int], Scene]:
         """A prompt with a small picture, as any other would be prepared. Raises `JobError`."""
         data = io.BytesIO()
         PILImage.effect_noise(PROBE_SIZE, 64).save(data, "PNG")
         job = TokenizeJob(0, 0, PROBE, [Image(0, b"probe")])
-        shot = _awaited(self._darkroom.shot(job.images[0], [data.getvalue()], tenant="", param="images[0]"))
+        shot = _awaited(self._darkroom.plan_image(job.images[0], [data.getvalue()], tenant="", param="images[0]"))
         tokens, scene = self._read(job, [shot])
         if scene is None:
             raise EngineLoadError("a prompt with a picture came out without one")
         return tokens, scene
 
-    def prepare(self, job: ModelJob, shown: Sequence[Any] = ()) -> Any:
+    def prepare_job(self, job: ModelJob, shown: Sequence[Any] = ()) -> Any:
         """The whole answer, or what the engine admits; of a job with images, whose files are `shown`, in pieces."""
         if isinstance(job, GenerateJob | TokenizeJob) and job.images:
             return self._in_pieces(job, shown)
-        return super().prepare(job)
+        return super().prepare_job(job)
 
     def _in_pieces(self, job: GenerateJob | TokenizeJob, files: Sequence[bytes]) -> Iterator[Any]:
         """Image by image; what is yielded between is what there is to wait for, while others are prepared."""
         shots: list[Shot] = []
         for index, image in enumerate(job.images):
-            shots.append((yield from self._darkroom.shot(image, files, tenant=job.tenant, param=f"images[{index}]")))
+            shots.append(
+                (yield from self._darkroom.plan_image(image, files, tenant=job.tenant, param=f"images[{index}]"))
+            )
         yield from self._pieces(job, shots)
 
     def _read(self, job: GenerateJob | TokenizeJob, shots: Sequence[Shot]) -> tuple[list[int], Scene | None]:
@@ -111,7 +113,7 @@ class VisionPreparation(Preparation):
             return super()._read(job, shots)
         if not isinstance(job.prompt, ChatPrompt):
             raise JobError(Code.INVALID_REQUEST, "Images belong into the messages of a chat.", "images[0]")
-        pieces = self._prompter.render(job.prompt).split(self._mark)
+        pieces = self._prompter.render_chat(job.prompt).split(self._mark)
         if len(pieces) != len(shots) + 1:
             raise JobError(
                 Code.INVALID_REQUEST,
@@ -119,7 +121,7 @@ class VisionPreparation(Preparation):
                 "messages",
             )
         shown = [piece for pair in zip(pieces, (shot.print.text for shot in shots), strict=False) for piece in pair]
-        tokens = self._prompter.encode("".join([*shown, pieces[-1]]), counted=isinstance(job, TokenizeJob))
+        tokens = self._prompter.encode_text("".join([*shown, pieces[-1]]), counted=isinstance(job, TokenizeJob))
         return tokens, Scene(self._place(shots, tokens))
 
     def _place(self, shots: Sequence[Shot], tokens: list[int]) -> list[Picture]:

@@ -46,7 +46,7 @@ class VisualModel:
         logits: mx.array = self._language(tokens, cache=cache, **more).logits
         return logits
 
-    def locate(self, scene: Scene, tokens: list[int]) -> None:
+    def set_positions(self, scene: Scene, tokens: list[int]) -> None:
         """Find out where the pictures of a prompt put its tokens."""
         if not self._positioned:
             return
@@ -57,7 +57,7 @@ class VisualModel:
         scene.positions = np.array(positions[:, 0], dtype=np.int64)
         scene.shift = int(shift.item())
 
-    def look(self, picture: Picture) -> Features:
+    def encode_image(self, picture: Picture) -> Features:
         """Run the vision tower over one picture; the result is computed when this returns."""
         pixels = picture.pixels or picture.develop()
         arrays = {name: mx.array(array) for name, array in pixels.arrays.items()}
@@ -69,7 +69,7 @@ class VisualModel:
         mx.eval(features.rows, *features.deep)
         return features
 
-    def check(self, scene: Scene, tokens: list[int]) -> bool:
+    def check_pieces(self, scene: Scene, tokens: list[int]) -> bool:
         """Whether a prompt with a picture, computed in pieces, comes out as mlx-vlm itself has it in one.
 
         The picture is cut in two, and what follows it is fed token by token. Judged by the middle one of the picture's
@@ -82,13 +82,13 @@ class VisualModel:
         whole = self._model.get_input_embeddings(ids, arrays.pop("pixel_values"), mask=mx.ones(ids.shape), **arrays)
         found = {name: value for name, value in whole.to_dict().items() if value is not None}
         expected = self._language(ids, cache=make_prompt_cache(self._language), **{**arrays, **found}).logits
-        self.locate(scene, tokens)
-        picture.features = self.look(picture)
+        self.set_positions(scene, tokens)
+        picture.features = self.encode_image(picture)
         cache = self.make_cache()
         middle = int(picture.places[len(picture.places) // 2])
         first, behind = int(picture.places[0]), int(picture.places[-1]) + 1
         logits = [
-            self.see(ids[:, start:end], [Part(tokens[start:end], start, scene)], cache=cache)
+            self.forward_parts(ids[:, start:end], [Part(tokens[start:end], start, scene)], cache=cache)
             for start, end in ((0, middle), (middle, behind))
         ]
         logits += [self(ids[:, at : at + 1], cache=cache) for at in range(behind, len(tokens))]
@@ -96,7 +96,7 @@ class VisualModel:
         worst = max(mx.median(off[first:behind]).item(), mx.median(off[behind:]).item())
         return bool(worst <= proof.TOLERANCE)
 
-    def see(self, tokens: mx.array, parts: Sequence[Part], *, cache: Cache) -> mx.array:
+    def forward_parts(self, tokens: mx.array, parts: Sequence[Part], *, cache: Cache) -> mx.array:
         """As a call, where rows show something: `parts` say which tokens of which row `tokens` are, padding apart."""
         embeddings = self._model.get_input_embeddings(tokens, None).inputs_embeds
         shown = np.zeros(tokens.shape, dtype=np.bool_)

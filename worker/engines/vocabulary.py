@@ -22,7 +22,7 @@ class Vocabulary:
         """The bytes of each token id, where the tokenizer tells them."""
         return self._raw
 
-    def detokenizer(self, *, answer: bool) -> Detokenizer:
+    def make_detokenizer(self, *, answer: bool) -> Detokenizer:
         """A fresh one. An `answer` starts anew; anything else continues its prompt, and its first space counts."""
         if self._raw is None:
             naive: Detokenizer = self._tokenizer.detokenizer

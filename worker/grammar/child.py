@@ -56,7 +56,7 @@ class Compiler:
         """The plan with a matcher at its start; None where nothing is ruled. Raises `JobError`."""
         job, tools = asked.job, callable_tools(asked.job)
         if asked.loosened:
-            tools = [tool if tool.strict else tool.loosened() for tool in tools]
+            tools = [tool if tool.strict else tool.without_strictness() for tool in tools]
         form = format_of(asked.parser, self._spell) if asked.parser is not None else None
         dialect = Dialect(tools=form, spell=self._spell)
         plan = plans.plan(job, tools, dialect)
@@ -83,7 +83,7 @@ class Compiler:
             if tool.strict:
                 message = f"'{tool.param}' can't be enforced: {error}"
                 raise JobError(Code.INVALID_REQUEST, message, tool.param) from None
-            return tool.loosened()
+            return tool.without_strictness()
         return tool
 
     def _prove(self, text: str) -> LLMatcher:
@@ -112,7 +112,7 @@ class Steps:
         self._rows: dict[int, LLMatcher] = {}
         self._grace_s = GRACE_S
 
-    def serve(self, connection: Connection) -> NoReturn:
+    def serve_steps(self, connection: Connection) -> NoReturn:
         """Until the other end is closed, which raises `EOFError` or `OSError`."""
         decoder = msgspec.msgpack.Decoder(Step)
         while True:
@@ -165,7 +165,7 @@ def run_child(
     matcher = found[1] if len(found) > 1 else None
     if isinstance(matcher, LLMatcher):
         _bound_memory(FOLLOW_BYTES)
-        Steps(matcher, tokenizer, memory).serve(connection)
+        Steps(matcher, tokenizer, memory).serve_steps(connection)
 
 
 def _compile(asked: Compile, compiler: Compiler, nice: int) -> list[Compiled | LLMatcher]:

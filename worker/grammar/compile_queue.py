@@ -57,13 +57,13 @@ class CompileQueue:
     def __len__(self) -> int:
         return len(self._all)
 
-    def put(self, name: Name, request: Compile, job: tuple[int, int], ended: Ended) -> bool:
+    def add_job(self, name: Name, request: Compile, job: tuple[int, int], ended: Ended) -> bool:
         """Have `job` wait for a grammar; False where its tenant has too many that wait."""
         with self._changed:
             pending = self._all.get(name)
             if pending is None:
                 line = self._lines.get(name[0])
-                most = WAITING_LIGHT if self._standing.light(name[0], self._clock()) else WAITING_HEAVY
+                most = WAITING_LIGHT if self._standing.is_light(name[0], self._clock()) else WAITING_HEAVY
                 if line is not None and len(line) >= most:
                     return False
                 pending = self._all[name] = PendingGrammar(name, request)
@@ -72,7 +72,7 @@ class CompileQueue:
             pending.waiting[job] = ended
             return True
 
-    def leave(self, job: tuple[int, int], name: Name) -> None:
+    def remove_job(self, job: tuple[int, int], name: Name) -> None:
         """A job waits no longer; what nobody waits for is not compiled."""
         with self._changed:
             pending = self._all.get(name)
@@ -82,7 +82,7 @@ class CompileQueue:
             del self._all[name]
             self._unlist(pending)
 
-    def take(self, *, anybody: bool) -> PendingGrammar:
+    def take_job(self, *, anybody: bool) -> PendingGrammar:
         """Wait for the next grammar to compile; without `anybody`, of a tenant in good standing."""
         with self._changed:
             while (found := self._next(anybody=anybody)) is None:
@@ -95,11 +95,11 @@ class CompileQueue:
             found.began_at = self._clock()
             return found
 
-    def done(self, pending: PendingGrammar, spent_s: float) -> list[tuple[tuple[int, int], Ended]]:
+    def job_done(self, pending: PendingGrammar, spent_s: float) -> list[tuple[tuple[int, int], Ended]]:
         """It has been compiled, or has failed, or nobody wanted it any more; returns those who waited to the end."""
         with self._changed:
             self._busy.discard(pending.tenant)
-            self._standing.charge(pending.tenant, spent_s, self._clock())
+            self._standing.charge_time(pending.tenant, spent_s, self._clock())
             if self._all.get(pending.name) is pending:
                 del self._all[pending.name]
             waited = [*pending.waiting.items()]
@@ -111,7 +111,7 @@ class CompileQueue:
         now = self._clock()
         tenants = [tenant for tenant in self._lines if tenant not in self._busy]
         owed = {tenant: self._standing.owed_s(tenant, now) for tenant in tenants}
-        light = [tenant for tenant in tenants if self._standing.light(tenant, now)]
+        light = [tenant for tenant in tenants if self._standing.is_light(tenant, now)]
         # Light ones take turns: a line goes to the end with each grammar that is taken from it.
         tenant = light[0] if light else min(tenants, key=lambda one: owed[one], default=None) if anybody else None
         return next(iter(self._lines[tenant].values())) if tenant is not None else None

@@ -34,7 +34,7 @@ class GrammarCompiler:
         self._lock = lock
         self._clock = clock
 
-    def compile(self, pending: PendingGrammar, nice: int) -> tuple[CompiledGrammar | Verdict | None, float]:
+    def compile_grammar(self, pending: PendingGrammar, nice: int) -> tuple[CompiledGrammar | Verdict | None, float]:
         """What came of a grammar (None: nobody wants it any more), and the processor time that it took.
 
         Raises `JobError` where that says nothing about the grammar.
@@ -60,7 +60,7 @@ class GrammarCompiler:
             param_of(pending.request.job),
         )
         with self._lock:
-            self._memory.doubt(pending.name, error, self._clock())
+            self._memory.record_doubt(pending.name, error, self._clock())
         return Verdict(error), spent_s
 
     def _compiled(
@@ -68,11 +68,11 @@ class GrammarCompiler:
     ) -> tuple[GrammarProcess | None, Compiled | None]:
         """A process and its answer; None for an answer where it took too much, for both where nobody waits any more."""
         for _ in range(TRIES):
-            process = self._processes.fork(nice=nice)
+            process = self._processes.fork_process(nice=nice)
             deadline = self._clock() + PATIENCE_S
             try:
-                process.ask(request)
-                while (answer := process.answer(LOOK_S)) is None and self._clock() < deadline:
+                process.send_request(request)
+                while (answer := process.read_answer(LOOK_S)) is None and self._clock() < deadline:
                     if not pending.wanted:
                         process.kill()
                         return None, None
@@ -95,12 +95,12 @@ class GrammarCompiler:
                 pending.name, answer.plan, request, process, spent_s=spent_s, grown_bytes=grown_bytes
             )
             with self._lock:
-                self._memory.keep(made)
+                self._memory.keep_grammar(made)
             return made
         process.kill()
         error = JobError(Code(answer.code), answer.message, answer.param) if answer.code else None
         with self._lock:
-            self._memory.refuse(pending.name, error)
+            self._memory.record_refusal(pending.name, error)
         return Verdict(error)
 
 

@@ -98,7 +98,7 @@ class Constraint:
         """Whether anything may come next."""
         return self.phase in (Phase.WAITING, Phase.ENDED) or self.failed is not None
 
-    def advance(self, token: int) -> None:
+    def advance_tokens(self, token: int) -> None:
         """Take the next token of the row."""
         if self.phase is Phase.ENDED:
             return
@@ -138,9 +138,9 @@ class Constraint:
             return
         _, found, behind = self.tail.partition(self.plan.end)
         if found:
-            self.lose(behind)
+            self.lose_matcher(behind)
 
-    def lose(self, tail: bytes = b"") -> None:
+    def lose_matcher(self, tail: bytes = b"") -> None:
         """Go back to free text (what began here was no call, or has ended)."""
         self.phase = Phase.WAITING
         self.tail = tail

@@ -45,7 +45,7 @@ class ForkServer:
         self._base_bytes = footprint_bytes(os.getpid()) if watched else 0
         self._children: dict[int, int] = {}
 
-    def serve(self) -> None:
+    def serve_forks(self) -> None:
         """Until the other end is closed."""
         while True:
             wait_s = (WATCH_S if self._watched else LOOK_S) if self._children else None
@@ -123,7 +123,7 @@ def main() -> None:
     gc.disable()
     with socket.socket(fileno=os.dup(orders.fileno())) as line:
         orders.close()
-        ForkServer(line, tokenizer, control, watched=sys.platform != "linux").serve()
+        ForkServer(line, tokenizer, control, watched=sys.platform != "linux").serve_forks()
 
 
 if __name__ == "__main__":

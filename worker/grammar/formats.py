@@ -38,31 +38,31 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
 def _object(arguments: str) -> ToolCall:
     def call(sheet: Sheet, tool: ToolCase) -> str:
         head = quoted('"name"') + f' ":" /[ ]?/ {quoted(json.dumps(tool.name))} "," /[ ]?/ ' + quoted(f'"{arguments}"')
-        return f'"{{" /[ ]?/ {head} ":" /[ ]?/ {sheet.json(tool.schema)} /[ ]?/ "}}"'
+        return f'"{{" /[ ]?/ {head} ":" /[ ]?/ {sheet.add_json(tool.schema)} /[ ]?/ "}}"'
 
     return call
 
 
 def _llama(sheet: Sheet, tool: ToolCase) -> str:
     head = f'":" /[ ]?/ {quoted(json.dumps(tool.name))} "," /[ ]?/ ' + quoted('"parameters"')
-    return f'{head} ":" /[ ]?/ {sheet.json(tool.schema)} /[ ]?/ "}}"'
+    return f'{head} ":" /[ ]?/ {sheet.add_json(tool.schema)} /[ ]?/ "}}"'
 
 
 def _headed(sheet: Sheet, tool: ToolCase) -> str:
-    return f"{quoted(tool.name)} {sheet.spell('[ARGS]')} /[ ]?/ {sheet.json(tool.schema)}"
+    return f"{quoted(tool.name)} {sheet.spell('[ARGS]')} /[ ]?/ {sheet.add_json(tool.schema)}"
 
 
 def _numbered(sheet: Sheet, tool: ToolCase) -> str:
     begin, argument = sheet.spell("<|tool_call_begin|>"), sheet.spell("<|tool_call_argument_begin|>")
     name, end = quoted(f"functions.{tool.name}:"), sheet.spell("<|tool_call_end|>")
-    return f"{begin} {name} /[0-9]{{1,2}}/ {argument} {sheet.json(tool.schema)} {end}"
+    return f"{begin} {name} /[0-9]{{1,2}}/ {argument} {sheet.add_json(tool.schema)} {end}"
 
 
 def _opened(sheet: Sheet, tool: ToolCase) -> str:
     opening = f'<|open|>call tool="{tool.name}" index="'
     rest = ('"<|sep|><|open|>json type="object"<|sep|>', "<|close|>json<|sep|><|close|>call<|sep|>")
     head, tail = (sheet.spell(text) for text in rest)
-    return f"{sheet.spell(opening)} /[0-9]{{1,2}}/ {head} {sheet.json(tool.schema)} {tail}"
+    return f"{sheet.spell(opening)} /[0-9]{{1,2}}/ {head} {sheet.add_json(tool.schema)} {tail}"
 
 
 _PYTHON = r"[^\W\d]\w*"
@@ -76,7 +76,7 @@ _GLM = ToolFormat(
         closing="</arg_value>",
         gap="/\\n?/",
         without=("</tool_call>",),
-    ).call,
+    ).write_call,
 )
 FORMATS = MappingProxyType(
     {
@@ -108,7 +108,7 @@ FORMATS = MappingProxyType(
                 opening="<parameter={}>\n",
                 closing="\n</parameter>\n",
                 without=("</tool_call>", "</function>"),
-            ).call,
+            ).write_call,
         ),
         "minimax_m2": ToolFormat(
             start="<minimax:tool_call>",
@@ -119,7 +119,7 @@ FORMATS = MappingProxyType(
                 opening='<parameter name="{}">',
                 closing="</parameter>\n",
                 without=("</minimax:tool_call>", "</invoke>"),
-            ).call,
+            ).write_call,
             opening='"\\n"',
             between='""',
         ),
@@ -132,7 +132,7 @@ FORMATS = MappingProxyType(
                 opening='<param name="{}">',
                 closing="</param>",
                 without=("</function>", "<![CDATA["),
-            ).call,
+            ).write_call,
         ),
         "muse_spark": ToolFormat(
             start="<atem:function_calls>",
@@ -143,13 +143,13 @@ FORMATS = MappingProxyType(
                 opening='<atem:parameter name="{}">',
                 closing="</atem:parameter>",
                 without=("</atem:function_calls>", "</atem:invoke>"),
-            ).call,
+            ).write_call,
             between='""',
         ),
         "pythonic": ToolFormat(
             start="<|tool_call_start|>",
             end="<|tool_call_end|>",
-            call=Literals(before="{}(", after=")", assign="=", comma='", "', names=_PYTHON).call,
+            call=Literals(before="{}(", after=")", assign="=", comma='", "', names=_PYTHON).write_call,
             opening='"["',
             closing='"]"',
             between='", "',
@@ -158,7 +158,7 @@ FORMATS = MappingProxyType(
         "gemma4": ToolFormat(
             start="<|tool_call>",
             end="<tool_call|>",
-            call=Literals(before="call:{}{{", after="}}", assign=":", quote='<|"|>').call,
+            call=Literals(before="call:{}{{", after="}}", assign=":", quote='<|"|>').write_call,
             between='""',
             names=r"[\w-]+",
         ),
@@ -166,7 +166,9 @@ FORMATS = MappingProxyType(
             start="<start_function_call>",
             end="<end_function_call>",
             # Its parser ends a call at the first brace.
-            call=Literals(before="call:{}{{", after="}}", assign=":", quote="<escape>", without=("}",), flat=True).call,
+            call=Literals(
+                before="call:{}{{", after="}}", assign=":", quote="<escape>", without=("}",), flat=True
+            ).write_call,
             names=r"\w+",
         ),
     }
@@ -189,7 +191,7 @@ _MISTRAL = MappingProxyType(
 
 def format_of(parser: str, spell: Spelling) -> ToolFormat | None:
     """The format behind a parser, by its name; None where calls in it can't be enforced."""
-    return _MISTRAL[spell.token("[ARGS]") is not None] if parser == "mistral" else FORMATS.get(parser)
+    return _MISTRAL[spell.spell_token("[ARGS]") is not None] if parser == "mistral" else FORMATS.get(parser)
 
 
 def rules(form: ToolFormat, tools: Sequence[ToolCase], sheet: Sheet, *, parallel: bool) -> None:
@@ -223,4 +225,4 @@ def _call(form: ToolFormat, tool: ToolCase, sheet: Sheet) -> str:
             message = f"'{tool.param}' can't be enforced: {error}."
             raise JobError(Code.INVALID_REQUEST, message, tool.param) from None
         del sheet.lines[before[0] :], sheet.parts[before[1] :]
-        return form.call(sheet, tool.loosened())
+        return form.call(sheet, tool.without_strictness())

@@ -90,7 +90,7 @@ class Grammars:
         """Whether answers of this model can be held to a grammar."""
         return not self._refusal
 
-    def compile(self, job: GenerateJob, ended: Ended) -> bool:
+    def compile_job(self, job: GenerateJob, ended: Ended) -> bool:
         """Whether a job has to wait for its grammar: `ended` then hears, on another thread, what came of it.
 
         Never blocks. `drop` takes the job back. Raises `JobError` where it is refused as it is.
@@ -105,7 +105,7 @@ class Grammars:
         place = (job.job, job.attempt)
         with self._lock:
             now = self._clock()
-            found = self._memory.find(name, now)
+            found = self._memory.find_grammar(name, now)
             if found is not None:
                 self._granted[place] = (found, 0.0)
                 return False
@@ -113,22 +113,22 @@ class Grammars:
             if wait_s:
                 message = f"Grammars of this API key take too much time. Try again in {wait_s:.0f} s."
                 raise JobError(Code.RATE_LIMITED, message, param_of(job))
-            if not self._queue.put(name, request, place, ended):
+            if not self._queue.add_job(name, request, place, ended):
                 message = "Too many grammars of this API key wait to be compiled."
                 raise JobError(Code.RATE_LIMITED, message, param_of(job))
             self._waiting[place] = name
             self._hire()
         return True
 
-    def drop(self, job: GenerateJob) -> None:
+    def drop_job(self, job: GenerateJob) -> None:
         """A job will not be prepared any more: its grammar is not compiled, unless others wait for it."""
         place = (job.job, job.attempt)
         with self._lock:
             self._granted.pop(place, None)
             if (name := self._waiting.pop(place, None)) is not None:
-                self._queue.leave(place, name)
+                self._queue.remove_job(place, name)
 
-    def constraints(self, job: GenerateJob, prompt: Sequence[int], state: str) -> list[Constraint] | None:
+    def make_constraints(self, job: GenerateJob, prompt: Sequence[int], state: str) -> list[Constraint] | None:
         """One for each choice, brought behind what has been delivered. Raises `JobError`.
 
         `state` is the one of the text that the prompt leaves the answer in. Where nobody has called `compile` for the
@@ -151,7 +151,7 @@ class Grammars:
         for choice in range(job.n):
             constraint = Constraint(plan, form, phase, ignore_eos=job.sampling.ignore_eos, source=found)
             for token in job.delivered[choice] if job.delivered else ():
-                constraint.advance(token)
+                constraint.advance_tokens(token)
             made.append(constraint)
         made[0].compile_s = spent_s
         return made
@@ -164,7 +164,7 @@ class Grammars:
             failed.extend([error] if error is not None else [])
             over.set()
 
-        if self.compile(job, ended):
+        if self.compile_job(job, ended):
             over.wait()
         if failed:
             raise failed[0]
@@ -219,12 +219,12 @@ class Grammars:
 
     def _work(self, anybody: bool, nice: int) -> None:
         while True:
-            pending = self._queue.take(anybody=anybody)
+            pending = self._queue.take_job(anybody=anybody)
             spent_s = 0.0
             error: JobError | None = None
             found: CompiledGrammar | Verdict | None = None
             try:
-                found, spent_s = self._compiler.compile(pending, nice)
+                found, spent_s = self._compiler.compile_grammar(pending, nice)
                 if self._format is None and self._processes.server is not None:
                     self._format = self._read_format(self._processes.specials)
             except JobError as failure:
@@ -238,7 +238,7 @@ class Grammars:
         self, pending: PendingGrammar, found: CompiledGrammar | Verdict | None, error: JobError | None, spent_s: float
     ) -> None:
         with self._lock:
-            waited = self._queue.done(pending, spent_s)
+            waited = self._queue.job_done(pending, spent_s)
             for number, (place, _) in enumerate(waited):
                 del self._waiting[place]
                 if found is not None:
@@ -254,11 +254,11 @@ class Grammars:
         if grammar.spent_s > REVIVED_S:
             raise ProcessLostError
         try:
-            process = self._processes.fork()
+            process = self._processes.fork_process()
         except JobError as error:
             raise ProcessLostError from error
-        process.ask(grammar.request)
-        answer = process.answer(REVIVED_S * 4)
+        process.send_request(grammar.request)
+        answer = process.read_answer(REVIVED_S * 4)
         if answer is None or answer.plan is None:
             process.kill()
             raise ProcessLostError(stood_still=answer is None)
@@ -270,8 +270,8 @@ class Grammars:
         error = JobError(Code.INVALID_REQUEST, message, grammar.plan.param)
         with self._lock:
             now = self._clock()
-            self._memory.doubt(grammar.name, error, now)
-            self._standing.bar(grammar.name[0], now)
+            self._memory.record_doubt(grammar.name, error, now)
+            self._standing.bar_tenant(grammar.name[0], now)
 
     # -- the model's format
 

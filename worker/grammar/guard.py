@@ -31,7 +31,7 @@ class Marker:
                         found[count].append(token)
         self._completing: list[Ids] = [np.array(ids, dtype=np.int64) for ids in found]
 
-    def completing(self, tail: bytes) -> Iterable[Ids]:
+    def completing_tokens(self, tail: bytes) -> Iterable[Ids]:
         """Ids of the tokens that would complete the marker behind `tail`."""
         if len(self._completing[0]):
             yield self._completing[0]
@@ -47,8 +47,8 @@ class Guard:
         self._markers = [Marker(text.encode(), raws, ignored) for text in texts]
         self.longest = max((len(marker.text) for marker in self._markers), default=1)
 
-    def forbid(self, mask: NDArray[np.uint32], tail: bytes) -> None:
+    def forbid_marker(self, mask: NDArray[np.uint32], tail: bytes) -> None:
         """Take out of `mask` `[words]` what would complete a marker behind `tail`."""
         for marker in self._markers:
-            for ids in marker.completing(tail):
+            for ids in marker.completing_tokens(tail):
                 np.bitwise_and.at(mask, ids >> 5, ~(np.uint32(1) << (ids & 31).astype(np.uint32)))

@@ -47,7 +47,7 @@ class Masks:
         for token in eos:
             self._eos[token >> 5] |= np.uint32(1 << (token & 31))
 
-    def masks(self, constraints: Sequence[Constraint]) -> tuple[list[int], NDArray[np.uint32]]:
+    def compute_masks(self, constraints: Sequence[Constraint]) -> tuple[list[int], NDArray[np.uint32]]:
         """Which of the constraints limit what comes next, and their masks `[limited, words]`, a bit for each token."""
         self._follow(constraints)
         limited = [index for index, constraint in enumerate(constraints) if not constraint.free]
@@ -149,11 +149,11 @@ class Masks:
                 self._condemn(one.source)
                 one.closed = True
             case Status.ENDED:
-                one.lose()
+                one.lose_matcher()
             case Status.REFUSED:
                 # Behind a marker that stands in a sentence there need not be a call.
                 if one.plan.trigger is not None and len(one.tokens) == 0:
-                    one.lose()
+                    one.lose_matcher()
                 else:
                     one.failed = REFUSED
                     one.closed = True
@@ -164,14 +164,14 @@ class Masks:
         form = one.format
         if one.phase is Phase.THINKING:
             np.bitwise_and(self._any, ~self._eos, out=mask)
-            form.thinking_guard.forbid(mask, one.tail)
+            form.thinking_guard.forbid_marker(mask, one.tail)
             return
         if one.slot is None:
             raise RuntimeError("a mask was asked for that was not computed")
         mask[:] = self._eos if one.finished else one.source.process.masks[one.slot]
         if one.finished:
             return
-        form.guard.forbid(mask, one.tail)
+        form.guard.forbid_marker(mask, one.tail)
         if one.phase is Phase.OPENING and form.think_start is not None:
             mask[form.think_start >> 5] |= np.uint32(1 << (form.think_start & 31))
         if one.ignore_eos:

@@ -31,7 +31,7 @@ class GrammarMemory:
         self._compiled: OrderedDict[Name, CompiledGrammar] = OrderedDict()
         self._verdicts: OrderedDict[Name, Verdict] = OrderedDict()
 
-    def find(self, name: Name, now: float) -> CompiledGrammar | Verdict | None:
+    def find_grammar(self, name: Name, now: float) -> CompiledGrammar | Verdict | None:
         """What is known; None where it has to be compiled."""
         found = self._compiled.get(name)
         if found is not None:
@@ -42,7 +42,7 @@ class GrammarMemory:
         verdict = self._verdicts.get(name)
         return verdict if verdict is not None and verdict.until > now else None
 
-    def keep(self, grammar: CompiledGrammar) -> None:
+    def keep_grammar(self, grammar: CompiledGrammar) -> None:
         """Remember one that was compiled."""
         self._verdicts.pop(grammar.name, None)
         self._compiled[grammar.name] = grammar
@@ -51,11 +51,11 @@ class GrammarMemory:
         ):
             del self._compiled[_crowding(self._compiled)]
 
-    def refuse(self, name: Name, error: JobError | None) -> None:
+    def record_refusal(self, name: Name, error: JobError | None) -> None:
         """Remember that it can't be compiled at all, or rules nothing."""
         self._note(name, Verdict(error))
 
-    def doubt(self, name: Name, error: JobError, now: float) -> None:
+    def record_doubt(self, name: Name, error: JobError, now: float) -> None:
         """Remember that it took too much, for a while that grows."""
         self._compiled.pop(name, None)
         before = self._verdicts.get(name)

@@ -28,24 +28,24 @@ class Tags(msgspec.Struct, frozen=True, kw_only=True):
     gap: str = ""
     without: Sequence[str] = ()
 
-    def call(self, sheet: Sheet, tool: ToolCase) -> str:
+    def write_call(self, sheet: Sheet, tool: ToolCase) -> str:
         """What one call of a tool is. Raises `ValueError` where its strict schema can't be kept."""
         pieces = [sheet.spell(self.before.format(tool.name)), self.gap]
-        for name, schema, required in tool.arguments():
+        for name, schema, required in tool.arguments_schema():
             if not re.fullmatch(self.names, name):
                 if required and tool.strict:
                     raise ValueError(f"the model's format has no place for an argument {name!r}")
                 continue
             value = self._value(sheet, tool, schema)
-            piece = sheet.rule(f"{sheet.spell(self.opening.format(name))} {value} {self.gap}")
+            piece = sheet.add_rule(f"{sheet.spell(self.opening.format(name))} {value} {self.gap}")
             pieces.append(piece if required else f"{piece}?")
         return " ".join([*pieces, sheet.spell(self.after)])
 
     def _value(self, sheet: Sheet, tool: ToolCase, schema: Mapping[str, Any]) -> str:
         text = _text_of(schema, tool.schema)
         if text is None:
-            return f"{sheet.json(_within(schema, tool.schema))} {sheet.spell(self.closing)}"
-        return sheet.text(text, self.closing, without=self.without, strict=tool.strict)
+            return f"{sheet.add_json(_within(schema, tool.schema))} {sheet.spell(self.closing)}"
+        return sheet.write_text(text, self.closing, without=self.without, strict=tool.strict)
 
 
 def _text_of(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -76,10 +76,10 @@ class Literals(msgspec.Struct, frozen=True, kw_only=True):
     without: Sequence[str] = ()
     flat: bool = False
 
-    def call(self, sheet: Sheet, tool: ToolCase) -> str:
+    def write_call(self, sheet: Sheet, tool: ToolCase) -> str:
         """What one call of a tool is. Raises `ValueError` where its strict schema can't be kept."""
         written = _Writer(self, sheet, tool)
-        inside = written.members(tool.arguments())
+        inside = written.members(tool.arguments_schema())
         return " ".join([sheet.spell(self.before.format(tool.name)), inside, sheet.spell(self.after)])
 
 
@@ -102,7 +102,7 @@ class _Writer:
                     raise ValueError(f"the model's format has no place for an argument {name!r}")
                 continue
             value = f"{self._sheet.spell(name + self._form.assign)} {self.value(schema, 0)}"
-            (required if needed else optional).append(self._sheet.rule(value))
+            (required if needed else optional).append(self._sheet.add_rule(value))
         comma = self._form.comma
         head = f" {comma} ".join(required)
         if required:
@@ -110,14 +110,14 @@ class _Writer:
         # Any of them may come first; each rule says what may follow.
         rest, first = '""', ""
         for piece in reversed(optional):
-            first = self._sheet.rule(f"{piece} {rest} | {first}" if first else f"{piece} {rest}")
-            rest = self._sheet.rule(f"({comma} {piece})? {rest}")
+            first = self._sheet.add_rule(f"{piece} {rest} | {first}" if first else f"{piece} {rest}")
+            rest = self._sheet.add_rule(f"({comma} {piece})? {rest}")
         return f"{first}?" if first else '""'
 
     def value(self, schema: Mapping[str, Any], depth: int) -> str:
         """A value that fits a schema."""
         if not self._form.quote:
-            return self._sheet.json(_within(schema, self._tool.schema))
+            return self._sheet.add_json(_within(schema, self._tool.schema))
         if isinstance(reference := schema.get("$ref"), str):
             return self._referred(reference, depth)
         types = types_of(schema, self._tool.schema)
@@ -126,10 +126,10 @@ class _Writer:
             return f"({' | '.join(self._literal(value) for value in values)})"
         if types == {"string"} and "type" in schema:
             form, sheet = self._form, self._sheet
-            text = sheet.text(schema, form.quote, without=form.without, strict=self._tool.strict)
+            text = sheet.write_text(schema, form.quote, without=form.without, strict=self._tool.strict)
             return f"{sheet.spell(form.quote)} {text}"
         if types and types <= {"number", "integer", "boolean", "null"}:
-            return self._sheet.json(_within(schema, self._tool.schema))
+            return self._sheet.add_json(_within(schema, self._tool.schema))
         return self._compound(schema, types, depth)
 
     def _compound(self, schema: Mapping[str, Any], types: frozenset[str], depth: int) -> str:
@@ -142,10 +142,10 @@ class _Writer:
             return self._array(schema, depth)
         if types == {"object"} and not self._form.flat and depth < DEEPEST:
             tool = msgspec.structs.replace(self._tool, schema=dict(schema))
-            return f'"{{" {self.members(tool.arguments())} "}}"'
+            return f'"{{" {self.members(tool.arguments_schema())} "}}"'
         if self._tool.strict:
             raise ValueError("the model's format has no place for all that its schema says")
-        return self._sheet.json({"type": ["number", "boolean", "null"]})
+        return self._sheet.add_json({"type": ["number", "boolean", "null"]})
 
     def _array(self, schema: Mapping[str, Any], depth: int) -> str:
         if self._tool.strict and not {"type", "items", "minItems", "maxItems", "description", "title"}.issuperset(
@@ -155,7 +155,7 @@ class _Writer:
         least, most = int(schema.get("minItems", 0)), schema.get("maxItems")
         if most is not None and int(most) < max(least, 1):
             return '"[" "]"'
-        item = self._sheet.rule(self.value(schema.get("items") or {}, depth + 1))
+        item = self._sheet.add_rule(self.value(schema.get("items") or {}, depth + 1))
         more = f"{max(least - 1, 0)},{'' if most is None else int(most) - 1}"
         several = f"{item} ({self._form.comma} {item}){{{more}}}"
         return f'"[" {several} "]"' if least else f'"[" ({several})? "]"'
@@ -174,6 +174,6 @@ class _Writer:
                 spelled = self._sheet.spell(self._form.quote)
                 return " ".join([spelled, quoted(value), spelled]) if value else f"{spelled} {spelled}"
             case None | bool() | int() | float():
-                return self._sheet.json({"const": value})
+                return self._sheet.add_json({"const": value})
             case _:
                 raise ValueError("one of its values can't be written in the model's format")

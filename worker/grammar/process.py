@@ -94,7 +94,7 @@ class ForkServer:
         """Whether it still runs."""
         return self._process.poll() is None
 
-    def fork(self, *, nice: int = 0) -> "GrammarProcess":
+    def fork_process(self, *, nice: int = 0) -> "GrammarProcess":
         """A process for one grammar, which is compiled at the lower priority `nice`. Raises `ProcessLostError`."""
         number = next(self._numbers)
         ours, theirs = socket.socketpair()
@@ -145,11 +145,11 @@ class GrammarProcess:
         """Whether it may still be asked, as far as anybody has noticed."""
         return self._end.alive
 
-    def ask(self, request: Compile) -> None:
+    def send_request(self, request: Compile) -> None:
         """Have a grammar compiled; `answer` tells what came of it. Raises `ProcessLostError`."""
         self._send(msgspec.msgpack.encode(request))
 
-    def answer(self, wait_s: float) -> Compiled | None:
+    def read_answer(self, wait_s: float) -> Compiled | None:
         """What came of it; None where that is not known yet. Raises `ProcessLostError`."""
         try:
             if not self._line.poll(wait_s):

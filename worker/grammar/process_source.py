@@ -40,12 +40,12 @@ class ProcessSource:
         """The process that the others are forked from, if it has been started."""
         return self._server
 
-    def fork(self, *, nice: int = 0) -> GrammarProcess:
+    def fork_process(self, *, nice: int = 0) -> GrammarProcess:
         """A process for a grammar. Raises `JobError`."""
         for _ in range(TRIES):
             server = self._serving()
             try:
-                return server.fork(nice=nice)
+                return server.fork_process(nice=nice)
             except ProcessLostError:
                 log.warning("the process that grammar processes are forked from was lost; another one is started")
                 with self._lock:

@@ -46,7 +46,7 @@ class Spelling:
         """As Lark writes it."""
         return " ".join(piece if control else quoted(piece) for piece, control in self._pieces(text)) or '""'
 
-    def plain(self, text: str) -> bool:
+    def spell_text(self, text: str) -> bool:
         """Whether there is no control token in it."""
         return all(not control for _, control in self._pieces(text))
 
@@ -54,7 +54,7 @@ class Spelling:
         """Whether its last token is no control token."""
         return not self._pieces(text)[-1][1]
 
-    def token(self, text: str) -> str | None:
+    def spell_token(self, text: str) -> str | None:
         """All of a text as one control token, or None."""
         return f"<[{self._control[text]}]>" if text in self._control else None
 
@@ -79,19 +79,19 @@ class Sheet:
         self.lines: list[str] = []
         self.parts: list[dict[str, Any]] = []
 
-    def json(self, schema: Mapping[str, Any]) -> str:
+    def add_json(self, schema: Mapping[str, Any]) -> str:
         """JSON that fits a schema."""
         name = f"json{len(self.parts)}"
         self.parts.append(json_part(name, schema))
         return f"@{name}"
 
-    def rule(self, body: str, *, name: str = "rule", attributes: str = "") -> str:
+    def add_rule(self, body: str, *, name: str = "rule", attributes: str = "") -> str:
         """A rule of its own, to be repeated or left out."""
         name = f"{name}{len(self.lines)}"
         self.lines.append(f"{name}{attributes}: {body}")
         return name
 
-    def text(self, schema: Mapping[str, Any], closing: str, *, without: Sequence[str], strict: bool) -> str:
+    def write_text(self, schema: Mapping[str, Any], closing: str, *, without: Sequence[str], strict: bool) -> str:
         """A string as it is, up to and with `closing`, in which none of `without` stands.
 
         Raises `ValueError` where a strict schema says more of the string than can be said here.
@@ -103,7 +103,7 @@ class Sheet:
             return f"({' | '.join(map(quoted, values))}) {self.spell(closing)}"
         if strict and not _TEXTUAL.issuperset(schema):
             raise ValueError(f"the model's format can't hold text to {sorted(set(schema) - _TEXTUAL)[0]!r}")
-        plain = self.spell.plain(closing)
+        plain = self.spell.spell_text(closing)
         avoided = [*without, *([] if plain else [closing.strip()])]
         body = f"/{_length(schema)}/"
         if avoided:
@@ -111,7 +111,7 @@ class Sheet:
         self.lines.append(f"TEXT{len(self.lines)}: {body}")
         name = f"TEXT{len(self.lines) - 1}"
         if plain:
-            return self.rule(name, name="text", attributes=f"[suffix={quoted(closing)}]")
+            return self.add_rule(name, name="text", attributes=f"[suffix={quoted(closing)}]")
         # Line breaks before a control token are the text's: nothing could tell them apart.
         return f"{name} {self.spell(closing.lstrip())}"
 

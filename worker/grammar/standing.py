@@ -29,7 +29,7 @@ class Standing:
     def __init__(self) -> None:
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
 
-    def light(self, tenant: str, now: float) -> bool:
+    def is_light(self, tenant: str, now: float) -> bool:
         """Whether little has been spent on a tenant lately."""
         return self._owed_s(tenant, now) <= LIGHT_S
 
@@ -44,11 +44,11 @@ class Standing:
             return 0.0
         return max(0.0, account.barred_until - now, (self._owed_s(tenant, now) - MOST_S) / PAID_PER_S)
 
-    def charge(self, tenant: str, spent_s: float, now: float) -> None:
+    def charge_time(self, tenant: str, spent_s: float, now: float) -> None:
         """Processor time was spent."""
         self._account(tenant, now).owed_s += spent_s
 
-    def bar(self, tenant: str, now: float) -> None:
+    def bar_tenant(self, tenant: str, now: float) -> None:
         """A grammar held up everybody's streams."""
         account = self._account(tenant, now)
         if account.barred_until > now:

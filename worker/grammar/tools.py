@@ -37,11 +37,11 @@ class ToolCase(msgspec.Struct, frozen=True, kw_only=True):
         """Where its schema stands in the request."""
         return f"tools[{self.number}].function.parameters"
 
-    def loosened(self) -> "ToolCase":
+    def without_strictness(self) -> "ToolCase":
         """The same with any object for its arguments."""
         return msgspec.structs.replace(self, schema=dict(ANY_OBJECT))
 
-    def arguments(self) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    def arguments_schema(self) -> Iterator[tuple[str, dict[str, Any], bool]]:
         """Name, schema and whether it is required, of each argument; for formats that write them one by one.
 
         Raises `ValueError` where a strict schema says more than which arguments there are.

@@ -57,18 +57,18 @@ class Folder:
         except OSError as error:
             raise ShelfError(f"{path}: {error.strerror or error}") from None
 
-    def has(self, folder: str, name: str) -> bool:
+    def has_file(self, folder: str, name: str) -> bool:
         """Whether a file is there now."""
         return self._file(folder, name).exists()
 
-    def names(self, folder: str) -> list[str]:
+    def list_files(self, folder: str) -> list[str]:
         """The files of one tenant."""
         try:
             return [entry.name.removesuffix(SUFFIX) for entry in os.scandir(self._path / folder)]
         except OSError:
             return []
 
-    def touch(self, folder: str, name: str, used_at: float) -> bool:
+    def touch_file(self, folder: str, name: str, used_at: float) -> bool:
         """Note that a file is in use, if it is there."""
         try:
             os.utime(self._file(folder, name), (used_at, used_at))
@@ -76,7 +76,7 @@ class Folder:
             return False
         return True
 
-    def read(self, folder: str, name: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    def read_file(self, folder: str, name: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """A file's content; None where there is none any more. A damaged one is removed."""
         path = self._file(folder, name)
         try:
@@ -88,7 +88,7 @@ class Folder:
                 path.unlink()
             return None
 
-    def write(
+    def write_file(
         self, folder: str, name: str, content: Mapping[str, Tensor], metadata: Mapping[str, str], *, used_at: float
     ) -> None:
         """Add a file, then make room. Raises `OSError`."""
@@ -133,7 +133,7 @@ class Folder:
                 path.unlink()
             self.used_bytes -= sizes[path]
 
-    def clear(self) -> None:
+    def remove_all(self) -> None:
         """Remove everything but the key."""
         for item in self._files(time.time()):
             with contextlib.suppress(OSError):

@@ -26,16 +26,16 @@ class Names:
         self.folder = f"{_hash(key, b'model', model.encode()).hex()}/{_hash(self._key, b'folder').hex()}"
         """Where they are, below the shelf's own folder."""
 
-    def of(self, tokens: Tokens) -> "Trail":
+    def hash_prompt(self, tokens: Tokens) -> "Trail":
         """Those of a prompt's files."""
         return Trail(self, tokens)
 
-    def snapshot(self, before: bytes, rest: bytes, length: int) -> str:
+    def name_snapshot(self, before: bytes, rest: bytes, length: int) -> str:
         """The name of what stands for exactly `length` tokens. Its length can be told with the key alone."""
         digest = _hash(self._key, b"snapshot", before, rest)
         return (digest + self._masked(length, digest)).hex()
 
-    def length(self, name: str) -> int | None:
+    def snapshot_length(self, name: str) -> int | None:
         """How many tokens a snapshot stands for; None for other files."""
         try:
             raw = bytes.fromhex(name)
@@ -46,7 +46,7 @@ class Names:
         digest, masked = raw[:DIGEST_BYTES], raw[DIGEST_BYTES:]
         return int.from_bytes(self._masked(int.from_bytes(masked, "little"), digest), "little")
 
-    def chain(self, data: bytes) -> list[bytes]:
+    def hash_blocks(self, data: bytes) -> list[bytes]:
         """A digest for the end of each whole block, the first one for none."""
         chain = [self._key]
         for at in range(0, len(data) // BLOCK_BYTES * BLOCK_BYTES, BLOCK_BYTES):
@@ -64,17 +64,17 @@ class Trail:
     def __init__(self, names: Names, tokens: Tokens) -> None:
         self._names = names
         self._data = tokens.astype("<i8").tobytes()
-        self._chain = names.chain(self._data)
+        self._chain = names.hash_blocks(self._data)
         self.folder = names.folder
 
-    def blocks(self, length: int) -> list[str]:
+    def block_names(self, length: int) -> list[str]:
         """Those of every whole block of the first `length` tokens, in order."""
         return [digest.hex() for digest in self._chain[1 : length // BLOCK + 1]]
 
-    def snapshot(self, length: int) -> str:
+    def snapshot_name(self, length: int) -> str:
         """That of what stands for exactly the first `length` tokens."""
         whole = length // BLOCK
-        return self._names.snapshot(self._chain[whole], self._data[whole * BLOCK_BYTES : length * 8], length)
+        return self._names.name_snapshot(self._chain[whole], self._data[whole * BLOCK_BYTES : length * 8], length)
 
 
 def _hash(key: bytes, *parts: bytes, size: int = DIGEST_BYTES) -> bytes:

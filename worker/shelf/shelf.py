@@ -65,12 +65,12 @@ class Shelf:
         """Bytes in the folder, of all models, as far as this process knows."""
         return self._folder.used_bytes
 
-    def hopeless(self, fetch: Fetch | None = None) -> bool:
+    def is_stuck(self, fetch: Fetch | None = None) -> bool:
         """Whether the disk has had something to do for long, this fetch for one, and done nothing."""
         since = max(fetch.asked_at, self._moved_at) if fetch else self._moved_at
         return (self._busy or fetch is not None) and self._clock() - since > PATIENCE_S
 
-    def put(self, parcel: Parcel) -> None:
+    def write_entry(self, parcel: Parcel) -> None:
         """Have a cache written, some time."""
         if len(parcel.tokens) < WORTH or self._clock() < self._paused_until:
             return
@@ -81,9 +81,9 @@ class Shelf:
                 self._backlog_bytes -= self._parcels.popleft().nbytes
             self._changed.notify_all()
 
-    def fetch(self, tenant: str, tokens: Tokens, *, beyond: int) -> Fetch | None:
+    def lookup_prefix(self, tenant: str, tokens: Tokens, *, beyond: int) -> Fetch | None:
         """Look for more than the first `beyond` tokens of a prompt. None: there is no use in it."""
-        if len(tokens) < beyond + WORTH or self.hopeless():
+        if len(tokens) < beyond + WORTH or self.is_stuck():
             return None
         fetch = Fetch(tenant, tokens, beyond, self._clock())
         with self._changed:
@@ -91,7 +91,7 @@ class Shelf:
             self._changed.notify_all()
         return fetch
 
-    def wait(self, fetches: Sequence[Fetch], timeout_s: float) -> None:
+    def wait_for_lookups(self, fetches: Sequence[Fetch], timeout_s: float) -> None:
         """Until one of these is done, or the time is up."""
         with self._changed:
             self._changed.wait_for(lambda: any(fetch.done for fetch in fetches), timeout_s)
@@ -141,7 +141,7 @@ class Shelf:
                 self._writing = self._written(parcel)
         if clearing:
             self._writing = None
-            self._folder.clear()
+            self._folder.remove_all()
         if fetch is not None:
             self._serve(fetch)
         elif self._writing is not None:
@@ -173,36 +173,36 @@ class Shelf:
         contents, tokens = parcel.contents, parcel.tokens
         trail = self._trail(parcel.tenant, tokens)
         now = time.time()
-        blocks = trail.blocks(len(tokens)) if contents.strips else []
+        blocks = trail.block_names(len(tokens)) if contents.strips else []
         for index, name in enumerate(blocks):
             used_at = now - index * STEP_S
-            if not self._folder.touch(trail.folder, name, used_at):
+            if not self._folder.touch_file(trail.folder, name, used_at):
                 piece = _cut(contents.strips, index * BLOCK, (index + 1) * BLOCK)
-                self._folder.write(trail.folder, name, piece, {}, used_at=used_at)
+                self._folder.write_file(trail.folder, name, piece, {}, used_at=used_at)
             yield
         if contents.rest:
-            name, used_at = trail.snapshot(len(tokens)), now - len(blocks) * STEP_S
-            if not self._folder.touch(trail.folder, name, used_at):
+            name, used_at = trail.snapshot_name(len(tokens)), now - len(blocks) * STEP_S
+            if not self._folder.touch_file(trail.folder, name, used_at):
                 tail = _cut(contents.strips, len(blocks) * BLOCK, len(tokens))
                 content = {f"strip.{key}": tensor for key, tensor in tail.items()}
                 content |= {f"rest.{key}": tensor for key, tensor in contents.rest.items()}
-                self._folder.write(trail.folder, name, content, {"shape": contents.shape}, used_at=used_at)
+                self._folder.write_file(trail.folder, name, content, {"shape": contents.shape}, used_at=used_at)
 
     def _trail(self, tenant: str, tokens: Tokens) -> Trail:
-        return Names(self._folder.key, self._model, tenant).of(tokens)
+        return Names(self._folder.key, self._model, tenant).hash_prompt(tokens)
 
     # -- reading ---------------------------------------------------------------
 
     def _found(self, fetch: Fetch) -> Contents | None:
         names = Names(self._folder.key, self._model, fetch.tenant)
-        trail = names.of(fetch.tokens)
+        trail = names.hash_prompt(fetch.tokens)
         if not self._rest:
             strips, fetch.length = self._blocks(trail, fetch, len(fetch.tokens))
             return Contents(_cut(strips, 0, fetch.length), {}) if strips else None
-        known = {name: names.length(name) for name in self._folder.names(names.folder)}
+        known = {name: names.snapshot_length(name) for name in self._folder.list_files(names.folder)}
         lengths = {length for length in known.values() if length and length <= len(fetch.tokens)}
         for length in sorted(lengths, reverse=True):
-            name = trail.snapshot(length)
+            name = trail.snapshot_name(length)
             if length < fetch.beyond + WORTH:
                 break
             if name in known and (found := self._snapshot(trail, fetch, name, length)) is not None:
@@ -212,7 +212,7 @@ class Shelf:
 
     def _snapshot(self, trail: Trail, fetch: Fetch, name: str, length: int) -> Contents | None:
         """The whole of it, or nothing."""
-        read = self._folder.read(trail.folder, name)
+        read = self._folder.read_file(trail.folder, name)
         if read is None:
             return None
         tail = {key.removeprefix("strip."): value for key, value in read[0].items() if key.startswith("strip.")}
@@ -226,25 +226,27 @@ class Shelf:
                 strips = strips or _room(tail, length)
                 _fill(strips, tail, reach)
             strips = _cut(strips, 0, length)
-        self._folder.touch(trail.folder, name, time.time())
+        self._folder.touch_file(trail.folder, name, time.time())
         return Contents(strips, rest, read[1].get("shape", ""))
 
     def _blocks(self, trail: Trail, fetch: Fetch, length: int) -> tuple[dict[str, Tensor], int]:
         """As many blocks of the first `length` tokens as follow each other, in space for all; and how far they go."""
-        blocks = trail.blocks(length)
-        there = next((index for index, name in enumerate(blocks) if not self._folder.has(trail.folder, name)), None)
+        blocks = trail.block_names(length)
+        there = next(
+            (index for index, name in enumerate(blocks) if not self._folder.has_file(trail.folder, name)), None
+        )
         blocks = blocks[:there]
         if not self._rest and len(blocks) * BLOCK < fetch.beyond + WORTH:
             return {}, 0
         now = time.time()
         strips: dict[str, Tensor] = {}
         for index, name in enumerate(blocks):
-            read = None if fetch.dropped else self._folder.read(trail.folder, name)
+            read = None if fetch.dropped else self._folder.read_file(trail.folder, name)
             if read is None:
                 blocks = blocks[:index]
                 break
             self._moved_at = self._clock()
-            self._folder.touch(trail.folder, name, now - index * STEP_S)
+            self._folder.touch_file(trail.folder, name, now - index * STEP_S)
             strips = strips or _room(read[0], length)
             _fill(strips, read[0], index * BLOCK)
         return strips, len(blocks) * BLOCK

@@ -48,14 +48,14 @@ class ToolBlocks:
             self._writer = self._writing(self._told)
         self._text.append(text)
         if self._writer is not None:
-            self._writer.add(text)
+            self._writer.add_text(text)
 
-    def take(self) -> list[ToolCall]:
+    def take_calls(self) -> list[ToolCall]:
         """What has become certain since the last time."""
         pieces, self._pieces = self._pieces, []
         return joined_calls(pieces) if len(pieces) > 1 else pieces
 
-    def end(self, *, cut: bool = False) -> bool:
+    def end_block(self, *, cut: bool = False) -> bool:
         """The block is complete, or was `cut` off before its end marker. False: it is no call, but text."""
         text, writer = self.text, self._writer
         self._text.clear()
@@ -69,7 +69,7 @@ class ToolBlocks:
                 calls = []
         self.whole = bool(calls)
         if writer is not None:
-            writer.end(calls)
+            writer.end_calls(calls)
         for call in calls[told : None if self._parallel else 1]:
             self._told(call.name, call.id, call.arguments)
         return bool(calls or told)

@@ -107,7 +107,7 @@ class ChannelText:
         self._enter(initial)
         self._trim = initial == REASONING
 
-    def feed(self, token: int) -> None:
+    def feed_token(self, token: int) -> None:
         """Add one generated token (not the end of sequence, which has no text). Ignored once `stopped`."""
         if self.stopped is not None:
             return
@@ -123,19 +123,19 @@ class ChannelText:
         if thinking:
             self.reasoning_tokens += 1
 
-    def take(self) -> Piece | None:
+    def take_pieces(self) -> Piece | None:
         """What became certain since the last call, or None."""
         text, reasoning = self._text, self._reasoning
         if not (text or reasoning or self._block.waiting):
             return None
-        piece = Piece(text="".join(text), reasoning="".join(reasoning), calls=self._block.take())
+        piece = Piece(text="".join(text), reasoning="".join(reasoning), calls=self._block.take_calls())
         if text:
             text.clear()
         if reasoning:
             reasoning.clear()
         return piece
 
-    def finish(self, reason: str) -> Piece:
+    def finish_text(self, reason: str) -> Piece:
         """The last piece, with everything that was held back.
 
         `reason` is `stop` (end of sequence, or `stopped`) or `length`. A block without its end marker is a call if
@@ -149,7 +149,7 @@ class ChannelText:
         if self._block.count and reason == "stop":
             reason = "tool_calls"
         return Piece(
-            text="".join(self._text), reasoning="".join(self._reasoning), calls=self._block.take(), finish=reason
+            text="".join(self._text), reasoning="".join(self._reasoning), calls=self._block.take_calls(), finish=reason
         )
 
     # -- states
@@ -179,7 +179,7 @@ class ChannelText:
             text = self._follow(edge, text[start + len(edge.text) :])
             if self.stopped is not None:
                 return
-        certain = self._state.certain(text)
+        certain = self._state.certain_length(text)
         self._held = text[certain:]
         self._emit(text[:certain])
 
@@ -221,7 +221,7 @@ class ChannelText:
 
     def _end_block(self, *, cut: bool = False) -> bool:
         # Without an end marker nothing says that a block is complete, but that it parses.
-        if not self._block.end(cut=cut and bool(self._state.edges)):
+        if not self._block.end_block(cut=cut and bool(self._state.edges)):
             return False
         if not self._parallel_calls and (self._block.whole or not cut):
             self.stopped = "tool_calls"

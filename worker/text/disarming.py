@@ -18,7 +18,7 @@ class Disarmer:
         self._names = re.compile(_prefix_tree(names)) if names else None
         self._longest = max(map(len, names), default=0)
 
-    def disarm(self, value: Any) -> Any:
+    def disarm_text(self, value: Any) -> Any:
         """The same text, list or dict with a joiner behind the first character of each name in its texts.
 
         Of names that begin at the same place the longest counts; none is looked for inside another.
@@ -27,9 +27,9 @@ class Disarmer:
             case str():
                 return self._disarm(value)
             case dict():
-                return {self.disarm(key): self.disarm(part) for key, part in value.items()}
+                return {self.disarm_text(key): self.disarm_text(part) for key, part in value.items()}
             case list():
-                return [self.disarm(part) for part in value]
+                return [self.disarm_text(part) for part in value]
             case _:
                 return value
 

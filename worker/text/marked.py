@@ -97,7 +97,7 @@ class MarkedArguments:
         self._begun = False
         self._kept: list[str] = []
 
-    def add(self, text: str) -> str | None:
+    def add_text(self, text: str) -> str | None:
         """More of the block. Returns what follows the call, None while it goes on."""
         text = self._held + text
         self._held = ""
@@ -156,7 +156,7 @@ class MarkedArguments:
         """Take what belongs to the value; returns what follows it."""
         found = state.first_match(text)
         if found is None:
-            certain = state.certain(text)
+            certain = state.certain_length(text)
             self._held = text[certain:]
             self._take(text[:certain], slot)
             return ""

@@ -16,7 +16,7 @@ class JsonArguments:
         self._held = ""
         self._open: list[str] = []
 
-    def add(self, text: str) -> str | None:
+    def add_text(self, text: str) -> str | None:
         """More of the block. Returns what follows the arguments, None while they go on."""
         text = self._held + text
         self._held = ""

@@ -53,7 +53,7 @@ class State:
                 best, best_start, best_end = edge, start, end
         return None if best is None else (best_start, best)
 
-    def certain(self, text: str) -> int:
+    def certain_length(self, text: str) -> int:
         """How much of a text without a match can no longer be part of one; the rest has to wait."""
         size = keep = len(text)
         for edge in self.edges:

@@ -44,7 +44,7 @@ Emit = Callable[[str | None, str | None, str], None]
 class Arguments(Protocol):
     """Of one call, while they are written."""
 
-    def add(self, text: str, /) -> str | None:
+    def add_text(self, text: str, /) -> str | None:
         """More of the block. Returns what follows them, None while they go on."""
 
     def complete(self, arguments: str, /) -> None:
@@ -78,7 +78,7 @@ class Writing:
         self.begun = 0
         """Calls that have been told of."""
 
-    def add(self, text: str) -> None:
+    def add_text(self, text: str) -> None:
         """More of the block."""
         if self._over:
             return
@@ -87,7 +87,7 @@ class Writing:
         while text and not self._over:
             text = self._go_on(text, self._arguments) if self._arguments is not None else self._begin(text)
 
-    def end(self, calls: Sequence[Call]) -> None:
+    def end_calls(self, calls: Sequence[Call]) -> None:
         """The block is complete, and turned out to hold these."""
         if self._arguments is not None and self.begun <= len(calls):
             call = calls[self.begun - 1]
@@ -111,7 +111,7 @@ class Writing:
 
     def _go_on(self, text: str, arguments: Arguments) -> str:
         """Read on; returns what follows the arguments."""
-        rest = arguments.add(text)
+        rest = arguments.add_text(text)
         if rest is None:
             return ""
         self._arguments = None

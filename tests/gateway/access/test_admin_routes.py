@@ -196,7 +196,7 @@ async def test_operator_sees_configuration_statistics_and_events(client: Client)
         assert (await call(client, "GET", f"/admin/events?limit={limit}", status=400))["error"]["param"] == "limit"
     for _ in range(1500):
         logging.getLogger("gateway.test").warning("again")
-    assert len(app_of(client)[EVENTS].latest(10_000)) == 1000
+    assert len(app_of(client)[EVENTS].list_latest(10_000)) == 1000
 
 
 async def test_models_of_others_are_refused_and_hidden_when_a_key_is_for_some(client: Client) -> None:

@@ -54,25 +54,25 @@ async def test_keys_work_and_usage_waits_when_the_disk_is_full(
     """An alarm, no crash; nobody new gets in, changes are refused; with room again, every token is written."""
     keys = Custody(small_disk / "data", Keyring("the master key"), Usage(UNLIMITED), look_s=0.02)
     await keys.start()
-    key, text = await keys.put(lambda pepper: new_key(pepper, 10.0, name="x"))
+    key, text = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x"))
     filler = fill(small_disk)
     for at in range(3000):
-        keys.usage.count(f"{key.id}{at}", requests=1)
-    keys.usage.count(key.id, requests=1, tokens=7)
+        keys.usage.count_use(f"{key.id}{at}", requests=1)
+    keys.usage.count_use(key.id, requests=1, tokens=7)
     await eventually(lambda: keys.trouble is not None)
     assert "The key database fails" in caplog.text
-    assert isinstance(keys.keyring.find(text, 11.0), Caller)
-    assert isinstance(keys.keyring.find("the master key", 11.0), Caller)
+    assert isinstance(keys.keyring.identify_caller(text, 11.0), Caller)
+    assert isinstance(keys.keyring.identify_caller("the master key", 11.0), Caller)
     with pytest.raises(Unavailable):
         for _ in range(100):
-            _, stranger = await keys.put(lambda pepper: new_key(pepper, 10.0, name="y" * 100))
-            assert isinstance(keys.keyring.find(stranger, 11.0), Caller)
+            _, stranger = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="y" * 100))
+            assert isinstance(keys.keyring.identify_caller(stranger, 11.0), Caller)
     _, nobody = new_key(b"q" * 32, 1.0, name="z")
-    assert keys.keyring.find(nobody, 11.0) == "invalid"
+    assert keys.keyring.identify_caller(nobody, 11.0) == "invalid"
     filler.unlink()
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)  # noqa: ASYNC221
     await eventually(lambda: keys.trouble is None)
-    sums = {found.id: (found.requests, found.tokens) for found in await keys.keys()}
+    sums = {found.id: (found.requests, found.tokens) for found in await keys.read_keys()}
     assert sums[key.id] == (1, 7)
     await keys.close()
 
@@ -84,30 +84,30 @@ async def test_revocation_holds_and_survives_when_the_disk_is_full(
     folder = small_disk / "data"
     keys = Custody(folder, Keyring("the master key"), Usage(UNLIMITED), look_s=0.02)
     await keys.start()
-    made = [await keys.put(lambda pepper: new_key(pepper, 10.0, name="x")) for _ in range(8)]
+    made = [await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x")) for _ in range(8)]
     fill(small_disk)
     # What is not written yet takes the last of the room that the database has within its files.
     for at in range(3000):
-        keys.usage.count(f"{made[0][0].id}{at}", requests=1)
+        keys.usage.count_use(f"{made[0][0].id}{at}", requests=1)
     await eventually(lambda: keys.trouble is not None)
     kept = []
     for at, (key, text) in enumerate(made):
-        _, place = await keys.revoke(key.id, 11.0 + at)
+        _, place = await keys.revoke_key(key.id, 11.0 + at)
         kept.append(place)
-        assert keys.keyring.find(text, 11.0) == "revoked"
+        assert keys.keyring.identify_caller(text, 11.0) == "revoked"
     assert set(kept) <= {"database", "journal"}
     assert "journal" in kept
     assert "is revoked here, but that is in the journal alone yet" in caplog.text
     # As after SIGKILL.
     again = Custody(folder, Keyring(None), Usage(UNLIMITED), look_s=0.02)
     await again.start()
-    assert {again.keyring.find(text, 11.0) for _, text in made} <= {"revoked", "unavailable"}
+    assert {again.keyring.identify_caller(text, 11.0) for _, text in made} <= {"revoked", "unavailable"}
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)  # noqa: ASYNC221
     await eventually(lambda: keys.trouble is None and not keys.keyring.revoked)
-    assert {again.keyring.find(text, 11.0) for _, text in made} == {"revoked"}
+    assert {again.keyring.identify_caller(text, 11.0) for _, text in made} == {"revoked"}
     await again.close()
     await keys.close()
     store = KeyStore(folder, timeout_s=1)
-    assert all(found.revoked_at is not None for found in store.read())
-    assert Journal(folder).read() == {}
+    assert all(found.revoked_at is not None for found in store.read_keys())
+    assert Journal(folder).read_revocations() == {}
     store.close()

@@ -32,7 +32,7 @@ async def test_guard_costs_less_than_a_hundred_microseconds_when_everything_is_o
     """One key of a thousand, all limits with full logs, a reservation, headers, sums; above what it is without."""
     keyring, now = Keyring("master"), [10**15]
     made = [new_key(b"p" * 32, 1.0, name="x", limits=Limits(tpm=10**9, tpd=10**10)) for _ in range(1000)]
-    keyring.replace([key for key, _ in made], b"p" * 32)
+    keyring.replace_keys([key for key, _ in made], b"p" * 32)
     usage = Usage(Limits(burst=10, rpm=60, rph=1000, rpd=10_000, tpm=0, tpd=0, parallel=8), clock_ns=lambda: now[0])
     headers = {"Authorization": f"Bearer {made[500][1]}"}
     costs: dict[bool, list[float]] = {False: [], True: []}

@@ -181,7 +181,7 @@ async def test_limits_are_the_configured_ones_when_the_key_has_none(client: Clie
     """Burst 10, 60 a minute, 1,000 an hour, 10,000 a day; the master key has none; models and queues cost nothing."""
     usage = app_of(client)[GATE].usage
     caller = Caller(id="k", permissions=frozenset("*"), limits=Limits(rph=7))
-    assert usage.meter(caller).limits == Limits(burst=10, rpm=60, rph=7, rpd=10_000, tpm=0, tpd=0, parallel=0)
+    assert usage.limiter_for(caller).limits == Limits(burst=10, rpm=60, rph=7, rpd=10_000, tpm=0, tpd=0, parallel=0)
     headers = bearer(await issue(client, "*"))
     for _ in range(30):
         assert (await client.get("/v1/models", headers=headers)).status == 200

@@ -24,7 +24,7 @@ class Clock:
 
 def guess(guesses: Guesses, count: int, address: str = "10.0.0.1", first: int = 0) -> None:
     for at in range(first, first + count):
-        guesses.note(address, f"guess-{at}", "invalid")
+        guesses.count_failure(address, f"guess-{at}", "invalid")
 
 
 def test_delay_grows_with_each_guess_and_is_bounded() -> None:
@@ -50,7 +50,7 @@ def test_wrong_key_that_comes_again_is_no_guess() -> None:
     guesses = Guesses(Clock())
     for _ in range(1000):
         for at in range(FREE - 1):
-            guesses.note("10.0.0.1", f"old-{at}", "invalid")
+            guesses.count_failure("10.0.0.1", f"old-{at}", "invalid")
     assert guesses.wait_s("10.0.0.1") == 0
     assert guesses.counts["invalid"] == 1000 * (FREE - 1)
     assert FREE <= REMEMBERED
@@ -60,7 +60,7 @@ def test_network_counts_as_one_address_when_it_is_of_version_six() -> None:
     """Whoever has one address of a /64 has them all."""
     guesses = Guesses(Clock())
     for at in range(FREE):
-        guesses.note(f"2001:db8::{at:x}", f"guess-{at}", "invalid")
+        guesses.count_failure(f"2001:db8::{at:x}", f"guess-{at}", "invalid")
     assert guesses.wait_s("2001:db8::ffff") > 0
     assert guesses.wait_s("2001:db8:0:1::1") == 0
 
@@ -69,7 +69,7 @@ def test_table_is_bounded_when_very_many_addresses_fail() -> None:
     """The oldest are forgotten."""
     guesses = Guesses(Clock())
     for at in range(ADDRESSES + 100):
-        guesses.note(f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}", "x", "invalid")
+        guesses.count_failure(f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}", "x", "invalid")
     assert len(guesses) == ADDRESSES
 
 
@@ -77,9 +77,9 @@ def test_addresses_of_the_master_key_are_bounded() -> None:
     """It came from very many: the last ones are known."""
     guesses = Guesses(Clock())
     for at in range(TRUSTED + 1):
-        guesses.trust(f"10.0.{at >> 8}.{at & 255}")
-    assert not guesses.trusts("10.0.0.0")
-    assert guesses.trusts("10.0.0.1")
+        guesses.trust_address(f"10.0.{at >> 8}.{at & 255}")
+    assert not guesses.is_trusted("10.0.0.0")
+    assert guesses.is_trusted("10.0.0.1")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def test_every_key_is_compared_as_often_and_as_long_when_it_is_looked_up(
     """Whether an id exists shows in no comparison; what is compared are always two digests of 32 bytes."""
     ring = Keyring("the master key")
     key, text = new_key(PEPPER, 1.0, name="x")
-    ring.replace([key], PEPPER)
+    ring.replace_keys([key], PEPPER)
     asked = {
         "known": text, "wrong secret": mint(key.id)[1], "stranger": mint()[1],
         "master": "the master key", "nonsense": "x" * 1000,
@@ -33,6 +33,6 @@ def test_every_key_is_compared_as_often_and_as_long_when_it_is_looked_up(
         return plain(one, other)
 
     monkeypatch.setattr(keyring.hmac, "compare_digest", compare)
-    found = ring.find(asked, 2.0)
+    found = ring.identify_caller(asked, 2.0)
     assert (found == "invalid") is (who in ("wrong secret", "stranger", "nonsense"))
     assert seen == [(32, 32)] * (1 if who in ("master", "nonsense") else 2)

@@ -62,23 +62,23 @@ async def test_key_is_known_within_a_second_when_the_command_line_makes_it(
     await keys.start()
     text = made(tmp_path, capsys, "outside", "--permissions", "chat", "--models", "a,b", "--rpm", "7")
     key_id = text[4:12]
-    await eventually(lambda: isinstance(keys.keyring.find(text, time.time()), Caller))
-    caller = keys.keyring.find(text, time.time())
+    await eventually(lambda: isinstance(keys.keyring.identify_caller(text, time.time()), Caller))
+    caller = keys.keyring.identify_caller(text, time.time())
     assert caller == Caller(
         id=key_id, permissions=frozenset({"chat"}), models=frozenset("ab"), limits=Limits(rpm=7), tenant=key_id
     )
     assert command(tmp_path, "change", key_id, "--permissions", "*", "--burst", "3") == 0
-    await eventually(lambda: keys.keyring.find(text, time.time()) != caller)
-    assert keys.keyring.find(text, time.time()).limits == Limits(rpm=7, burst=3)  # type: ignore[union-attr]
+    await eventually(lambda: keys.keyring.identify_caller(text, time.time()) != caller)
+    assert keys.keyring.identify_caller(text, time.time()).limits == Limits(rpm=7, burst=3)  # type: ignore[union-attr]
     capsys.readouterr()
     assert command(tmp_path, "rotate", key_id, "--grace", "1h") == 0
     fresh = capsys.readouterr().out.strip()
-    await eventually(lambda: isinstance(keys.keyring.find(fresh, time.time()), Caller))
-    assert isinstance(keys.keyring.find(text, time.time() + 3599), Caller)
-    assert keys.keyring.find(text, time.time() + 3601) == "invalid"
+    await eventually(lambda: isinstance(keys.keyring.identify_caller(fresh, time.time()), Caller))
+    assert isinstance(keys.keyring.identify_caller(text, time.time() + 3599), Caller)
+    assert keys.keyring.identify_caller(text, time.time() + 3601) == "invalid"
     began = time.monotonic()
     assert command(tmp_path, "revoke", key_id) == 0
-    await eventually(lambda: keys.keyring.find(fresh, time.time()) == "revoked")
+    await eventually(lambda: keys.keyring.identify_caller(fresh, time.time()) == "revoked")
     assert time.monotonic() - began < 1.0
     await keys.close()
     on_disk = contents(tmp_path)
@@ -88,7 +88,7 @@ async def test_key_is_known_within_a_second_when_the_command_line_makes_it(
 def test_files_are_private_when_made(tmp_path: Path) -> None:
     """Nobody else of the machine reads keys, sums or pepper."""
     store = KeyStore(tmp_path / "data", timeout_s=1)
-    store.put(new_key(store.pepper, 1.0, name="x")[0])
+    store.write_key(new_key(store.pepper, 1.0, name="x")[0])
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     files = [*(tmp_path / "data").iterdir()]
     assert {path.name for path in files} >= {DATABASE, PEPPER}
@@ -122,14 +122,14 @@ async def test_expired_key_is_told_from_a_bad_one_at_the_second(tmp_path: Path) 
     """Expiry holds per request, by the wall clock; wrong secrets, unknown ids and typos are all the same."""
     keys = custody(tmp_path, master="the master key")
     await keys.start()
-    key, text = await keys.put(lambda pepper: new_key(pepper, 10.0, name="x", expires_at=100.0))
+    key, text = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x", expires_at=100.0))
     _, stranger = new_key(b"q" * 32, 1.0, name="y")
-    find = keys.keyring.find
+    find = keys.keyring.identify_caller
     assert isinstance(find(text, 99.999), Caller)
     assert find(text, 100.0) == "expired"
     assert {find(bad, 1.0) for bad in (stranger, text[:-1], "x", "", "the master key ")} == {"invalid"}
     assert find("the master key", 1.0).id == "master"  # type: ignore[union-attr]
-    assert [found.id for found in await keys.keys()] == [key.id]
+    assert [found.id for found in await keys.read_keys()] == [key.id]
     await keys.close()
 
 
@@ -137,9 +137,9 @@ async def test_usage_survives_when_the_process_does_not(tmp_path: Path) -> None:
     """What was counted is on disk within a look, per key and per minute; a new process goes on counting from there."""
     keys = custody(tmp_path)
     await keys.start()
-    key, _ = await keys.put(lambda pepper: new_key(pepper, 10.0, name="x", limits=Limits(rpd=5, rph=4)))
+    key, _ = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x", limits=Limits(rpd=5, rph=4)))
     for _ in range(3):
-        keys.usage.count(key.id, requests=1, tokens=7)
+        keys.usage.count_use(key.id, requests=1, tokens=7)
     await eventually(lambda: read(tmp_path)[0].requests == 3)
     assert (read(tmp_path)[0].tokens, read(tmp_path)[0].last_used_at) == (21, pytest.approx(time.time(), abs=10))
     # No close: as after SIGKILL.
@@ -147,11 +147,11 @@ async def test_usage_survives_when_the_process_does_not(tmp_path: Path) -> None:
     await again.start()
     caller = Caller(id=key.id, permissions=frozenset("*"), limits=key.limits)
     now = time.monotonic_ns()
-    left = again.usage.meter(caller).requests_left(now)
+    left = again.usage.limiter_for(caller).requests_left(now)
     assert left is not None
     assert (left.limit, left.remaining) == (4, 1)
-    assert again.usage.meter(caller).begin(now) is None
-    refused = again.usage.meter(caller).begin(now)
+    assert again.usage.limiter_for(caller).start_request(now) is None
+    refused = again.usage.limiter_for(caller).start_request(now)
     assert refused is not None
     assert refused.wait_ns < DAY_NS
     await again.close()
@@ -161,7 +161,7 @@ async def test_usage_survives_when_the_process_does_not(tmp_path: Path) -> None:
 def read(folder: Path) -> list[Key]:
     store = KeyStore(folder, timeout_s=5)
     try:
-        return store.read()
+        return store.read_keys()
     finally:
         store.close()
 
@@ -172,17 +172,17 @@ async def test_keys_stay_good_and_usage_waits_when_the_database_is_locked(
     """Another process holds the lock: known keys work, changes are refused, nothing that was counted is lost."""
     keys = custody(tmp_path)
     await keys.start()
-    key, text = await keys.put(lambda pepper: new_key(pepper, 10.0, name="x"))
+    key, text = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x"))
     blocker = sqlite3.connect(tmp_path / DATABASE, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
-    keys.usage.count(key.id, requests=1, tokens=5)
+    keys.usage.count_use(key.id, requests=1, tokens=5)
     await eventually(lambda: keys.trouble is not None)
     assert "The key database fails" in caplog.text
     assert "serving the keys last read" in caplog.text
-    assert isinstance(keys.keyring.find(text, 11.0), Caller)
+    assert isinstance(keys.keyring.identify_caller(text, 11.0), Caller)
     with pytest.raises(Unavailable):
-        await keys.put(lambda pepper: new_key(pepper, 10.0, name="y"))
-    keys.usage.count(key.id, requests=1, tokens=5)
+        await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="y"))
+    keys.usage.count_use(key.id, requests=1, tokens=5)
     blocker.execute("ROLLBACK")
     blocker.close()
     await eventually(lambda: keys.trouble is None)
@@ -200,12 +200,12 @@ async def test_no_key_opens_anything_when_the_database_is_locked_from_the_start(
     blocker.execute("UPDATE keys SET name = name")
     keys = custody(tmp_path, master="m")
     await keys.start()
-    assert keys.keyring.find(text, 11.0) == "unavailable"
-    assert keys.keyring.find("m", 11.0).id == "master"  # type: ignore[union-attr]
-    assert keys.keyring.find("nonsense", 11.0) == "invalid"
+    assert keys.keyring.identify_caller(text, 11.0) == "unavailable"
+    assert keys.keyring.identify_caller("m", 11.0).id == "master"  # type: ignore[union-attr]
+    assert keys.keyring.identify_caller("nonsense", 11.0) == "invalid"
     blocker.execute("ROLLBACK")
     blocker.close()
-    await eventually(lambda: isinstance(keys.keyring.find(text, 11.0), Caller))
+    await eventually(lambda: isinstance(keys.keyring.identify_caller(text, 11.0), Caller))
     assert key.id
     await keys.close()
 
@@ -213,7 +213,7 @@ async def test_no_key_opens_anything_when_the_database_is_locked_from_the_start(
 def made_in(folder: Path) -> tuple[Key, str]:
     store = KeyStore(folder, timeout_s=1)
     key, text = new_key(store.pepper, 10.0, name="x")
-    store.put(key)
+    store.write_key(key)
     store.close()
     return key, text
 
@@ -244,8 +244,8 @@ async def test_door_stays_shut_when_the_database_is_damaged(
             db.close()
     keys = custody(folder, master="m")
     await keys.start()
-    assert keys.keyring.find(text, 11.0) in ("invalid", "unavailable")
-    assert keys.keyring.find("m", 11.0).id == "master"  # type: ignore[union-attr]
+    assert keys.keyring.identify_caller(text, 11.0) in ("invalid", "unavailable")
+    assert keys.keyring.identify_caller("m", 11.0).id == "master"  # type: ignore[union-attr]
     assert keys.trouble is not None
     assert "The key database fails" in caplog.text
     await keys.close()
@@ -257,7 +257,7 @@ async def test_lost_pepper_is_said_and_opens_nothing(tmp_path: Path, caplog: pyt
     (tmp_path / PEPPER).unlink()
     keys = custody(tmp_path)
     await keys.start()
-    assert keys.keyring.find(text, 11.0) == "invalid"
+    assert keys.keyring.identify_caller(text, 11.0) == "invalid"
     assert "pepper" in caplog.text
     await keys.close()
 
@@ -266,12 +266,12 @@ async def test_known_keys_stay_good_when_the_database_is_damaged_under_way(tmp_p
     """Memory goes on; what was revoked there stays revoked."""
     keys = custody(tmp_path)
     await keys.start()
-    key, text = await keys.put(lambda pepper: new_key(pepper, 10.0, name="x"))
+    key, text = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x"))
     damage(tmp_path)
     await keys._run(keys._drop)
-    keys.usage.count(key.id, requests=1)
+    keys.usage.count_use(key.id, requests=1)
     await eventually(lambda: keys.trouble is not None)
-    assert isinstance(keys.keyring.find(text, 11.0), Caller)
+    assert isinstance(keys.keyring.identify_caller(text, 11.0), Caller)
     await keys.close()
 
 
@@ -279,12 +279,12 @@ async def test_writes_fail_whole_when_the_disk_is_full(tmp_path: Path) -> None:
     """No half row, no wrong sum; and all is written once there is room."""
     keys = custody(tmp_path)
     await keys.start()
-    key, _ = await keys.put(lambda pepper: new_key(pepper, 10.0, name="x"))
+    key, _ = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x"))
     await keys._run(lambda: keys._open()._db.execute("PRAGMA max_page_count = 1"))  # raised to the size it has
     used = [f"{key.id}{at:04}" for at in range(2000)]
     for name in used:
-        keys.usage.count(name, requests=1)
-    keys.usage.count(key.id, requests=1, tokens=3)
+        keys.usage.count_use(name, requests=1)
+    keys.usage.count_use(key.id, requests=1, tokens=3)
     await eventually(lambda: keys.trouble is not None)
     assert "full" in str(keys.trouble)
     assert read(tmp_path)[0].requests == 0
@@ -300,13 +300,13 @@ def test_pending_usage_is_bounded_when_nothing_can_be_written() -> None:
     usage = Usage(UNLIMITED, wall=lambda: now[0])
     for at in range(45_000):
         now[0] = at * 60.0
-        usage.count(f"k{at % 3}", requests=1, tokens=2)
-    taken = usage.take()
+        usage.count_use(f"k{at % 3}", requests=1, tokens=2)
+    taken = usage.take_pending()
     assert len(taken) <= 20_001
     assert (sum(spent.requests for spent in taken), sum(spent.tokens for spent in taken)) == (45_000, 90_000)
-    usage.count("k0", requests=1)
+    usage.count_use("k0", requests=1)
     usage.give_back([*taken, Spent("k0", int(now[0] // 60), 1, 1)])
-    assert sum(spent.requests for spent in usage.take()) == 45_002
+    assert sum(spent.requests for spent in usage.take_pending()) == 45_002
 
 
 def test_commands_say_what_is_wrong_when_they_are_misused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,14 +26,14 @@ async def test_key_is_heard_when_the_gateway_logs_it(
     client: Client, monkeypatch: pytest.MonkeyPatch, _listener: Listener
 ) -> None:
     """A line at the lowest level with the master key in it is found; that of another key is masked as it is written."""
-    plain = Keyring.find
+    plain = Keyring.identify_caller
 
     def careless(self: Keyring, text: str, now: float) -> object:
         logging.getLogger(gate.__name__).debug("looking for %s", text)
         return plain(self, text, now)
 
     own = await issue(client, "models")
-    monkeypatch.setattr(Keyring, "find", careless)
+    monkeypatch.setattr(Keyring, "identify_caller", careless)
     assert (await client.get("/v1/models", headers=bearer(own))).status == 200
     assert _listener.found == []
     assert (await client.get("/v1/models", headers=bearer(MASTER))).status == 200

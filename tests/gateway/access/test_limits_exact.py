@@ -54,10 +54,10 @@ def test_requests_are_let_in_exactly_when_the_log_allows(
         left = meter.requests_left(now)
         assert left is not None
         assert (left.remaining > 0) is allowed
-        found = meter.begin(now)
+        found = meter.start_request(now)
         assert (found is None) is allowed
         if found is None:
-            meter.end()
+            meter.end_request()
             log.times.append(now)
         else:
             assert found.wait_ns == left.reset_ns
@@ -77,7 +77,7 @@ def test_remaining_is_how_many_more_are_let_in_at_once(steps: list[int], rpm: in
         left = meter.requests_left(now)
         assert left is not None
         let_in = 0
-        while meter.begin(now) is None:
+        while meter.start_request(now) is None:
             let_in += 1
         assert let_in == left.remaining
 
@@ -87,19 +87,19 @@ def test_wait_is_true_to_the_millisecond_when_the_default_limits_are_used_up() -
     meter = Meter(replace(UNLIMITED, burst=10, rpm=60, rph=1000, rpd=10_000))
     now, accepted, met = 0, 0, set()
     for _ in range(10_000):
-        found = meter.begin(now)
+        found = meter.start_request(now)
         while isinstance(found, Refused):
             met.add(found.wait_ns)
-            assert isinstance(meter.begin(now + found.wait_ns - MS), Refused)
+            assert isinstance(meter.start_request(now + found.wait_ns - MS), Refused)
             now += found.wait_ns
-            found = meter.begin(now)
+            found = meter.start_request(now)
         accepted += 1
     assert accepted == 10_000
     assert now >= 9 * HOUR_NS
-    found = meter.begin(now)
+    found = meter.start_request(now)
     assert isinstance(found, Refused)
     assert found.wait_ns > 12 * HOUR_NS
-    assert meter.begin(now + found.wait_ns) is None
+    assert meter.start_request(now + found.wait_ns) is None
 
 
 class Ledger:
@@ -133,28 +133,28 @@ def test_tokens_are_let_in_exactly_when_the_ledger_allows(steps: list[tuple[int,
         need = min(wanted, limit)
         wait = bucket.wait_ns(wanted, now)
         assert (wait == 0) is (ledger.free(now) >= need)
-        left = bucket.left(now)
+        left = bucket.read_remaining(now)
         assert left.remaining == max(0, ledger.free(now) // 1)
         if left.remaining < limit:
             assert ledger.free(now + left.reset_ns) >= left.remaining + 1 > ledger.free(now + left.reset_ns - 1)
         if wait:
             assert ledger.free(now + wait) >= need > ledger.free(now + wait - 1)
             continue
-        taken = bucket.take(wanted, now)
+        taken = bucket.take_tokens(wanted, now)
         assert taken == need
         ledger.use(need, now)
         now += step // 2
-        bucket.settle(taken, spent, now)
+        bucket.settle_tokens(taken, spent, now)
         ledger.use(spent - need, now)
 
 
 def test_reservation_takes_from_all_buckets_or_none() -> None:
     """A full minute does not use up the day."""
     meter = Meter(replace(UNLIMITED, tpm=100, tpd=1000))
-    assert isinstance(meter.reserve(60, 0), Reservation)
-    assert isinstance(meter.reserve(60, 0), Refused)
-    meter.settle(None, 0, 0)
-    assert isinstance(meter.reserve(40, 0), Reservation)
+    assert isinstance(meter.reserve_tokens(60, 0), Reservation)
+    assert isinstance(meter.reserve_tokens(60, 0), Refused)
+    meter.settle_tokens(None, 0, 0)
+    assert isinstance(meter.reserve_tokens(40, 0), Reservation)
     left = meter.tokens_left(0)
     assert left is not None
     assert (left.limit, left.remaining) == (100, 0)
@@ -163,27 +163,27 @@ def test_reservation_takes_from_all_buckets_or_none() -> None:
 def test_thousand_at_once_never_exceed_the_burst() -> None:
     """However many come in one instant."""
     meter = Meter(replace(UNLIMITED, burst=10, rpm=60))
-    assert sum(meter.begin(5) is None for _ in range(1000)) == 10
+    assert sum(meter.start_request(5) is None for _ in range(1000)) == 10
 
 
 def test_parallel_requests_are_bounded_until_one_ends() -> None:
     """A slot comes back with the end of a request, and only so."""
     meter = Meter(replace(UNLIMITED, parallel=2))
-    assert [meter.begin(0), meter.begin(0)] == [None, None]
-    assert meter.begin(0) == Refused("parallel", 0)
-    meter.end()
-    assert meter.begin(0) is None
+    assert [meter.start_request(0), meter.start_request(0)] == [None, None]
+    assert meter.start_request(0) == Refused("parallel", 0)
+    meter.end_request()
+    assert meter.start_request(0) is None
 
 
 def test_what_was_used_stays_used_when_limits_change() -> None:
     """New limits hold at once, over the same past."""
     old = Meter(replace(UNLIMITED, rpm=5, tpm=100))
     for _ in range(5):
-        old.begin(0)
-    old.reserve(80, 0)
+        old.start_request(0)
+    old.reserve_tokens(80, 0)
     new = Meter(replace(UNLIMITED, rpm=7, tpm=200), old)
     assert new.running == 5
-    assert [new.begin(1) is None for _ in range(3)] == [True, True, False]
+    assert [new.start_request(1) is None for _ in range(3)] == [True, True, False]
     left = new.tokens_left(0)
     assert left is not None
     assert left.remaining == 120
@@ -192,12 +192,12 @@ def test_what_was_used_stays_used_when_limits_change() -> None:
 def test_meter_is_idle_only_when_it_says_what_a_new_one_would() -> None:
     """Nothing is forgotten that still counts."""
     meter = Meter(replace(UNLIMITED, rpm=5, tpm=60))
-    meter.begin(0)
-    assert not meter.idle(2 * MINUTE_NS)
-    meter.end()
-    meter.settle(None, 90, 0)
-    assert not meter.idle(MINUTE_NS)
-    assert meter.idle(2 * MINUTE_NS)
-    assert Meter(Limits(), None).idle(0)
+    meter.start_request(0)
+    assert not meter.is_idle(2 * MINUTE_NS)
+    meter.end_request()
+    meter.settle_tokens(None, 90, 0)
+    assert not meter.is_idle(MINUTE_NS)
+    assert meter.is_idle(2 * MINUTE_NS)
+    assert Meter(Limits(), None).is_idle(0)
     assert RequestLog(()).wait_ns(0) == 0
-    assert Burst(1, 10).left(0).remaining == 1
+    assert Burst(1, 10).read_remaining(0).remaining == 1

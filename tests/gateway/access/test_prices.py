@@ -13,9 +13,9 @@ def stream(*, accepted: int | None = 10, told: int = 0, spent: Usage | None = No
     """A job that was taken (or not), of which so many tokens have come."""
     made = JobStream(1)
     if accepted is not None:
-        made.accept(Accepted(1, 1, accepted))
+        made.mark_accepted(Accepted(1, 1, accepted))
     if told:
-        made.feed(Delta(1, 1, 0, [7] * told, "x"))
+        made.feed_delta(Delta(1, 1, 0, [7] * told, "x"))
     made.spent = spent
     return made
 
@@ -25,7 +25,7 @@ def cost(*streams: JobStream, extra: int = 0) -> int | None:
     work, charged = Work(), []
     work.streams += streams
     work.extra = extra
-    work.settle(charged.append)
+    work.settle_when_done(charged.append)
     return charged[0] if charged else None
 
 
@@ -37,7 +37,7 @@ async def test_job_costs_what_its_worker_counted_when_that_is_known() -> None:
         (Usage(100, 20), 120),
     ):
         made = stream(told=3, spent=usage)
-        made.close()
+        made.close_stream()
         assert cost(made) == expected
 
 
@@ -47,12 +47,12 @@ async def test_charge_waits_until_the_last_of_a_request_is_known() -> None:
     work, charged = Work(), []
     work.streams += [left, lost]
     work.extra = KNOWN_INPUT
-    work.settle(charged.append)
-    lost.close()
+    work.settle_when_done(charged.append)
+    lost.close_stream()
     assert charged == []
     left.spent = Usage(10, 5, stepped_tokens=15)
-    left.close()
-    left.close()
+    left.close_stream()
+    left.close_stream()
     assert charged == [1 + 15 + 12]
 
 
@@ -66,7 +66,7 @@ async def test_nothing_is_charged_when_nothing_was_taken_or_we_failed() -> None:
     theirs.fail(JobFailed("invalid_request", "The grammar takes too long to follow."))
     theirs.spent = Usage(10, 9, stepped_tokens=19, compile_s=0.1)
     for made, expected in ((untaken, 0), (ours_whole, 0), (ours_streamed, 15), (theirs, 119)):
-        made.close()
+        made.close_stream()
         assert cost(made) == expected
     assert [ours(error) for error in (ConnectionResetError(), ApiError("invalid_request"), KeyError("x"))] == [
         False, False, True,
@@ -77,7 +77,7 @@ async def test_vectors_cost_the_tokens_that_were_computed() -> None:
     """And one for each input that was known."""
     made = stream()
     made.finish(Vectors(1, 1, 2, [4, 6], b""))
-    made.close()
+    made.close_stream()
     assert cost(made, extra=3 * KNOWN_INPUT) == 13
 
 
@@ -91,7 +91,7 @@ def test_prices_of_what_counts_no_tokens() -> None:
 async def test_account_of_work_costs_less_than_twenty_microseconds_a_request() -> None:
     """By processor time: making it, noting a job, settling it."""
     made = stream(told=3, spent=Usage(10, 5, stepped_tokens=15))
-    made.close()
+    made.close_stream()
     began = time.thread_time()
     for _ in range(1000):
         cost(made)

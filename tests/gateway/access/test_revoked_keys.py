@@ -48,11 +48,11 @@ async def eventually(condition: Any) -> None:
 
 
 async def made(keys: Custody, **fields: Any) -> tuple[Key, str]:
-    return await keys.put(lambda pepper: new_key(pepper, 1.0, **{"name": "x", "permissions": ("*",), **fields}))
+    return await keys.write_key(lambda pepper: new_key(pepper, 1.0, **{"name": "x", "permissions": ("*",), **fields}))
 
 
 def state(keys: Custody, text: str) -> object:
-    found = keys.keyring.find(text, time.time())
+    found = keys.keyring.identify_caller(text, time.time())
     return "open" if isinstance(found, Caller) else found
 
 
@@ -107,7 +107,7 @@ async def test_revoked_keys_stay_revoked_when_they_are_changed_at_that_moment(tm
         assert await command(tmp_path, "change", texts[0][4:12], "--expires", "never") == 2
         assert (await one.delete(f"/admin/api-keys/{texts[0][4:12]}", headers=ADMIN)).status == 200
     store = KeyStore(data, timeout_s=1)
-    assert all(key.revoked_at is not None for key in store.read())
+    assert all(key.revoked_at is not None for key in store.read_keys())
     store.close()
     async with started(data) as again:
         assert {state(again, text) for text in texts} == {"revoked"}
@@ -117,15 +117,15 @@ def test_change_writes_only_what_it_changes_when_another_has_written_meanwhile(t
     """Two sides that change different things of a key lose neither; a revoked one is changed by nobody."""
     one, other = KeyStore(tmp_path, timeout_s=1), KeyStore(tmp_path, timeout_s=1)
     key, _ = new_key(one.pepper, 1.0, name="x")
-    one.put(key)
-    one.change(key.id, lambda key: (key.changed(2.0, name="y"), None))
-    other.change(key.id, lambda key: (key.changed(2.0, models=("m",)), None))
-    assert [(found.name, found.models) for found in one.read()] == [("y", ("m",))]
-    assert other.revoke(key.id, 5.0).revoked_at == one.revoke(key.id, 6.0).revoked_at == 5.0
+    one.write_key(key)
+    one.change_key(key.id, lambda key: (key.changed(2.0, name="y"), None))
+    other.change_key(key.id, lambda key: (key.changed(2.0, models=("m",)), None))
+    assert [(found.name, found.models) for found in one.read_keys()] == [("y", ("m",))]
+    assert other.revoke_key(key.id, 5.0).revoked_at == one.revoke_key(key.id, 6.0).revoked_at == 5.0
     with pytest.raises(RevokedKey):
-        one.change(key.id, lambda key: (key.changed(2.0, revoked_at=None), None))
+        one.change_key(key.id, lambda key: (key.changed(2.0, revoked_at=None), None))
     with pytest.raises(sqlite3.IntegrityError):
-        one.put(key)
+        one.write_key(key)
     one.close()
     other.close()
 
@@ -134,17 +134,17 @@ async def test_memory_follows_the_database_when_nobody_waits_for_the_answer(tmp_
     """A client that leaves while its change is written leaves memory as the database is."""
     async with started(tmp_path) as keys:
         key, text = await made(keys)
-        for change in (keys.change(key.id, lambda _, key: (key.changed(1.0, expires_at=3.0), None)),):
+        for change in (keys.change_key(key.id, lambda _, key: (key.changed(1.0, expires_at=3.0), None)),):
             task = asyncio.create_task(change)
             await asyncio.sleep(0)
             task.cancel()
         await eventually(lambda: state(keys, text) == "expired")
-        task = asyncio.create_task(keys.revoke(key.id, 4.0))
+        task = asyncio.create_task(keys.revoke_key(key.id, 4.0))
         await asyncio.sleep(0)
         assert state(keys, text) == "revoked"
         task.cancel()
         await eventually(lambda: not keys.keyring.revoked)
-        assert [found.revoked_at for found in await keys.keys()] == [4.0]
+        assert [found.revoked_at for found in await keys.read_keys()] == [4.0]
 
 
 async def test_revocation_holds_at_once_when_the_database_is_locked(
@@ -172,11 +172,11 @@ async def test_revocation_holds_at_once_when_the_database_is_locked(
         blocker.execute("ROLLBACK")
         blocker.close()
         await eventually(lambda: not app_of(client)[GATE].keyring.revoked)
-        assert Journal(tmp_path / "data").read() == {}
+        assert Journal(tmp_path / "data").read_revocations() == {}
         again_body = await (await client.delete(f"/admin/api-keys/{key.id}", headers=ADMIN)).json()
         assert "pending" not in again_body
     store = KeyStore(tmp_path / "data", timeout_s=1)
-    assert [found.revoked_at is not None for found in store.read()] == [True]
+    assert [found.revoked_at is not None for found in store.read_keys()] == [True]
     store.close()
 
 
@@ -200,30 +200,30 @@ async def test_command_leaves_a_note_when_it_cannot_write(
 def test_journal_keeps_what_is_whole_when_a_record_is_not(tmp_path: Path) -> None:
     """Cut short, scribbled over, or full: what can be read is read, and nothing else is taken for a revocation."""
     journal = Journal(tmp_path)
-    assert journal.read() == {}
+    assert journal.read_revocations() == {}
     with pytest.raises(FileNotFoundError):
-        journal.write("AAAAAAAA", 1.0)
-    journal.reserve()
-    journal.write("AAAAAAAA", 1.25)
-    journal.write("AAAAAAAA", 9.0)
-    journal.write("BBBBBBBB", 2.0)
-    assert journal.read() == {"AAAAAAAA": 1.25, "BBBBBBBB": 2.0}
+        journal.write_revocation("AAAAAAAA", 1.0)
+    journal.reserve_file()
+    journal.write_revocation("AAAAAAAA", 1.25)
+    journal.write_revocation("AAAAAAAA", 9.0)
+    journal.write_revocation("BBBBBBBB", 2.0)
+    assert journal.read_revocations() == {"AAAAAAAA": 1.25, "BBBBBBBB": 2.0}
     path = tmp_path / FILE
     with path.open("r+b") as file:
         file.seek(RECORD_BYTES + 3)
         file.write(b"X")
-    assert journal.read() == {"AAAAAAAA": 1.25}
+    assert journal.read_revocations() == {"AAAAAAAA": 1.25}
     path.write_bytes(path.read_bytes()[: 3 * RECORD_BYTES + 7])
-    assert journal.read() == {"AAAAAAAA": 1.25}
-    journal.reserve()
-    assert (path.stat().st_size, journal.read()) == (FILE_BYTES, {"AAAAAAAA": 1.25})
+    assert journal.read_revocations() == {"AAAAAAAA": 1.25}
+    journal.reserve_file()
+    assert (path.stat().st_size, journal.read_revocations()) == (FILE_BYTES, {"AAAAAAAA": 1.25})
     for at in range(RECORDS - 1):
-        journal.write(f"{at:08}", float(at))
+        journal.write_revocation(f"{at:08}", float(at))
     with pytest.raises(OSError, match="full"):
-        journal.write("CCCCCCCC", 3.0)
-    journal.clear({"AAAAAAAA"})
-    journal.write("CCCCCCCC", 3.0)
-    assert len(journal.read()) == RECORDS
+        journal.write_revocation("CCCCCCCC", 3.0)
+    journal.clear_revocations({"AAAAAAAA"})
+    journal.write_revocation("CCCCCCCC", 3.0)
+    assert len(journal.read_revocations()) == RECORDS
 
 
 @pytest.mark.parametrize("trouble", ["folder", "database", "emptied", "pepper", "replaced"])
@@ -261,7 +261,7 @@ async def test_keys_stay_known_when_their_folder_goes_away(
         if trouble != "replaced":
             assert (folder / DATABASE).exists() is (trouble in ("pepper", "emptied"))
             assert not (folder / PEPPER).exists() or trouble in ("database", "emptied")
-        _, kept = await keys.revoke(doomed[4:12], 5.0)
+        _, kept = await keys.revoke_key(doomed[4:12], 5.0)
         assert kept in ("memory", "journal")
         assert state(keys, doomed) == "revoked"
         shutil.rmtree(folder, ignore_errors=True)
@@ -269,4 +269,4 @@ async def test_keys_stay_known_when_their_folder_goes_away(
         await eventually(lambda: keys.trouble is None)
         await eventually(lambda: not keys.keyring.revoked)
         assert (state(keys, text), state(keys, doomed)) == ("open", "revoked")
-        assert {found.id: found.revoked_at for found in await keys.keys()} == {key.id: None, doomed[4:12]: 5.0}
+        assert {found.id: found.revoked_at for found in await keys.read_keys()} == {key.id: None, doomed[4:12]: 5.0}

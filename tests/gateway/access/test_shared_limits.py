@@ -35,20 +35,20 @@ class Both:
 
     async def begin(self, chance: random.Random) -> None:
         gateway = chance.choice(self.gateways)
-        place = gateway.place(self.key, self.limits)
-        found = await gateway.begin(place)
+        place = gateway.make_entry(self.key, self.limits)
+        found = await gateway.start_request(place)
         assert found is not None
         now = self.now_us * US
-        expected = self.meter.begin(now)
+        expected = self.meter.start_request(now)
         assert found.refused == expected
         self._check_windows(expected is None)
         if expected is not None:
             assert found.requests == self.meter.requests_left(now) or expected.family == "parallel"
             return
         tokens = chance.randint(0, 60)
-        reserved = await gateway.reserve(place, tokens)
+        reserved = await gateway.reserve_tokens(place, tokens)
         assert reserved is not None
-        taken = self.meter.reserve(tokens, now)
+        taken = self.meter.reserve_tokens(tokens, now)
         assert reserved.refused == (taken if isinstance(taken, Refused) else None)
         assert (reserved.requests, reserved.tokens) == (self.meter.requests_left(now), self.meter.tokens_left(now))
         self.running.append((gateway, place, reserved, taken if isinstance(taken, Reservation) else None))
@@ -56,10 +56,10 @@ class Both:
     async def end(self, chance: random.Random) -> None:
         gateway, place, verdict, taken = self.running.pop(chance.randrange(len(self.running)))
         spent = chance.randint(0, 90)
-        gateway.end(place, spent, verdict.taken)
+        gateway.end_request(place, spent, verdict.taken)
         await asyncio.gather(*gateway._ending.values())
-        self.meter.end()
-        self.meter.settle(taken, spent, self.now_us * US)
+        self.meter.end_request()
+        self.meter.settle_tokens(taken, spent, self.now_us * US)
 
     def _check_windows(self, accepted: bool) -> None:
         """By the log of everything alone: never more than a window may hold."""
@@ -103,13 +103,13 @@ async def test_waiting_exactly_as_told_is_accepted_and_a_millisecond_less_is_not
     limits = replace(UNLIMITED, burst=10, rpm=60)
     refused = None
     while refused is None:
-        verdict = await one.begin(one.place("k", limits))
+        verdict = await one.start_request(one.make_entry("k", limits))
         assert verdict is not None
         refused = verdict.refused
     now[0] += refused.wait_ns // US - 1000
-    early = await other.begin(other.place("k", limits))
+    early = await other.start_request(other.make_entry("k", limits))
     now[0] += 1000
-    exact = await other.begin(other.place("k", limits))
+    exact = await other.start_request(other.make_entry("k", limits))
     assert early is not None
     assert exact is not None
     assert (early.refused is None, exact.refused) == (False, None)
@@ -124,14 +124,14 @@ async def test_thousand_at_once_over_two_gateways_never_exceed_the_burst(redis_s
 
     async def ask(at: int) -> bool:
         gateway = gateways[at % 2]
-        found = await gateway.begin(gateway.place("k", limits))
+        found = await gateway.start_request(gateway.make_entry("k", limits))
         assert found is not None
         return found.refused is None
 
     assert sum(await asyncio.gather(*map(ask, range(1000)))) == 15
     for gateway in gateways:
         for place in [*gateway._running]:
-            gateway.end(place, 0, (0, 0))
+            gateway.end_request(place, 0, (0, 0))
         await asyncio.gather(*gateway._ending.values())
     assert sum(await asyncio.gather(*map(ask, range(1000)))) == 10
     for gateway in gateways:
@@ -145,7 +145,7 @@ async def test_room_of_a_gateway_that_was_killed_is_free_when_its_lease_is_over(
     limits = replace(UNLIMITED, parallel=1)
 
     async def let_in(gateway: SharedLimits) -> bool:
-        found = await gateway.begin(gateway.place("k", limits))
+        found = await gateway.start_request(gateway.make_entry("k", limits))
         assert found is not None
         return found.refused is None
 
@@ -197,7 +197,7 @@ async def test_each_gateway_limits_for_itself_when_the_store_is_lost_and_togethe
         )
         redis_server.start()
         async with asyncio.timeout(10):
-            while not all(app_of(client)[GATE].shared.up() for client in (a, b)):  # type: ignore[union-attr]  # noqa: ASYNC110
+            while not all(app_of(client)[GATE].shared.is_up() for client in (a, b)):  # type: ignore[union-attr]  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert await statuses(a, text, 4) + await statuses(b, text, 4) == [400] * 6 + [429] * 2
 

@@ -73,7 +73,7 @@ async def test_equal_cache_keys_meet_when_prompts_have_nothing_in_common(rig: Ri
     rig.join("w1", slots=32)
     rig.join("w2", slots=32)
     found = {
-        uid(rig.dispatcher.submit(rig.model, talk(f"{at} alone"), rig.submit(talk("z")).stream, cache_key="mine"))
+        uid(rig.dispatcher.submit_job(rig.model, talk(f"{at} alone"), rig.submit(talk("z")).stream, cache_key="mine"))
         for at in range(3)
     }
     assert len(found) == 1
@@ -94,7 +94,7 @@ def test_memory_is_bounded_when_prompts_never_repeat() -> None:
     affinity = Affinity()
     tracemalloc.start()
     for at in range(0, 1_000_000, 500):
-        affinity.note([hash((at, step)) for step in range(500)], "w1")
+        affinity.record_prompt([hash((at, step)) for step in range(500)], "w1")
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(affinity) == REMEMBERED

@@ -48,7 +48,7 @@ async def test_a_stream_goes_on_behind_what_was_sent_when_its_worker_is_lost(rig
     worker = rig.join("w1")
     flight = rig.submit(generate(n=2))
     rig.output(flight, "a", tokens=[5])
-    assert [delta.text for delta in await flight.stream.deltas() or []] == ["a"]
+    assert [delta.text for delta in await flight.stream.next_deltas() or []] == ["a"]
     rig.output(flight, "b", tokens=[6, 7])
     rig.output(flight, "c", tokens=[8], choice=1)
     rig.join("w2")
@@ -58,8 +58,8 @@ async def test_a_stream_goes_on_behind_what_was_sent_when_its_worker_is_lost(rig
     assert (again.attempt, again.delivered) == (2, [[5, 6, 7], [8]])
     rig.output(flight, "d", tokens=[9])
     rig.done(flight)
-    assert {delta.choice: delta.text for delta in await flight.stream.deltas() or []} == {0: "bd", 1: "c"}
-    assert await flight.stream.deltas() is None
+    assert {delta.choice: delta.text for delta in await flight.stream.next_deltas() or []} == {0: "bd", 1: "c"}
+    assert await flight.stream.next_deltas() is None
     assert failure_code(flight) is None
 
 
@@ -72,7 +72,7 @@ async def test_a_whole_answer_goes_on_too_when_its_worker_is_lost(rig: Rig) -> N
     rig.lose(worker)
     rig.output(flight, "answer")
     rig.done(flight)
-    assert [delta.text for delta in await flight.stream.collect()] == ["half an answer"]
+    assert [delta.text for delta in await flight.stream.collect_all()] == ["half an answer"]
 
 
 async def test_an_echo_is_not_asked_for_twice_when_it_came_before_any_token(rig: Rig) -> None:
@@ -122,7 +122,7 @@ async def test_a_stream_waits_for_the_next_engine_when_there_is_none(rig: Rig) -
     rig.lose(worker)
     rig.supervise(supervision("w1", watch=Watch.BACKOFF, engine_pid=0))
     rig.clock.now += 59
-    rig.dispatcher.expire(rig.model)
+    rig.dispatcher.expire_waiting(rig.model)
     assert flight.open
     rig.join("w2")
     assert flight.worker is not None
@@ -137,9 +137,9 @@ async def test_a_stream_ends_in_good_order_when_no_engine_comes_in_time() -> Non
     rig.output(begun)
     rig.lose(worker)
     rig.clock.now += 10.1
-    rig.dispatcher.expire(rig.model)
+    rig.dispatcher.expire_waiting(rig.model)
     assert (failure_code(begun), failure_code(fresh)) == ("worker_lost", None)
-    assert not rig.dispatcher.ledger.flights.keys() - {fresh.id}
+    assert not rig.dispatcher.ledger.jobs.keys() - {fresh.id}
 
 
 async def test_streams_end_in_good_order_when_the_supervisor_gives_up(rig: Rig) -> None:
@@ -213,12 +213,12 @@ async def test_nothing_of_an_old_attempt_counts_when_its_worker_comes_back_to_li
     assert flight.worker is not None
     frozen = flight.worker
     rig.output(flight, "a", tokens=[1])
-    rig.intake.lose(frozen, "nothing was heard of it", kill=True)
+    rig.intake.remove_worker(frozen, "nothing was heard of it", kill=True)
     assert flight.worker is not None
     rig.feed(frozen.identity, Delta(flight.id, 1, 0, [2], "stale"), Done(flight.id, 1, Usage(1, 1)))
     rig.output(flight, "b", tokens=[2])
     rig.done(flight)
-    assert [delta.text for delta in await flight.stream.deltas() or []] == ["ab"]
+    assert [delta.text for delta in await flight.stream.next_deltas() or []] == ["ab"]
 
     return Usage(1, 1)
 
@@ -247,12 +247,12 @@ async def test_every_stream_is_whole_when_workers_are_lost_at_random(seed: int) 
             else:
                 rig.done(flight)
         rig.clock.now += 0.02
-        rig.dispatcher.pump(rig.model)
+        rig.dispatcher.assign_waiting(rig.model)
         if chance.random() < 0.01:
             rig.lose(chance.choice([*rig.roster.workers.values()]))
     assert [flight.outcome for flight in flights] == ["done"] * len(lengths)
     for flight, length in zip(flights, lengths, strict=True):
-        assert (await flight.stream.collect())[0].text.split() == [str(at) for at in range(length)]
-    assert not rig.dispatcher.ledger.flights
-    assert all(len(line) == 0 for line in rig.model.lines)
+        assert (await flight.stream.collect_all())[0].text.split() == [str(at) for at in range(length)]
+    assert not rig.dispatcher.ledger.jobs
+    assert all(len(line) == 0 for line in rig.model.queues)
     assert all((worker.rows, worker.light) == (0, 0) for worker in rig.roster.workers.values())

@@ -53,7 +53,7 @@ async def test_choices_take_a_row_each_when_a_job_wants_several(
     worker = rig.join(slots=slots)
     for _ in range(5):
         rig.submit(generate(n=choices))
-    assert [flight.rows for flight in worker.aboard.values()] == aboard
+    assert [flight.rows for flight in worker.in_flight.values()] == aboard
 
 
 async def test_jobs_are_numbered_when_they_are_sent(rig: Rig) -> None:
@@ -101,8 +101,8 @@ async def test_tokenise_answers_when_its_result_comes(rig: Rig) -> None:
     rig.join()
     flight = rig.submit(TokenizeJob(0, 0, TextPrompt("x")))
     rig.feed(b"w1", Tokens(flight.id, 1, [4, 5]))
-    assert await flight.stream.result() == Tokens(flight.id, 1, [4, 5])
-    assert not rig.dispatcher.ledger.flights
+    assert await flight.stream.wait_result() == Tokens(flight.id, 1, [4, 5])
+    assert not rig.dispatcher.ledger.jobs
 
 
 async def test_a_job_is_refused_at_once_when_the_queue_is_full(rig: Rig) -> None:
@@ -142,7 +142,7 @@ async def test_a_job_fails_when_it_waits_past_the_timeout(rig: Rig) -> None:
     rig.join(slots=1, queue_timeout_s=10.0)
     flights = [rig.submit() for _ in range(3)]
     rig.clock.now += 10.1
-    rig.dispatcher.expire(rig.model)
+    rig.dispatcher.expire_waiting(rig.model)
     assert [failure_code(flight) for flight in flights] == [None, None, "queue_timeout"]
     failure = flights[2].stream._failure
     assert failure is not None
@@ -216,7 +216,7 @@ async def test_leaving_frees_the_place_when_the_job_queues(rig: Rig) -> None:
     rig.join(slots=1)
     flights = [rig.submit() for _ in range(4)]
     rig.sent()
-    rig.dispatcher.leave(flights[2])
+    rig.dispatcher.release_job(flights[2])
     assert rig.sent() == []
     assert rig.model.queue.head is flights[3]
 
@@ -227,7 +227,7 @@ async def test_leaving_lets_the_next_pass_when_the_head_was_too_wide(rig: Rig) -
     rig.submit(generate(n=4))
     wide, narrow = rig.submit(generate(n=4)), rig.submit()
     assert narrow.worker is None
-    rig.dispatcher.leave(wide)
+    rig.dispatcher.release_job(wide)
     assert narrow.worker is not None
 
 
@@ -241,20 +241,20 @@ async def test_leaving_cancels_when_the_job_is_aboard(rig: Rig, phase: str) -> N
     if phase == "streaming":
         rig.output(flight)
     rig.sent()
-    rig.dispatcher.leave(flight)
+    rig.dispatcher.release_job(flight)
     assert rig.sent() == [("w1", Cancel(flight.id, 1))]
     assert (worker.rows, waiting.worker) == (2, None)
     rig.feed(b"w1", Failed(flight.id, 1, Code.CANCELLED, "cancelled"))
     assert (worker.rows, waiting.worker) == (2, worker)
     assert second.open
-    assert flight.id not in rig.dispatcher.ledger.flights
+    assert flight.id not in rig.dispatcher.ledger.jobs
 
 
 async def test_the_slot_comes_free_when_a_cancelled_job_was_already_done(rig: Rig) -> None:
     """Cancel and Done may cross."""
     worker = rig.join()
     flight = rig.submit()
-    rig.dispatcher.leave(flight)
+    rig.dispatcher.release_job(flight)
     rig.feed(b"w1", Done(flight.id, 1, Usage(1, 1)))
     assert worker.rows == 0
     assert flight.outcome == "cancelled"
@@ -266,7 +266,7 @@ async def test_nothing_is_cancelled_when_the_client_leaves_after_the_end(rig: Ri
     flight = rig.submit()
     rig.done(flight)
     rig.sent()
-    rig.dispatcher.leave(flight)
+    rig.dispatcher.release_job(flight)
     assert rig.sent() == []
     assert rig.stats.requests == {("m", "text", "done"): 1}
 
@@ -275,7 +275,7 @@ async def test_output_is_dropped_when_nobody_listens(rig: Rig) -> None:
     """A cancelled job's last deltas are kept by nobody."""
     rig.join()
     flight = rig.submit()
-    rig.dispatcher.leave(flight)
+    rig.dispatcher.release_job(flight)
     rig.output(flight)
     assert flight.stream._pending == []
 
@@ -328,7 +328,7 @@ async def test_only_the_first_terminal_counts_when_a_worker_sends_several(rig: R
     )
     assert flight.stream.usage == Usage(1, 7)
     assert failure_code(flight) is None
-    assert await flight.stream.deltas() is None
+    assert await flight.stream.next_deltas() is None
     assert (worker.rows, rig.dispatcher.ledger.stale) == (0, 3)
 
 
@@ -377,9 +377,9 @@ async def test_a_cancelled_job_ends_when_its_worker_is_lost(rig: Rig) -> None:
     worker = rig.join("w1")
     rig.join("w2")
     flight = rig.submit()
-    rig.dispatcher.leave(flight)
+    rig.dispatcher.release_job(flight)
     rig.lose(worker)
-    assert not rig.dispatcher.ledger.flights
+    assert not rig.dispatcher.ledger.jobs
 
 
 async def test_the_next_worker_gets_the_job_when_sending_fails(rig: Rig) -> None:
@@ -446,10 +446,10 @@ async def test_every_job_ends_when_the_gateway_stops(rig: Rig) -> None:
     rig.join(slots=1)
     flights = [rig.submit() for _ in range(4)]
     rig.sent()
-    rig.dispatcher.close(JobFailed("shutting_down", "bye"))
+    rig.dispatcher.fail_all(JobFailed("shutting_down", "bye"))
     assert [failure_code(flight) for flight in flights] == ["shutting_down"] * 4
     assert len(rig.sent(Cancel)) == 2
-    assert not rig.dispatcher.ledger.flights
+    assert not rig.dispatcher.ledger.jobs
 
 
 # -- everything at once ------------------------------------------------------
@@ -465,7 +465,7 @@ async def test_every_job_ends_exactly_once_when_anything_happens(seed: int) -> N
     names = 0
     for _ in range(300):
         workers = list(rig.roster.workers.values())
-        aboard = [flight for worker in workers for flight in worker.aboard.values()]
+        aboard = [flight for worker in workers for flight in worker.in_flight.values()]
         match chance.choices(["submit", "output", "end", "leave", "lose", "join", "time"], [8, 8, 5, 3, 1, 1, 1])[0]:
             case "submit":
                 job = generate(n=chance.choice([1, 1, 2, 8]))
@@ -483,7 +483,7 @@ async def test_every_job_ends_exactly_once_when_anything_happens(seed: int) -> N
                 assert flight.worker is not None
                 rig.feed(flight.worker.identity, terminal, terminal)
             case "leave" if flights:
-                rig.dispatcher.leave(flights.pop(chance.randrange(len(flights))))
+                rig.dispatcher.release_job(flights.pop(chance.randrange(len(flights))))
             case "lose" if workers:
                 rig.lose(chance.choice(workers))
             case "join":
@@ -491,18 +491,18 @@ async def test_every_job_ends_exactly_once_when_anything_happens(seed: int) -> N
                 rig.join(f"v{names}", slots=chance.randint(1, 4), queue_size=chance.randint(0, 8))
             case "time":
                 rig.clock.now += chance.choice([0.1, 5.0, 301.0])
-                rig.dispatcher.expire(rig.model)
+                rig.dispatcher.expire_waiting(rig.model)
             case _:
                 pass
         for worker in rig.roster.workers.values():
-            assert worker.rows == sum(flight.rows for flight in worker.aboard.values()) <= worker.slots + 1
-            assert worker.light == sum(flight.light for flight in worker.aboard.values()) <= 64
+            assert worker.rows == sum(flight.rows for flight in worker.in_flight.values()) <= worker.slots + 1
+            assert worker.light == sum(flight.slotless for flight in worker.in_flight.values()) <= 64
         for flight in flights:
-            assert flight.open or flight.id not in rig.dispatcher.ledger.flights or flight.worker is not None
+            assert flight.open or flight.id not in rig.dispatcher.ledger.jobs or flight.worker is not None
     for worker in list(rig.roster.workers.values()):
         rig.lose(worker)
     rig.lose_supervisor()
-    assert not rig.dispatcher.ledger.flights
+    assert not rig.dispatcher.ledger.jobs
     assert not any(flight.open for flight in flights)
     assert all(flight.outcome == "done" or failure_code(flight) for flight in flights)
 

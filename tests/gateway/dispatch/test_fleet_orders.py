@@ -45,7 +45,7 @@ class World:
         self.reports: deque[tuple[str, Supervision]] = deque()
         self.rig.supervise(self.units[0].report(), b"u0")
 
-    def send(self, identity: bytes, frame: bytes, buffers: object = ()) -> bool:
+    def send_frame(self, identity: bytes, frame: bytes, buffers: object = ()) -> bool:
         for message in decode_to_worker(frame).messages:
             assert not isinstance(message, Drain)
             assert isinstance(message, EndEngine | StartEngine)
@@ -80,7 +80,7 @@ class World:
         """The next report arrives."""
         name, report = self.reports.popleft()
         self.rig.supervise(report, name.encode())
-        self.fleet.look()
+        self.fleet.reconcile_orders()
 
     def settle(self) -> None:
         """Everything arrives."""
@@ -113,8 +113,8 @@ def test_newest_order_holds_when_the_ones_before_are_still_under_way(acts: list[
     for act, number in [*acts, ("scale", last)]:
         match act:
             case "scale":
-                world.fleet.scale(world.rig.model, number, grace_s=1.0)
-                assert world.fleet.replicas(world.rig.model) == number
+                world.fleet.scale_model(world.rig.model, number, grace_s=1.0)
+                assert world.fleet.count_replicas(world.rig.model) == number
             case "obey" if world.orders:
                 world.obey()
             case "hear" if world.reports:
@@ -130,7 +130,7 @@ def test_load_right_after_unload_is_an_order_of_its_own(orders: tuple[int, ...])
     """In one breath, before anything is heard."""
     world = World()
     for replicas in orders:
-        world.fleet.scale(world.rig.model, replicas, grace_s=1.0)
+        world.fleet.scale_model(world.rig.model, replicas, grace_s=1.0)
     world.settle()
     assert world.running == orders[-1]
 
@@ -138,11 +138,11 @@ def test_load_right_after_unload_is_an_order_of_its_own(orders: tuple[int, ...])
 def test_start_that_never_shows_is_asked_for_again_when_it_is_ordered_later() -> None:
     """A lost order is not waited for longer than it takes to show."""
     world = World()
-    world.fleet.scale(world.rig.model, 2, grace_s=1.0)
+    world.fleet.scale_model(world.rig.model, 2, grace_s=1.0)
     world.orders.clear()
-    world.fleet.scale(world.rig.model, 2, grace_s=1.0)
+    world.fleet.scale_model(world.rig.model, 2, grace_s=1.0)
     assert not world.orders
     world.rig.clock.now += SHOWN_S
-    world.fleet.scale(world.rig.model, 2, grace_s=1.0)
+    world.fleet.scale_model(world.rig.model, 2, grace_s=1.0)
     world.settle()
     assert world.running == 2

@@ -79,7 +79,7 @@ async def test_room_comes_back_when_who_waits_for_a_grammar_leaves_or_is_lost(ri
     worker = rig.join(slots=4)
     leaves, stays = rig.submit(ruled("a", 1)), rig.submit(ruled("b", 2, n=3))
     assert dict(worker.compiling) == {"a": 1, "b": 3}
-    rig.dispatcher.leave(leaves)
+    rig.dispatcher.release_job(leaves)
     rig.done(leaves)
     assert dict(worker.compiling) == {"b": 3}
     again = rig.join("w2", slots=4)

@@ -194,7 +194,7 @@ async def test_nobody_is_killed_when_a_connection_just_ends(rig: Rig) -> None:
 async def test_a_model_is_known_when_only_its_supervisor_has_spoken(rig: Rig) -> None:
     """Requests can wait for an engine that is still starting."""
     rig.supervise(supervision("", watch=Watch.STARTING, engine_pid=0))
-    assert (rig.model.state, rig.model.hopeful, rig.model.created) == ("starting", True, 42)
+    assert (rig.model.state, rig.model.may_become_ready, rig.model.created) == ("starting", True, 42)
     flight = rig.submit()
     rig.join("w1")
     assert flight.worker is not None

@@ -38,7 +38,7 @@ async def test_expired_finds_everyone_overdue_when_the_front_waited_anew(rig: Ri
     rig.model.queue.remove(again)
     rig.model.queue.push_front(again, rig.clock.now)
     rig.clock.now += 1.1
-    assert rig.model.queue.expired(rig.clock.now) == [old]
+    assert rig.model.queue.find_expired(rig.clock.now) == [old]
 
 
 @pytest.mark.parametrize(("announced", "kept"), [(5, 5), (0, 0), (-3, 0)])
@@ -59,7 +59,7 @@ def names(rig: Rig, count: int) -> list[str]:
     """Who is served next, `count` times."""
     served = []
     for _ in range(count):
-        running = next(iter(rig.roster.workers.values())).aboard
+        running = next(iter(rig.roster.workers.values())).in_flight
         flight = next(iter(running.values()))
         served.append(f"{flight.tenant}{flight.priority or ''}")
         rig.done(flight)
@@ -83,7 +83,7 @@ async def test_priorities_go_first_when_they_wait(rig: Rig) -> None:
     for tenant, priority in (("a", -1), ("b", 0), ("a", 0), ("a", 1), ("a", 1), ("b", 1)):
         rig.submit(generate(tenant=tenant, priority=priority))
     rig.feed(b"w1", readiness())
-    for flight in [*rig.dispatcher.ledger.flights.values()]:
+    for flight in [*rig.dispatcher.ledger.jobs.values()]:
         if flight.worker is not None:
             rig.accept(flight)
     assert names(rig, 6) == ["a1", "b1", "a1", "b", "a", "a-1"]
@@ -106,7 +106,7 @@ async def test_turn_is_kept_when_a_waiting_request_is_cancelled(rig: Rig) -> Non
     """Leaving from the middle of the line changes nobody's turn; empty lines leave nothing behind."""
     rig.join(slots=1)
     flights = [rig.submit(generate(tenant=tenant)) for tenant in "aaaabab"]
-    rig.dispatcher.leave(flights[3])
+    rig.dispatcher.release_job(flights[3])
     assert names(rig, 6) == ["a", "a", "a", "b", "a", "b"]
     assert len(rig.model.queue) == 0
     assert rig.model.queue.head is None

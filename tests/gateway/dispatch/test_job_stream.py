@@ -18,11 +18,11 @@ async def test_deltas_are_coalesced_when_several_came_between_two_reads() -> Non
     stream = JobStream(2)
     call = ToolCall(0, "c1", "f", "{}")
     logprob = TokenLogprob("a", b"a", -1.0)
-    stream.feed(delta("a", reasoning="r1", tokens=[1], logprobs=[logprob]))
-    stream.feed(delta("B", choice=1, tokens=[9]))
-    stream.feed(delta("b", reasoning="r2", tokens=[2, 3], calls=[call], finish="stop"))
-    stream.feed(delta("", tokens=[]))
-    taken = await stream.deltas()
+    stream.feed_delta(delta("a", reasoning="r1", tokens=[1], logprobs=[logprob]))
+    stream.feed_delta(delta("B", choice=1, tokens=[9]))
+    stream.feed_delta(delta("b", reasoning="r2", tokens=[2, 3], calls=[call], finish="stop"))
+    stream.feed_delta(delta("", tokens=[]))
+    taken = await stream.next_deltas()
     assert taken == [
         delta("ab", reasoning="r1r2", tokens=[1, 2, 3], calls=[call], logprobs=[logprob], finish="stop"),
         delta("B", choice=1, tokens=[9]),
@@ -33,23 +33,23 @@ async def test_deltas_are_coalesced_when_several_came_between_two_reads() -> Non
 async def test_the_end_comes_after_the_last_delta_when_both_are_there() -> None:
     """Nothing is lost at the end."""
     stream = JobStream(1)
-    stream.feed(delta("a"))
+    stream.feed_delta(delta("a"))
     stream.finish(Usage(1, 1))
-    assert await stream.deltas() == [delta("a")]
-    assert await stream.deltas() is None
-    assert await stream.deltas() is None
+    assert await stream.next_deltas() == [delta("a")]
+    assert await stream.next_deltas() is None
+    assert await stream.next_deltas() is None
     assert stream.usage == Usage(1, 1)
 
 
 async def test_a_failure_comes_after_what_was_sent_before_it() -> None:
     """A stream that breaks still hands out what it has."""
     stream = JobStream(1)
-    stream.feed(delta("a"))
+    stream.feed_delta(delta("a"))
     stream.fail(JobFailed("worker_lost", "gone"))
-    assert await stream.deltas() == [delta("a")]
+    assert await stream.next_deltas() == [delta("a")]
     for _ in range(2):
         with pytest.raises(JobFailed, match="gone"):
-            await stream.deltas()
+            await stream.next_deltas()
 
 
 async def test_a_reader_is_woken_once_when_many_deltas_come_in_one_turn() -> None:
@@ -59,14 +59,14 @@ async def test_a_reader_is_woken_once_when_many_deltas_come_in_one_turn() -> Non
 
     async def read() -> None:
         while True:
-            reads.append(await stream.deltas())
+            reads.append(await stream.next_deltas())
             if reads[-1] is None:
                 return
 
     reader = asyncio.create_task(read())
     await asyncio.sleep(0)
     for _ in range(50):
-        stream.feed(delta("x"))
+        stream.feed_delta(delta("x"))
     await asyncio.sleep(0)
     assert [len(read[0].text) for read in reads if read] == [50]
     stream.finish(Usage(1, 50))
@@ -86,10 +86,10 @@ async def test_collect_sleeps_through_when_deltas_come_step_by_step(monkeypatch:
 
     # Not every loop lets its methods be replaced: the stream gets a stand-in.
     monkeypatch.setattr(stream, "_loop", type("Loop", (), {"create_future": staticmethod(counted)})())
-    collecting = asyncio.create_task(stream.collect())
+    collecting = asyncio.create_task(stream.collect_all())
     await asyncio.sleep(0)
     for _ in range(200):
-        stream.feed(delta("x", choice=1))
+        stream.feed_delta(delta("x", choice=1))
         await asyncio.sleep(0)
         woken += futures[0].done()
     stream.finish(Usage(1, 200))
@@ -102,29 +102,29 @@ async def test_collect_orders_choices_when_they_finish_in_any_order() -> None:
     """Choice order, not finishing order."""
     stream = JobStream(3)
     for choice in (2, 0, 1):
-        stream.feed(delta(str(choice), choice=choice, finish="stop"))
+        stream.feed_delta(delta(str(choice), choice=choice, finish="stop"))
     stream.finish(Usage(1, 3))
-    assert [part.text for part in await stream.collect()] == ["0", "1", "2"]
+    assert [part.text for part in await stream.collect_all()] == ["0", "1", "2"]
 
 
 async def test_collect_raises_when_the_job_fails() -> None:
     """Half an answer is none."""
     stream = JobStream(1)
-    stream.feed(delta("half"))
+    stream.feed_delta(delta("half"))
     stream.fail(JobFailed("worker_lost", "gone"))
     with pytest.raises(JobFailed, match="gone"):
-        await stream.collect()
+        await stream.collect_all()
 
 
 async def test_accepted_waits_without_being_woken_by_deltas() -> None:
     """It returns for its own message, for an end or a failure; not for output."""
     stream = JobStream(1)
-    waiting = asyncio.create_task(stream.accepted())
+    waiting = asyncio.create_task(stream.wait_accepted())
     await asyncio.sleep(0)
-    stream.feed(delta("x"))
+    stream.feed_delta(delta("x"))
     await asyncio.sleep(0)
     assert not waiting.done()
-    stream.accept(Accepted(1, 1, 12))
+    stream.mark_accepted(Accepted(1, 1, 12))
     assert (await waiting).prompt_tokens == 12
 
 
@@ -154,7 +154,7 @@ async def test_result_returns_what_a_light_job_brought() -> None:
     """The terminal itself."""
     stream = JobStream(1)
     stream.finish(Text(1, 1, "hello"))
-    assert await stream.result() == Text(1, 1, "hello")
+    assert await stream.wait_result() == Text(1, 1, "hello")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ async def test_result_returns_what_a_light_job_brought() -> None:
 async def test_unread_output_is_bounded_when_a_streaming_client_does_not_read(fat: Delta, number: int) -> None:
     """Whatever it consists of."""
     stream = JobStream(1)
-    fed = [stream.feed(fat) for _ in range(number)]
+    fed = [stream.feed_delta(fat) for _ in range(number)]
     assert fed[0]
     assert not all(fed)
 
@@ -178,16 +178,16 @@ async def test_the_bound_starts_anew_when_the_client_has_read() -> None:
     """A steady reader never meets it, however much it reads in all."""
     stream = JobStream(1)
     for _ in range(100):
-        assert all(stream.feed(delta("x" * 1000)) for _ in range(500))
-        await stream.deltas()
+        assert all(stream.feed_delta(delta("x" * 1000)) for _ in range(500))
+        await stream.next_deltas()
 
 
 async def test_a_whole_answer_may_be_long_when_it_is_collected() -> None:
     """Who waits for all of it is no slow reader."""
     stream = JobStream(1)
-    collecting = asyncio.create_task(stream.collect())
+    collecting = asyncio.create_task(stream.collect_all())
     await asyncio.sleep(0)
-    assert all(stream.feed(delta("x" * 10_000)) for _ in range(500))
+    assert all(stream.feed_delta(delta("x" * 10_000)) for _ in range(500))
     stream.finish(Usage(1, 500))
     assert len((await collecting)[0].text) == 5_000_000
 
@@ -195,21 +195,21 @@ async def test_a_whole_answer_may_be_long_when_it_is_collected() -> None:
 async def test_a_choice_that_was_not_asked_for_is_left_out_when_a_worker_invents_it() -> None:
     """A route may index its choices by what it gets."""
     stream = JobStream(1)
-    stream.feed(delta("bad", choice=5))
-    stream.feed(delta("worse", choice=-1))
-    stream.feed(delta("good"))
-    assert [part.text for part in await stream.deltas() or []] == ["good"]
-    stream.feed(delta("bad", choice=5))
+    stream.feed_delta(delta("bad", choice=5))
+    stream.feed_delta(delta("worse", choice=-1))
+    stream.feed_delta(delta("good"))
+    assert [part.text for part in await stream.next_deltas() or []] == ["good"]
+    stream.feed_delta(delta("bad", choice=5))
     stream.finish(Usage(1, 1))
-    assert await stream.deltas() is None
+    assert await stream.next_deltas() is None
 
 
 async def test_a_cancelled_reader_leaves_no_trace_when_output_goes_on() -> None:
     """The next read works, and feeding a stream nobody reads does too."""
     stream = JobStream(1)
-    reader = asyncio.create_task(stream.deltas())
+    reader = asyncio.create_task(stream.next_deltas())
     await asyncio.sleep(0)
     reader.cancel()
     await asyncio.gather(reader, return_exceptions=True)
-    stream.feed(delta("a"))
-    assert await stream.deltas() == [delta("a")]
+    stream.feed_delta(delta("a"))
+    assert await stream.next_deltas() == [delta("a")]

@@ -14,7 +14,7 @@ def pass_time(rig: Rig, seconds: float) -> None:
     """Time passes while the gateway keeps looking."""
     for _ in range(round(seconds * 4)):
         rig.clock.now += 0.25
-        rig.liveness.look(rig.clock())
+        rig.liveness.note_time(rig.clock())
 
 
 async def test_a_worker_is_silent_when_nothing_came_for_five_seconds(rig: Rig) -> None:
@@ -44,7 +44,7 @@ async def test_nobody_is_silent_when_it_was_the_gateway_that_slept(rig: Rig) -> 
     worker = rig.join()
     rig.supervise(supervision())
     rig.clock.now += 3600
-    rig.liveness.look(rig.clock())
+    rig.liveness.note_time(rig.clock())
     assert rig.liveness.silent_workers(rig.clock()) == []
     assert rig.liveness.silent_supervisors(rig.clock()) == []
     pass_time(rig, 5.5)
@@ -84,7 +84,7 @@ async def test_nobody_is_stalled_when_it_was_the_whole_machine_that_slept(rig: R
     worker = rig.join()
     rig.feed(b"w1", beat(busy=True, step_age_s=0.5))
     rig.clock.now += 3600
-    rig.liveness.look(rig.clock())
+    rig.liveness.note_time(rig.clock())
     rig.feed(b"w1", beat(busy=True, step_age_s=3600.5))
     assert rig.liveness.stalled_workers(rig.clock()) == []
     pass_time(rig, 61)

@@ -17,7 +17,7 @@ def supervised(rig: Rig) -> Rig:
 async def test_a_request_is_not_blamed_when_its_worker_is_killed_before_it_had_begun(supervised: Rig) -> None:
     """It was sent, and nothing was heard of it: the kill was for something else."""
     flights = [supervised.submit() for _ in range(2)]
-    supervised.intake.lose(supervised.roster.workers[b"w1"], "its engine made no progress", kill=True)
+    supervised.intake.remove_worker(supervised.roster.workers[b"w1"], "its engine made no progress", kill=True)
     assert [order for _, order in supervised.sent(KillEngine)] == [KillEngine("w1", "its engine made no progress")]
     assert [flight.suspect for flight in flights] == [False, False]
     supervised.join("w2")
@@ -29,7 +29,7 @@ async def test_a_request_is_blamed_when_its_worker_is_killed_while_it_runs(super
     """A stall that a running request may have caused is held against it, and against it alone."""
     running, unheard = supervised.submit(), supervised.submit()
     supervised.accept(running)
-    supervised.intake.lose(supervised.roster.workers[b"w1"], "its engine made no progress", kill=True)
+    supervised.intake.remove_worker(supervised.roster.workers[b"w1"], "its engine made no progress", kill=True)
     assert (running.suspect, unheard.suspect) == (True, False)
 
 
@@ -41,7 +41,7 @@ async def test_a_request_that_had_begun_elsewhere_is_not_blamed_when_its_next_wo
     rig.supervise(supervision(watch=Watch.DRAINING))
     rig.lose(first)
     assert not flight.suspect
-    rig.intake.lose(rig.join("w2"), "nothing was heard of it for too long", kill=True)
+    rig.intake.remove_worker(rig.join("w2"), "nothing was heard of it for too long", kill=True)
     assert not flight.suspect
 
 
@@ -73,7 +73,7 @@ async def test_a_request_is_given_up_when_workers_are_killed_each_time_before_it
     flight = rig.submit()
     for at in range(5):
         assert flight.open
-        rig.intake.lose(rig.roster.workers[b"w%d" % at], "nothing was heard of it for too long", kill=True)
+        rig.intake.remove_worker(rig.roster.workers[b"w%d" % at], "nothing was heard of it for too long", kill=True)
         if flight.open:
             rig.join(f"w{at + 1}")
     assert failure_code(flight) == "worker_lost"

@@ -16,10 +16,10 @@ async def test_requests_are_counted_by_outcome_when_their_handlers_leave(rig: Ri
     rig.clock.now += 2
     rig.feed(b"w1", Done(good.id, 1, Usage(10, 40)), Failed(bad.id, 1, Code.ENGINE_ERROR, "no"))
     for flight in (good, bad, left, light):
-        rig.dispatcher.leave(flight)
+        rig.dispatcher.release_job(flight)
     stats = rig.stats
-    assert (stats.count("done"), stats.count("failed"), stats.count("cancelled")) == (1, 1, 1)
-    assert (stats.tokens_of("prompt"), stats.tokens_of("completion"), stats.total_time_s) == (10, 40, 6.0)
+    assert (stats.count_outcome("done"), stats.count_outcome("failed"), stats.count_outcome("cancelled")) == (1, 1, 1)
+    assert (stats.sum_tokens("prompt"), stats.sum_tokens("completion"), stats.total_time_s) == (10, 40, 6.0)
     performance = stats.performance()
     assert (performance.avg_tps, performance.max_tps, performance.min_tps) == (20.0, 20.0, 20.0)
     assert performance.recent_requests == 1
@@ -29,7 +29,7 @@ async def test_performance_is_zero_when_nothing_was_served(rig: Rig) -> None:
     """Numbers from the first look on, not an error."""
     performance = rig.stats.performance()
     assert (performance.avg_tps, performance.max_tps, performance.min_tps, performance.recent_requests) == (0, 0, 0, 0)
-    assert rig.stats.by_type() == dict.fromkeys(["vision", "vision_stream", "text", "text_stream", "embedding"], 0)
+    assert rig.stats.count_types() == dict.fromkeys(["vision", "vision_stream", "text", "text_stream", "embedding"], 0)
 
 
 async def test_a_request_is_of_the_streamed_type_when_its_answer_was_over_before_it_was_read(rig: Rig) -> None:
@@ -38,9 +38,9 @@ async def test_a_request_is_of_the_streamed_type_when_its_answer_was_over_before
     flight = rig.submit()
     rig.output(flight)
     rig.done(flight)
-    await flight.stream.deltas()
-    rig.dispatcher.leave(flight)
-    assert rig.stats.by_type()["text_stream"] == 1
+    await flight.stream.next_deltas()
+    rig.dispatcher.release_job(flight)
+    assert rig.stats.count_types()["text_stream"] == 1
 
 
 async def test_the_type_follows_what_is_in_the_job_when_a_vision_model_answers(rig: Rig) -> None:
@@ -75,7 +75,7 @@ async def test_histograms_have_one_observation_per_request_when_many_tokens_came
     for _ in range(50):
         rig.output(flight)
     rig.done(flight)
-    rig.dispatcher.leave(flight)
+    rig.dispatcher.release_job(flight)
     for name in ("queue_wait", "time_to_first_token", "request_duration"):
         assert rig.stats.registry.get_sample_value(f"pool_{name}_seconds_count", {"model": "m"}) == 1
     first = rig.stats.registry.get_sample_value("pool_time_to_first_token_seconds_sum", {"model": "m"})
@@ -92,7 +92,7 @@ async def test_gaps_between_tokens_are_averaged_per_request_when_it_ends(rig: Ri
     rig.clock.now += 2
     rig.feed(b"w1", Done(long.id, 1, Usage(10, 42)), Done(short.id, 1, Usage(10, 1)))
     for flight in (long, short):
-        rig.dispatcher.leave(flight)
+        rig.dispatcher.release_job(flight)
     assert rig.stats.registry.get_sample_value("pool_inter_token_seconds_count", {"model": "m"}) == 1
     assert rig.stats.registry.get_sample_value("pool_inter_token_seconds_sum", {"model": "m"}) == 0.1
     assert rig.stats.tokens == {("m", "prompt"): 20, ("m", "completion"): 43}
@@ -121,7 +121,7 @@ async def test_batch_sizes_are_counted_when_steps_come(rig: Rig) -> None:
 def test_batch_of_any_size_is_counted_once(rows: int) -> None:
     """Also beyond the last bound."""
     steps = Steps()
-    steps.count("m", "decode", rows)
+    steps.count_step("m", "decode", rows)
     ((_, buckets, total),) = steps.histograms()
     assert (buckets[-1], total) == (("+Inf", 1.0), rows)
     assert dict(buckets)[str(BOUNDS[-1])] == (rows <= BOUNDS[-1])

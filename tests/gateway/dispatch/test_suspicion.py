@@ -42,7 +42,7 @@ class Town:
                 else:
                     self.rig.output(flight, tokens=[flight.stream.reached])
             self.rig.clock.now += 0.02
-            self.rig.dispatcher.pump(self.rig.model)
+            self.rig.dispatcher.assign_waiting(self.rig.model)
 
 
 @pytest.mark.parametrize("at", [0, 1, 5, 17])
@@ -121,7 +121,7 @@ async def test_a_popular_request_is_not_refused_when_each_of_its_trials_is_cut_s
     for _ in range(5):
         town.die()
         town.rig.clock.now += 3
-        town.rig.dispatcher.pump(town.rig.model)
+        town.rig.dispatcher.assign_waiting(town.rig.model)
         assert sum(flight.worker is not None for flight in again) == 1
     town.live(again, {})
     assert [flight.outcome for flight in flights + again] == ["done"] * 16
@@ -143,7 +143,7 @@ async def test_an_equal_speaks_for_a_suspect_when_it_finishes_elsewhere_meanwhil
     rig.lose(here.worker)
     rig.join("w4")
     rig.clock.now += 3
-    rig.dispatcher.pump(rig.model)
+    rig.dispatcher.assign_waiting(rig.model)
     assert here.open
     rig.done(here)
     assert here.outcome == "done"
@@ -225,7 +225,7 @@ async def test_a_request_whose_client_left_is_not_forgotten_when_its_engine_died
     town = Town()
     job = generate(prompt=TextPrompt("deadly"))
     first = town.rig.submit(job)
-    town.rig.dispatcher.leave(first)
+    town.rig.dispatcher.release_job(first)
     town.die()
     second = town.rig.submit(job)
     assert second.suspect
@@ -248,8 +248,8 @@ async def test_an_equal_that_got_further_speaks_for_a_suspect_when_both_are_aboa
     both = rig.roster.workers[b"w1"]
     assert (near.worker, far.worker) == (both, both)
     rig.lose(both)
-    assert near.mark is not None
-    assert near.mark.count == 1
+    assert near.crash_record is not None
+    assert near.crash_record.count == 1
     assert not rig.dispatcher.suspicion.guilty(near, rig.clock.now, last=False)
 
 
@@ -276,7 +276,7 @@ async def test_an_engines_last_words_count_once_when_it_names_every_job(rig: Rig
     assert first is not None
     rig.feed(first.identity, *(Failed(flight.id, 1, Code.WORKER_LOST, "dying") for flight in flights))
     rig.lose(first)
-    assert [flight.mark.count if flight.mark else 0 for flight in flights] == [1, 1]
+    assert [flight.crash_record.count if flight.crash_record else 0 for flight in flights] == [1, 1]
     assert not any(failure_code(flight) for flight in flights)
 
 
@@ -305,7 +305,7 @@ async def test_a_long_trial_does_not_keep_the_others_waiting(rig: Rig) -> None:
     rig.join("w2", slots=8)
     assert [flight.worker is not None for flight in flights] == [True, False, False]
     rig.clock.now += 5.1
-    rig.dispatcher.pump(rig.model)
+    rig.dispatcher.assign_waiting(rig.model)
     assert [flight.worker is not None for flight in flights] == [True, True, False]
 
 
@@ -322,7 +322,7 @@ async def test_nobody_is_given_up_when_the_trials_of_many_are_long(rig: Rig) -> 
     for _ in range(6):
         aboard.append(sum(flight.worker is not None for flight in flights))
         rig.clock.now += 5
-        rig.dispatcher.pump(rig.model)
+        rig.dispatcher.assign_waiting(rig.model)
     assert aboard == [1, 2, 4, 8, 16, 32]
 
 

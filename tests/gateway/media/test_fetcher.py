@@ -40,11 +40,13 @@ class Client:
         return f"http://{host}:{self.port}{path}"
 
     async def get(self, path: str, host: str = "public.example") -> File:
-        return await self.fetcher.fetch(self.url(path, host), "p", lambda _size: None)
+        return await self.fetcher.fetch_image(self.url(path, host), "p", lambda _size: None)
 
     async def refused(self, path: str, host: str = "public.example") -> ApiError:
         with pytest.raises(ApiError) as raised:
-            async with self.gallery.collect([Picture(where="p", url=self.url(path, host))], MemoryAccount().open("")):
+            async with self.gallery.resolve_images(
+                [Picture(where="p", url=self.url(path, host))], MemoryAccount().open_share("")
+            ):
                 pass
         assert raised.value.param == "p"
         assert self.gallery.held_bytes == 0
@@ -106,7 +108,9 @@ async def test_a_file_is_taken_for_what_it_is_when_its_type_says_otherwise(
     """Bytes decide."""
     public.serve("/a", answering(PNG, headers={"Content-Type": media}))
     client = await connect()
-    async with client.gallery.collect([Picture(where="p", url=client.url("/a"))], MemoryAccount().open("")) as album:
+    async with client.gallery.resolve_images(
+        [Picture(where="p", url=client.url("/a"))], MemoryAccount().open_share("")
+    ) as album:
         assert album.images == [Image(0, hashlib.sha256(PNG).digest())]
 
 
@@ -285,9 +289,9 @@ async def test_memory_is_bounded_when_large_files_come_together(public: PublicHo
     client = await connect()
     gallery, account = Gallery(remote=client.fetcher), MemoryAccount(9_000_000)
     picture = [Picture(where="p", url=client.url("/large.png"))]
-    async with gallery.collect(picture, account.open("one")):
+    async with gallery.resolve_images(picture, account.open_share("one")):
         with pytest.raises(ApiError) as raised:
-            async with gallery.collect(picture, account.open("two")):
+            async with gallery.resolve_images(picture, account.open_share("two")):
                 pass
         assert (raised.value.status, account.held_bytes, gallery.held_bytes) == (429, 5_000_000, 5_000_000)
     assert (account.held_bytes, account.refused) == (0, 1)
@@ -298,8 +302,8 @@ async def test_request_is_refused_for_good_when_its_images_never_fit(public: Pub
     public.files(large_png=padded(5_000_000))
     client = await connect()
     with pytest.raises(ApiError) as raised:
-        async with client.gallery.collect(
-            [Picture(where="p", url=client.url("/large.png"))], MemoryAccount(6_000_000).open("")
+        async with client.gallery.resolve_images(
+            [Picture(where="p", url=client.url("/large.png"))], MemoryAccount(6_000_000).open_share("")
         ):
             pass
     assert (raised.value.status, raised.value.retry_after_s) == (413, None)
@@ -317,7 +321,7 @@ async def test_slow_servers_of_one_tenant_leave_places_for_others(public: Public
     public.serve("/slow", stall)
     public.files(a_png=PNG)
     client = await connect(at_once=8, wait_s=30.0, total_s=30.0)
-    fetch, hold = client.fetcher.fetch, lambda _size: None
+    fetch, hold = client.fetcher.fetch_image, lambda _size: None
     slow = [asyncio.create_task(fetch(client.url("/slow"), "p", hold, tenant="a")) for _ in range(100)]
     for _ in range(4):
         await came.acquire()

@@ -43,7 +43,7 @@ class Shelf:
 
 def share() -> MemoryShare:
     """Room for everything."""
-    return MemoryAccount().open("")
+    return MemoryAccount().open_share("")
 
 
 def shown(*urls: str) -> list[Picture]:
@@ -52,7 +52,7 @@ def shown(*urls: str) -> list[Picture]:
 
 async def refusal(gallery: Gallery, *urls: str) -> ApiError:
     with pytest.raises(ApiError) as raised:
-        async with gallery.collect(shown(*urls), share()):
+        async with gallery.resolve_images(shown(*urls), share()):
             pass
     assert gallery.held_bytes == 0
     return raised.value
@@ -62,7 +62,7 @@ async def test_each_file_travels_once_when_it_is_shown_twice() -> None:
     """One image per picture, in order, by URL or by content the same; each with its own detail."""
     shelf = Shelf(far=RED)
     urls = data_url(RED), data_url(BLUE), data_url(RED), "far", "far"
-    async with Gallery(remote=shelf).collect(shown(*urls), share()) as album:
+    async with Gallery(remote=shelf).resolve_images(shown(*urls), share()) as album:
         assert album.buffers == [RED, BLUE]
         red, blue = hashlib.sha256(RED).digest(), hashlib.sha256(BLUE).digest()
         assert album.images == [Image(0, red), Image(1, blue, "low"), Image(0, red), Image(0, red), Image(0, red)]
@@ -71,7 +71,7 @@ async def test_each_file_travels_once_when_it_is_shown_twice() -> None:
 
 async def test_nothing_is_collected_when_nothing_is_shown() -> None:
     """A text request has an empty album."""
-    async with Gallery(remote=None).collect([], share()) as album:
+    async with Gallery(remote=None).resolve_images([], share()) as album:
         assert (album.images, album.buffers) == ([], [])
 
 
@@ -79,7 +79,7 @@ async def test_bytes_are_held_for_as_long_as_the_block_lasts() -> None:
     """And given back however it ends."""
     gallery = Gallery(remote=Shelf(far=BLUE))
     with pytest.raises(ValueError, match="mine"):
-        async with gallery.collect(shown(data_url(RED), "far"), share()):
+        async with gallery.resolve_images(shown(data_url(RED), "far"), share()):
             assert gallery.held_bytes >= len(RED) + len(BLUE)
             raise ValueError("mine")
     assert gallery.held_bytes == 0
@@ -97,7 +97,7 @@ async def test_others_have_their_turns_when_a_large_image_is_decoded() -> None:
 
     url = data_url(padded(15_000_000))
     other = asyncio.create_task(turn())
-    async with Gallery(remote=None).collect(shown(url), share()):
+    async with Gallery(remote=None).resolve_images(shown(url), share()):
         other.cancel()
     assert turns > 5
 
@@ -106,14 +106,14 @@ async def test_a_request_is_turned_away_when_too_much_is_held() -> None:
     """Another one's images leave no room: come again later, rather than no memory."""
     gallery, account = Gallery(remote=None), MemoryAccount(9 * SMALL)
     large = data_url(padded(SMALL))
-    async with gallery.collect(shown(large, data_url(padded(SMALL, colour="blue"))), account.open("one")):
+    async with gallery.resolve_images(shown(large, data_url(padded(SMALL, colour="blue"))), account.open_share("one")):
         with pytest.raises(ApiError) as raised:
-            async with gallery.collect(shown(data_url(padded(5 * SMALL))), account.open("two")):
+            async with gallery.resolve_images(shown(data_url(padded(5 * SMALL))), account.open_share("two")):
                 pass
         assert (raised.value.status, raised.value.retry_after_s) == (429, 1.0)
-        async with gallery.collect(shown(large), account.open("two")):
+        async with gallery.resolve_images(shown(large), account.open_share("two")):
             pass
-    async with gallery.collect(shown(data_url(padded(5 * SMALL))), account.open("two")):
+    async with gallery.resolve_images(shown(data_url(padded(5 * SMALL))), account.open_share("two")):
         pass
     assert account.held_bytes == 0
 
@@ -132,7 +132,7 @@ async def test_fetches_are_cancelled_when_the_client_leaves() -> None:
     gallery = Gallery(remote=shelf)
 
     async def handler() -> None:
-        async with gallery.collect(shown("slow", "slower"), share()):
+        async with gallery.resolve_images(shown("slow", "slower"), share()):
             pass
 
     task = asyncio.create_task(handler())
@@ -159,7 +159,7 @@ async def test_a_file_is_refused_when_it_is_no_image(data: bytes) -> None:
 
 async def test_a_bomb_is_refused_when_its_header_says_so() -> None:
     """33 megapixels pass, more are named with their size; no pixel is decoded to find out."""
-    async with Gallery(remote=None).collect(shown(data_url(_claiming(6000, 5500))), share()):
+    async with Gallery(remote=None).resolve_images(shown(data_url(_claiming(6000, 5500))), share()):
         pass
     error = await refusal(Gallery(remote=None), data_url(_claiming(9000, 9000)))
     assert (error.status, error.param) == (400, "p0")

@@ -91,7 +91,7 @@ async def public() -> AsyncIterator[PublicHost]:
 
 async def refusal(fetcher: Fetcher, url: str) -> ApiError:
     with pytest.raises(ApiError) as raised:
-        await fetcher.fetch(url, "messages[0].content[0].image_url.url", lambda _size: None)
+        await fetcher.fetch_image(url, "messages[0].content[0].image_url.url", lambda _size: None)
     assert (raised.value.status, raised.value.param) == (400, "messages[0].content[0].image_url.url")
     return raised.value
 
@@ -125,7 +125,7 @@ async def test_the_trap_catches_when_addresses_are_not_checked(trap: Trap) -> No
     await fetcher.open()
     for host in (TRAP, "internal.example"):
         before = trap.connections
-        await fetcher.fetch(f"http://{host}:{trap.port}/", "p", lambda _size: None)
+        await fetcher.fetch_image(f"http://{host}:{trap.port}/", "p", lambda _size: None)
         assert trap.connections > before
     await fetcher.close()
 
@@ -147,7 +147,7 @@ async def test_a_name_gains_nothing_when_it_changes_its_mind(trap: Trap, public:
     rules = UrlRules(ports=(public.port, trap.port))
     fetcher = Fetcher(rules, lookup=names, allowed=public.address.__eq__)
     await fetcher.open()
-    assert (await fetcher.fetch(f"http://rebinding.example:{public.port}/a.png", "p", lambda _size: None)).data
+    assert (await fetcher.fetch_image(f"http://rebinding.example:{public.port}/a.png", "p", lambda _size: None)).data
     assert names.asked == ["rebinding.example"]
     assert (await refusal(fetcher, f"http://rebinding.example:{trap.port}/a.png")).message == UNREACHABLE
     assert trap.connections == 0
@@ -195,7 +195,7 @@ async def test_a_redirect_is_followed_when_it_leads_to_a_public_place(public: Pu
     )
     await fetcher.open()
     base = f"http://public.example:{public.port}"
-    assert (await fetcher.fetch(f"{base}/1", "p", lambda _size: None)).data == picture()
+    assert (await fetcher.fetch_image(f"{base}/1", "p", lambda _size: None)).data == picture()
     for path in ("/0", "/round"):
         assert (await refusal(fetcher, base + path)).message == UNREACHABLE
     assert len([request for request in public.requests if request.path == "/round"]) == 4

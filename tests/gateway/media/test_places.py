@@ -14,7 +14,7 @@ async def settle() -> None:
 
 def want(places: FairPlaces, tenant: str, count: int, host: str = "") -> list[asyncio.Task[None]]:
     """So many takers, each of another host or all of one."""
-    return [asyncio.create_task(places.take(tenant, host or f"{tenant}{number}")) for number in range(count)]
+    return [asyncio.create_task(places.take_place(tenant, host or f"{tenant}{number}")) for number in range(count)]
 
 
 def held(tasks: list[asyncio.Task[None]]) -> int:

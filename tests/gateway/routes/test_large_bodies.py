@@ -201,7 +201,7 @@ async def test_callers_take_turns_when_several_parse() -> None:
     first = asyncio.Event()
 
     async def parse(tenant: str) -> None:
-        async with turns.turn(tenant):
+        async with turns.wait_turn(tenant):
             order.append(tenant)
             await first.wait()
 
@@ -212,14 +212,14 @@ async def test_callers_take_turns_when_several_parse() -> None:
     first.set()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert "".join(order) == "aabcab"
-    async with asyncio.timeout(1), turns.turn("d"):
+    async with asyncio.timeout(1), turns.wait_turn("d"):
         pass
 
 
 async def test_turn_is_passed_on_when_its_owner_leaves_in_that_moment() -> None:
     """The turn was given and not begun: the next one has it."""
     turns = ParsingTurns()
-    async with turns.turn("a"):
+    async with turns.wait_turn("a"):
         waiting = [asyncio.create_task(parse_once(turns, name)) for name in "bc"]
         await asyncio.sleep(0)
     waiting[0].cancel()
@@ -230,7 +230,7 @@ async def test_turn_is_passed_on_when_its_owner_leaves_in_that_moment() -> None:
 
 async def parse_once(turns: ParsingTurns, name: str) -> str:
     """Wait for a turn, and have it."""
-    async with turns.turn(name):
+    async with turns.wait_turn(name):
         return name
 
 
@@ -246,10 +246,10 @@ async def test_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.Mon
             changed.setattr(pace, bound, 0.05)
             content = upload()
             with pytest.raises(ApiError) as caught:
-                await pace.Pace(content).follow(content.readany())
+                await pace.Pace(content).read_in_time(content.readany())
         assert (caught.value.code, caught.value.status) == ("request_timeout", 408)
         content.feed_data(b"it came")
-        assert await pace.Pace(content).follow(content.readany()) == b"it came"
+        assert await pace.Pace(content).read_in_time(content.readany()) == b"it came"
 
 
 async def test_body_that_trickles_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,21 +260,21 @@ async def test_body_that_trickles_is_not_waited_for(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ApiError) as caught:
         for _ in range(1000):
             content.feed_data(b"x")
-            await watched.follow(content.readany())
+            await watched.read_in_time(content.readany())
             await asyncio.sleep(0.005)
     assert caught.value.code == "request_timeout"
     whole = pace.Pace(content)
     await asyncio.sleep(0.06)
     content.feed_data(b"x")
     content.feed_eof()
-    assert await whole.follow(content.readany()) == b"x"
+    assert await whole.read_in_time(content.readany()) == b"x"
 
 
 async def test_body_is_refused_while_it_comes_when_memory_is_short(gateway: Client) -> None:
     """429 before more is read, though its length was declared: what counts is what came."""
     account = app_of(gateway)[MEMORY]
-    other = account.open(ANYBODY.tenant)
-    other.hold(account.most_bytes)
+    other = account.open_share(ANYBODY.tenant)
+    other.hold_bytes(account.most_bytes)
 
     async def body() -> AsyncIterator[bytes]:
         yield b" " * 65_536

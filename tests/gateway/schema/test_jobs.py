@@ -21,7 +21,7 @@ READY = Ready(
 
 def chat_job(**fields: Any) -> GenerateJob:
     request = decode(orjson.dumps({"messages": [USER], **fields}), ChatCompletionRequest)
-    return request.job(READY, request_id="rid", tenant="t")
+    return request.make_job(READY, request_id="rid", tenant="t")
 
 
 def template(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -31,7 +31,9 @@ def template(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def completion_jobs(**fields: Any) -> list[GenerateJob]:
-    return decode(orjson.dumps({"prompt": "x", **fields}), CompletionRequest).jobs(READY, request_id="rid", tenant="t")
+    return decode(orjson.dumps({"prompt": "x", **fields}), CompletionRequest).make_jobs(
+        READY, request_id="rid", tenant="t"
+    )
 
 
 def test_job_carries_every_sampling_field_when_given() -> None:
@@ -165,7 +167,7 @@ def test_bias_is_refused_when_its_token_is_not_in_the_vocabulary() -> None:
         chat_job(logit_bias={"100": 1})
     assert raised.value.param == "logit_bias"
     request = decode(orjson.dumps({"messages": [USER], "logit_bias": {"100": 1}}), ChatCompletionRequest)
-    assert request.sampling(None).logit_bias == {100: 1.0}
+    assert request.make_sampling(None).logit_bias == {100: 1.0}
 
 
 @pytest.mark.parametrize(
@@ -213,7 +215,7 @@ def test_tokenize_job_takes_either_shape_when_asked() -> None:
     """Text with or without special tokens, or a conversation."""
 
     def prompt(**body: Any) -> Any:
-        return decode(orjson.dumps(body), TokenizeRequest).job(tenant="t").prompt
+        return decode(orjson.dumps(body), TokenizeRequest).make_job(tenant="t").prompt
 
     assert prompt(prompt="x") == TextPrompt(text="x", add_special_tokens=True)
     assert prompt(prompt="", add_special_tokens=False) == TextPrompt(text="", add_special_tokens=False)
@@ -225,9 +227,9 @@ def test_tokenize_job_takes_either_shape_when_asked() -> None:
 def test_detokenize_job_is_refused_when_an_id_is_unknown() -> None:
     """Ids are checked against the vocabulary."""
     request = decode(b'{"tokens":[99]}', DetokenizeRequest)
-    assert request.job(READY, tenant="t").tokens == [99]
+    assert request.make_job(READY, tenant="t").tokens == [99]
     with pytest.raises(ApiError):
-        decode(b'{"tokens":[100]}', DetokenizeRequest).job(READY, tenant="t")
+        decode(b'{"tokens":[100]}', DetokenizeRequest).make_job(READY, tenant="t")
 
 
 TOOLS = [{"type": "function", "function": {"name": name, "strict": True}} for name in "fg"]

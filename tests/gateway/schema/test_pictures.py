@@ -26,7 +26,7 @@ def user(*parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def rendered(request: ChatCompletionRequest) -> Any:
-    prompt = request.job(None, request_id="r", tenant="").prompt
+    prompt = request.make_job(None, request_id="r", tenant="").prompt
     assert isinstance(prompt, ChatPrompt)
     return orjson.loads(prompt.messages)
 

@@ -243,7 +243,7 @@ def test_body_is_accepted_or_a_400_when_fields_hold_any_json(data: st.DataObject
         assert error.status == 400
         return
     if isinstance(request, Generation):
-        request.sampling(None)
+        request.make_sampling(None)
 
 
 @settings(max_examples=200, deadline=None)
@@ -268,7 +268,7 @@ def test_messages_become_a_job_or_a_400_when_they_hold_any_json(messages: list[d
     except ApiError as error:
         assert error.status == 400
         return
-    plain = orjson.loads(request.job(None, request_id="r", tenant="").prompt.messages)
+    plain = orjson.loads(request.make_job(None, request_id="r", tenant="").prompt.messages)
     assert len(plain) == len(messages)
     assert all(isinstance(message["content"], str) for message in plain)
 

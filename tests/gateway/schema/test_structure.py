@@ -22,7 +22,7 @@ def counted(text: bytes, *borders: int) -> Structure:
     """The text, fed in pieces."""
     found, start = Structure(), 0
     for border in (*sorted(borders), len(text)):
-        found.feed(text[start:border])
+        found.count_slice(text[start:border])
         start = max(start, border)
     return found
 
@@ -57,7 +57,7 @@ def test_quick_count_is_never_less_when_strings_count_too(document: Any) -> None
     """What passes quickly would pass exactly."""
     text = json.dumps(document).encode()
     quick, exact = Structure(), counted(text)
-    quick.feed_all(text)
+    quick.count_upper_bound(text)
     assert quick.values >= exact.values
     assert quick.arrays + quick.objects >= exact.arrays + exact.objects
 
@@ -73,9 +73,9 @@ def test_quote_ends_a_string_when_backslashes_before_it_are_even(run: int) -> No
 def test_excess_is_named_when_there_is_too_much() -> None:
     """Values or containers, with the bound; nothing where all is within."""
     found = counted(b"[1,[2],{}]")
-    assert found.exceeds(Bounds(values=6, containers=3)) == ""
-    assert found.exceeds(Bounds(values=5, containers=3)) == "more than 5 values"
-    assert found.exceeds(Bounds(values=6, containers=2)) == "more than 2 lists and objects"
+    assert found.find_excess(Bounds(values=6, containers=3)) == ""
+    assert found.find_excess(Bounds(values=5, containers=3)) == "more than 5 values"
+    assert found.find_excess(Bounds(values=6, containers=2)) == "more than 2 lists and objects"
 
 
 def test_text_is_estimated_wider_when_a_character_makes_it_so() -> None:
@@ -92,6 +92,6 @@ def test_counting_is_fast_when_all_is_quotes() -> None:
     took = []
     for _ in range(5):
         found, began = Structure(), time.thread_time()
-        found.feed(piece)
+        found.count_slice(piece)
         took.append(time.thread_time() - began)
     assert min(took) < 0.03

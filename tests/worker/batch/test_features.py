@@ -18,9 +18,9 @@ def test_least_recently_used_goes_first_when_bytes_run_out() -> None:
     """Three kilobytes hold three; a fourth takes the place of the one that nobody asked for."""
     cache = FeatureCache(3 * KILOBYTE)
     for name in (b"a", b"b", b"c"):
-        cache.put(("t", name), features())
-    assert cache.get(("t", b"a")) is not None
-    cache.put(("t", b"d"), features())
+        cache.store_features(("t", name), features())
+    assert cache.find_features(("t", b"a")) is not None
+    cache.store_features(("t", b"d"), features())
     assert [("t", name) in cache for name in (b"a", b"b", b"c", b"d")] == [True, False, True, True]
     assert cache.held_bytes == 3 * KILOBYTE
 
@@ -28,19 +28,19 @@ def test_least_recently_used_goes_first_when_bytes_run_out() -> None:
 def test_what_is_larger_than_the_cache_is_not_kept() -> None:
     """Nor does it push out anything; a size of 0 keeps nothing at all."""
     cache = FeatureCache(2 * KILOBYTE)
-    cache.put(("t", b"a"), features())
-    cache.put(("t", b"b"), features(3))
+    cache.store_features(("t", b"a"), features())
+    cache.store_features(("t", b"b"), features(3))
     assert ("t", b"a") in cache
-    assert cache.get(("t", b"b")) is None
+    assert cache.find_features(("t", b"b")) is None
     nothing = FeatureCache(0)
-    nothing.put(("t", b"a"), features())
-    assert nothing.get(("t", b"a")) is None
+    nothing.store_features(("t", b"a"), features())
+    assert nothing.find_features(("t", b"a")) is None
 
 
 def test_tenants_know_nothing_of_each_other() -> None:
     """The same picture of another tenant is another entry; looks and finds are counted."""
     cache = FeatureCache(10 * KILOBYTE)
-    cache.put(("one", b"a"), features())
-    assert cache.get(("two", b"a")) is None
-    assert cache.get(("one", b"a")) is not None
+    cache.store_features(("one", b"a"), features())
+    assert cache.find_features(("two", b"a")) is None
+    assert cache.find_features(("one", b"a")) is not None
     assert (cache.lookups, cache.hits) == (2, 1)

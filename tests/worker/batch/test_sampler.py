@@ -31,7 +31,7 @@ def pick(rows: Sequence[Row], logits: np.ndarray) -> list[int]:
     vocab = logits.shape[-1]
     history = History.joined(None, [], rows, vocab)
     fed = mx.array([one.tokens[-1] for one in rows], dtype=mx.uint32)
-    tokens: list[int] = Sampler(rows, vocab, history).pick(mx.array(logits), fed).tokens.tolist()
+    tokens: list[int] = Sampler(rows, vocab, history).sample_rows(mx.array(logits), fed).tokens.tolist()
     return tokens
 
 
@@ -170,7 +170,7 @@ def test_penalties_count_the_token_in_flight() -> None:
     fresh = row(1, [1], [], **sampling)
     fresh.fresh = True
     sampler = Sampler([fresh], 8, History.joined(None, [], [fresh], 8))
-    chosen = [sampler.pick(mx.array(logits), mx.array([token])).tokens.item() for token in (7, 3, 5, 5)]
+    chosen = [sampler.sample_rows(mx.array(logits), mx.array([token])).tokens.item() for token in (7, 3, 5, 5)]
     # Nothing said of 3 and 5; 3 said once; both once; 5 twice.
     assert chosen == [3, 5, 3, 3]
 
@@ -188,8 +188,8 @@ def test_half_precision_logits_are_widened(dtype: mx.Dtype) -> None:
     """Probabilities are computed in float32 whatever the model's type."""
     logits = mx.array(np.random.default_rng(6).normal(0, 2, (5, VOCAB)).astype(np.float32)).astype(dtype)
     rows = [row(i, temperature=0.9, top_p=0.9, logprobs=3) for i in range(5)]
-    found = Sampler(rows, VOCAB, None).pick(logits, mx.array([1] * 5))
-    wide = Sampler(rows, VOCAB, None).pick(logits.astype(mx.float32), mx.array([1] * 5))
+    found = Sampler(rows, VOCAB, None).sample_rows(logits, mx.array([1] * 5))
+    wide = Sampler(rows, VOCAB, None).sample_rows(logits.astype(mx.float32), mx.array([1] * 5))
     assert found.tokens.tolist() == wide.tokens.tolist()
     assert found.own is not None
     assert found.own.dtype == mx.float32

@@ -18,8 +18,8 @@ def taken(batch: list[Text]) -> list[tuple[int, int]]:
 def test_batch_stays_within_its_budget_when_much_waits() -> None:
     """Thousands of texts ask for one bounded batch, the longest first."""
     queue = TextQueue()
-    queue.add(1, texts(1, *range(1, 201)), limit=None)
-    batch = queue.take(1000)
+    queue.add_job(1, texts(1, *range(1, 201)), limit=None)
+    batch = queue.take_batch(1000)
     assert sum(len(text.tokens) for text in batch) <= 1000
     assert len(batch[0].tokens) == 200
     assert len(queue) == 200 - len(batch)
@@ -28,27 +28,27 @@ def test_batch_stays_within_its_budget_when_much_waits() -> None:
 def test_text_longer_than_the_budget_is_taken_alone() -> None:
     """Nothing waits for ever because it is long."""
     queue = TextQueue()
-    queue.add(1, texts(1, 50, 60), limit=None)
-    assert taken(queue.take(10)) == [(1, 1)]
-    assert taken(queue.take(10)) == [(1, 0)]
+    queue.add_job(1, texts(1, 50, 60), limit=None)
+    assert taken(queue.take_batch(10)) == [(1, 1)]
+    assert taken(queue.take_batch(10)) == [(1, 0)]
 
 
 def test_newcomer_is_in_the_next_batch_beside_a_large_job() -> None:
     """Who has had nothing yet comes first."""
     queue = TextQueue()
-    queue.add(1, texts(1, *[10] * 2048), limit=None)
-    queue.take(100)
+    queue.add_job(1, texts(1, *[10] * 2048), limit=None)
+    queue.take_batch(100)
     for job in range(2, 6):
-        queue.add(job, texts(job, 10), limit=None)
-    assert {job for job, _ in taken(queue.take(100))} == {1, 2, 3, 4, 5}
+        queue.add_job(job, texts(job, 10), limit=None)
+    assert {job for job, _ in taken(queue.take_batch(100))} == {1, 2, 3, 4, 5}
 
 
 def test_jobs_take_turns_when_the_budget_is_too_small_for_all() -> None:
     """Who was left out of a batch is in the next."""
     queue = TextQueue()
     for job in range(4):
-        queue.add(job, texts(job, 10, 10), limit=None)
-    assert [taken(queue.take(20)) for _ in range(4)] == [
+        queue.add_job(job, texts(job, 10, 10), limit=None)
+    assert [taken(queue.take_batch(20)) for _ in range(4)] == [
         [(0, 0), (1, 0)],
         [(2, 0), (3, 0)],
         [(0, 1), (1, 1)],
@@ -60,12 +60,12 @@ def test_jobs_take_turns_when_the_budget_is_too_small_for_all() -> None:
 def test_removed_job_is_never_taken() -> None:
     """A cancel takes effect before the next batch."""
     queue = TextQueue()
-    queue.add(1, texts(1, *[5] * 9), limit=None)
-    queue.add(2, texts(2, 5), limit=None)
-    queue.take(10)
-    assert queue.remove(1)
-    assert not queue.remove(1)
-    assert taken(queue.take(100)) == []
+    queue.add_job(1, texts(1, *[5] * 9), limit=None)
+    queue.add_job(2, texts(2, 5), limit=None)
+    queue.take_batch(10)
+    assert queue.remove_job(1)
+    assert not queue.remove_job(1)
+    assert taken(queue.take_batch(100)) == []
 
 
 jobs = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=30), min_size=1, max_size=6)
@@ -76,10 +76,10 @@ def test_every_text_is_taken_once(lengths: list[list[int]], budget: int) -> None
     """Nothing is lost, nothing computed twice, whatever the budget."""
     queue = TextQueue()
     for job, row in enumerate(lengths):
-        queue.add(job, texts(job, *row), limit=None)
+        queue.add_job(job, texts(job, *row), limit=None)
     seen: list[tuple[int, int]] = []
     while len(queue):
-        batch = queue.take(budget)
+        batch = queue.take_batch(budget)
         assert batch
         assert len(batch) == 1 or sum(len(text.tokens) for text in batch) <= budget
         seen += taken(batch)

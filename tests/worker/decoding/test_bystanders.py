@@ -45,7 +45,7 @@ class Answers:
     def text_s(self, job: int) -> float:
         """How long a text takes to be read."""
         began = time.perf_counter()
-        self.reception.take(1, TokenizeJob(job, 1, TextPrompt("What is this?")))
+        self.reception.take_job(1, TokenizeJob(job, 1, TextPrompt("What is this?")))
         assert isinstance(self.wait(job), Tokens)
         return time.perf_counter() - began
 
@@ -65,7 +65,7 @@ def test_texts_wait_no_longer_when_images_are_made_to_hurt(engine: VisionEngine)
     alone_s = max(answers.text_s(1000 + number) for number in range(20))
     files = [large, *hostile.values()]
     for number, file in enumerate(files):
-        answers.reception.take(1, look(number, [file], (0, "?"), tenant=f"t{number % 8}", max_tokens=1), [file])
+        answers.reception.take_job(1, look(number, [file], (0, "?"), tenant=f"t{number % 8}", max_tokens=1), [file])
     waits_s = []
     number = 2000
     while answers.reception.waiting:
@@ -87,12 +87,12 @@ def test_image_work_ends_when_its_request_is_cancelled(engine: VisionEngine) -> 
     files = [scans(90 - number, components=3) for number in range(16)]
     turn: list[Any] = [*range(16), "?"]
     asked = look(1, files, turn, tenant="left", max_tokens=1)
-    answers.reception.take(1, asked, files)
+    answers.reception.take_job(1, asked, files)
     answers.text_s(2)
-    assert answers.reception.cancel(1, asked.job, asked.attempt)
+    assert answers.reception.cancel_job(1, asked.job, asked.attempt)
     began = time.perf_counter()
     file = picture((64, 64))
-    answers.reception.take(1, look(3, [file], (0, "?"), tenant="left", max_tokens=1), [file])
+    answers.reception.take_job(1, look(3, [file], (0, "?"), tenant="left", max_tokens=1), [file])
     assert isinstance(answers.wait(3), Admit)
     # All sixteen take ten times as long.
     assert time.perf_counter() - began < 5

@@ -58,7 +58,7 @@ class Watched:
         self.begun = threading.Semaphore(0)
         self.processes: list[DecodingProcess] = []
         self.ended: list[BaseException | None] = []
-        own = DecodingProcess.decode
+        own = DecodingProcess.decode_image
 
         def decode(process: DecodingProcess, request: Decode, file: bytes) -> Any:
             self.processes.append(process)
@@ -71,7 +71,7 @@ class Watched:
             self.ended.append(None)
             return found
 
-        monkeypatch.setattr(DecodingProcess, "decode", decode)
+        monkeypatch.setattr(DecodingProcess, "decode_image", decode)
 
 
 @pytest.fixture
@@ -132,15 +132,15 @@ def test_good_images_come_back_bit_by_bit(decoders: Decoders) -> None:
     fit = Fit(int(Image.Resampling.BICUBIC), None, 28, 28 * 28, 28 * 28 * 2)
     for name, file in good().items():
         plain = images.decode(file, "p")
-        sent = decoders.submit("a", file, "p", np.array).result(WAIT_S)
+        sent = decoders.submit_image("a", file, "p", np.array).result(WAIT_S)
         assert np.array_equal(sent, np.asarray(plain)), name
-        fitted = decoders.submit("a", file, "p", np.array, fit=fit).result(WAIT_S)
+        fitted = decoders.submit_image("a", file, "p", np.array, fit=fit).result(WAIT_S)
         height, width = fit.size(plain.height, plain.width, "p")
         assert np.array_equal(fitted, np.asarray(plain.resize((width, height), Image.Resampling.BICUBIC))), name
     large = saved(Image.effect_noise((1400, 700), 90), "PNG")
-    low = decoders.submit("a", large, "p", np.array, low=True).result(WAIT_S)
+    low = decoders.submit_image("a", large, "p", np.array, low=True).result(WAIT_S)
     assert np.array_equal(low, np.asarray(images.decode(large, "p", low=True)))
-    assert np.array_equal(decoders.decode(large, "p", low=True), low)
+    assert np.array_equal(decoders.decode_image(large, "p", low=True), low)
 
 
 def test_sixteen_bits_become_their_upper_eight() -> None:
@@ -169,7 +169,7 @@ def test_hostile_images_are_refused_within_a_second_of_processor_time() -> None:
         before_s = _processor_s(process)
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         with pytest.raises(ImageRefusedError):
-            process.decode(Decode(), file)
+            process.decode_image(Decode(), file)
             pytest.fail(f"{name} was decoded")
         after_s = _processor_s(process)
         if not process.alive:
@@ -183,7 +183,7 @@ def test_odd_images_cost_little(process: DecodingProcess) -> None:
     """Decoded or refused, none of them ends the process: all are within its bounds."""
     for name, file in odd_images().items():
         try:
-            process.decode(Decode(), file)
+            process.decode_image(Decode(), file)
         except ImageRefusedError as error:
             assert "too long" not in str(error), name
         assert process.alive, name
@@ -193,16 +193,16 @@ def test_image_is_refused_when_its_processor_time_is_spent(decoders: Decoders) -
     """By the system, in the middle of whatever the decoder does; the next image finds a fresh process."""
     file = hostile_images()["jpeg with a flood of hidden segments"]
     with pytest.raises(JobError, match="takes too long to decode") as refused:
-        decoders.submit("a", file, "images[2]", shape).result(WAIT_S)
+        decoders.submit_image("a", file, "images[2]", shape).result(WAIT_S)
     assert (refused.value.code, refused.value.param) == (Code.INVALID_REQUEST, "images[2]")
-    assert decoders.submit("a", SMALL, "p", shape).result(WAIT_S) == (24, 40, 3)
+    assert decoders.submit_image("a", SMALL, "p", shape).result(WAIT_S) == (24, 40, 3)
 
 
 def test_image_is_refused_when_it_takes_too_much_memory() -> None:
     """The process may be gone or go on: the answer is the same, and nothing was held here."""
     process = DecodingProcess(memory_bytes=200 << 20)
     with pytest.raises(ImageRefusedError, match=r"too much memory|can't be decoded"):
-        process.decode(Decode(), png(MOST_PIXELS, colour=6))
+        process.decode_image(Decode(), png(MOST_PIXELS, colour=6))
     process.kill()
 
 
@@ -213,18 +213,18 @@ def test_process_that_stands_still_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     process = DecodingProcess()
     os.kill(process.pid, signal.SIGSTOP)
     with pytest.raises(DecoderLostError, match="no answer in time"):
-        process.decode(Decode(), SMALL)
+        process.decode_image(Decode(), SMALL)
     assert not process.alive
 
 
 def test_cancelled_image_is_given_up_at_once(decoders: Decoders, watched: Watched) -> None:
     """Its process is killed in the middle of it; images that wait are never begun; the next one is decoded."""
-    first = decoders.submit("a", SLOW, "p", shape)
-    second = decoders.submit("a", SLOW, "p", shape)
+    first = decoders.submit_image("a", SLOW, "p", shape)
+    second = decoders.submit_image("a", SLOW, "p", shape)
     assert watched.begun.acquire(timeout=WAIT_S)
     assert second.cancel()
     assert first.cancel()
-    assert decoders.submit("a", SMALL, "p", shape).result(WAIT_S) == (24, 40, 3)
+    assert decoders.submit_image("a", SMALL, "p", shape).result(WAIT_S) == (24, 40, 3)
     assert [type(end).__name__ for end in watched.ended] == ["DecoderLostError", "NoneType"]
     assert not watched.processes[0].alive
     with pytest.raises(CancelledError):
@@ -233,8 +233,8 @@ def test_cancelled_image_is_given_up_at_once(decoders: Decoders, watched: Watche
 
 def test_images_of_one_tenant_wait_for_each_other_and_for_nobody_elses(decoders: Decoders) -> None:
     """Another tenant's image is decoded while the first one's are."""
-    slow = [decoders.submit("a", SLOW, "p", shape) for _ in range(5)]
-    assert decoders.submit("b", SMALL, "p", shape).result(WAIT_S) == (24, 40, 3)
+    slow = [decoders.submit_image("a", SLOW, "p", shape) for _ in range(5)]
+    assert decoders.submit_image("b", SMALL, "p", shape).result(WAIT_S) == (24, 40, 3)
     assert sum(one.done() for one in slow) <= 1
     for one in slow:
         one.cancel()
@@ -247,9 +247,9 @@ def test_tenants_take_turns(decoders: Decoders, watched: Watched) -> None:
     def noted(tenant: str) -> Callable[[Any], None]:
         return lambda _: done.append(tenant)
 
-    asked = [decoders.submit(tenant, SLOW, "p", noted(tenant)) for tenant in ("a", "b")]
-    asked += [decoders.submit(tenant, SMALL, "p", noted(tenant)) for tenant in "aaaabbbb"]
-    asked.append(decoders.submit("c", SMALL, "p", noted("c")))
+    asked = [decoders.submit_image(tenant, SLOW, "p", noted(tenant)) for tenant in ("a", "b")]
+    asked += [decoders.submit_image(tenant, SMALL, "p", noted(tenant)) for tenant in "aaaabbbb"]
+    asked.append(decoders.submit_image("c", SMALL, "p", noted("c")))
     assert not wait(asked, timeout=WAIT_S).not_done
     assert done.index("c") <= 3
 
@@ -257,7 +257,7 @@ def test_tenants_take_turns(decoders: Decoders, watched: Watched) -> None:
 @pytest.mark.parametrize("kills", [1, 2])
 def test_image_is_tried_again_when_its_process_was_killed(decoders: Decoders, watched: Watched, kills: int) -> None:
     """Once: whoever kills it again is told that it was no fault of the file."""
-    asked: Future[Any] = decoders.submit("a", SLOW, "p", shape)
+    asked: Future[Any] = decoders.submit_image("a", SLOW, "p", shape)
     for number in range(kills):
         assert watched.begun.acquire(timeout=WAIT_S)
         os.kill(watched.processes[number].pid, signal.SIGKILL)
@@ -272,7 +272,7 @@ def test_image_is_tried_again_when_its_process_was_killed(decoders: Decoders, wa
 def test_processes_end_when_nobody_holds_their_decoders(watched: Watched) -> None:
     """An engine that is dropped leaves none behind."""
     decoders = Decoders()
-    decoders.submit("a", SMALL, "p", shape).result(WAIT_S)
+    decoders.submit_image("a", SMALL, "p", shape).result(WAIT_S)
     [process] = watched.processes
     pid = process.pid
     watched.processes.clear()
@@ -297,7 +297,7 @@ def test_process_ends_with_its_engine() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads an environment from /proc")
 def test_process_knows_nothing_of_our_environment(monkeypatch: pytest.MonkeyPatch, process: DecodingProcess) -> None:
     """No key of anybody's, nothing that is loaded in advance; and it stands back where the processor is wanted."""
-    process.decode(Decode(), SMALL)
+    process.decode_image(Decode(), SMALL)
     environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
     assert {line.partition(b"=")[0] for line in environment} <= {b"PYTHONPATH", b"LC_CTYPE", b""}
     assert os.getpriority(os.PRIO_PROCESS, process.pid) >= 5

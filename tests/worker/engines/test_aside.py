@@ -24,10 +24,10 @@ def finished(pieces: Generator[Future[Any], None, Any]) -> Any:
 def test_result_and_error_come_back() -> None:
     """They are the caller's, and the next caller finds it free."""
     aside = Aside()
-    assert finished(aside.run("a", lambda: 7)) == 7
+    assert finished(aside.run_aside("a", lambda: 7)) == 7
     with pytest.raises(ZeroDivisionError):
-        finished(aside.run("a", lambda: 1 // 0))
-    assert finished(aside.run("b", lambda: 8)) == 8
+        finished(aside.run_aside("a", lambda: 1 // 0))
+    assert finished(aside.run_aside("b", lambda: 8)) == 8
 
 
 def test_tenants_take_turns_and_the_cancelled_never_begin() -> None:
@@ -42,9 +42,9 @@ def test_tenants_take_turns_and_the_cancelled_never_begin() -> None:
 
     def work(tenant: str, name: str) -> Future[Any]:
         # The future's thread appends: only one works at a time.
-        return next(aside.run(tenant, lambda: done.append(name)))
+        return next(aside.run_aside(tenant, lambda: done.append(name)))
 
-    pending = [next(aside.run("many", slow))]
+    pending = [next(aside.run_aside("many", slow))]
     assert begun.wait(PATIENCE_S)
     pending += [work("many", f"many {number}") for number in range(3)]
     pending.append(work("one", "one"))

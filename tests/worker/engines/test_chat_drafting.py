@@ -203,14 +203,14 @@ def test_next_turn_finds_what_both_models_have_read(
     second = asked(2, prompt=TokenPrompt([*first.prompt.tokens, *answer, 5, 6, 7]), tenant="turns")
     drafting = engine._drafting
     assert drafting is not None
-    nearest, lengths = drafting._prefix.nearest, []
+    nearest, lengths = drafting._prefix.find_nearest, []
 
     def noted(tenant: str, tokens: Sequence[int]) -> tuple[Any, int]:
         cache, length = nearest(tenant, tokens)
         lengths.append(length)
         return cache, length
 
-    monkeypatch.setattr(drafting._prefix, "nearest", noted)
+    monkeypatch.setattr(drafting._prefix, "find_nearest", noted)
     found = only(engine, second)
     same(found, only(plain, second))
     assert found.usage is not None
@@ -310,7 +310,7 @@ def test_tokens_that_the_draft_lacks_are_guesses(plain: ChatEngine) -> None:
 
     def behind(token: int) -> list[float]:
         draft = Draft(model, 50, caches.new(model), 0)
-        logits: list[float] = draft.feed(mx.array([token], dtype=mx.uint32))[0].tolist()
+        logits: list[float] = draft.feed_tokens(mx.array([token], dtype=mx.uint32))[0].tolist()
         return logits
 
     assert behind(2000) == behind(49) != behind(48)

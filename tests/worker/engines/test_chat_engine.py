@@ -422,14 +422,14 @@ def test_control_tokens_that_a_client_spells_are_text(engine: ChatEngine, forged
     ids = control_ids(engine)
     assert len(ids) >= 3
     for honest, hostile in zip(spelled("harmless"), spelled(forged), strict=True):
-        wanted = [token for token in engine._preparation._prompter.tokens(honest) if token in ids]
+        wanted = [token for token in engine._preparation._prompter.tokenize_prompt(honest) if token in ids]
         assert wanted
-        assert [token for token in engine._preparation._prompter.tokens(hostile) if token in ids] == wanted
+        assert [token for token in engine._preparation._prompter.tokenize_prompt(hostile) if token in ids] == wanted
 
 
 def test_plain_completion_may_spell_control_tokens(engine: ChatEngine) -> None:
     """A completion's prompt has no template to protect: who renders it himself needs the real tokens."""
-    [token] = engine._preparation._prompter.tokens(TextPrompt("<|im_start|>"))
+    [token] = engine._preparation._prompter.tokenize_prompt(TextPrompt("<|im_start|>"))
     assert token in control_ids(engine)
 
 
@@ -498,7 +498,7 @@ def test_models_own_defaults_count_where_a_request_says_nothing(
 
     def settled(generation: dict[str, Any], **asked: Any) -> dict[str, float]:
         monkeypatch.setattr(preparation, "_loaded", msgspec.structs.replace(engine._loaded, generation=generation))
-        [sampling] = preparation.prepare(job(1, PROMPT, sampling={"temperature": None, **asked})).samplings
+        [sampling] = preparation.prepare_job(job(1, PROMPT, sampling={"temperature": None, **asked})).samplings
         return {name: getattr(sampling, name) for name in own}
 
     assert settled(own) == own

@@ -54,9 +54,9 @@ class Desk:
 
     def send(self, hostile: Any) -> tuple[Any, float]:
         """The end of a job, and how long another tenant's small one took behind it."""
-        self.reception.take(0, hostile)
+        self.reception.take_job(0, hostile)
         began = time.perf_counter()
-        self.reception.take(0, TokenizeJob(ORDINARY, 1, TextPrompt("one two"), tenant="other"))
+        self.reception.take_job(0, TokenizeJob(ORDINARY, 1, TextPrompt("one two"), tenant="other"))
         ends: dict[int, Any] = {}
         took_s = 0.0
         while len(ends) < 2:
@@ -173,7 +173,7 @@ def test_running_stream_goes_on_beside_megabytes(model_folder: Callable[[str], P
     for number, kind in enumerate(WORST):
         text = hostile_text(kind, 2_000_000)
         for at, prompt in enumerate((TextPrompt(text), TextPrompt(text[:900_000]), written(text[:900_000]))):
-            desk.reception.take(0, TokenizeJob(10 * number + at, 1, prompt))
+            desk.reception.take_job(0, TokenizeJob(10 * number + at, 1, prompt))
         last = time.perf_counter()
         while desk.reception.waiting:
             engine.step()
@@ -193,13 +193,13 @@ def test_thousand_tokenizations_of_one_key_do_not_delay_a_chat_of_another(crowde
     reception.start()
     text = TextPrompt("the quick brown fox " * 1500)
     for number in range(1000):
-        reception.take(0, TokenizeJob(number, 1, text, tenant="many"))
+        reception.take_job(0, TokenizeJob(number, 1, text, tenant="many"))
     began = time.perf_counter()
-    reception.take(0, job(ORDINARY, chat("Hello"), tenant="other"))
+    reception.take_job(0, job(ORDINARY, chat("Hello"), tenant="other"))
     while not isinstance(found.get(timeout=PATIENCE_S), Admit):
         pass
     assert time.perf_counter() - began < LONGEST_GAP_S
-    reception.clear()
+    reception.drop_waiting()
 
 
 @pytest.mark.parametrize("part", ["messages", "tools"])
@@ -221,7 +221,7 @@ def test_conversation_with_hundreds_of_control_tokens_forges_none(crowded: ChatE
     """Each is broken, wherever in a long text; those of the template are there."""
     prompter = crowded._preparation._prompter
     text = "x" * 65_530 + " ".join(NAMES)
-    rendered = prompter.render(written(text))
+    rendered = prompter.render_chat(written(text))
     assert not any(name in rendered.replace("<|im_start|>", "").replace("<|im_end|>", "") for name in NAMES)
     assert rendered.replace(JOINER, "").count(text) == 1
 

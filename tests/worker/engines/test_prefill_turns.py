@@ -28,7 +28,7 @@ def engine(_loaded: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cha
     """With a stream that runs, a long prompt on its way, and chunks of one size."""
     batch = _loaded._ready_batch
     for pace in (batch._pace, batch._short_pace):
-        monkeypatch.setattr(pace, "chunk", lambda *, running: CHUNK)
+        monkeypatch.setattr(pace, "next_size", lambda *, running: CHUNK)
     admit(_loaded, job(1, "a stream", max_tokens=4000, sampling={"ignore_eos": True}))
     for _ in range(4):
         _loaded.step()

@@ -145,7 +145,7 @@ def test_disk_that_stands_still_is_not_waited_for(
     released = threading.Event()
     monkeypatch.setattr("worker.shelf.shelf.PATIENCE_S", 0.05)
     with monkeypatch.context() as patch:
-        patch.setattr(shelf._folder, "has", lambda *_: released.wait(20))
+        patch.setattr(shelf._folder, "has_file", lambda *_: released.wait(20))
         for _ in range(2):
             recall._prefix.clear()
             outcome = ask(engine, prompt)

@@ -51,7 +51,7 @@ def sentences_of(name: str, *, lower_case: bool = False, behind: str = "") -> Se
 
 def read(sentences: Sentences, job: EmbedJob) -> list[list[int]]:
     """The tokens of each text of a job."""
-    pieces = sentences.texts(job, (), vocab_size=1 << 20)
+    pieces = sentences.prepare_texts(job, (), vocab_size=1 << 20)
     return [text.tokens for piece in pieces if not isinstance(piece, Future) for text in piece]
 
 
@@ -146,9 +146,9 @@ def done(sentences: Sentences, job: Any) -> None:
     """To its end, whatever that is."""
     pieces: Iterator[Any]
     if isinstance(job, EmbedJob):
-        pieces = sentences.texts(job, (), vocab_size=1 << 20)
+        pieces = sentences.prepare_texts(job, (), vocab_size=1 << 20)
     else:
-        pieces = sentences.answer(job, vocab_size=1 << 20)
+        pieces = sentences.answer_job(job, vocab_size=1 << 20)
     try:
         for _ in pieces:
             pass
@@ -160,7 +160,7 @@ def done(sentences: Sentences, job: Any) -> None:
 def test_endless_lists_of_tokens_are_refused(count: int) -> None:
     """By their length, which is named."""
     with pytest.raises(JobError, match=str(count)) as refused:
-        [*sentences_of("byte-level").answer(DetokenizeJob(1, 1, [5] * count), vocab_size=1500)]
+        [*sentences_of("byte-level").answer_job(DetokenizeJob(1, 1, [5] * count), vocab_size=1500)]
     assert refused.value.param == "tokens"
 
 
@@ -180,9 +180,9 @@ def test_tokens_are_those_of_the_tokenizer(chat_tokenizers: dict[str, Any], part
     text = "".join(parts)
     for name, tokenizer in chat_tokenizers.items():
         coder = TokenCoder(tokenizer)
-        ids = coder.encode(text, special=special)
+        ids = coder.encode_text(text, special=special)
         assert ids == [*tokenizer.encode(text, add_special_tokens=special)], name
-        assert coder.decode(ids) == tokenizer.decode(ids, skip_special_tokens=False), name
+        assert coder.decode_tokens(ids) == tokenizer.decode(ids, skip_special_tokens=False), name
 
 
 @settings(max_examples=15, deadline=None)
@@ -193,4 +193,4 @@ def test_text_is_refused_only_if_it_has_more_tokens(parts: list[str], times: int
     for name in TOKENIZERS:
         coder = TokenCoder(tokenizer_of(name))
         least = coder.least_tokens(text, most)
-        assert least == 0 or most < least <= len(coder.encode(text, special=False)), name
+        assert least == 0 or most < least <= len(coder.encode_text(text, special=False)), name

@@ -56,8 +56,8 @@ def fresh(folder: Path) -> VisionEngine:
 def looks(engine: VisionEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Every picture that goes through the vision tower."""
     seen: list[Any] = []
-    own = VisualModel.look
-    monkeypatch.setattr(VisualModel, "look", lambda self, picture: seen.append(picture) or own(self, picture))
+    own = VisualModel.encode_image
+    monkeypatch.setattr(VisualModel, "encode_image", lambda self, picture: seen.append(picture) or own(self, picture))
     yield seen
     assert not engine.busy
 
@@ -156,7 +156,7 @@ def test_next_engine_knows_what_was_shown_to_the_last_one(
     expected = tokens(make(model_folder(name), prefix_cache_bytes=0), turn)
     second = make(model_folder(name), prefix_disk_folder=tmp_path / "shelf")
     with monkeypatch.context() as patch:
-        patch.setattr(VisualModel, "look", lambda *_: pytest.fail("it was looked at again"))
+        patch.setattr(VisualModel, "encode_image", lambda *_: pytest.fail("it was looked at again"))
         found = run(second, [turn], files=FILES)[2]
     assert found.usage and found.usage.cached_tokens >= 256
     assert [found.tokens[0]] == expected
@@ -172,7 +172,7 @@ def test_known_picture_costs_no_look_and_no_decoding(
     before = engine.gauges()
     again = look(2, FILES, ("Now, once more: ", 3, "Which?"), max_tokens=8, tenant="known")
     with monkeypatch.context() as patch:
-        patch.setattr(Decoders, "submit", lambda *_, **__: pytest.fail("it was decoded again"))
+        patch.setattr(Decoders, "submit_image", lambda *_, **__: pytest.fail("it was decoded again"))
         found = tokens(engine, again)
     after = engine.gauges()
     assert (len(looks), after.feature_hits - before.feature_hits) == (1, 1)
@@ -244,14 +244,14 @@ def test_picture_that_can_not_be_looked_at_fails_its_own_request(
     engine: VisionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others complete."""
-    own, bad = VisualModel.look, noise(60, 77, 77)
+    own, bad = VisualModel.encode_image, noise(60, 77, 77)
 
     def picky(self: VisualModel, picture: Any) -> Any:
         if picture.key[0] == "bad":
             raise ValueError("no")
         return own(self, picture)
 
-    monkeypatch.setattr(VisualModel, "look", picky)
+    monkeypatch.setattr(VisualModel, "encode_image", picky)
     files = [bad, noise(61)]
     jobs = [look(0, files, (0, "What?"), tenant="bad", max_tokens=4), look(1, files, (1, "What?"), max_tokens=4)]
     outcomes = run(engine, jobs, files=files)
@@ -355,13 +355,13 @@ def test_text_model_refuses_images(model_folder: Callable[[str], Path]) -> None:
 
 def test_family_that_comes_out_otherwise_is_not_served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model is proved when it is loaded, with a picture, against mlx-vlm itself."""
-    own = VisualModel.look
+    own = VisualModel.encode_image
 
     def mirrored(self: VisualModel, picture: Any) -> Any:
         features = own(self, picture)
         return type(features)(features.rows[::-1], features.deep)
 
-    monkeypatch.setattr(VisualModel, "look", mirrored)
+    monkeypatch.setattr(VisualModel, "encode_image", mirrored)
     with pytest.raises(EngineLoadError, match="'qwen2_vl' are not supported"):
         make(folder)
 

@@ -237,8 +237,8 @@ def test_answer_or_call_when_llama_may_give_either(speaking: Callable[[str], Cha
     engine = speaking("llama3")
     text = engine._preparation._channels(ask(1, [tool("f", {"type": "object"})], tool_choice="auto"), 0, [1])
     for token in engine._loaded.tokenizer.encode('{"name": "Ada", "parameters": {}} is who'):
-        text.feed(token)
-    piece = text.finish("stop")
+        text.feed_token(token)
+    piece = text.finish_text("stop")
     assert (piece.text, piece.calls) == ('{"name": "Ada", "parameters": {}} is who', [])
 
 

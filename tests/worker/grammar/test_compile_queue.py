@@ -38,12 +38,12 @@ class Rig:
         """A job that waits for it; None if it was refused."""
         self._jobs += 1
         place = (self._jobs, 1)
-        return place if self.queue.put((tenant, digest), REQUEST, place, lambda _: None) else None
+        return place if self.queue.add_job((tenant, digest), REQUEST, place, lambda _: None) else None
 
     def take(self, *, anybody: bool) -> PendingGrammar | None:
         """The next one, if there is one."""
         found = self.queue._next(anybody=anybody)
-        return None if found is None else self.queue.take(anybody=anybody)
+        return None if found is None else self.queue.take_job(anybody=anybody)
 
 
 def digests(found: list[PendingGrammar | None]) -> list[tuple[str, bytes] | None]:
@@ -60,14 +60,14 @@ def test_tenants_take_turns_and_have_one_compiled_at_a_time() -> None:
     assert digests([first, second]) == [("many", b"1"), ("one", b"4")]
     assert rig.take(anybody=True) is None
     assert first is not None
-    rig.queue.done(first, 0.01)
+    rig.queue.job_done(first, 0.01)
     assert digests([rig.take(anybody=False)]) == [("many", b"2")]
 
 
 def test_costly_tenant_is_left_to_one_compiler_and_waits_behind_others() -> None:
     """Until what was spent on it is forgotten."""
     rig = Rig()
-    rig.standing.charge("heavy", 5.0, rig.now)
+    rig.standing.charge_time("heavy", 5.0, rig.now)
     rig.put("heavy", b"1")
     assert rig.take(anybody=False) is None
     rig.put("light", b"2")
@@ -75,7 +75,7 @@ def test_costly_tenant_is_left_to_one_compiler_and_waits_behind_others() -> None
     assert digests([rig.take(anybody=True)]) == [("heavy", b"1")]
     rig.put("heavy", b"3")
     rig.now += (5.0 - LIGHT_S) / PAID_PER_S
-    assert rig.standing.light("heavy", rig.now)
+    assert rig.standing.is_light("heavy", rig.now)
 
 
 def test_jobs_that_want_the_same_grammar_wait_for_one() -> None:
@@ -85,13 +85,13 @@ def test_jobs_that_want_the_same_grammar_wait_for_one() -> None:
     assert first and second
     found = rig.take(anybody=True)
     assert found is not None and found.wanted
-    rig.queue.leave(first, ("t", b"1"))
+    rig.queue.remove_job(first, ("t", b"1"))
     assert found.wanted
-    rig.queue.leave(second, ("t", b"1"))
+    rig.queue.remove_job(second, ("t", b"1"))
     assert not found.wanted and len(rig.queue) == 0
     # Who asks for it meanwhile begins anew.
     assert rig.put("t", b"1")
-    assert rig.queue.done(found, 1.0) == []
+    assert rig.queue.job_done(found, 1.0) == []
     again = rig.take(anybody=True)
     assert again is not None and again is not found
 
@@ -102,7 +102,7 @@ def test_queue_is_bounded_by_tenant_and_standing() -> None:
     assert all(rig.put("a", bytes([at])) for at in range(WAITING_LIGHT))
     assert rig.put("a", b"beyond") is None
     assert rig.put("b", b"1")
-    rig.standing.charge("c", 2 * LIGHT_S, rig.now)
+    rig.standing.charge_time("c", 2 * LIGHT_S, rig.now)
     assert all(rig.put("c", bytes([at])) for at in range(WAITING_HEAVY))
     assert rig.put("c", b"beyond") is None
 
@@ -111,7 +111,7 @@ def test_compiler_that_waits_wakes_when_something_comes() -> None:
     """Also one that takes grammars of tenants in good standing only."""
     rig = Rig()
     found: list[PendingGrammar] = []
-    worker = threading.Thread(target=lambda: found.append(rig.queue.take(anybody=False)), daemon=True)
+    worker = threading.Thread(target=lambda: found.append(rig.queue.take_job(anybody=False)), daemon=True)
     worker.start()
     rig.put("t", b"1")
     worker.join(PATIENCE_S)
@@ -121,15 +121,15 @@ def test_compiler_that_waits_wakes_when_something_comes() -> None:
 def test_pause_grows_when_streams_are_held_up_again_and_again() -> None:
     """Several at once count as one; a long quiet time makes it short again."""
     standing, now = Standing(), 0.0
-    standing.bar("t", now)
-    standing.bar("t", now)
+    standing.bar_tenant("t", now)
+    standing.bar_tenant("t", now)
     assert standing.wait_s("t", now) == FIRST_PAUSE_S
     now += FIRST_PAUSE_S
     assert standing.wait_s("t", now) == 0.0
-    standing.bar("t", now)
+    standing.bar_tenant("t", now)
     assert standing.wait_s("t", now) == 2 * FIRST_PAUSE_S
     now += 2 * FIRST_PAUSE_S + LONGEST_PAUSE_S + 1
-    standing.bar("t", now)
+    standing.bar_tenant("t", now)
     assert standing.wait_s("t", now) == FIRST_PAUSE_S
     assert standing.wait_s("another", now) == 0.0
 
@@ -137,7 +137,7 @@ def test_pause_grows_when_streams_are_held_up_again_and_again() -> None:
 def test_tenant_waits_when_far_too_much_was_spent_on_it() -> None:
     """For exactly as long as it takes to be forgotten."""
     standing = Standing()
-    standing.charge("t", MOST_S + 5.0, 0.0)
+    standing.charge_time("t", MOST_S + 5.0, 0.0)
     wait_s = standing.wait_s("t", 0.0)
     assert wait_s == 5.0 / PAID_PER_S
     assert standing.wait_s("t", wait_s) == 0.0
@@ -147,24 +147,24 @@ def test_verdict_that_something_took_too_much_expires() -> None:
     """It is tried again after a minute, then after two; what can't be compiled at all is not."""
     memory, error = GrammarMemory(), JobError(Code.INVALID_REQUEST, "no")
     name = ("t", b"1")
-    memory.doubt(name, error, 0.0)
-    assert isinstance(memory.find(name, FIRST_DOUBT_S - 1), Verdict)
-    assert memory.find(("another", b"1"), 0.0) is None
-    assert memory.find(name, FIRST_DOUBT_S + 1) is None
-    memory.doubt(name, error, FIRST_DOUBT_S + 1)
-    assert memory.find(name, 3 * FIRST_DOUBT_S) is not None
-    assert memory.find(name, 3 * FIRST_DOUBT_S + 2) is None
-    memory.refuse(("t", b"2"), error)
-    assert memory.find(("t", b"2"), 1e9) is not None
+    memory.record_doubt(name, error, 0.0)
+    assert isinstance(memory.find_grammar(name, FIRST_DOUBT_S - 1), Verdict)
+    assert memory.find_grammar(("another", b"1"), 0.0) is None
+    assert memory.find_grammar(name, FIRST_DOUBT_S + 1) is None
+    memory.record_doubt(name, error, FIRST_DOUBT_S + 1)
+    assert memory.find_grammar(name, 3 * FIRST_DOUBT_S) is not None
+    assert memory.find_grammar(name, 3 * FIRST_DOUBT_S + 2) is None
+    memory.record_refusal(("t", b"2"), error)
+    assert memory.find_grammar(("t", b"2"), 1e9) is not None
 
 
 def test_one_tenants_verdicts_push_out_its_own() -> None:
     """What another tenant is known for stays known."""
     memory = GrammarMemory()
-    memory.refuse(("small", b""), None)
+    memory.record_refusal(("small", b""), None)
     for number in range(2 * REMEMBERED):
-        memory.refuse(("large", number.to_bytes(4, "big")), None)
-    assert memory.find(("small", b""), 0.0) is not None
+        memory.record_refusal(("large", number.to_bytes(4, "big")), None)
+    assert memory.find_grammar(("small", b""), 0.0) is not None
     assert len(memory._verdicts) == REMEMBERED
 
 
@@ -172,9 +172,9 @@ def test_doubt_of_a_grammar_grows_no_longer_than_an_hour() -> None:
     """However often it took too much."""
     memory, error, now = GrammarMemory(), JobError(Code.INVALID_REQUEST, "no"), 0.0
     for _ in range(20):
-        memory.doubt(("t", b"1"), error, now)
+        memory.record_doubt(("t", b"1"), error, now)
         now += LONGEST_DOUBT_S + 1
-        assert memory.find(("t", b"1"), now) is None
+        assert memory.find_grammar(("t", b"1"), now) is None
 
 
 def test_grammars_are_kept_within_bounds_and_who_holds_most_gives_first() -> None:
@@ -183,14 +183,16 @@ def test_grammars_are_kept_within_bounds_and_who_holds_most_gives_first() -> Non
 
     def keep(tenant: str, number: int, grown_bytes: int) -> None:
         name, process = (tenant, number.to_bytes(4, "big")), Mock(alive=True)
-        memory.keep(CompiledGrammar(name, Mock(spec=Plan), REQUEST, process, spent_s=0.0, grown_bytes=grown_bytes))
+        memory.keep_grammar(
+            CompiledGrammar(name, Mock(spec=Plan), REQUEST, process, spent_s=0.0, grown_bytes=grown_bytes)
+        )
 
     keep("small", 0, 1)
     for number in range(2 * KEPT):
         keep("large", number, 1)
     assert len(memory._compiled) == KEPT
     assert ("small", bytes(4)) in memory._compiled
-    assert memory.find(("large", bytes(4)), 0.0) is None
+    assert memory.find_grammar(("large", bytes(4)), 0.0) is None
     keep("large", 2 * KEPT, KEPT_BYTES + 1)
     assert [*memory._compiled] == [("large", (2 * KEPT).to_bytes(4, "big"))]
 
@@ -199,5 +201,5 @@ def test_debts_are_bounded_when_very_many_tenants_have_some() -> None:
     """The one that is longest ago is forgotten."""
     standing = Standing()
     for number in range(REMEMBERED_TENANTS + 1):
-        standing.charge(str(number), MOST_S, 0.0)
+        standing.charge_time(str(number), MOST_S, 0.0)
     assert (standing.owed_s("0", 0.0), standing.owed_s("1", 0.0)) == (0.0, MOST_S)

@@ -200,18 +200,18 @@ def test_compiling_ends_when_nobody_waits_for_it(engine: ChatEngine) -> None:
     server = server_of(engine).pid
     before = children(server)
     first, second = (ask(number, Grammar("regex", f"{SLOW}{number}", "p"), tenant="leaves") for number in (1, 2))
-    assert engine.compile(first, Ending())
-    assert engine.compile(second, Ending())
+    assert engine.compile_job(first, Ending())
+    assert engine.compile_job(second, Ending())
     until(lambda: len(children(server) - before) == 1)
     working = children(server) - before
-    engine.drop(second)
-    engine.drop(first)
+    engine.drop_job(second)
+    engine.drop_job(first)
     until(lambda: not working & children(server))
     until(lambda: len(engine._grammars._queue) == 0)
     ended = Ending()
-    assert engine.compile(ask(3, Grammar("regex", "next[0-9]", "p"), tenant="leaves"), ended)
+    assert engine.compile_job(ask(3, Grammar("regex", "next[0-9]", "p"), tenant="leaves"), ended)
     assert ended.heard.wait(PATIENCE_S) and ended.error is None
-    engine.drop(ask(3, LIST))
+    engine.drop_job(ask(3, LIST))
     assert not engine._grammars._granted and not engine._grammars._waiting
 
 
@@ -223,7 +223,7 @@ def test_another_tenants_grammar_is_compiled_when_one_floods(engine: ChatEngine)
     for number in range(100, 200):
         ended = Ending()
         try:
-            assert engine.compile(ask(number, Grammar("regex", f"{SLOW}{number}", "p"), tenant="floods"), ended)
+            assert engine.compile_job(ask(number, Grammar("regex", f"{SLOW}{number}", "p"), tenant="floods"), ended)
             endings.append(ended)
         except JobError as error:
             assert error.code is Code.RATE_LIMITED
@@ -231,12 +231,12 @@ def test_another_tenants_grammar_is_compiled_when_one_floods(engine: ChatEngine)
     assert refused > 0
     for number in range(3):
         other = Ending()
-        assert engine.compile(ask(number, Grammar("regex", f"other{number}", "p"), tenant="other"), other)
+        assert engine.compile_job(ask(number, Grammar("regex", f"other{number}", "p"), tenant="other"), other)
         assert other.heard.wait(PATIENCE_S) and other.error is None
-        engine.drop(ask(number, LIST))
+        engine.drop_job(ask(number, LIST))
     assert sum(ended.heard.is_set() for ended in endings) < 10
     for number in range(100, 200):
-        engine.drop(ask(number, LIST))
+        engine.drop_job(ask(number, LIST))
     until(lambda: len(engine._grammars._queue) == 0)
 
 
@@ -269,7 +269,7 @@ def test_processes_end_with_their_engine() -> None:
         file.flush()
         server = ForkServer(Vocabulary(2, [1], {}), file, slots=1)
     assert server.error == ""
-    child = server.fork()
+    child = server.fork_process()
     until(lambda: len(children(server.pid)) == 1)
     [pid] = children(server.pid)
     detached = server._end.detach()

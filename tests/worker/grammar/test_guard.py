@@ -12,7 +12,7 @@ NAMES = {raw: token for token, raw in enumerate(RAWS)}
 
 def allowed(tail: bytes, *, ignored: tuple[int, ...] = ()) -> set[bytes]:
     mask = np.array([0xFFFFFFFF], dtype=np.uint32)
-    Guard(["<tool>"], RAWS, ignored).forbid(mask, tail)
+    Guard(["<tool>"], RAWS, ignored).forbid_marker(mask, tail)
     return {raw for token, raw in enumerate(RAWS) if int(mask[0]) >> token & 1}
 
 
@@ -44,20 +44,20 @@ def test_ruled_part_begins_behind_reasoning_when_its_end_is_spelled_out() -> Non
         row = constraint(Phase.THINKING)
         for raw in (b"a", *spelled):
             assert row.phase is Phase.THINKING
-            row.advance(NAMES[raw])
+            row.advance_tokens(NAMES[raw])
         assert (row.phase, row.tokens, row.prefix) == (Phase.FOLLOWING, [], b"")
-        row.advance(NAMES[b"a"])
+        row.advance_tokens(NAMES[b"a"])
         assert row.tokens == [NAMES[b"a"]]
 
 
 def test_thinking_may_begin_with_the_first_token_only() -> None:
     """Afterwards the same token is part of the answer."""
     row = constraint(Phase.OPENING)
-    row.advance(NAMES[b"a"])
+    row.advance_tokens(NAMES[b"a"])
     assert row.phase is Phase.THINKING
     row = constraint(Phase.OPENING)
-    row.advance(NAMES[b" "])
-    row.advance(NAMES[b"a"])
+    row.advance_tokens(NAMES[b" "])
+    row.advance_tokens(NAMES[b"a"])
     assert (row.phase, len(row.tokens)) == (Phase.FOLLOWING, 2)
 
 
@@ -66,12 +66,12 @@ def test_rule_comes_and_goes_when_calls_stand_in_free_text() -> None:
     row = constraint(Phase.WAITING, trigger=b"<to")
     for raw in (b"a", b"<", b"tool"):
         assert row.free
-        row.advance(NAMES[raw])
+        row.advance_tokens(NAMES[raw])
     assert (row.phase, row.prefix) == (Phase.FOLLOWING, b"ol")
-    row.advance(NAMES[b"a"])
-    row.advance(NAMES[b"</t>"])
+    row.advance_tokens(NAMES[b"a"])
+    row.advance_tokens(NAMES[b"</t>"])
     assert (row.phase, row.closed) == (Phase.WAITING, True)
-    row.advance(NAMES[b"<to"])
+    row.advance_tokens(NAMES[b"<to"])
     assert (row.phase, row.tokens, row.prefix) == (Phase.FOLLOWING, [], b"")
-    row.advance(99)
+    row.advance_tokens(99)
     assert row.phase is Phase.ENDED

@@ -185,8 +185,8 @@ def test_grammar_is_refused_when_it_can_not_be_enforced(engine: ChatEngine, gram
             engine.prepare(ask(grammar=grammar))
         assert (refused.value.code, refused.value.param) == (Code.INVALID_REQUEST, "where")
         assert said in refused.value.message
-        assert not engine.compile(ask(grammar=grammar), lambda _: None)
-        engine.drop(ask(grammar=grammar))
+        assert not engine.compile_job(ask(grammar=grammar), lambda _: None)
+        engine.drop_job(ask(grammar=grammar))
 
 
 def test_cancelled_row_leaves_no_trace_when_it_followed_a_grammar(engine: ChatEngine) -> None:

@@ -145,7 +145,7 @@ def test_work_is_seen_from_outside_when_a_load_holds_the_interpreter(
         pass  # until it is silent
     work = ProcessWork(process.pid)
     assert not gateway.listen(1.0)
-    assert work.count() == 1 + works
+    assert work.count_work() == 1 + works
 
 
 def test_first_beat_is_of_an_idle_engine_when_it_becomes_ready(engine_process: EngineProcess, gateway: Any) -> None:

@@ -158,8 +158,8 @@ def test_epoch_change_resets_once(met: Any, rig: Rig) -> None:
 
 def test_messages_keep_the_epoch_they_were_made_in(met: Any, rig: Rig) -> None:
     """What was produced for the last gateway run can't be taken for this one's."""
-    rig.link.send(3, [Accepted(1, 1, 5)])
-    rig.link.send(7, [Accepted(2, 1, 5)])
+    rig.link.send_messages(3, [Accepted(1, 1, 5)])
+    rig.link.send_messages(7, [Accepted(2, 1, 5)])
     found: dict[int, int] = {}
     while len(found) < 2:
         found |= {message.job: epoch for epoch, message in met.heard if isinstance(message, Accepted)}
@@ -179,7 +179,7 @@ def test_new_gateway_gets_nothing_of_the_old_one(rig: Rig, gateway_at: Callable[
     time.sleep(0.1)
     began = time.monotonic()
     for number in range(20_000):
-        rig.link.send(7, [Delta(number, 1, 0, [1], "x" * 50)])
+        rig.link.send_messages(7, [Delta(number, 1, 0, [1], "x" * 50)])
     assert time.monotonic() - began < 2.0
     while not rig.link._outbox.empty():
         time.sleep(0.01)
@@ -188,7 +188,7 @@ def test_new_gateway_gets_nothing_of_the_old_one(rig: Rig, gateway_at: Callable[
     new.greet()
     new.until(Announce)
     assert rig.command() == Reset(8)
-    rig.link.send(8, [Accepted(1, 1, 1)])
+    rig.link.send_messages(8, [Accepted(1, 1, 1)])
     new.until(Accepted)
     assert not [message for _, message in new.heard if isinstance(message, Delta)]
 
@@ -198,7 +198,7 @@ def test_no_gateway_at_all_blocks_nobody(rig: Rig) -> None:
     """Sending into the void returns at once, and the link still closes."""
     began = time.monotonic()
     for number in range(1000):
-        rig.link.send(0, [Accepted(number, 1, 1)])
+        rig.link.send_messages(0, [Accepted(number, 1, 1)])
     rig.link.say_now()
     rig.link.close("no gateway", timeout_s=PATIENCE_S)
     assert time.monotonic() - began < 2.0
@@ -242,7 +242,7 @@ def test_orders_go_where_they_belong(met: Any, rig: Rig) -> None:
 
 def test_what_cant_be_encoded_fails_its_own_job(met: Any, rig: Rig) -> None:
     """Half a surrogate pair ends the job whose text it is in; its neighbours in the envelope, and the link, go on."""
-    rig.link.send(7, [Delta(1, 2, 0, [5], "\ud800"), Delta(2, 1, 0, [6], "fine"), Bye("\udfff")])
+    rig.link.send_messages(7, [Delta(1, 2, 0, [5], "\ud800"), Delta(2, 1, 0, [6], "fine"), Bye("\udfff")])
     failed = met.until(Failed)
     assert (failed.job, failed.attempt, failed.code) == (1, 2, Code.ENGINE_ERROR)
     assert met.until(Delta) == Delta(2, 1, 0, [6], "fine")
@@ -256,7 +256,7 @@ def test_close_says_goodbye_last(run_dir: Path, gateway: Any) -> None:
     gateway.greet()
     gateway.until(Announce)
     for number in range(500):
-        rig.link.send(7, [Accepted(number, 1, 1)])
+        rig.link.send_messages(7, [Accepted(number, 1, 1)])
     rig.link.close("done here", timeout_s=PATIENCE_S)
     heard: list[Any] = []
     while not heard or not isinstance(heard[-1], Bye):

@@ -61,7 +61,7 @@ class Stage:
         self.now = 100.0
         self.engine = Script()
         self.pulse = Pulse(lambda: self.now)
-        self.pulse.enter(State.READY)
+        self.pulse.enter_state(State.READY)
         self.sent: list[tuple[int, ToGateway]] = []
         self.proofs: list[int] = []
         self.loop = Loop(
@@ -252,7 +252,7 @@ def test_pulse_counts_the_turns(stage: Stage) -> None:
     assert seen == [seen[0], seen[0] + 1, seen[0] + 2]
     assert not stage.pulse.busy
     stage.now += 2.5
-    assert stage.pulse.age_s(stage.pulse.read()) == 2.5
+    assert stage.pulse.age_s(stage.pulse.read_state()) == 2.5
 
 
 def test_first_step_after_idling_shows_that_it_is_under_way(stage: Stage) -> None:
@@ -261,7 +261,7 @@ def test_first_step_after_idling_shows_that_it_is_under_way(stage: Stage) -> Non
 
     def look() -> None:
         stage.now += 4.0
-        seen.append((stage.pulse.busy, stage.pulse.age_s(stage.pulse.read())))
+        seen.append((stage.pulse.busy, stage.pulse.age_s(stage.pulse.read_state())))
 
     class Later:
         """An inbox whose second command comes an hour after the first."""

@@ -24,12 +24,12 @@ def test_step_clock_starts_anew_when_the_engine_becomes_ready(load_s: float) -> 
     clock = Clock()
     pulse = Pulse(clock)
     clock.now += load_s
-    before = pulse.read()
+    before = pulse.read_state()
     assert (before.state, before.busy) == (State.LOADING, False)
-    pulse.enter(State.WARMING)
+    pulse.enter_state(State.WARMING)
     clock.now += 120.0
-    pulse.enter(State.READY)
-    after = pulse.read()
+    pulse.enter_state(State.READY)
+    after = pulse.read_state()
     assert (after.state, after.busy, pulse.age_s(after)) == (State.READY, False, 0.0)
 
 
@@ -37,30 +37,30 @@ def test_reading_is_of_one_moment_when_the_phase_changes_meanwhile() -> None:
     """What was read before stays together: an old age never goes with a new phase."""
     clock = Clock()
     pulse = Pulse(clock)
-    pulse.woke()
-    before = pulse.read()
+    pulse.mark_busy()
+    before = pulse.read_state()
     clock.now += 99.0
-    pulse.enter(State.READY)
+    pulse.enter_state(State.READY)
     assert (before.state, pulse.age_s(before)) == (State.LOADING, 99.0)
-    assert pulse.age_s(pulse.read()) == 0.0
+    assert pulse.age_s(pulse.read_state()) == 0.0
 
 
 def test_work_is_counted_when_another_thread_computes() -> None:
     """Whatever it computes: nobody has to report it."""
     work = OwnWork()
-    first = work.count()
+    first = work.count_work()
     busy = threading.Thread(target=lambda: sum(range(2_000_000)))
     busy.start()
     busy.join()
-    assert work.count() == first + 1
+    assert work.count_work() == first + 1
 
 
 def test_work_is_not_counted_when_only_its_own_thread_computes() -> None:
     """Beating is no progress."""
     work = OwnWork()
-    first = work.count()
+    first = work.count_work()
     until = time.thread_time() + 0.05
     while time.thread_time() < until:
         pass
     time.sleep(0.05)
-    assert work.count() == first
+    assert work.count_work() == first

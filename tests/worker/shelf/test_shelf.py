@@ -73,7 +73,7 @@ def test_what_memory_has_is_not_read(rig: RigOf) -> None:
     one.put(parcel(LONG))
     assert one.fetch(LONG, beyond=5 * BLOCK - WORTH).length == 5 * BLOCK
     assert one.fetch(LONG, beyond=5 * BLOCK - WORTH + 1).found is None
-    assert one.shelf.fetch("t", np.asarray(LONG), beyond=len(LONG) - WORTH + 1) is None
+    assert one.shelf.lookup_prefix("t", np.asarray(LONG), beyond=len(LONG) - WORTH + 1) is None
     one.put(parcel(range(WORTH - 1)))
     assert len(one.files()) == 5
 

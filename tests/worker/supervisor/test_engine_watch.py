@@ -73,7 +73,7 @@ def story() -> Story:
     """A supervisor whose first engine runs."""
     story = Story()
     story.event(Begin())
-    assert story.watch.watch is Watch.RUNNING
+    assert story.watch.phase is Watch.RUNNING
     assert story.watch.restarts == 0
     return story
 
@@ -83,7 +83,7 @@ def test_exit_restarts_at_once_when_it_is_the_first(story: Story) -> None:
     done = story.die(after_s=30)
     assert Report() in done
     assert story.starts == [1000.0, 1030.0]
-    assert (story.watch.watch, story.watch.worker, story.watch.pid) == (Watch.RUNNING, "w2", 102)
+    assert (story.watch.phase, story.watch.worker, story.watch.pid) == (Watch.RUNNING, "w2", 102)
     assert (story.watch.restarts, story.watch.exit_code) == (1, -11)
 
 
@@ -93,7 +93,7 @@ def test_delays_grow_to_their_bound_when_deaths_follow_each_other(story: Story) 
     waits = []
     for _ in range(8):
         story.die(after_s=40)
-        assert story.watch.watch is Watch.BACKOFF
+        assert story.watch.phase is Watch.BACKOFF
         assert story.watch.delay_s(story.now) == story.watch.deadline - story.now
         waits.append(story.wait_for_start())
     assert waits == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30])
@@ -127,7 +127,7 @@ def test_killed_engines_are_replaced_at_once_when_each_had_done_work(story: Stor
         story.event(Proven(story.watch.worker), after_s=0.1)
         story.die(after_s=0.5, code=-9)
         assert len(story.starts) == killed + 2
-    assert story.watch.watch is Watch.RUNNING
+    assert story.watch.phase is Watch.RUNNING
 
 
 def test_crash_loop_opens_when_engines_become_ready_and_die_of_their_first_job(story: Story) -> None:
@@ -135,9 +135,9 @@ def test_crash_loop_opens_when_engines_become_ready_and_die_of_their_first_job(s
     for _ in range(5):
         story.event(BecameReady(story.watch.worker), after_s=1)
         story.die(after_s=1)
-        if story.watch.watch is Watch.BACKOFF:
+        if story.watch.phase is Watch.BACKOFF:
             story.wait_for_start()
-    assert story.watch.watch is Watch.CRASH_LOOP
+    assert story.watch.phase is Watch.CRASH_LOOP
 
 
 def test_words_of_a_predecessor_prove_nothing(story: Story) -> None:
@@ -147,19 +147,19 @@ def test_words_of_a_predecessor_prove_nothing(story: Story) -> None:
     for _ in range(4):
         story.event(Proven(first), after_s=0.5)
         story.die(after_s=0.5)
-        if story.watch.watch is Watch.BACKOFF:
+        if story.watch.phase is Watch.BACKOFF:
             story.wait_for_start()
-    assert story.watch.watch is Watch.CRASH_LOOP
+    assert story.watch.phase is Watch.CRASH_LOOP
 
 
 def test_crash_loop_opens_at_the_fifth_death_within_two_minutes(story: Story) -> None:
     """Five deaths stop the starts, the line says so and when the next one is."""
     for _ in range(4):
         story.die(after_s=1)
-        if story.watch.watch is Watch.BACKOFF:
+        if story.watch.phase is Watch.BACKOFF:
             story.wait_for_start()
     done = story.die(after_s=1)
-    assert story.watch.watch is Watch.CRASH_LOOP
+    assert story.watch.phase is Watch.CRASH_LOOP
     assert Report() in done
     assert story.watch.delay_s(story.now) == 60
     assert "number 5" in story.lines[-1]
@@ -170,10 +170,10 @@ def test_trial_pauses_again_when_it_dies_young(story: Story) -> None:
     """Half open: one start, and its death closes the door for another minute."""
     test_crash_loop_opens_at_the_fifth_death_within_two_minutes(story)
     assert story.wait_for_start() == pytest.approx(60)
-    assert story.watch.watch is Watch.RUNNING
+    assert story.watch.phase is Watch.RUNNING
     assert "on trial" in story.lines[-1]
     story.die(after_s=59)
-    assert story.watch.watch is Watch.CRASH_LOOP
+    assert story.watch.phase is Watch.CRASH_LOOP
     assert story.wait_for_start() == pytest.approx(60)
 
 
@@ -184,17 +184,17 @@ def test_trial_ends_the_crash_loop_when_it_lives_for_a_minute(story: Story) -> N
     starts = len(story.starts)
     story.event(BecameReady(story.watch.worker), after_s=3)
     story.die(after_s=61)
-    assert (story.watch.watch, len(story.starts)) == (Watch.RUNNING, starts + 1)
+    assert (story.watch.phase, len(story.starts)) == (Watch.RUNNING, starts + 1)
 
 
 def test_config_error_pauses_at_the_third_try_and_says_the_reason(story: Story) -> None:
     """Exit code 2 three times: waiting seconds won't help, and the log has the engine's own words."""
     for _ in range(2):
         story.die(after_s=1, code=2, last_line="no such model: /m")
-        if story.watch.watch is Watch.BACKOFF:
+        if story.watch.phase is Watch.BACKOFF:
             story.wait_for_start()
     story.die(after_s=1, code=2, last_line="no such model: /m")
-    assert story.watch.watch is Watch.CRASH_LOOP
+    assert story.watch.phase is Watch.CRASH_LOOP
     assert "can't serve with these settings: no such model: /m" in story.lines[-1]
 
 
@@ -202,16 +202,16 @@ def test_clean_exit_is_no_crash_when_the_engine_had_settled(story: Story) -> Non
     """An engine that was drained (code 0) is replaced at once, however often."""
     for _ in range(20):
         story.die(after_s=11, code=0)
-    assert (story.watch.watch, len(story.starts)) == (Watch.RUNNING, 21)
+    assert (story.watch.phase, len(story.starts)) == (Watch.RUNNING, 21)
 
 
 def test_clean_exits_are_a_crash_loop_when_they_come_at_once(story: Story) -> None:
     """Code 0 right after the start must not spin."""
     for _ in range(5):
         story.die(after_s=0.1, code=0)
-        if story.watch.watch is Watch.BACKOFF:
+        if story.watch.phase is Watch.BACKOFF:
             story.wait_for_start()
-    assert story.watch.watch is Watch.CRASH_LOOP
+    assert story.watch.phase is Watch.CRASH_LOOP
 
 
 def test_kill_nine_is_called_out_of_memory_when_nobody_asked(story: Story) -> None:
@@ -232,7 +232,7 @@ def test_kill_is_ignored_when_it_names_another_engine(story: Story) -> None:
     story.die(after_s=5)
     assert story.event(KillAsked(first, "stalled")) == []
     assert story.event(Exited(first, -9)) == []
-    assert story.watch.watch is Watch.RUNNING
+    assert story.watch.phase is Watch.RUNNING
 
 
 def test_stop_drains_then_kills_then_leaves(story: Story) -> None:
@@ -240,7 +240,7 @@ def test_stop_drains_then_kills_then_leaves(story: Story) -> None:
     done = story.event(StopAsked("SIGTERM"))
     assert Terminate() in done
     assert Report() in done
-    assert story.watch.watch is Watch.DRAINING
+    assert story.watch.phase is Watch.DRAINING
     assert story.event(Tick(), after_s=3.9) == []
     assert Kill() in story.event(Tick(), after_s=0.1)
     assert story.event(Tick(), after_s=0.1) == []
@@ -266,7 +266,7 @@ def test_stop_leaves_at_once_when_no_engine_runs(story: Story) -> None:
     """Nothing to wait for during a backoff."""
     story.die(after_s=1)
     story.die(after_s=1)
-    assert story.watch.watch is Watch.BACKOFF
+    assert story.watch.phase is Watch.BACKOFF
     assert story.event(StopAsked("SIGTERM"))[-1] == Leave()
 
 
@@ -277,7 +277,7 @@ def test_failed_start_backs_off_like_a_death() -> None:
     done = watch.handle(SpawnFailed("Resource temporarily unavailable"), 0.0)
     assert done[-1] == Start()
     watch.handle(SpawnFailed("Resource temporarily unavailable"), 0.0)
-    assert (watch.watch, watch.delay_s(0.0)) == (Watch.BACKOFF, 0.5)
+    assert (watch.phase, watch.delay_s(0.0)) == (Watch.BACKOFF, 0.5)
 
 
 def test_every_bad_line_says_what_comes_next(story: Story) -> None:
@@ -301,17 +301,17 @@ def test_ended_engine_is_replaced_at_once_when_a_fresh_one_was_asked_for(story: 
         story.event(EndAsked(story.watch.worker, 3.0, True, "rolled"), after_s=0.1)
         assert Report() in story.die(after_s=1, code=-9)
         assert len(story.starts) == number + 2
-    assert story.watch.watch is Watch.RUNNING
+    assert story.watch.phase is Watch.RUNNING
 
 
 def test_nothing_is_started_when_none_was_asked_for_until_it_is(story: Story) -> None:
     """Parked: no engine, no deadline; woken: as new. A signal to leave is obeyed at once."""
     story.event(EndAsked(story.watch.worker, 3.0, False, "scaled down"))
     story.die(after_s=1, code=0)
-    assert (story.watch.watch, story.watch.parked, story.watch.deadline) == (Watch.DRAINING, True, None)
+    assert (story.watch.phase, story.watch.parked, story.watch.deadline) == (Watch.DRAINING, True, None)
     assert story.event(Tick(), after_s=1000) == []
     story.event(WakeAsked())
-    assert (story.watch.watch, story.watch.parked, len(story.starts)) == (Watch.RUNNING, False, 2)
+    assert (story.watch.phase, story.watch.parked, len(story.starts)) == (Watch.RUNNING, False, 2)
     assert story.event(WakeAsked()) == []
     story.event(EndAsked(story.watch.worker, 3.0, False, "scaled down"))
     story.die(after_s=1, code=0)
@@ -324,14 +324,14 @@ def test_ending_engine_is_killed_when_its_grace_is_over(story: Story) -> None:
     assert story.event(Tick(), after_s=3.9) == []
     assert Kill() in story.event(Tick(), after_s=0.2)
     story.die(after_s=0.1, code=-9)
-    assert (story.watch.watch, len(story.starts)) == (Watch.RUNNING, 2)
+    assert (story.watch.phase, len(story.starts)) == (Watch.RUNNING, 2)
 
 
 def test_place_is_given_up_when_its_engine_waits_to_be_started(story: Story) -> None:
     """Scaling down takes those first that serve nobody."""
     story.die(after_s=1)
     story.die(after_s=1)
-    assert story.watch.watch is Watch.BACKOFF
+    assert story.watch.phase is Watch.BACKOFF
     story.event(EndAsked(story.watch.worker, 3.0, False, "scaled down"))
     assert story.watch.parked
     assert story.event(EndAsked("another", 3.0, False, "x")) == []
@@ -363,4 +363,4 @@ def test_end_is_told_with_the_reason_when_the_gateway_ordered_it(story: Story) -
     story.wait_for_start()
     story.event(EndAsked(story.watch.worker, 3.0, True, "restarted"), after_s=30)
     story.die(after_s=1, code=0)
-    assert (story.watch.ended, story.watch.watch) == ("", Watch.RUNNING)
+    assert (story.watch.ended, story.watch.phase) == ("", Watch.RUNNING)

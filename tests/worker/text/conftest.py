@@ -66,10 +66,10 @@ class Run:
         self.choice = choice
         self.steps: list[Piece | None] = []
         for token in range(tokens):
-            choice.feed(token)
-            self.steps.append(choice.take())
+            choice.feed_token(token)
+            self.steps.append(choice.take_pieces())
         self.stopped = choice.stopped
-        self.last = choice.finish(reason)
+        self.last = choice.finish_text(reason)
         self.whole = merge([*self.steps, self.last])
 
     @property

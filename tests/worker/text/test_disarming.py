@@ -29,14 +29,14 @@ def test_names_are_broken_as_an_alternation_finds_them(names: set[str], text: st
     """Any names, one inside or in front of another, wherever a slice of the text ends."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(disarming, "SLICE_CHARACTERS", size)
-        assert Disarmer(names).disarm(text) == plainly(names, text)
+        assert Disarmer(names).disarm_text(text) == plainly(names, text)
 
 
 @given(st.lists(st.sampled_from([*NAMES, "<|", "_", "<|reserved_special_token_", "x", "\n"]), max_size=40))
 def test_names_of_real_tokenizers_are_broken(parts: list[str]) -> None:
     """256 of Llama 3, 500 of Mistral."""
     text = "".join(parts)
-    assert Disarmer(NAMES).disarm(text) == plainly(NAMES, text)
+    assert Disarmer(NAMES).disarm_text(text) == plainly(NAMES, text)
 
 
 def test_texts_are_found_wherever_they_are() -> None:
@@ -44,9 +44,9 @@ def test_texts_are_found_wherever_they_are() -> None:
     disarmer = Disarmer(["<s>"])
     value = {"<s>": ["a<s>", {"b": "<s>"}, 1, None, True]}
     broken = f"<{JOINER}s>"
-    assert disarmer.disarm(value) == {broken: [f"a{broken}", {"b": broken}, 1, None, True]}
-    assert Disarmer([]).disarm(value) is not None
-    assert Disarmer([]).disarm(value) == value
+    assert disarmer.disarm_text(value) == {broken: [f"a{broken}", {"b": broken}, 1, None, True]}
+    assert Disarmer([]).disarm_text(value) is not None
+    assert Disarmer([]).disarm_text(value) == value
 
 
 @pytest.mark.timed
@@ -57,7 +57,7 @@ def test_hundreds_of_names_cost_what_one_does(kind: str) -> None:
     disarmer = Disarmer(NAMES)
     with InterpreterWatch() as watch:
         began = time.thread_time()
-        disarmer.disarm(text)
+        disarmer.disarm_text(text)
         took_s = time.thread_time() - began
     assert took_s < 0.5
     assert watch.longest_gap_s < 0.25

@@ -56,7 +56,7 @@ async def test_the_rest_is_received_when_a_drain_stops_halfway(
         for _ in range(10):
             await peer.send_raw(b"more")
         arrive()
-        link.drain()
+        link.receive_pending()
         assert len(seen) == 4
         await until(lambda: len(seen) == 11)
 
@@ -77,7 +77,7 @@ async def test_order_is_kept_when_the_socket_is_drained_while_the_receiver_is_be
         speaker = asyncio.create_task(speak())
         while len(seen) < sent:
             await asyncio.sleep(0)
-            link.drain()
+            link.receive_pending()
         await speaker
     assert seen == [b"%d" % number for number in range(sent)]
 
@@ -108,14 +108,14 @@ async def test_a_worker_is_kept_when_its_beat_waits_unread_in_our_own_socket(run
         await until(lambda: bool(pool.models()) and pool.models()[0].replicas == 1)
         for _ in range(8):
             now += 0.75
-            pool._liveness.look(now)
+            pool._liveness.note_time(now)
         await peer.send(BEAT)
         arrive()
         pool._tick()
         assert pool.models()[0].replicas == 1
         for _ in range(8):
             now += 0.75
-            pool._liveness.look(now)
+            pool._liveness.note_time(now)
         pool._tick()
         assert pool.models()[0].state == "lost"
     await pool.close()

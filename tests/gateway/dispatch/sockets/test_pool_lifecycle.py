@@ -70,9 +70,9 @@ async def test_waiting_handlers_are_told_when_the_pool_closes(run_dir: Path, unt
         await until(lambda: bool(pool.models()) and pool.models()[0].replicas == 1)
 
         async def handler() -> str:
-            async with pool.run(pool.models()[0], generate()) as stream:
+            async with pool.run_job(pool.models()[0], generate()) as stream:
                 try:
-                    await stream.collect()
+                    await stream.collect_all()
                 except JobFailed as failed:
                     return failed.code
             return "no failure"
@@ -119,13 +119,13 @@ async def test_sending_says_no_when_the_link_is_closed_or_the_peer_unknown(run_d
         gone=lambda identity, frozen: gone.append((identity, frozen)),
         peers=list,
     )
-    assert not link.send(b"nobody", b"x")
+    assert not link.send_frame(b"nobody", b"x")
     await link.open()
-    assert not link.send(b"nobody", b"x")
+    assert not link.send_frame(b"nobody", b"x")
     assert gone == []
     await asyncio.sleep(0.01)
     assert gone == [(b"nobody", False)]
-    link.drain()
+    link.receive_pending()
     await link.close()
-    link.drain()
-    assert not link.send(b"nobody", b"x")
+    link.receive_pending()
+    assert not link.send_frame(b"nobody", b"x")

@@ -56,9 +56,9 @@ async def test_jobs_wait_when_the_gateway_has_only_just_started(run_dir: Path, u
     async with Peer(run_dir, f"m/{uuid.uuid4().hex}") as worker:
         await worker.register()
         await until(lambda: bool(pool.models()) and pool.models()[0].replicas == 1)
-    async with pool.run(pool.models()[0], generate()) as stream:
+    async with pool.run_job(pool.models()[0], generate()) as stream:
         with pytest.raises(JobFailed) as failed:
-            await stream.accepted()
+            await stream.wait_accepted()
     assert failed.value.code == "model_not_ready"
     assert time.perf_counter() - began >= 0.5
     await pool.close()
@@ -74,11 +74,11 @@ async def test_a_killed_worker_is_noticed_within_100_ms(
         process = spawn(uuid.uuid4().hex)
         model = await serving(1)
         # Another prompt each time: the same one would soon be taken for the reason.
-        async with pool.run(model, generate(prompt=TextPrompt(process.args[3]))) as stream:
+        async with pool.run_job(model, generate(prompt=TextPrompt(process.args[3]))) as stream:
             began = time.perf_counter()
             process.kill()
             with pytest.raises(JobFailed) as failed:
-                await stream.accepted()
+                await stream.wait_accepted()
             took_ms.append((time.perf_counter() - began) * 1000)
             assert failed.value.code == "model_not_ready"
         await serving(0)
@@ -92,14 +92,14 @@ async def test_a_job_moves_on_when_its_worker_is_killed(
     """The client of a job without output only waits a little longer."""
     process = spawn("doomed")
     model = await serving(1)
-    async with pool.run(model, generate()) as stream, Peer(run_dir) as other:
+    async with pool.run_job(model, generate()) as stream, Peer(run_dir) as other:
         await other.register()
         await serving(2)
         process.kill()
         job = await other.take_job()
         assert job.attempt == 2
         await other.answer(job, "saved")
-        assert [delta.text for delta in await stream.collect()] == ["saved"]
+        assert [delta.text for delta in await stream.collect_all()] == ["saved"]
 
 
 async def test_last_words_are_heard_when_a_worker_dies_after_them(pool: Pool, run_dir: Path, serving: Serving) -> None:
@@ -107,7 +107,7 @@ async def test_last_words_are_heard_when_a_worker_dies_after_them(pool: Pool, ru
     async with Peer(run_dir, immediate=False) as peer:
         await peer.register()
         model = await serving()
-        async with pool.run(model, generate()) as stream:
+        async with pool.run_job(model, generate()) as stream:
             job = await peer.take_job()
             for _ in range(300):
                 await peer.send(Delta(job.job, job.attempt, 0, [1], "x"))
@@ -115,7 +115,7 @@ async def test_last_words_are_heard_when_a_worker_dies_after_them(pool: Pool, ru
             # Blocks this loop until all is written: the gateway sees the words and the end of the connection together.
             peer.socket.close(linger=1000)
             peer._context.term()
-            assert (await stream.collect())[0].text == "x" * 300 + "end"
+            assert (await stream.collect_all())[0].text == "x" * 300 + "end"
 
 
 async def test_a_lost_supervisor_is_noticed_when_it_dies(pool: Pool, run_dir: Path, until: Until) -> None:
@@ -167,14 +167,14 @@ async def test_nothing_hangs_when_a_worker_reads_nothing(
     async with Peer(run_dir, read_ahead=1) as frozen, asyncio.timeout(30):
         await frozen.register(slots=100_000, queue_size=100_000)
         model = await serving()
-        blocks = [pool.run(model, generate()) for _ in range(6000)]
+        blocks = [pool.run_job(model, generate()) for _ in range(6000)]
         began = time.perf_counter()
         streams = [await block.__aenter__() for block in blocks]
         assert time.perf_counter() - began < 5
-        await until(lambda: pool.snapshot().wire["lost_workers"] == 1)
+        await until(lambda: pool.take_snapshot().wire["lost_workers"] == 1)
         for stream in streams:
             with pytest.raises(JobFailed):
-                await stream.accepted()
+                await stream.wait_accepted()
         for block in blocks:
             await block.__aexit__(None, None, None)
         # It may come back once it reads again.
@@ -204,14 +204,14 @@ async def test_a_worker_goes_on_serving_when_others_send_garbage(
     async with Peer(run_dir) as peer, Peer(run_dir, "\x01stranger") as stranger:
         await peer.register()
         model = await serving()
-        async with pool.run(model, generate()) as stream:
+        async with pool.run_job(model, generate()) as stream:
             job = await peer.take_job()
             for frames in GARBAGE:
                 await stranger.send_raw(*frames)
                 await peer.send_raw(*frames)
-            await until(lambda: pool.snapshot().wire["bad_frame"] == 2 * len(GARBAGE))
+            await until(lambda: pool.take_snapshot().wire["bad_frame"] == 2 * len(GARBAGE))
             await peer.answer(job, "unimpressed")
-            assert (await stream.collect())[0].text == "unimpressed"
+            assert (await stream.collect_all())[0].text == "unimpressed"
 
 
 async def test_a_worker_goes_on_serving_when_something_else_connects(
@@ -225,9 +225,9 @@ async def test_a_worker_goes_on_serving_when_something_else_connects(
             with sockets.socket(sockets.AF_UNIX) as raw:
                 raw.connect(str(run_dir / SOCKET_NAME))
                 raw.sendall(junk)
-        async with pool.run(model, generate()) as stream:
+        async with pool.run_job(model, generate()) as stream:
             await peer.answer(await peer.take_job(), "fine")
-            assert (await stream.collect())[0].text == "fine"
+            assert (await stream.collect_all())[0].text == "fine"
 
 
 async def test_a_worker_goes_on_serving_when_many_peers_come_and_go(
@@ -237,14 +237,14 @@ async def test_a_worker_goes_on_serving_when_many_peers_come_and_go(
     async with Peer(run_dir) as peer:
         await peer.register()
         model = await serving()
-        async with pool.run(model, generate()) as stream:
+        async with pool.run_job(model, generate()) as stream:
             job = await peer.take_job()
             for number in range(60):
                 async with Peer(run_dir, f"passing/{number}") as passing:
                     await passing.greeted()
             await peer.answer(job, "steady")
-            assert (await stream.collect())[0].text == "steady"
-        assert pool.snapshot().wire["lost_workers"] == 0
+            assert (await stream.collect_all())[0].text == "steady"
+        assert pool.take_snapshot().wire["lost_workers"] == 0
 
 
 async def test_a_worker_may_return_when_its_frame_was_too_large(
@@ -254,11 +254,11 @@ async def test_a_worker_may_return_when_its_frame_was_too_large(
     async with Peer(run_dir, immediate=False) as peer:
         await peer.register()
         model = await serving()
-        async with pool.run(model, generate()) as stream:
+        async with pool.run_job(model, generate()) as stream:
             await peer.take_job()
             await peer.send_raw(b"\x00" * (65 * 1024 * 1024))
             with pytest.raises(JobFailed):
-                await stream.collect()
+                await stream.collect_all()
         await serving(0)
         await peer.register()
         await serving(1)

@@ -17,7 +17,7 @@ Until = Callable[[Callable[[], bool]], Awaitable[float]]
 
 async def served_by(pool: Pool, peer: Peer, name: str) -> str:
     """Ask for an adapter by name; the text of the worker that is meant to get the job."""
-    async with pool.run(pool.resolve(name, Kind.CHAT), generate()) as stream:
+    async with pool.run_job(pool.find_model(name, Kind.CHAT), generate()) as stream:
         job = await peer.take_job()
         assert job.adapter == name
         await peer.answer(job, "done")
@@ -26,7 +26,7 @@ async def served_by(pool: Pool, peer: Peer, name: str) -> str:
 
 async def text_of(stream: JobStream) -> str:
     pieces = []
-    while (deltas := await stream.deltas()) is not None:
+    while (deltas := await stream.next_deltas()) is not None:
         pieces += [delta.text for delta in deltas]
     return "".join(pieces)
 
@@ -41,10 +41,10 @@ async def test_second_adapter_of_a_name_is_not_served_and_told(
         await second.register("coder", adapters={"sql": "b", "own": "c"}, created=20)
         await until(lambda: "own" in names(pool))
         await replica.register("chat", adapters={"sql": "a"})
-        await until(lambda: len(pool.snapshot().workers) == 3)
+        await until(lambda: len(pool.take_snapshot().workers) == 3)
         assert names(pool) == ["chat", "sql", "coder", "own"]
-        assert pool.resolve("sql", Kind.CHAT).base is pool.resolve("chat", Kind.CHAT)
-        shown = {worker.uid: (worker.adapters, worker.unserved_adapters) for worker in pool.snapshot().workers}
+        assert pool.find_model("sql", Kind.CHAT).base is pool.find_model("chat", Kind.CHAT)
+        shown = {worker.uid: (worker.adapters, worker.unserved_adapters) for worker in pool.take_snapshot().workers}
         reason = "an adapter of chat is called so"
         assert shown == {
             first.uid: (["sql"], {}),
@@ -55,7 +55,7 @@ async def test_second_adapter_of_a_name_is_not_served_and_told(
         assert await served_by(pool, second, "own") == "done"
         first.close()
         replica.close()
-        await until(lambda: pool.resolve("sql", Kind.CHAT).base is pool.resolve("coder", Kind.CHAT))
+        await until(lambda: pool.find_model("sql", Kind.CHAT).base is pool.find_model("coder", Kind.CHAT))
         assert await served_by(pool, second, "sql") == "done"
 
 
@@ -68,7 +68,7 @@ async def test_adapter_yields_to_a_model_of_its_name(
         await until(lambda: "sql" in names(pool))
         assert await served_by(pool, first, "sql") == "done"
         await second.register("sql")
-        await until(lambda: pool.resolve("sql", Kind.CHAT).base is None)
+        await until(lambda: pool.find_model("sql", Kind.CHAT).base is None)
         assert names(pool) == ["chat", "sql"]
         assert warnings(caplog) == ["the adapter sql of chat is not served under that name: a model is called so"]
 

@@ -37,7 +37,7 @@ Until = Callable[[Callable[[], bool]], Awaitable[float]]
 async def text_of(stream: JobStream) -> str:
     """Everything a client would read."""
     pieces = []
-    while (deltas := await stream.deltas()) is not None:
+    while (deltas := await stream.next_deltas()) is not None:
         pieces += [delta.text for delta in deltas]
     return "".join(pieces)
 
@@ -45,24 +45,24 @@ async def text_of(stream: JobStream) -> str:
 async def test_a_worker_serves_when_it_has_registered(pool: Pool, run_dir: Path, serving: Serving) -> None:
     """Greeting, announcement, job, output, end."""
     with pytest.raises(JobFailed, match="up yet"):
-        pool.resolve("m", Kind.CHAT)
+        pool.find_model("m", Kind.CHAT)
     async with Peer(run_dir) as peer:
         await peer.register(slots=4)
         await serving()
-        model = pool.resolve("m", Kind.CHAT)
-        async with pool.run(model, generate()) as stream:
+        model = pool.find_model("m", Kind.CHAT)
+        async with pool.run_job(model, generate()) as stream:
             job = await peer.take_job()
-            assert (await stream.accepted()).prompt_tokens == 3
+            assert (await stream.wait_accepted()).prompt_tokens == 3
             await peer.answer(job, "hello ", "wor", "ld")
             assert await text_of(stream) == "hello world"
             assert stream.usage == Usage(3, 3)
-        async with pool.run(model, TokenizeJob(0, 0, TextPrompt("x"))) as stream:
+        async with pool.run_job(model, TokenizeJob(0, 0, TextPrompt("x"))) as stream:
             (light,) = await peer.receive()
             assert isinstance(light, TokenizeJob)
             await peer.send(Tokens(light.job, light.attempt, [1, 2]))
-            assert await stream.result() == Tokens(light.job, light.attempt, [1, 2])
-        assert pool.snapshot().request_types["text_stream"] == 1
-        assert pool.snapshot().workers[0].rows == 0
+            assert await stream.wait_result() == Tokens(light.job, light.attempt, [1, 2])
+        assert pool.take_snapshot().request_types["text_stream"] == 1
+        assert pool.take_snapshot().workers[0].rows == 0
 
 
 async def test_streams_get_their_own_text_when_many_run_on_two_workers(
@@ -78,9 +78,9 @@ async def test_streams_get_their_own_text_when_many_run_on_two_workers(
         await peer.send(*[Done(job.job, job.attempt, Usage(3, steps)) for job in jobs])
 
     async def client(model: Model, collected: bool) -> None:
-        async with pool.run(model, generate()) as stream:
-            accepted = await stream.accepted()
-            text = (await stream.collect())[0].text if collected else await text_of(stream)
+        async with pool.run_job(model, generate()) as stream:
+            accepted = await stream.wait_accepted()
+            text = (await stream.collect_all())[0].text if collected else await text_of(stream)
             assert text == "".join(f"{accepted.job}:{step} " for step in range(steps))
             assert stream.delivered == [list(range(steps))]
 
@@ -103,24 +103,24 @@ async def test_no_wakeup_is_lost_when_sends_and_drains_interleave_with_receiving
     async with Peer(run_dir) as peer, asyncio.timeout(20):
         await peer.register(slots=4)
         model = await serving()
-        async with pool.run(model, generate()) as stream:
+        async with pool.run_job(model, generate()) as stream:
             job = await peer.take_job()
             for at in range(rounds):
                 await peer.send(*[Delta(job.job, job.attempt, 0, [at], "x")] * (at % 3 + 1))
                 match at % 4:
                     case 0:
-                        pool._link.drain()
+                        pool._link.receive_pending()
                     case 1:
-                        pool._link.send(peer.identity.encode(), pool._link._probe_frame)
+                        pool._link.send_frame(peer.identity.encode(), pool._link._probe_frame)
                     case 2:
                         await asyncio.sleep(0)
-                        pool._link.send(peer.identity.encode(), pool._link._probe_frame)
-                        pool._link.drain()
+                        pool._link.send_frame(peer.identity.encode(), pool._link._probe_frame)
+                        pool._link.receive_pending()
                     case _:
                         pass
                 got = 0
                 while got < at % 3 + 1:
-                    got += sum(len(delta.tokens) for delta in await stream.deltas() or [])
+                    got += sum(len(delta.tokens) for delta in await stream.next_deltas() or [])
 
 
 async def test_cancel_reaches_the_worker_when_the_client_leaves(
@@ -132,22 +132,22 @@ async def test_cancel_reaches_the_worker_when_the_client_leaves(
         model = await serving()
 
         async def handler() -> None:
-            async with pool.run(model, generate()) as stream:
-                await stream.accepted()
-                await stream.collect()
+            async with pool.run_job(model, generate()) as stream:
+                await stream.wait_accepted()
+                await stream.collect_all()
 
         handlers = [asyncio.create_task(handler()) for _ in range(3)]
         jobs = [await peer.take_job() for _ in range(2)]
-        await until(lambda: pool.snapshot().models[0].queue_size == 1)
+        await until(lambda: pool.take_snapshot().models[0].queue_size == 1)
         for task in handlers:
             task.cancel()
         await asyncio.gather(*handlers, return_exceptions=True)
-        assert pool.snapshot().models[0].queue_size == 0
+        assert pool.take_snapshot().models[0].queue_size == 0
         assert [await peer.receive() for _ in range(2)] == [[Cancel(job.job, job.attempt)] for job in jobs]
-        assert pool.snapshot().workers[0].rows == 2
+        assert pool.take_snapshot().workers[0].rows == 2
         await peer.send(*[Failed(job.job, job.attempt, Code.CANCELLED, "cancelled") for job in jobs])
-        await until(lambda: pool.snapshot().workers[0].rows == 0)
-        assert pool.snapshot().cancelled == 3
+        await until(lambda: pool.take_snapshot().workers[0].rows == 0)
+        assert pool.take_snapshot().cancelled == 3
 
 
 async def test_queued_jobs_time_out_when_no_slot_comes_free(pool: Pool, run_dir: Path, serving: Serving) -> None:
@@ -155,14 +155,18 @@ async def test_queued_jobs_time_out_when_no_slot_comes_free(pool: Pool, run_dir:
     async with Peer(run_dir) as peer:
         await peer.register(slots=1, queue_timeout_s=0.1, queue_size=1)
         model = await serving()
-        async with pool.run(model, generate()), pool.run(model, generate()), pool.run(model, generate()) as third:
-            async with pool.run(model, generate()) as fourth:
+        async with (
+            pool.run_job(model, generate()),
+            pool.run_job(model, generate()),
+            pool.run_job(model, generate()) as third,
+        ):
+            async with pool.run_job(model, generate()) as fourth:
                 with pytest.raises(JobFailed) as failed:
-                    await fourth.accepted()
+                    await fourth.wait_accepted()
                 assert failed.value.code == "queue_full"
             with pytest.raises(JobFailed) as failed:
                 async with asyncio.timeout(0.5):
-                    await third.accepted()
+                    await third.wait_accepted()
             assert failed.value.code == "queue_timeout"
 
 
@@ -173,11 +177,11 @@ async def test_workers_register_again_when_the_gateway_restarts(run_dir: Path, u
     async with Peer(run_dir, immediate=False) as peer:
         await peer.register()
         await until(lambda: bool(first.models()) and first.models()[0].replicas == 1)
-        async with first.run(first.models()[0], generate()) as stream:
+        async with first.run_job(first.models()[0], generate()) as stream:
             old = await peer.take_job()
             await first.close()
             with pytest.raises(JobFailed) as failed:
-                await stream.collect()
+                await stream.collect_all()
             assert failed.value.code == "shutting_down"
         old_epoch = peer.epoch
         # These wait in the peer's own queue, and arrive at the next gateway.
@@ -191,14 +195,14 @@ async def test_workers_register_again_when_the_gateway_restarts(run_dir: Path, u
         assert peer.epoch not in (0, old_epoch)
         await peer.send(announcement(peer.uid), readiness())
         await until(lambda: bool(second.models()) and second.models()[0].replicas == 1)
-        async with second.run(second.models()[0], generate()) as stream:
+        async with second.run_job(second.models()[0], generate()) as stream:
             job = await peer.take_job()
             assert (job.job, job.attempt) == (old.job, old.attempt)
             # The same job and attempt number, and the right sender: only the epoch tells them apart.
             await peer.send(Delta(job.job, job.attempt, 0, [1], "stale"), epoch=old_epoch)
             await peer.answer(job, "fresh")
             assert await text_of(stream) == "fresh"
-        assert second.snapshot().wire["stranger"] >= 22
+        assert second.take_snapshot().wire["stranger"] >= 22
         await second.close()
 
 
@@ -209,7 +213,7 @@ async def test_a_greeted_worker_keeps_its_jobs_when_it_answers_again(
     async with Peer(run_dir) as peer:
         await peer.register()
         model = await serving()
-        async with pool.run(model, generate()) as stream:
+        async with pool.run_job(model, generate()) as stream:
             job = await peer.take_job()
             await asyncio.sleep(Limits().hello_interval_s)
             await peer.send(Beat(State.READY, 1, 0.0, False), epoch=1)
@@ -226,15 +230,15 @@ async def test_a_step_of_many_rows_wakes_each_stream_once_when_steps_pile_up(
     async with Peer(run_dir) as peer:
         await peer.register(slots=2)
         model = await serving()
-        async with pool.run(model, generate()) as stream:
+        async with pool.run_job(model, generate()) as stream:
             job = await peer.take_job()
-            await stream.accepted()
+            await stream.wait_accepted()
             frames = 200
             for _ in range(frames):
                 await peer.send(Delta(job.job, job.attempt, 0, [1], "x"))
             await peer.send(Done(job.job, job.attempt, Usage(3, frames)))
             reads = 0
-            while await stream.deltas() is not None:
+            while await stream.next_deltas() is not None:
                 reads += 1
                 await asyncio.sleep(0.005)
             assert reads < frames / 2
@@ -247,7 +251,7 @@ async def test_accepted_comes_without_waiting_for_more_when_the_worker_is_quick(
     async with Peer(run_dir) as peer:
         await peer.register()
         model = await serving()
-        async with pool.run(model, generate()) as stream:
+        async with pool.run_job(model, generate()) as stream:
             (job,) = await peer.receive()
             assert isinstance(job, GenerateJob)
             await peer.send(
@@ -255,5 +259,5 @@ async def test_accepted_comes_without_waiting_for_more_when_the_worker_is_quick(
                 Delta(job.job, job.attempt, 0, [1], "all", finish="stop"),
                 Done(job.job, job.attempt, Usage(5, 1)),
             )
-            assert (await stream.accepted()).prompt_tokens == 5
-            assert [delta.text for delta in await stream.collect()] == ["all"]
+            assert (await stream.wait_accepted()).prompt_tokens == 5
+            assert [delta.text for delta in await stream.collect_all()] == ["all"]
