@@ -13,14 +13,23 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.access.wiring import guard_application
-from gateway.config import BODY_BYTES, GatewayConfig, Loaded, honcho_process
-from gateway.context import ANSWERS, FETCHER, GALLERY, HTTP, LISTENER, POOL, VECTORS, HttpSettings
-from gateway.dispatch.limits import Limits
+from gateway.config import BODY_BYTES, GatewayConfig, LoadedConfig, honcho_process
+from gateway.context import (
+    EMBEDDING_CACHE,
+    FETCHER,
+    HTTP,
+    IMAGE_RESOLVER,
+    LISTENER,
+    POOL,
+    RESPONSE_COUNTS,
+    HttpSettings,
+)
+from gateway.dispatch.limits import PoolTimeouts
 from gateway.dispatch.pool import Pool
 from gateway.lag import LAG, LoopLag, measure_lag
 from gateway.listener import LOOPBACK, Listener
 from gateway.media.fetcher import Fetcher
-from gateway.media.gallery import Gallery
+from gateway.media.gallery import ImageResolver
 from gateway.media.remote_urls import UrlRules
 from gateway.memory_account import MEMORY, MemoryAccount
 from gateway.middleware import MIDDLEWARES
@@ -43,7 +52,7 @@ from gateway.routes import (
 )
 from gateway.routes.parsing import PARSING, ParsingTurns
 from gateway.settings import ConfigError
-from gateway.vectors import VectorCache
+from gateway.vectors import EmbeddingCache
 from protocol.ancestry import Ancestry
 
 if TYPE_CHECKING:
@@ -54,14 +63,16 @@ log = logging.getLogger("gateway")
 ANCESTRY_S = 1.0
 
 
-def make_app(config: GatewayConfig, loaded: Loaded | None = None) -> web.Application:
+def make_app(config: GatewayConfig, loaded: LoadedConfig | None = None) -> web.Application:
     """The application, ready to be run. The pool's socket opens when it starts. `loaded`: where `config` is from."""
     tracing = _tracing(config)
     middlewares = MIDDLEWARES if tracing is None else (tracing.make_middleware(), *MIDDLEWARES)
     app = web.Application(middlewares=middlewares, client_max_size=BODY_BYTES)
-    app[ANSWERS] = Counter()
+    app[RESPONSE_COUNTS] = Counter()
     app[HTTP] = HttpSettings(keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s, tier=config.tier)
-    limits = Limits(resume_s=config.resume_timeout_s, stall_s=config.stall_timeout_s, load_s=config.load_timeout_s)
+    limits = PoolTimeouts(
+        resume_s=config.resume_timeout_s, stall_s=config.stall_timeout_s, load_s=config.load_timeout_s
+    )
     app[POOL] = Pool(config.run_dir, aliases=config.aliases, limits=limits, told=tracing.job_ended if tracing else None)
     app[LISTENER] = Listener(proxies=(*LOOPBACK, *config.trusted_proxies), unread_s=2 * config.write_timeout_s)
     app[LAG] = LoopLag()
@@ -69,15 +80,17 @@ def make_app(config: GatewayConfig, loaded: Loaded | None = None) -> web.Applica
     app[MEMORY] = MemoryAccount(config.body_memory_bytes)
     app[PARSING] = ParsingTurns()
     app[FETCHER] = fetcher = _fetcher(config)
-    app[GALLERY] = Gallery(remote=fetcher)
-    app[VECTORS] = (
-        VectorCache(capacity_bytes=config.cache_bytes, capacity_entries=config.cache_entries, ttl_s=config.cache_ttl_s)
+    app[IMAGE_RESOLVER] = ImageResolver(remote=fetcher)
+    app[EMBEDDING_CACHE] = (
+        EmbeddingCache(
+            capacity_bytes=config.cache_bytes, capacity_entries=config.cache_entries, ttl_s=config.cache_ttl_s
+        )
         if config.cache_enabled
         else None
     )
     if tracing is not None:
         app.on_cleanup.append(lambda _app: asyncio.to_thread(tracing.close))
-    guard_application(app, loaded or Loaded(config=config, file=None, origins={}))
+    guard_application(app, loaded or LoadedConfig(config=config, file=None, origins={}))
     app.cleanup_ctx.append(_pool)
     app.cleanup_ctx.append(_fetching)
     if honcho_process():

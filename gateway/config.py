@@ -222,7 +222,7 @@ SETTINGS = (
 """Every setting, in the order of `--help`. docs/settings.md and the shipped files are checked against this one."""
 
 
-class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+class LoadedConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A configuration, and where those of its values came from that are no defaults."""
 
     config: GatewayConfig
@@ -252,7 +252,7 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] | None =
     return load(argv, environment).config
 
 
-def load(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Loaded:
+def load(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> LoadedConfig:
     """Read flags over `environment` (this process's own unless given) over the file. Raises `ConfigError`."""
     environment = os.environ if environment is None else environment
     given = _read_flags(argv)
@@ -279,7 +279,7 @@ def load(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> L
     in_production = values.get("env", "production") == "production"
     config = GatewayConfig(**{"auth": in_production, "rate_limit_enabled": in_production, **values})
     _check(config)
-    return Loaded(config=config, file=file, origins=origins, show=given["print_config"] is not None)
+    return LoadedConfig(config=config, file=file, origins=origins, show=given["print_config"] is not None)
 
 
 def honcho_process(environment: Mapping[str, str] | None = None) -> str | None:

@@ -9,15 +9,15 @@ from aiohttp import web
 from protocol.messages import Delta
 
 if TYPE_CHECKING:
-    from gateway.access.custody import Custody
-    from gateway.config import Loaded
+    from gateway.access.custody import KeySync
+    from gateway.config import LoadedConfig
     from gateway.dispatch.pool import Pool
     from gateway.events import Events
     from gateway.listener import Listener
     from gateway.logs import Redaction
     from gateway.media.fetcher import Fetcher
-    from gateway.media.gallery import Gallery
-    from gateway.vectors import VectorCache
+    from gateway.media.gallery import ImageResolver
+    from gateway.vectors import EmbeddingCache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class HttpSettings:
 
 
 @dataclass(kw_only=True, slots=True)
-class Generated:
+class GenerationStats:
     """What a generation amounted to; filled while it runs, reported when its request ends, however it ends.
 
     `request_type` is one of `gateway.dispatch.stats.REQUEST_TYPES`. `tokens` counts what was delivered, that is written
@@ -61,19 +61,19 @@ class Generated:
 
 
 POOL: web.AppKey["Pool"] = web.AppKey("pool")
-VECTORS: web.AppKey["VectorCache | None"] = web.AppKey("vectors")
+EMBEDDING_CACHE: web.AppKey["EmbeddingCache | None"] = web.AppKey("vectors")
 """None: nothing is cached."""
 FETCHER: web.AppKey["Fetcher | None"] = web.AppKey("fetcher")
 """None: images come in data: URLs alone."""
-GALLERY: web.AppKey["Gallery"] = web.AppKey("gallery")
+IMAGE_RESOLVER: web.AppKey["ImageResolver"] = web.AppKey("gallery")
 LISTENER: web.AppKey["Listener"] = web.AppKey("listener")
 HTTP: web.AppKey[HttpSettings] = web.AppKey("http", HttpSettings)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
-GENERATED: web.RequestKey[Generated] = web.RequestKey("generated", Generated)
-CUSTODY: web.AppKey["Custody"] = web.AppKey("custody")
-ANSWERS: web.AppKey[Counter[tuple[str, str, int]]] = web.AppKey("answers", Counter)
+GENERATION_STATS: web.RequestKey[GenerationStats] = web.RequestKey("generated", GenerationStats)
+KEY_SYNC: web.AppKey["KeySync"] = web.AppKey("custody")
+RESPONSE_COUNTS: web.AppKey[Counter[tuple[str, str, int]]] = web.AppKey("answers", Counter)
 """Counts by route, method and status."""
 EVENTS: web.AppKey["Events"] = web.AppKey("events")
 REDACT: web.AppKey["Redaction"] = web.AppKey("redact")
 """Takes keys out of a text."""
-LOADED: web.AppKey["Loaded"] = web.AppKey("loaded")
+LOADED: web.AppKey["LoadedConfig"] = web.AppKey("loaded")

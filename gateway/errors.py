@@ -29,7 +29,7 @@ _SERVER = "server_error"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Policy:
+class ErrorPolicy:
     """What a code means over HTTP.
 
     `retry_after_s` None: trying again can't help, and SDKs are told so. `public` replaces whatever message
@@ -45,68 +45,76 @@ class Policy:
 
 TABLE = MappingProxyType(
     {
-        "invalid_request": Policy(status=400, type=_INVALID, default="The request is invalid."),
-        "unsupported_parameter": Policy(status=400, type=_INVALID, default="A parameter is not supported."),
-        "context_length_exceeded": Policy(
+        "invalid_request": ErrorPolicy(status=400, type=_INVALID, default="The request is invalid."),
+        "unsupported_parameter": ErrorPolicy(status=400, type=_INVALID, default="A parameter is not supported."),
+        "context_length_exceeded": ErrorPolicy(
             status=400, type=_INVALID, default="The request exceeds the model's context."
         ),
-        "missing_api_key": Policy(
+        "missing_api_key": ErrorPolicy(
             status=401,
             type=_AUTHENTICATION,
             default="No API key was given. Send it as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'.",
         ),
-        "invalid_api_key": Policy(status=401, type=_AUTHENTICATION, default="The API key is not valid."),
-        "expired_api_key": Policy(status=401, type=_AUTHENTICATION, default="The API key has expired."),
-        "insufficient_permissions": Policy(status=403, type=_PERMISSION, default="The API key does not allow this."),
-        "model_not_allowed": Policy(
+        "invalid_api_key": ErrorPolicy(status=401, type=_AUTHENTICATION, default="The API key is not valid."),
+        "expired_api_key": ErrorPolicy(status=401, type=_AUTHENTICATION, default="The API key has expired."),
+        "insufficient_permissions": ErrorPolicy(
+            status=403, type=_PERMISSION, default="The API key does not allow this."
+        ),
+        "model_not_allowed": ErrorPolicy(
             status=403, type=_PERMISSION, default="The API key does not allow the use of this model."
         ),
-        "https_required": Policy(status=403, type=_PERMISSION, default="This server is to be used over HTTPS."),
-        "origin_not_allowed": Policy(
+        "https_required": ErrorPolicy(status=403, type=_PERMISSION, default="This server is to be used over HTTPS."),
+        "origin_not_allowed": ErrorPolicy(
             status=403, type=_PERMISSION, default="Web pages of this origin may not use this server."
         ),
-        "misdirected_request": Policy(status=421, type=_INVALID, default="This server does not go by that name."),
-        "not_found": Policy(status=404, type=_INVALID, default="There is nothing at this address."),
-        "model_not_found": Policy(status=404, type=_INVALID, default="The model does not exist."),
-        "method_not_allowed": Policy(status=405, type=_INVALID, default="This method is not allowed here."),
-        "key_revoked": Policy(
+        "misdirected_request": ErrorPolicy(status=421, type=_INVALID, default="This server does not go by that name."),
+        "not_found": ErrorPolicy(status=404, type=_INVALID, default="There is nothing at this address."),
+        "model_not_found": ErrorPolicy(status=404, type=_INVALID, default="The model does not exist."),
+        "method_not_allowed": ErrorPolicy(status=405, type=_INVALID, default="This method is not allowed here."),
+        "key_revoked": ErrorPolicy(
             status=409, type=_INVALID, default="The API key is revoked, for good: nothing about it can be changed."
         ),
-        "request_timeout": Policy(status=408, type=_INVALID, default="The request body did not arrive in time."),
-        "body_too_large": Policy(status=413, type=_INVALID, default="The request body is too large."),
-        "unsupported_media_type": Policy(status=415, type=_INVALID, default="Send the body as application/json."),
-        "queue_full": Policy(status=429, type=_RATE, retry_after_s=1.0, public=AT_CAPACITY),
-        "rate_limit_exceeded": Policy(
+        "request_timeout": ErrorPolicy(status=408, type=_INVALID, default="The request body did not arrive in time."),
+        "body_too_large": ErrorPolicy(status=413, type=_INVALID, default="The request body is too large."),
+        "unsupported_media_type": ErrorPolicy(status=415, type=_INVALID, default="Send the body as application/json."),
+        "queue_full": ErrorPolicy(status=429, type=_RATE, retry_after_s=1.0, public=AT_CAPACITY),
+        "rate_limit_exceeded": ErrorPolicy(
             status=429, type=_RATE, retry_after_s=1.0, default="The API key's rate limit is reached."
         ),
-        "engine_error": Policy(status=500, type=_SERVER, public=_INTERNAL),
-        "output_not_finite": Policy(
+        "engine_error": ErrorPolicy(status=500, type=_SERVER, public=_INTERNAL),
+        "output_not_finite": ErrorPolicy(
             status=500, type=_SERVER, default="The model computed something that is no number."
         ),
-        "internal_error": Policy(status=500, type=_SERVER, public=_INTERNAL),
-        "worker_crashed": Policy(
+        "internal_error": ErrorPolicy(status=500, type=_SERVER, public=_INTERNAL),
+        "worker_crashed": ErrorPolicy(
             status=500,
             type=_SERVER,
             default="The model crashed more than once on this request; it will not be tried again.",
         ),
-        "cancelled": Policy(
+        "cancelled": ErrorPolicy(
             status=503, type=_SERVER, retry_after_s=1.0, public="The request was cancelled by the server."
         ),
-        "keys_unavailable": Policy(
+        "keys_unavailable": ErrorPolicy(
             status=503, type=_SERVER, retry_after_s=2.0, default="API keys can't be checked at the moment."
         ),
-        "draining": Policy(status=503, type=_SERVER, retry_after_s=1.0, default="The server is shutting down."),
-        "model_not_ready": Policy(status=503, type=_SERVER, retry_after_s=5.0, default="The model is not ready yet."),
-        "shutting_down": Policy(status=503, type=_SERVER, retry_after_s=1.0, default="The server is shutting down."),
-        "slow_reader": Policy(status=503, type=_SERVER, default="The client reads too slowly; its stream was dropped."),
-        "too_many_connections": Policy(
+        "draining": ErrorPolicy(status=503, type=_SERVER, retry_after_s=1.0, default="The server is shutting down."),
+        "model_not_ready": ErrorPolicy(
+            status=503, type=_SERVER, retry_after_s=5.0, default="The model is not ready yet."
+        ),
+        "shutting_down": ErrorPolicy(
+            status=503, type=_SERVER, retry_after_s=1.0, default="The server is shutting down."
+        ),
+        "slow_reader": ErrorPolicy(
+            status=503, type=_SERVER, default="The client reads too slowly; its stream was dropped."
+        ),
+        "too_many_connections": ErrorPolicy(
             status=503, type=_SERVER, retry_after_s=1.0, default="The server has too many open connections."
         ),
-        "worker_lost": Policy(
+        "worker_lost": ErrorPolicy(
             status=503, type=_SERVER, retry_after_s=1.0, default="The model stopped while answering."
         ),
-        "queue_timeout": Policy(status=504, type=_SERVER, default="The request waited too long for a free slot."),
-        "out_of_memory": Policy(status=507, type=_SERVER, default="The request does not fit the model's memory."),
+        "queue_timeout": ErrorPolicy(status=504, type=_SERVER, default="The request waited too long for a free slot."),
+        "out_of_memory": ErrorPolicy(status=507, type=_SERVER, default="The request does not fit the model's memory."),
     }
 )
 """Every code that an API caller can see."""

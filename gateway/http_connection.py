@@ -21,7 +21,7 @@ from gateway.errors import ApiError
 from gateway.logs import CLIENT, REQUEST, LineBudget
 
 if TYPE_CHECKING:
-    from gateway.listener import Listener, Place
+    from gateway.listener import Listener, ListenerPlace
 
 KEEP_ALIVE_S = 75.0
 FIRST_REQUEST_S = 30.0
@@ -51,13 +51,13 @@ UNREAD_S = 10.0
 log = logging.getLogger(__name__)
 
 
-class Connection(RequestHandler):
+class ClientConnection(RequestHandler):
     """One client's connection."""
 
     __slots__ = ("_body", "_deadline", "_discarded", "_emptied", "_head_bytes", "_listener", "_made", "_stall", "place")
 
     def __init__(
-        self, listener: "Listener", place: "Place", server: web.Server, loop: asyncio.AbstractEventLoop
+        self, listener: "Listener", place: "ListenerPlace", server: web.Server, loop: asyncio.AbstractEventLoop
     ) -> None:
         super().__init__(
             server,
@@ -296,10 +296,10 @@ def respond(error: ApiError) -> web.Response:
     )
 
 
-def of_request(request: web.BaseRequest) -> Connection | None:
+def of_request(request: web.BaseRequest) -> ClientConnection | None:
     """The connection of a request, where it came through our listener."""
     connection = request.protocol
-    return connection if isinstance(connection, Connection) else None
+    return connection if isinstance(connection, ClientConnection) else None
 
 
 def budget_of_malformed() -> LineBudget:

@@ -21,7 +21,7 @@ from typing import Any
 from aiohttp import web
 
 from gateway.errors import ApiError
-from gateway.http_connection import Connection, budget_of_malformed
+from gateway.http_connection import ClientConnection, budget_of_malformed
 from gateway.settings import Network
 
 BACKLOG = 1024
@@ -50,7 +50,7 @@ LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1"))
 log = logging.getLogger(__name__)
 
 
-class Place:
+class ListenerPlace:
     """What one accepted connection takes, from then on to its end."""
 
     __slots__ = ("address", "connection", "exempt", "handshake", "known", "refused", "since")
@@ -65,7 +65,7 @@ class Place:
         """Whether a valid key has come over it."""
         self.refused = False
         """Whether it is one too many: its request gets an error, and then it is closed."""
-        self.connection: Connection | None = None
+        self.connection: ClientConnection | None = None
         self.handshake: asyncio.Task[None] | None = None
 
     def abort(self) -> None:
@@ -90,11 +90,11 @@ class Listener:
         self.unread_s = unread_s
         """A client that reads nothing of an answer for so long is cut off."""
         self._proxies = proxies
-        self._open: set[Place] = set()
+        self._open: set[ListenerPlace] = set()
         self._by_address: Counter[str] = Counter()
         # Whose turn to leave it is comes first.
-        self._strangers: dict[Place, None] = {}
-        self._idle: dict[Place, None] = {}
+        self._strangers: dict[ListenerPlace, None] = {}
+        self._idle: dict[ListenerPlace, None] = {}
         self._sockets: list[socket.socket] = []
         # Accepted, and waits for room.
         self._held: tuple[socket.socket, Any] | None = None
@@ -195,7 +195,7 @@ class Listener:
         self._evict(first)
         return 0.0
 
-    def _evict(self, place: Place) -> None:
+    def _evict(self, place: ListenerPlace) -> None:
         self.evictions += 1
         if self.evictions & (self.evictions - 1) == 0:
             log.warning("Room is short: %d idle connections closed for newer ones", self.evictions)
@@ -204,7 +204,7 @@ class Listener:
 
     def _admit(self, accepted: socket.socket, address: str, now: float) -> None:
         """Give a new connection its place, be it only to be refused."""
-        place = Place(address, exempt=self._is_proxy(address), now=now)
+        place = ListenerPlace(address, exempt=self._is_proxy(address), now=now)
         share = self.most if place.exempt else max(1, self.most // 2)
         if self.count >= self.most:
             oldest = [next(iter(places)) for places in (self._strangers, self._idle) if places]
@@ -231,12 +231,12 @@ class Listener:
         accepted.setblocking(False)
         place.handshake = self._loop.create_task(self._greet(accepted, place), name="connection")
 
-    async def _greet(self, accepted: socket.socket, place: Place) -> None:
+    async def _greet(self, accepted: socket.socket, place: ListenerPlace) -> None:
         """Shake hands, where TLS asks for it; a connection that fails at it gives its place back."""
         times = {} if self._tls is None else {"ssl_handshake_timeout": HANDSHAKE_S}
         try:
             await self._loop.connect_accepted_socket(
-                lambda: Connection(self, place, self._server, self._loop), accepted, ssl=self._tls, **times
+                lambda: ClientConnection(self, place, self._server, self._loop), accepted, ssl=self._tls, **times
             )
         except asyncio.CancelledError:
             accepted.close()
@@ -248,7 +248,7 @@ class Listener:
         finally:
             place.handshake = None
 
-    def _count_handshake(self, error: Exception, place: Place) -> None:
+    def _count_handshake(self, error: Exception, place: ListenerPlace) -> None:
         kind = "timeout" if isinstance(error, TimeoutError | ConnectionAbortedError) else "failed"
         self.failed_handshakes[kind] += 1
         count = self.failed_handshakes.total()
@@ -257,18 +257,18 @@ class Listener:
 
     # -- what becomes of connections ---------------------------------------
 
-    def mark_busy(self, place: Place) -> None:
+    def mark_busy(self, place: ListenerPlace) -> None:
         """A request runs."""
         self._idle.pop(place, None)
 
-    def mark_known(self, place: Place) -> None:
+    def mark_known(self, place: ListenerPlace) -> None:
         """A valid key came over it."""
         if not place.known and not place.refused and place in self._open:
             place.known = True
             self._strangers.pop(place, None)
             self._end_pause()
 
-    def mark_idle(self, place: Place) -> None:
+    def mark_idle(self, place: ListenerPlace) -> None:
         """Its answer is sent."""
         if place not in self._open or place.refused:
             return
@@ -277,7 +277,7 @@ class Listener:
         waiting.pop(place, None)
         waiting[place] = None
 
-    def remove_connection(self, place: Place) -> None:
+    def remove_connection(self, place: ListenerPlace) -> None:
         """It is closed. Twice is once."""
         if place not in self._open:
             return

@@ -14,7 +14,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from gateway.access.connection import client_address
 from gateway.access.gate import guard
 from gateway.access.keys import masked
-from gateway.context import ANSWERS, GENERATED, REDACT, REQUEST_ID
+from gateway.context import GENERATION_STATS, REDACT, REQUEST_ID, RESPONSE_COUNTS
 from gateway.dispatch.stream import JobFailed
 from gateway.errors import ApiError
 from gateway.http_connection import of_request, respond
@@ -64,7 +64,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         duration_s = time.perf_counter() - started
         # A client may invent methods: what is not ours has one name, or the counts would grow without bound.
         route = (operation.path, operation.method) if operation is not None else ("other", "other")
-        request.app[ANSWERS][(*route, status)] += 1
+        request.app[RESPONSE_COUNTS][(*route, status)] += 1
         _report_generation(request, duration_s)
         fields = {"method": request.method, "status": status, "duration_s": round(duration_s, 6)}
         logger.log(
@@ -132,7 +132,7 @@ def _http_refusal(request: web.Request, error: web.HTTPException) -> web.StreamR
 
 
 def _report_generation(request: web.Request, duration_s: float) -> None:
-    generated = request.get(GENERATED)
+    generated = request.get(GENERATION_STATS)
     if generated is None:
         return
     words, chars = generated.count()

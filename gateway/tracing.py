@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from gateway.context import REQUEST_ID
-from gateway.dispatch.flight import Flight
+from gateway.dispatch.flight import JobState
 from gateway.logs import TRACE
 from protocol.messages import Usage
 
@@ -54,7 +54,7 @@ class Tracing:
 
         return traced
 
-    def job_ended(self, flight: Flight) -> None:
+    def job_ended(self, flight: JobState) -> None:
         """Write what became of a job, below the span of the request that asked for it: each wait, each attempt."""
         shift = time.time_ns() - int(self._clock() * NS)
 

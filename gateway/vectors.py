@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-Key = str | tuple[int, ...] | bytes
+CacheKey = str | tuple[int, ...] | bytes
 """One input: a text, token ids, or the digest of an image (and of the text that goes with it)."""
 Vector = tuple[bytes, int]
 """Base64 of little-endian float32, and the tokens that the input had."""
@@ -31,7 +31,7 @@ class CacheCounts:
     expired: int = 0
 
 
-class VectorCache:
+class EmbeddingCache:
     """All cached vectors. A capacity of 0 keeps none."""
 
     def __init__(
@@ -43,7 +43,7 @@ class VectorCache:
         self._capacity_entries = capacity_entries
         self.ttl_s = ttl_s
         self._clock = clock
-        self._entries: OrderedDict[tuple[bytes, Key | bytes], tuple[bytes, int, float]] = OrderedDict()
+        self._entries: OrderedDict[tuple[bytes, CacheKey | bytes], tuple[bytes, int, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -53,7 +53,7 @@ class VectorCache:
         """What inputs are looked up in: `parts` name the tenant, the model, its revision, and the options."""
         return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
-    def find_vectors(self, space: bytes, keys: Sequence[Key]) -> list[Vector | None]:
+    def find_vectors(self, space: bytes, keys: Sequence[CacheKey]) -> list[Vector | None]:
         """What is known of `keys`, in order. The hot path."""
         entries, now = self._entries, self._clock()
         get, touch = entries.get, entries.move_to_end
@@ -75,7 +75,7 @@ class VectorCache:
         self.counts.hits += len(found) - misses
         return found
 
-    def store_vector(self, space: bytes, key: Key, vector: Vector) -> None:
+    def store_vector(self, space: bytes, key: CacheKey, vector: Vector) -> None:
         """Remember a vector, at the price of those that were not asked for the longest."""
         place = (space, key if len(key) <= LONG_CHARS else _digest(key))
         size = _size(place, vector[0])
@@ -94,16 +94,16 @@ class VectorCache:
         self._entries.clear()
         self.used_bytes = 0
 
-    def _drop(self, place: tuple[bytes, Key | bytes]) -> None:
+    def _drop(self, place: tuple[bytes, CacheKey | bytes]) -> None:
         self.used_bytes -= _size(place, self._entries.pop(place)[0])
 
 
-def _digest(key: Key) -> bytes:
+def _digest(key: CacheKey) -> bytes:
     # Shorter than the digests that are keys themselves: the two can't meet.
     data = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else array("q", key).tobytes()
     return hashlib.blake2b(data, digest_size=24, person=b"text" if isinstance(key, str) else b"ids").digest()
 
 
-def _size(place: tuple[bytes, Key | bytes], data: bytes) -> int:
+def _size(place: tuple[bytes, CacheKey | bytes], data: bytes) -> int:
     # Four bytes a letter: what Python may need for it.
     return ENTRY_BYTES + len(data) + len(place[1]) * (1 if isinstance(place[1], bytes) else 4)

@@ -45,7 +45,7 @@ from protocol.messages import (
     Vectors,
 )
 from worker.loop import Command, Reset, Stop
-from worker.reception import Reception
+from worker.reception import Preprocessor
 
 log = logging.getLogger("worker")
 
@@ -55,7 +55,7 @@ SEND_BUFFER_MESSAGES = 100_000
 """High-water mark towards the gateway. Real bound: the rows that a worker admits; this only must never be met first."""
 
 
-class Link:
+class GatewayLink:
     """Speaks for one worker process. `send` may be called from any thread."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Link:
         ready: Callable[[], Ready | None],
         beat: Callable[[], Beat],
         command: Callable[[Command], None],
-        reception: Callable[[], Reception],
+        reception: Callable[[], Preprocessor],
         failed: Callable[[], None],
     ) -> None:
         """`failed` is called, on the link's thread, where it can't go on: nobody would hear of this process again."""

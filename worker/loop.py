@@ -9,9 +9,9 @@ import msgspec
 
 from protocol.errors import Code
 from protocol.messages import Cancel, ClearCaches, Done, Failed, State, ToGateway, Vectors
-from worker.engines.base import Counting, Engine, Keeper
-from worker.pulse import Pulse
-from worker.reception import Admit
+from worker.engines.base import CacheOwner, Counting, Engine
+from worker.pulse import StepClock
+from worker.reception import Admitted
 
 log = logging.getLogger("worker")
 
@@ -31,7 +31,7 @@ class Stop(msgspec.Struct, frozen=True):
 PROVEN_STEPS = 8
 """An engine that has stepped so often since it was ready, or finished a job, does not die of being started."""
 
-Command = Admit | Cancel | ClearCaches | Reset | Stop
+Command = Admitted | Cancel | ClearCaches | Reset | Stop
 
 
 class Loop:
@@ -41,7 +41,7 @@ class Loop:
         self,
         *,
         engine: Engine,
-        pulse: Pulse,
+        pulse: StepClock,
         send: Callable[[int, Sequence[ToGateway]], None],
         proven: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
@@ -94,13 +94,13 @@ class Loop:
 
     def _obey(self, command: Command) -> None:
         match command:
-            case Admit():
+            case Admitted():
                 self._admit(command)
             case Cancel():
                 if self._aboard.get(command.job) == command.attempt:
                     self._cancel(command)
             case ClearCaches():
-                if isinstance(self._engine, Keeper):
+                if isinstance(self._engine, CacheOwner):
                     self._engine.forget()
             case Reset():
                 for job in tuple(self._aboard):
@@ -116,7 +116,7 @@ class Loop:
         if self._engine.cancel(command.job):
             self._emit([Failed(command.job, command.attempt, Code.CANCELLED, "cancelled", usage=usage)])
 
-    def _admit(self, command: Admit) -> None:
+    def _admit(self, command: Admitted) -> None:
         if command.epoch != self._epoch:
             return
         if self._deadline is not None:

@@ -3,7 +3,7 @@
 import msgspec
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How patient to be. Seconds and counts.
 
     `delays_s` are the waits before the starts that follow each other's failures; the last one repeats.

@@ -22,12 +22,12 @@ import msgspec
 from protocol.address import endpoint
 from protocol.messages import Announce, Beat, Ready, State
 from worker.config import BUILT_IN_ENGINES, WorkerConfig, tail
-from worker.engines.base import Engine, EngineLoadError, Keeper
+from worker.engines.base import CacheOwner, Engine, EngineLoadError
 from worker.hub import commit_of
-from worker.link import Link
+from worker.link import GatewayLink
 from worker.loop import Loop, Stop
-from worker.pulse import IS_PROVEN, IS_READY, PREPARING, Pulse
-from worker.reception import Compiler, Reception
+from worker.pulse import IS_PROVEN, IS_READY, PREPARING, StepClock
+from worker.reception import Compiler, Preprocessor
 from worker.work import OwnWork
 
 log = logging.getLogger("worker")
@@ -49,11 +49,11 @@ class Process:
         self._uid = worker_uid
         self._created = int(time.time())
         self._ready: Ready | None = None
-        self._pulse = Pulse()
+        self._pulse = StepClock()
         self._work = OwnWork()
         self._progress = 0
         self._engine = engine_type(config)(config)
-        self._link = Link(
+        self._link = GatewayLink(
             endpoint=endpoint(config.run_dir),
             identity=f"{config.served_name}/{worker_uid}".encode(),
             announce=self._announce,
@@ -67,7 +67,7 @@ class Process:
         self._loop = Loop(
             engine=self._engine, pulse=self._pulse, send=self._link.send_messages, proven=lambda: self._tell(IS_PROVEN)
         )
-        self._reception = Reception(
+        self._reception = Preprocessor(
             prepare=self._engine.prepare,
             compiler=self._engine if isinstance(self._engine, Compiler) else None,
             admit=self._loop.inbox.put,
@@ -92,7 +92,7 @@ class Process:
             log.exception("the engine failed; its process ends and a new one takes over")
             self._link.close("engine failure")
             return EXIT_CRASH
-        if isinstance(self._engine, Keeper):
+        if isinstance(self._engine, CacheOwner):
             self._engine.close(CLOSE_S)
         self._pulse.enter_state(State.STOPPED)
         self._link.close("stopped")

@@ -27,7 +27,7 @@ class PulseReading(NamedTuple):
     moved_at: float
 
 
-class Pulse:
+class StepClock:
     """Proof of life of the engine's thread: a beat that carries it can't hide a dead engine loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

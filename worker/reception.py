@@ -35,7 +35,7 @@ from worker.turns import TenantTurns
 log = logging.getLogger("worker")
 
 
-class Admit(msgspec.Struct, frozen=True):
+class Admitted(msgspec.Struct, frozen=True):
     """A prepared job on its way to the engine loop."""
 
     epoch: int
@@ -48,7 +48,7 @@ DROPPED = object()
 """Came of a job that was cancelled."""
 
 
-class _Begun:
+class PendingJob:
     """A job in preparation: `pieces` is what is left to do of one that takes long."""
 
     __slots__ = ("buffers", "epoch", "job", "pieces")
@@ -74,7 +74,7 @@ class Compiler(Protocol):
         """The job has been prepared, or never will be: `ended` is called no more, what nobody waits for is given up."""
 
 
-class Reception:
+class Preprocessor:
     """Takes jobs from the link, gives prepared ones to the loop and answers to the outbox.
 
     What has to be compiled first waits at the compiler, so that nobody else waits for it.
@@ -85,15 +85,15 @@ class Reception:
         *,
         prepare: Callable[[ModelJob, Sequence[bytes]], Any],
         compiler: Compiler | None = None,
-        admit: Callable[[Admit], None],
+        admit: Callable[[Admitted], None],
         send: Callable[[int, Sequence[ToGateway]], None],
     ) -> None:
         self._prepare = prepare
         self._compiler = compiler
         self._admit = admit
         self._send = send
-        self._queue: queue.SimpleQueue[_Begun] = queue.SimpleQueue()
-        self._begun: TenantTurns[_Begun] = TenantTurns()
+        self._queue: queue.SimpleQueue[PendingJob] = queue.SimpleQueue()
+        self._begun: TenantTurns[PendingJob] = TenantTurns()
         self._lock = threading.Lock()
         self._waiting: dict[tuple[int, int, int], Job] = {}
         self._elsewhere: dict[tuple[int, int, int], Future[Any]] = {}
@@ -111,7 +111,7 @@ class Reception:
         """Queue a job, and the raw frames that came with it, for preparation. Never blocks."""
         with self._lock:
             self._waiting[epoch, job.job, job.attempt] = job
-        begun = _Begun(epoch, job, buffers)
+        begun = PendingJob(epoch, job, buffers)
         if self._compiler is None or not isinstance(job, GenerateJob):
             self._queue.put(begun)
             return
@@ -157,7 +157,7 @@ class Reception:
             else:
                 self._pass_on(begun, outcome)
 
-    def _await(self, begun: _Begun, pending: Future[Any]) -> None:
+    def _await(self, begun: PendingJob, pending: Future[Any]) -> None:
         """Go on with a job once `pending` is done; where the job is cancelled, `pending` is, too."""
         key = (begun.epoch, begun.job.job, begun.job.attempt)
         with self._lock:
@@ -174,7 +174,7 @@ class Reception:
         if not wanted:
             pending.cancel()
 
-    def _go_on(self, begun: _Begun, error: JobError | None) -> None:
+    def _go_on(self, begun: PendingJob, error: JobError | None) -> None:
         """What a job had to wait for was compiled, or could not be."""
         if error is None:
             self._queue.put(begun)
@@ -194,7 +194,7 @@ class Reception:
                 return
             self._begun.add_item(begun.job.tenant, begun)
 
-    def _pass_on(self, begun: _Begun, outcome: Any) -> None:
+    def _pass_on(self, begun: PendingJob, outcome: Any) -> None:
         key = (begun.epoch, begun.job.job, begun.job.attempt)
         # Taken out and passed on under the lock: a cancel comes either before or after, never between.
         with self._lock:
@@ -204,17 +204,17 @@ class Reception:
                 case Tokens() | Text() | Vectors() | Scores() | Failed():
                     self._send(begun.epoch, [outcome])
                 case prepared:
-                    self._admit(Admit(begun.epoch, begun.job.job, begun.job.attempt, prepared))
+                    self._admit(Admitted(begun.epoch, begun.job.job, begun.job.attempt, prepared))
         self._drop(begun.job)
 
-    def _outcome(self, begun: _Begun) -> Any:
+    def _outcome(self, begun: PendingJob) -> Any:
         """What came of the next piece of a job; None: there is more to do."""
         job = begun.job
         if (begun.epoch, job.job, job.attempt) not in self._waiting:
             return DROPPED
         return _tried(job, lambda: self._piece(begun))
 
-    def _piece(self, begun: _Begun) -> Any:
+    def _piece(self, begun: PendingJob) -> Any:
         if begun.pieces is None:
             prepare: Any = _compare if isinstance(begun.job, SimilarityJob) else self._prepare
             prepared = prepare(begun.job, begun.buffers)

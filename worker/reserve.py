@@ -15,7 +15,7 @@ from typing import Protocol
 from worker.child import Child
 from worker.config import WorkerConfig, engine_environment
 from worker.pulse import GO, IS_PROVEN, IS_READY, IS_SPARE
-from worker.watch import BecameReady, Event, Exited, Proven
+from worker.watch import BecameHealthy, BecameReady, Event, Exited
 
 log = logging.getLogger("worker.supervisor")
 
@@ -26,7 +26,7 @@ Command = Callable[..., Sequence[str]]
 """Makes an engine's argument list: see `worker.launch.engine_command`."""
 
 
-class Owner(Protocol):
+class SpareOwner(Protocol):
     """Whose engine a process is."""
 
     def on_event(self, event: Event) -> None:
@@ -42,7 +42,7 @@ class EngineProcess:
         *,
         command: Command,
         preload: Path | None,
-        owner: Owner | None,
+        owner: SpareOwner | None,
         heard: "Callable[[EngineProcess, Event], None]",
     ) -> None:
         """Start it. `heard` is called on threads of the child's own. Raises `OSError`."""
@@ -60,15 +60,15 @@ class EngineProcess:
         if word == IS_READY:
             heard(self, BecameReady(self.uid))
         elif word == IS_PROVEN:
-            heard(self, Proven(self.uid))
+            heard(self, BecameHealthy(self.uid))
         elif word == IS_SPARE and self.owner is None:
             log.info("process %d is ready to take over from the engine", self.child.pid)
 
 
-class Reserve:
+class SparePool:
     """At most one spare process, for whichever engine dies first."""
 
-    def __init__(self, make: Callable[[Owner | None], EngineProcess], *, wanted: bool) -> None:
+    def __init__(self, make: Callable[[SpareOwner | None], EngineProcess], *, wanted: bool) -> None:
         self._make = make
         self._wanted = wanted
         self.due = math.inf
@@ -91,7 +91,7 @@ class Reserve:
         except OSError as error:
             self._lost(f"could not be started ({error})")
 
-    def process_for(self, owner: Owner) -> EngineProcess:
+    def process_for(self, owner: SpareOwner) -> EngineProcess:
         """The spare, if it is still there, else a new process. Raises `OSError`."""
         spare, self._spare = self._spare, None
         self.due = math.inf

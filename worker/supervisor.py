@@ -24,8 +24,8 @@ from protocol.messages import EndEngine, Hello, KillEngine, StartEngine, Supervi
 from worker.blas import ADVICE, find_openblas
 from worker.config import WorkerConfig, honcho_process
 from worker.launch import engine_command
-from worker.reserve import Command, EngineProcess, Owner, Reserve
-from worker.unit import BEAT_S, Unit
+from worker.reserve import Command, EngineProcess, SpareOwner, SparePool
+from worker.unit import BEAT_S, EngineSlot
 from worker.watch import (
     BecameReady,
     Begin,
@@ -33,7 +33,7 @@ from worker.watch import (
     Event,
     Exited,
     KillAsked,
-    Policy,
+    RestartPolicy,
     StopAsked,
     Tick,
     WakeAsked,
@@ -48,7 +48,7 @@ MOST_UNITS = 64
 """Engines beside each other at most, whatever the gateway says."""
 
 
-class Post:
+class GatewayConnection:
     """The supervisor's end of the wire: one DEALER, one thread, nothing ever waits."""
 
     def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, model: str) -> None:
@@ -106,7 +106,7 @@ class Supervisor:
     """Runs one engine, again and again, and as many beside it as it is asked to, until a signal tells it to leave."""
 
     def __init__(
-        self, config: WorkerConfig, *, command: Command = engine_command, policy: Policy | None = None
+        self, config: WorkerConfig, *, command: Command = engine_command, policy: RestartPolicy | None = None
     ) -> None:
         self._config = config
         self._command = command
@@ -120,9 +120,9 @@ class Supervisor:
         self._ancestry = Ancestry() if honcho_process() else None
         self._next_look = 0.0
         self._preload = find_openblas()
-        self._units: list[Unit] = []
-        self._posts: list[Post] = []
-        self._reserve = Reserve(self._make, wanted=config.spare)
+        self._units: list[EngineSlot] = []
+        self._posts: list[GatewayConnection] = []
+        self._reserve = SparePool(self._make, wanted=config.spare)
 
     def run(self) -> int:
         """Supervise until told to leave; returns the exit code. The main thread's, for its signals."""
@@ -154,14 +154,14 @@ class Supervisor:
         return 0
 
     def _add(self) -> None:
-        post = Post(self._context, endpoint(self._config.run_dir), self._config.served_name)
-        unit = Unit(self._config, tell=post.send_report, reserve=self._reserve, policy=self._policy)
+        post = GatewayConnection(self._context, endpoint(self._config.run_dir), self._config.served_name)
+        unit = EngineSlot(self._config, tell=post.send_report, reserve=self._reserve, policy=self._policy)
         self._units.append(unit)
         self._posts.append(post)
         self._poller.register(post.socket, zmq.POLLIN)
         unit.on_event(Begin())
 
-    def _make(self, owner: Owner | None) -> EngineProcess:
+    def _make(self, owner: SpareOwner | None) -> EngineProcess:
         return EngineProcess(self._config, command=self._command, preload=self._preload, owner=owner, heard=self._heard)
 
     def _patience_ms(self) -> int:
@@ -169,7 +169,7 @@ class Supervisor:
         due = min(self._reserve.due, *(unit.due for unit in self._units))
         return math.ceil(max(0.0, due - time.monotonic()) * 1000)
 
-    def _listen(self, unit: Unit, post: Post) -> None:
+    def _listen(self, unit: EngineSlot, post: GatewayConnection) -> None:
         for message in post.receive_orders():
             match message:
                 case Hello():

@@ -9,16 +9,16 @@ from typing import assert_never
 from protocol.messages import Supervision
 from worker.child import Child
 from worker.config import WorkerConfig
-from worker.reserve import Reserve
+from worker.reserve import SparePool
 from worker.watch import (
-    EngineWatch,
+    EngineLifecycle,
     Event,
     Instruction,
     Kill,
     Leave,
-    Policy,
+    Log,
     Report,
-    Say,
+    RestartPolicy,
     Spawned,
     SpawnFailed,
     Start,
@@ -33,7 +33,7 @@ RETRY_S = 0.1
 """How soon to speak again while no gateway is connected."""
 
 
-class Unit:
+class EngineSlot:
     """One engine process after the other. `tell` sends a report to the gateway, and says whether there is one."""
 
     def __init__(
@@ -41,11 +41,11 @@ class Unit:
         config: WorkerConfig,
         *,
         tell: Callable[[Supervision], bool],
-        reserve: Reserve,
-        policy: Policy | None,
+        reserve: SparePool,
+        policy: RestartPolicy | None,
     ) -> None:
         self.left = False
-        self.watch = EngineWatch(config.served_name, policy)
+        self.watch = EngineLifecycle(config.served_name, policy)
         self._config = config
         self._tell = tell
         self._reserve = reserve
@@ -100,7 +100,7 @@ class Unit:
                     self._child.kill()
             case Report():
                 self.report_now()
-            case Say():
+            case Log():
                 log.log(logging.ERROR if instruction.bad else logging.INFO, "%s", instruction.text)
             case Leave():
                 self.left = True

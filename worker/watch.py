@@ -10,7 +10,7 @@ from typing import assert_never
 import msgspec
 
 from protocol.messages import Watch
-from worker.policy import Policy as Policy
+from worker.policy import RestartPolicy as RestartPolicy
 
 EXIT_CONFIG = 2
 """Exit code of an engine that can't serve with these settings; trying again soon would change nothing."""
@@ -43,7 +43,7 @@ class BecameReady(msgspec.Struct, frozen=True):
     worker: str
 
 
-class Proven(msgspec.Struct, frozen=True):
+class BecameHealthy(msgspec.Struct, frozen=True):
     """The engine process `worker` has done work."""
 
     worker: str
@@ -88,7 +88,17 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 Event = (
-    Begin | Spawned | SpawnFailed | BecameReady | Proven | Exited | KillAsked | EndAsked | WakeAsked | StopAsked | Tick
+    Begin
+    | Spawned
+    | SpawnFailed
+    | BecameReady
+    | BecameHealthy
+    | Exited
+    | KillAsked
+    | EndAsked
+    | WakeAsked
+    | StopAsked
+    | Tick
 )
 
 
@@ -112,7 +122,7 @@ class Report(msgspec.Struct, frozen=True):
     """Something that the gateway should know has changed."""
 
 
-class Say(msgspec.Struct, frozen=True):
+class Log(msgspec.Struct, frozen=True):
     """A line for the log."""
 
     text: str
@@ -123,14 +133,14 @@ class Leave(msgspec.Struct, frozen=True):
     """The supervisor's work is done."""
 
 
-Instruction = Start | Terminate | Kill | Report | Say | Leave
+Instruction = Start | Terminate | Kill | Report | Log | Leave
 """Lines for the log come behind what matters: whoever reads them may have stopped reading."""
 
 
-class EngineWatch:
+class EngineLifecycle:
     """One engine's life, start after start."""
 
-    def __init__(self, name: str, policy: Policy | None = None) -> None:
+    def __init__(self, name: str, policy: RestartPolicy | None = None) -> None:
         self.phase = Watch.STARTING
         self.worker = ""
         self.pid = 0
@@ -143,7 +153,7 @@ class EngineWatch:
         self.deadline: float | None = None
         """When to call with a `Tick`, at the latest."""
         self._name = name
-        self._policy = policy or Policy()
+        self._policy = policy or RestartPolicy()
         self._started_at = 0.0
         self._ready_at: float | None = None
         self._failures = 0
@@ -168,7 +178,7 @@ class EngineWatch:
                 if event.worker == self.worker:
                     self._ready_at = now
                 return []
-            case Proven():
+            case BecameHealthy():
                 if event.worker == self.worker:
                     self._recovered()
                 return []
@@ -214,14 +224,14 @@ class EngineWatch:
         self._killed_for = None
         self._ending = None
         trial = " on trial: if it dies before it has done any work, the pause is repeated" if self._on_trial else ""
-        return [Report(), Say(f"{self._name}: engine started as process {event.pid}{trial}")]
+        return [Report(), Log(f"{self._name}: engine started as process {event.pid}{trial}")]
 
     def _exited(self, event: Exited, now: float) -> list[Instruction]:
         if event.worker != self.worker or not self.pid:
             return []
         pid, self.pid, self.exit_code, self.ended = self.pid, 0, event.code, ""
         if self.phase is Watch.DRAINING:
-            return [Report(), Say(f"{self._name}: engine process {pid} has ended; leaving"), Leave()]
+            return [Report(), Log(f"{self._name}: engine process {pid} has ended; leaving"), Leave()]
         if self._ending is not None:
             return self._ended_as_asked(self._ending)
         ran_s = now - self._started_at
@@ -231,7 +241,7 @@ class EngineWatch:
             return self._refused(event, now)
         self._config_failures = 0
         if event.code == 0 and ran_s >= self._policy.settled_s:
-            return [Say(f"{self._name}: engine process {pid} has ended as asked; starting a fresh one"), *self._start()]
+            return [Log(f"{self._name}: engine process {pid} has ended as asked; starting a fresh one"), *self._start()]
         self.ended = self._killed_for or f"it {_death(event.code, None).strip(',')}"
         what = f"process {pid} {_death(event.code, self._killed_for)} after {_span(ran_s)}"
         if event.last_line and event.code != -signal.SIGKILL:
@@ -268,7 +278,7 @@ class EngineWatch:
         self.phase = Watch.BACKOFF
         self.deadline = now + delay_s
         when = f"in {delay_s:g} s" if delay_s else "at once"
-        said: list[Instruction] = [Report(), Say(f"{self._name}: engine {what}; starting it again {when}", bad=True)]
+        said: list[Instruction] = [Report(), Log(f"{self._name}: engine {what}; starting it again {when}", bad=True)]
         return said if delay_s else said + self._start()
 
     def _pause(self, what: str, now: float) -> list[Instruction]:
@@ -276,13 +286,13 @@ class EngineWatch:
         self.deadline = now + self._policy.crash_pause_s
         self._crashes.clear()
         pause = f"no more starts for {self._policy.crash_pause_s:g} s, then one on trial"
-        return [Report(), Say(f"{self._name}: engine {what}; {pause}", bad=True)]
+        return [Report(), Log(f"{self._name}: engine {what}; {pause}", bad=True)]
 
     def _kill(self, event: KillAsked) -> list[Instruction]:
         if event.worker != self.worker or not self.pid:
             return []
         self._killed_for = event.reason
-        return [Kill(), Say(f"{self._name}: killing engine process {self.pid}: {event.reason}", bad=True)]
+        return [Kill(), Log(f"{self._name}: killing engine process {self.pid}: {event.reason}", bad=True)]
 
     def _end(self, event: EndAsked, now: float) -> list[Instruction]:
         if event.worker != self.worker or self.phase is Watch.DRAINING:
@@ -293,7 +303,7 @@ class EngineWatch:
         self.deadline = now + event.grace_s + self._policy.end_extra_s
         after = "a fresh one follows" if event.again else "none follows"
         return [
-            Say(
+            Log(
                 f"{self._name}: engine process {self.pid} is to end within {event.grace_s:g} s, {after}: {event.reason}"
             )
         ]
@@ -303,12 +313,12 @@ class EngineWatch:
             return [
                 Report(),
                 *self._start(),
-                Say(f"{self._name}: the engine has ended as asked; a fresh one is started"),
+                Log(f"{self._name}: the engine has ended as asked; a fresh one is started"),
             ]
         self.phase = Watch.DRAINING
         self.parked = True
         self.deadline = None
-        return [Report(), Say(f"{self._name}: the engine has ended as asked; none runs until one is asked for")]
+        return [Report(), Log(f"{self._name}: the engine has ended as asked; none runs until one is asked for")]
 
     def _wake(self) -> list[Instruction]:
         if not self.parked:
@@ -323,15 +333,15 @@ class EngineWatch:
         if self.phase is Watch.DRAINING:
             self._kill_sent = True
             self.deadline = now + self._policy.kill_s
-            return [Kill(), Say(f"{self._name}: {event.reason} again; killing the engine")]
+            return [Kill(), Log(f"{self._name}: {event.reason} again; killing the engine")]
         self.phase = Watch.DRAINING
         self.deadline = None
         if not self.pid:
-            return [Report(), Say(f"{self._name}: {event.reason}; no engine runs, leaving"), Leave()]
+            return [Report(), Log(f"{self._name}: {event.reason}; no engine runs, leaving"), Leave()]
         self.deadline = now + self._policy.drain_s
         self._killed_for = event.reason
         said = f"{self._name}: {event.reason}; the engine may finish what it can within {self._policy.drain_s:g} s"
-        return [Terminate(), Report(), Say(said)]
+        return [Terminate(), Report(), Log(said)]
 
     def _tick(self, now: float) -> list[Instruction]:
         if self.deadline is None or now < self.deadline:
@@ -349,17 +359,17 @@ class EngineWatch:
             case Watch.RUNNING:
                 self.deadline = None
                 self._killed_for = "it did not end in its grace"
-                return [Kill(), Say(f"{self._name}: engine process {self.pid} is not done; killing it")]
+                return [Kill(), Log(f"{self._name}: engine process {self.pid} is not done; killing it")]
             case _:
                 assert_never(self.watch)
 
     def _overdue(self, now: float) -> list[Instruction]:
         """The drain is over; a process that survives even its kill is stuck in the kernel and beyond us."""
         if self._kill_sent:
-            return [Say(f"{self._name}: engine process {self.pid} does not die; leaving it to the system"), Leave()]
+            return [Log(f"{self._name}: engine process {self.pid} does not die; leaving it to the system"), Leave()]
         self._kill_sent = True
         self.deadline = now + self._policy.kill_s
-        return [Kill(), Say(f"{self._name}: engine process {self.pid} is not done; killing it")]
+        return [Kill(), Log(f"{self._name}: engine process {self.pid} is not done; killing it")]
 
 
 def _death(code: int, killed_for: str | None) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 
 from gateway.access.audit import audit, close_audit, open_audit
-from gateway.access.journal import Journal
+from gateway.access.journal import RevocationJournal
 from gateway.access.keys import ID_CHARS
-from gateway.access.record import PERMISSIONS, BadKey, Key, Limits, new_key
+from gateway.access.record import PERMISSIONS, BadKey, Key, RateLimits, new_key
 from gateway.access.store import KeyStore, RevokedKey, UnknownKey
 from gateway.config import load
 from gateway.settings import ConfigError, names
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         store = KeyStore(folder, timeout_s=BUSY_S)
         audit_file = open_audit(folder)
         try:
-            Journal(folder).write_pending(store, {})
+            RevocationJournal(folder).write_pending(store, {})
             options.run(store, options)
         finally:
             close_audit(audit_file)
@@ -71,7 +71,7 @@ def _note(folder: Path, key_id: str) -> int:
     if re.fullmatch(rf"[0-9A-Za-z]{{{ID_CHARS}}}", key_id) is None:
         return 1
     try:
-        Journal(folder).write_revocation(key_id, time.time())
+        RevocationJournal(folder).write_revocation(key_id, time.time())
     except OSError as error:
         print(f"keys: nor can the journal: {error}", file=sys.stderr)
         return 1
@@ -176,9 +176,11 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
         fields["models"] = names(options.models)
     if options.expires is not None:
         fields["expires_at"] = None if options.expires == "never" else time.time() + span(options.expires)
-    limits = {name: getattr(options, name) for name in Limits.__struct_fields__ if getattr(options, name) is not None}
+    limits = {
+        name: getattr(options, name) for name in RateLimits.__struct_fields__ if getattr(options, name) is not None
+    }
     if limits:
-        fields["limits"] = Limits(**limits)
+        fields["limits"] = RateLimits(**limits)
     return fields
 
 

@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from gateway.access.journal import Journal
+from gateway.access.journal import RevocationJournal
 from gateway.access.keyring import Keyring
 from gateway.access.record import Key
 from gateway.access.store import KEPT_MINUTES, KeyStore, UnknownKey
-from gateway.access.usage import Usage
+from gateway.access.usage import UsageLedger
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +39,14 @@ Kept = Literal["database", "journal", "memory"]
 """Where a revocation is by now. One that is in memory alone does not survive a restart."""
 
 
-class Unavailable(Exception):
+class KeysUnavailable(Exception):
     """The database can't be written at the moment."""
 
 
-class Custody:
+class KeySync:
     """The keys of one gateway, on disk and in memory."""
 
-    def __init__(self, folder: Path, keyring: Keyring, usage: Usage, *, look_s: float = LOOK_S) -> None:
+    def __init__(self, folder: Path, keyring: Keyring, usage: UsageLedger, *, look_s: float = LOOK_S) -> None:
         self.keyring = keyring
         self.usage = usage
         self.trouble: str | None = None
@@ -56,7 +56,7 @@ class Custody:
         self._look_s = look_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="keys")
         self._store: KeyStore | None = None
-        self._journal = Journal(folder)
+        self._journal = RevocationJournal(folder)
         self._identity = ""
         """Which database was read; empty before the first."""
         self._seen = -1
@@ -133,7 +133,7 @@ class Custody:
             key, kept, failure = await self._run(write, lambda done: self._apply_revoked(filter(None, done[:1])))
         except (sqlite3.Error, OSError) as error:
             self._alarm(error)
-            raise Unavailable(str(error)) from error
+            raise KeysUnavailable(str(error)) from error
         if failure is not None:
             self._alarm(failure)
             log.error("The key %s is revoked here, but that is in the %s alone yet: %s", key_id, kept, failure)
@@ -148,7 +148,7 @@ class Custody:
             found = await self._run(lambda: self._checked().read_keys())
         except (sqlite3.Error, OSError) as error:
             self._alarm(error)
-            raise Unavailable(str(error)) from error
+            raise KeysUnavailable(str(error)) from error
         return [self.keyring.as_known(key) for key in found]
 
     async def _look_for_ever(self) -> None:
@@ -254,7 +254,7 @@ class Custody:
             return await self._run(write, lambda made: self.keyring.put_key(made[0]))
         except (sqlite3.Error, OSError) as error:
             self._alarm(error)
-            raise Unavailable(str(error)) from error
+            raise KeysUnavailable(str(error)) from error
 
     async def _run(self, work: Callable[[], T], then: Callable[[T], None] | None = None) -> T:
         """Do `work` in the thread, and `then` with its result on the event loop, before this returns."""

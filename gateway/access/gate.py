@@ -14,20 +14,20 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from gateway.access.connection import Connections, client_address
-from gateway.access.guesses import Guesses
+from gateway.access.guesses import LoginGuesses
 from gateway.access.keyring import ANYBODY, Caller, Keyring
-from gateway.access.limits import Left
-from gateway.access.meter import Meter, Refused, Reservation
+from gateway.access.limits import Remaining
+from gateway.access.meter import LimitRefusal, RateLimiter, Reservation
 from gateway.access.price import Work, ours
 from gateway.access.record import MASTER, METERED, OPEN
-from gateway.access.usage import Usage
+from gateway.access.usage import UsageLedger
 from gateway.errors import ApiError
 from gateway.http_connection import invite_body, of_request
 from gateway.logs import LineBudget
 from gateway.openapi import ROUTES
 
 if TYPE_CHECKING:
-    from gateway.access.shared import Place, SharedLimits, Verdict
+    from gateway.access.shared import LimitDecision, LimitEntry, RedisLimits
     from gateway.openapi import Operation
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,9 @@ class Gate:
         *,
         auth: bool,
         keyring: Keyring,
-        usage: Usage,
+        usage: UsageLedger,
         connections: Connections | None = None,
-        shared: "SharedLimits | None" = None,
+        shared: "RedisLimits | None" = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -61,7 +61,7 @@ class Gate:
         self.clock_ns = clock_ns
         self.refused: Counter[str] = Counter()
         """How often each error code was the answer here."""
-        self.guesses = Guesses(lambda: clock_ns() / 1e9)
+        self.guesses = LoginGuesses(lambda: clock_ns() / 1e9)
         self._wall = wall
         self._login_lines = LineBudget(burst=20, period_s=1.0)
 
@@ -111,7 +111,7 @@ class Gate:
             wanted = " or ".join(f"'{name}'" for name in operation.access)
             raise self._refusal("insufficient_permissions", f"The API key lacks the permission {wanted}.")
 
-    def limit_error(self, refused: Refused, subject: str) -> ApiError:
+    def limit_error(self, refused: LimitRefusal, subject: str) -> ApiError:
         """What a caller over a limit is told."""
         wait_s = refused.wait_ns / 1e9
         words = f"Rate limit reached for {subject}." + (f" Try again in {wait_s:.3f} s." if wait_s else "")
@@ -125,7 +125,7 @@ class Gate:
         return error
 
 
-class Ticket:
+class RequestQuota:
     """One metered request: what was taken for it, and what of that was spent."""
 
     def __init__(self, gate: Gate, caller: Caller) -> None:
@@ -134,8 +134,8 @@ class Ticket:
         self._reserved: Reservation | None = None
         self._running = False
         # Where gateways share limits: as what this request is known there, and what was last said of it.
-        self._place: Place | None = None
-        self._verdict: Verdict | None = None
+        self._place: LimitEntry | None = None
+        self._verdict: LimitDecision | None = None
 
     async def start_request(self) -> None:
         """Raises `ApiError` (429)."""
@@ -167,7 +167,7 @@ class Ticket:
 
     async def reserve_tokens(self, tokens: int) -> None:
         """Take tokens for what the request may cost, once. Raises `ApiError` (429)."""
-        found: Reservation | Refused
+        found: Reservation | LimitRefusal
         verdict = None
         if self._place is not None and self._gate.shared is not None:
             verdict = await self._gate.shared.reserve_tokens(self._place, tokens)
@@ -176,7 +176,7 @@ class Ticket:
             found = verdict.refused or Reservation(())
         else:
             found = self._meter.reserve_tokens(tokens, self._gate.clock_ns())
-        if isinstance(found, Refused):
+        if isinstance(found, LimitRefusal):
             error = self._gate.limit_error(found, "tokens")
             error.more_headers["x-ratelimit-reset-tokens"] = duration(found.wait_ns)
             raise error
@@ -207,13 +207,13 @@ class Ticket:
         return _left("requests", meter.requests_left(now)) | _left("tokens", meter.tokens_left(now))
 
     @property
-    def _meter(self) -> Meter:
+    def _meter(self) -> RateLimiter:
         return self._gate.usage.limiter_for(self._caller)
 
 
 GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
-TICKET: web.RequestKey[Ticket] = web.RequestKey("ticket", Ticket)
+TICKET: web.RequestKey[RequestQuota] = web.RequestKey("ticket", RequestQuota)
 """Only on requests that are metered, as is the next one."""
 WORK: web.RequestKey[Work] = web.RequestKey("work", Work)
 
@@ -242,7 +242,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         gate.usage.count_use(caller.id)
         await invite_body(request)
         return await handler(request)
-    ticket = request[TICKET] = Ticket(gate, caller)
+    ticket = request[TICKET] = RequestQuota(gate, caller)
     work = request[WORK] = Work()
     try:
         await ticket.start_request()
@@ -287,7 +287,7 @@ def duration(ns: int) -> str:
     return f"{minutes}m{seconds}" if minutes else seconds
 
 
-def _left(family: str, left: Left | None) -> dict[str, str]:
+def _left(family: str, left: Remaining | None) -> dict[str, str]:
     if left is None:
         return {}
     return {

@@ -1,7 +1,7 @@
 """What the holder of one key may give to another: nothing that it does not have itself. Pure."""
 
 from gateway.access.keyring import Caller
-from gateway.access.record import EVERYTHING, Key, Limits
+from gateway.access.record import EVERYTHING, Key, RateLimits
 
 
 class NotGranted(Exception):
@@ -12,7 +12,7 @@ class NotGranted(Exception):
         self.field = field
 
 
-def check_grant(caller: Caller, key: Key, defaults: Limits) -> None:
+def check_grant(caller: Caller, key: Key, defaults: RateLimits) -> None:
     """Raise `NotGranted` where `key` may do anything that `caller` may not, or more of it, or for longer.
 
     `defaults` are the limits of keys that have none of their own; they bind no caller in what it gives.
@@ -34,5 +34,5 @@ def check_grant(caller: Caller, key: Key, defaults: Limits) -> None:
 
 def _bounds(caller: Caller) -> dict[str, int]:
     """The limits that a caller was given; 0 is none."""
-    found = {name: getattr(caller.limits, name) for name in Limits.__struct_fields__}
+    found = {name: getattr(caller.limits, name) for name in RateLimits.__struct_fields__}
     return {name: value for name, value in found.items() if value}

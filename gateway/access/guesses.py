@@ -41,7 +41,7 @@ class Record:
     texts: deque[bytes] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
 
-class Guesses:
+class LoginGuesses:
     """What failed lately, from where. `clock`: seconds that only grow."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

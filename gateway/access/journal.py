@@ -31,7 +31,7 @@ _RECORD = re.compile(rb"(([0-9A-Za-z]{8}) (\d{1,12}\.\d{3})) ([0-9a-f]{8}) *\n")
 _FREE = b" " * (RECORD_BYTES - 1) + b"\n"
 
 
-class Journal:
+class RevocationJournal:
     """The file of one folder. Every call may raise `OSError`."""
 
     def __init__(self, folder: Path) -> None:

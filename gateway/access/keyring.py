@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from gateway.access.keys import digest, id_of
-from gateway.access.record import EVERYTHING, MASTER, UNLIMITED, Key, Limits
+from gateway.access.record import EVERYTHING, MASTER, UNLIMITED, Key, RateLimits
 
 Refusal = Literal["invalid", "revoked", "expired", "unavailable"]
 
@@ -19,7 +19,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     permissions: frozenset[str]
     models: frozenset[str] = frozenset()
-    limits: Limits = UNLIMITED
+    limits: RateLimits = UNLIMITED
     tenant: str = ""
     expires_at: float | None = None
 

@@ -19,7 +19,7 @@ HOUR_NS = 60 * MINUTE_NS
 DAY_NS = 24 * HOUR_NS
 
 
-class Left(msgspec.Struct, frozen=True):
+class Remaining(msgspec.Struct, frozen=True):
     """One bound: its size, what is left of it, and after how long one more than that is."""
 
     limit: int
@@ -44,13 +44,13 @@ class Burst:
         """Let one in."""
         self._empty_at = max(now, self._empty_at) + self._interval_ns
 
-    def read_remaining(self, now: int) -> Left:
+    def read_remaining(self, now: int) -> Remaining:
         """What it would let in now."""
         filled_ns = self._empty_at - now
         if filled_ns <= 0:
-            return Left(self.limit, self.limit, 0)
+            return Remaining(self.limit, self.limit, 0)
         remaining = max(0, self.limit - -(-filled_ns // self._interval_ns))
-        return Left(self.limit, remaining, max(0, filled_ns - (self.limit - remaining - 1) * self._interval_ns))
+        return Remaining(self.limit, remaining, max(0, filled_ns - (self.limit - remaining - 1) * self._interval_ns))
 
 
 class RequestLog:
@@ -84,7 +84,7 @@ class RequestLog:
             self._times[self._next] = now
             self._next = (self._next + 1) % self._size
 
-    def read_remaining(self, now: int) -> list[Left]:
+    def read_remaining(self, now: int) -> list[Remaining]:
         """Each window."""
         return [self._left(limit, span, now) for limit, span in self._windows]
 
@@ -97,7 +97,7 @@ class RequestLog:
         span = max((span for _, span in self._windows), default=0)
         return not self._times or self._times[self._next - 1] + span <= now
 
-    def _left(self, limit: int, span: int, now: int) -> Left:
+    def _left(self, limit: int, span: int, now: int) -> Remaining:
         low, high = 0, min(limit, len(self._times))
         # How many of the newest are younger than the span: the times only grow.
         while low < high:
@@ -107,7 +107,7 @@ class RequestLog:
             else:
                 high = middle - 1
         reset_ns = self._times[self._next - low] + span - now if low else 0
-        return Left(limit, limit - low, reset_ns)
+        return Remaining(limit, limit - low, reset_ns)
 
 
 class TokenBucket:
@@ -138,11 +138,11 @@ class TokenBucket:
         self._drain(now)
         self._used = max(0, self._used + (spent - taken) * self._span_ns)
 
-    def read_remaining(self, now: int) -> Left:
+    def read_remaining(self, now: int) -> Remaining:
         """What could be taken now."""
         self._drain(now)
         remaining = max(0, (self.limit * self._span_ns - self._used) // self._span_ns)
-        return Left(self.limit, remaining, 0 if remaining == self.limit else self.wait_ns(remaining + 1, now))
+        return Remaining(self.limit, remaining, 0 if remaining == self.limit else self.wait_ns(remaining + 1, now))
 
     def adopt_debt(self, other: "TokenBucket") -> None:
         """Take over what another bucket of the same span has handed out."""

@@ -11,14 +11,14 @@ from gateway.access.limits import (
     SECOND_NS,
     Burst,
     Family,
-    Left,
+    Remaining,
     RequestLog,
     TokenBucket,
 )
-from gateway.access.record import Limits
+from gateway.access.record import RateLimits
 
 
-class Refused(msgspec.Struct, frozen=True):
+class LimitRefusal(msgspec.Struct, frozen=True):
     """No, and how long to wait; 0 where nobody can tell."""
 
     family: Family
@@ -31,12 +31,12 @@ class Reservation(msgspec.Struct, frozen=True):
     taken: tuple[int, ...]
 
 
-class Meter:
+class RateLimiter:
     """What one key has used. `limits` holds no None here; 0 is no bound. Times are monotonic nanoseconds."""
 
-    def __init__(self, limits: Limits, before: "Meter | None" = None) -> None:
+    def __init__(self, limits: RateLimits, before: "RateLimiter | None" = None) -> None:
         self.limits = limits
-        self.asked: Limits | None = None
+        self.asked: RateLimits | None = None
         """The key's own limits, from which these were made."""
         self.running: int = before.running if before else 0
         interval_ns = -(-MINUTE_NS // limits.rpm) if limits.rpm else SECOND_NS // max(1, limits.burst or 0)
@@ -64,15 +64,15 @@ class Meter:
             for bucket in self._buckets.values():
                 bucket.settle_tokens(0, tokens, time)
 
-    def start_request(self, now: int) -> Refused | None:
+    def start_request(self, now: int) -> LimitRefusal | None:
         """Let a request in, until `end`; or say why not."""
         if self.limits.parallel and self.running >= self.limits.parallel:
-            return Refused("parallel", 0)
+            return LimitRefusal("parallel", 0)
         wait_ns = self._log.wait_ns(now)
         if self._burst is not None:
             wait_ns = max(wait_ns, self._burst.wait_ns(now))
         if wait_ns:
-            return Refused("requests", wait_ns)
+            return LimitRefusal("requests", wait_ns)
         self.count_request(now)
         return None
 
@@ -92,11 +92,11 @@ class Meter:
         """A request that was let in is over."""
         self.running -= 1
 
-    def reserve_tokens(self, tokens: int, now: int) -> Reservation | Refused:
+    def reserve_tokens(self, tokens: int, now: int) -> Reservation | LimitRefusal:
         """Take tokens from every bucket, or from none."""
         wait_ns = max((bucket.wait_ns(tokens, now) for bucket in self._buckets.values()), default=0)
         if wait_ns:
-            return Refused("tokens", wait_ns)
+            return LimitRefusal("tokens", wait_ns)
         return Reservation(tuple(bucket.take_tokens(tokens, now) for bucket in self._buckets.values()))
 
     def settle_tokens(self, reserved: Reservation | None, spent: int, now: int) -> None:
@@ -105,14 +105,14 @@ class Meter:
         for bucket, part in zip(self._buckets.values(), taken, strict=True):
             bucket.settle_tokens(part, spent, now)
 
-    def requests_left(self, now: int) -> Left | None:
+    def requests_left(self, now: int) -> Remaining | None:
         """The tightest bound on requests; None without any."""
         bounds = self._log.read_remaining(now)
         if self._burst is not None:
             bounds.append(self._burst.read_remaining(now))
         return _tightest(bounds)
 
-    def tokens_left(self, now: int) -> Left | None:
+    def tokens_left(self, now: int) -> Remaining | None:
         """The tightest bound on tokens; None without any."""
         return _tightest([bucket.read_remaining(now) for bucket in self._buckets.values()])
 
@@ -125,7 +125,7 @@ class Meter:
         )
 
 
-def _tightest(bounds: list[Left]) -> Left | None:
+def _tightest(bounds: list[Remaining]) -> Remaining | None:
     """The one with the least left; where several have equally little, the one that takes longest to give more.
 
     With nothing left that is exactly how long one has to wait.

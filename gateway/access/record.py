@@ -41,7 +41,7 @@ MAX_LIMITS = MappingProxyType(
 """A key's log of requests takes eight bytes for each request of its longest window."""
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What one key may use. None: as configured for all; 0: no bound.
 
     `burst` requests at once, refilled at the rate of `rpm`; in any minute, hour and day at most `rpm`, `rph` and `rpd`
@@ -56,13 +56,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     tpd: int | None = None
     parallel: int | None = None
 
-    def filled_from(self, defaults: "Limits") -> "Limits":
+    def filled_from(self, defaults: "RateLimits") -> "RateLimits":
         """These, with the holes filled from `defaults`."""
         own = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
         return msgspec.structs.replace(defaults, **own)
 
 
-UNLIMITED = Limits(burst=0, rpm=0, rph=0, rpd=0, tpm=0, tpd=0, parallel=0)
+UNLIMITED = RateLimits(burst=0, rpm=0, rph=0, rpd=0, tpm=0, tpd=0, parallel=0)
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     digest: bytes
     permissions: tuple[str, ...]
     models: tuple[str, ...] = ()
-    limits: Limits = Limits()
+    limits: RateLimits = RateLimits()
     created_at: float = 0.0
     expires_at: float | None = None
     revoked_at: float | None = None

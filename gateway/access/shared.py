@@ -17,9 +17,9 @@ import msgspec
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
-from gateway.access.limits import Family, Left
-from gateway.access.meter import Refused
-from gateway.access.record import Limits
+from gateway.access.limits import Family, Remaining
+from gateway.access.meter import LimitRefusal
+from gateway.access.record import RateLimits
 
 log = logging.getLogger(__name__)
 
@@ -40,25 +40,25 @@ Act = Literal["begin", "reserve", "end", "renew"]
 _FAMILIES: tuple[Family | None, ...] = (None, "requests", "tokens", "parallel")
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class LimitDecision(msgspec.Struct, frozen=True):
     """What the store said: no, or what was taken; and what is left."""
 
-    refused: Refused | None
-    requests: Left | None
-    tokens: Left | None
+    refused: LimitRefusal | None
+    requests: Remaining | None
+    tokens: Remaining | None
     taken: tuple[int, int]
     at_us: int
 
 
-class Place(msgspec.Struct, frozen=True):
+class LimitEntry(msgspec.Struct, frozen=True):
     """One request of one key under these limits (no None in them)."""
 
     key_id: str
-    limits: Limits
+    limits: RateLimits
     ticket: str
 
 
-class SharedLimits:
+class RedisLimits:
     """One gateway's share. `clock_us` replaces the server's clock; for tests."""
 
     def __init__(self, url: str, *, clock_us: Callable[[], int] | None = None) -> None:
@@ -74,9 +74,9 @@ class SharedLimits:
         self._clock_us = clock_us
         self._name = secrets.token_hex(6)
         self._tickets = 0
-        self._running: set[Place] = set()
+        self._running: set[LimitEntry] = set()
         self._ending: dict[str, asyncio.Task[None]] = {}
-        self._owed: list[tuple[Place, int, tuple[int, int]]] = []
+        self._owed: list[tuple[LimitEntry, int, tuple[int, int]]] = []
         self._alarmed_at = float("-inf")
         self._keeper: asyncio.Task[None] | None = None
 
@@ -98,12 +98,12 @@ class SharedLimits:
         await asyncio.gather(*self._ending.values())
         await self._redis.aclose()
 
-    def make_entry(self, key_id: str, limits: Limits) -> Place:
+    def make_entry(self, key_id: str, limits: RateLimits) -> LimitEntry:
         """A new request of a key."""
         self._tickets += 1
-        return Place(key_id, limits, f"{self._name}-{self._tickets}")
+        return LimitEntry(key_id, limits, f"{self._name}-{self._tickets}")
 
-    async def start_request(self, place: Place) -> Verdict | None:
+    async def start_request(self, place: LimitEntry) -> LimitDecision | None:
         """Let a request in, until `end`; None where the store is away: then this gateway decides."""
         if (ending := self._ending.get(place.key_id)) is not None:
             # Who has just finished one must find its room free.
@@ -113,11 +113,11 @@ class SharedLimits:
             self._running.add(place)
         return found
 
-    async def reserve_tokens(self, place: Place, tokens: int) -> Verdict | None:
+    async def reserve_tokens(self, place: LimitEntry, tokens: int) -> LimitDecision | None:
         """Take tokens; None where the store is away."""
         return await self._ask("reserve", place, tokens)
 
-    def end_request(self, place: Place, spent: int, taken: tuple[int, int]) -> None:
+    def end_request(self, place: LimitEntry, spent: int, taken: tuple[int, int]) -> None:
         """A request is over, or may never have begun. Never waits; written later where the store is away."""
         self._running.discard(place)
         if len(self._owed) >= MAX_OWED:
@@ -156,7 +156,9 @@ class SharedLimits:
                 for place in [*self._running]:
                     await self._ask("renew", place)
 
-    async def _ask(self, act: Act, place: Place, tokens: int = 0, taken: tuple[int, int] = (0, 0)) -> Verdict | None:
+    async def _ask(
+        self, act: Act, place: LimitEntry, tokens: int = 0, taken: tuple[int, int] = (0, 0)
+    ) -> LimitDecision | None:
         if not self.is_up():
             return None
         limits = place.limits
@@ -186,15 +188,15 @@ class SharedLimits:
         log.error("The store of shared limits fails (%s): each gateway limits for itself", self.trouble)
 
 
-def interval_us(limits: Limits) -> int:
+def interval_us(limits: RateLimits) -> int:
     """How fast a burst refills: as in `Meter`, in whole microseconds."""
     return -(-60 * US // limits.rpm) if limits.rpm else US // max(1, limits.burst or 0)
 
 
-def _verdict(found: list[int]) -> Verdict:
+def _verdict(found: list[int]) -> LimitDecision:
     family = _FAMILIES[found[0]]
-    return Verdict(
-        refused=Refused(family, found[1] * 1000) if family else None,
+    return LimitDecision(
+        refused=LimitRefusal(family, found[1] * 1000) if family else None,
         requests=_left(found[2:5]),
         tokens=_left(found[5:8]),
         taken=(found[8], found[9]),
@@ -202,5 +204,5 @@ def _verdict(found: list[int]) -> Verdict:
     )
 
 
-def _left(found: list[int]) -> Left | None:
-    return Left(found[0], found[1], found[2] * 1000) if found[0] >= 0 else None
+def _left(found: list[int]) -> Remaining | None:
+    return Remaining(found[0], found[1], found[2] * 1000) if found[0] >= 0 else None

@@ -55,7 +55,7 @@ class RevokedKey(Exception):
     """The key is revoked, for good: nothing about it changes any more."""
 
 
-class Spent(msgspec.Struct, frozen=True):
+class UsageRow(msgspec.Struct, frozen=True):
     """What one key used in one minute (since 1970, UTC)."""
 
     id: str
@@ -140,7 +140,7 @@ class KeyStore:
             self._db.execute("UPDATE keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", (at, key_id))
         return self._find(key_id)
 
-    def add_usage(self, spent: Iterable[Spent]) -> None:
+    def add_usage(self, spent: Iterable[UsageRow]) -> None:
         """Add to the sums; all or nothing."""
         rows = [*spent]
         with self._transaction():
@@ -155,10 +155,10 @@ class KeyStore:
                 [(row.requests, row.tokens, row.last_used_at, row.id) for row in rows],
             )
 
-    def read_usage(self, since_minute: int) -> list[Spent]:
+    def read_usage(self, since_minute: int) -> list[UsageRow]:
         """What every key used in each minute from `since_minute` on."""
         rows = self._db.execute("SELECT id, minute, requests, tokens FROM usage WHERE minute >= ?", (since_minute,))
-        return [Spent(*row) for row in rows]
+        return [UsageRow(*row) for row in rows]
 
     def prune_usage(self, before_minute: int) -> None:
         """Drop minutes that nobody needs any more."""

@@ -7,20 +7,20 @@ import msgspec
 
 from gateway.access.keyring import Caller
 from gateway.access.limits import DAY_NS, SECOND_NS
-from gateway.access.meter import Meter
-from gateway.access.record import Limits
-from gateway.access.store import Spent
+from gateway.access.meter import RateLimiter
+from gateway.access.record import RateLimits
+from gateway.access.store import UsageRow
 
 MAX_PENDING = 20_000
 """Minutes of keys that may wait for a database that is away; beyond it they are added to each key's last one."""
 
 
-class Usage:
+class UsageLedger:
     """Meters by key, made when a key is first used, and the sums since the last `take`."""
 
     def __init__(
         self,
-        defaults: Limits,
+        defaults: RateLimits,
         *,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         wall: Callable[[], float] = time.time,
@@ -29,14 +29,14 @@ class Usage:
         """The limits of keys that have none of their own."""
         self._clock_ns = clock_ns
         self._wall = wall
-        self._meters: dict[str, Meter] = {}
-        self._past: dict[str, list[Spent]] = {}
-        self._pending: dict[tuple[str, int], Spent] = {}
+        self._meters: dict[str, RateLimiter] = {}
+        self._past: dict[str, list[UsageRow]] = {}
+        self._pending: dict[tuple[str, int], UsageRow] = {}
 
     def __len__(self) -> int:
         return len(self._meters)
 
-    def limiter_for(self, caller: Caller) -> Meter:
+    def limiter_for(self, caller: Caller) -> RateLimiter:
         """The meter of a key, with the limits that it has now."""
         meter = self._meters.get(caller.id)
         # The record's limits are compared as they were given: the defaults never change.
@@ -52,16 +52,16 @@ class Usage:
         if before is None and len(self._pending) >= MAX_PENDING:
             self._squeeze()
             before = self._pending.get(place)
-        self._pending[place] = Spent(
+        self._pending[place] = UsageRow(
             *place, requests + (before.requests if before else 0), tokens + (before.tokens if before else 0), now
         )
 
-    def take_pending(self) -> list[Spent]:
+    def take_pending(self) -> list[UsageRow]:
         """What has to be written down; forgotten here, unless it is given back."""
         taken, self._pending = [*self._pending.values()], {}
         return taken
 
-    def give_back(self, taken: Iterable[Spent]) -> None:
+    def give_back(self, taken: Iterable[UsageRow]) -> None:
         """It could not be written."""
         for spent in taken:
             place = (spent.id, spent.minute)
@@ -71,7 +71,7 @@ class Usage:
             self._pending[place] = spent
         self._squeeze()
 
-    def restore_usage(self, past: Iterable[Spent]) -> None:
+    def restore_usage(self, past: Iterable[UsageRow]) -> None:
         """Learn what keys used before this process started, so that a restart gives nobody a new day."""
         for spent in past:
             self._past.setdefault(spent.id, []).append(spent)
@@ -82,8 +82,8 @@ class Usage:
         for key_id in [key_id for key_id, meter in self._meters.items() if meter.is_idle(now)]:
             del self._meters[key_id]
 
-    def _make(self, caller: Caller, before: Meter | None) -> Meter:
-        meter = Meter(caller.limits.filled_from(self.defaults), before)
+    def _make(self, caller: Caller, before: RateLimiter | None) -> RateLimiter:
+        meter = RateLimiter(caller.limits.filled_from(self.defaults), before)
         meter.asked = caller.limits
         if past := self._past.pop(caller.id, None):
             now, wall = self._clock_ns(), self._wall()
@@ -100,13 +100,13 @@ class Usage:
     def _squeeze(self) -> None:
         if len(self._pending) < MAX_PENDING:
             return
-        last: dict[str, Spent] = {}
+        last: dict[str, UsageRow] = {}
         for spent in self._pending.values():
             last[spent.id] = _sum(last[spent.id], spent) if spent.id in last else spent
         self._pending = {(spent.id, spent.minute): spent for spent in last.values()}
 
 
-def _sum(one: Spent, other: Spent) -> Spent:
+def _sum(one: UsageRow, other: UsageRow) -> UsageRow:
     newer = max(one, other, key=lambda spent: spent.minute)
     return msgspec.structs.replace(
         newer,

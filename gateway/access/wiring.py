@@ -9,35 +9,35 @@ from aiohttp import web
 
 from gateway.access.audit import close_audit, open_audit
 from gateway.access.connection import CONNECTIONS, LOCAL_NAMES, Connections
-from gateway.access.custody import Custody
+from gateway.access.custody import KeySync
 from gateway.access.gate import GATE, Gate, add_headers
 from gateway.access.keyring import Keyring
-from gateway.access.record import UNLIMITED, Limits
+from gateway.access.record import UNLIMITED, RateLimits
 from gateway.access.strength import HOW, weakness
-from gateway.access.usage import Usage
-from gateway.config import GatewayConfig, Loaded
-from gateway.context import CUSTODY, EVENTS, LOADED, REDACT
+from gateway.access.usage import UsageLedger
+from gateway.config import GatewayConfig, LoadedConfig
+from gateway.context import EVENTS, KEY_SYNC, LOADED, REDACT
 from gateway.events import Events
 from gateway.logs import Redaction
 from gateway.settings import ConfigError
 
 if TYPE_CHECKING:
-    from gateway.access.shared import SharedLimits
+    from gateway.access.shared import RedisLimits
 
 log = logging.getLogger("gateway")
 
 
-def guard_application(app: web.Application, loaded: Loaded) -> None:
+def guard_application(app: web.Application, loaded: LoadedConfig) -> None:
     """Add what `gateway.access.gate.guard` needs, and what keeps it up to date."""
     config = loaded.config
-    usage, keyring = Usage(_limits(config)), Keyring(config.api_key)
+    usage, keyring = UsageLedger(_limits(config)), Keyring(config.api_key)
     app[LOADED] = loaded
     app[REDACT] = Redaction(config.api_key)
     app[EVENTS] = Events(app[REDACT])
     app[CONNECTIONS] = connections = _connections(config)
     shared = _shared(config)
     app[GATE] = Gate(auth=config.auth, keyring=keyring, usage=usage, connections=connections, shared=shared)
-    app[CUSTODY] = Custody(config.data_dir, keyring, usage)
+    app[KEY_SYNC] = KeySync(config.data_dir, keyring, usage)
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(_listen)
     app.cleanup_ctx.append(_keys)
@@ -45,23 +45,23 @@ def guard_application(app: web.Application, loaded: Loaded) -> None:
         app.cleanup_ctx.append(_sharing)
 
 
-def _limits(config: GatewayConfig) -> Limits:
+def _limits(config: GatewayConfig) -> RateLimits:
     """What holds for a key that has no limits of its own."""
     if not config.rate_limit_enabled:
         return UNLIMITED
-    return Limits(**{name: getattr(config, f"rate_limit_{name}") for name in Limits.__struct_fields__})
+    return RateLimits(**{name: getattr(config, f"rate_limit_{name}") for name in RateLimits.__struct_fields__})
 
 
-def _shared(config: GatewayConfig) -> "SharedLimits | None":
+def _shared(config: GatewayConfig) -> "RedisLimits | None":
     """The store of several gateways, where there is one. Raises `ConfigError`."""
     if config.rate_limit_storage is None or not config.auth:
         return None
     try:
-        from gateway.access.shared import SharedLimits
+        from gateway.access.shared import RedisLimits
     except ImportError as error:
         raise ConfigError(f"rate_limit_storage: {error}; install it with pip install 'mlx-pool[redis]'") from error
     try:
-        return SharedLimits(config.rate_limit_storage)
+        return RedisLimits(config.rate_limit_storage)
     except ValueError as error:
         # What the library says may repeat the password.
         raise ConfigError("rate_limit_storage: must be an address as in redis://host:6379/0") from error
@@ -104,7 +104,7 @@ async def _listen(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _keys(app: web.Application) -> AsyncIterator[None]:
-    await app[CUSTODY].start()
+    await app[KEY_SYNC].start()
     keyring = app[GATE].keyring
     master = app[LOADED].config.api_key
     if master is not None and (fault := weakness(master)):
@@ -114,4 +114,4 @@ async def _keys(app: web.Application) -> AsyncIterator[None]:
     elif keyring.loaded and not len(keyring) and not keyring.has_master:
         log.warning("There is no API key: make one with 'python -m gateway keys create NAME'")
     yield
-    await app[CUSTODY].close()
+    await app[KEY_SYNC].close()

@@ -19,7 +19,7 @@ REMEMBERED = 32_768
 """Keys of one model that are remembered, the last used ones: about 5 MB."""
 
 
-class Affinity:
+class PrefixAffinity:
     """What is known of one model's workers."""
 
     def __init__(self) -> None:

@@ -7,12 +7,12 @@ the one that had it.
 import logging
 from collections.abc import Iterable, Mapping
 
-from gateway.dispatch.model import Adapter, Model
+from gateway.dispatch.model import AdapterState, ModelState
 
 log = logging.getLogger(__name__)
 
 
-def settle_names(models: Iterable[Model], aliases: Mapping[str, str], *, settling: bool) -> None:
+def settle_names(models: Iterable[ModelState], aliases: Mapping[str, str], *, settling: bool) -> None:
     """Give each model those of its adapters whose names are its own, and note why it lacks the others.
 
     `settling` says that peers are still registering after a start, in no order that means anything: the older model
@@ -22,7 +22,7 @@ def settle_names(models: Iterable[Model], aliases: Mapping[str, str], *, settlin
     aliases = _settle_aliases(known, aliases)
     taken = {alias: f"it is an alias of {target}" for alias, target in aliases.items() if alias != target}
     taken |= {model.name: "a model is called so" for model in known}
-    claimants: dict[str, list[Model]] = {}
+    claimants: dict[str, list[ModelState]] = {}
     for model in known:
         for name in model.offered:
             claimants.setdefault(name, []).append(model)
@@ -32,7 +32,7 @@ def settle_names(models: Iterable[Model], aliases: Mapping[str, str], *, settlin
         _give(model, {name: reason for name, reason in reasons.items() if reason}, aliases)
 
 
-def _settle_aliases(known: list[Model], aliases: Mapping[str, str]) -> dict[str, str]:
+def _settle_aliases(known: list[ModelState], aliases: Mapping[str, str]) -> dict[str, str]:
     """Take from each model the aliases that models are called: who names one means that model. Returns the others."""
     names = {model.name for model in known}
     free = {alias: target for alias, target in aliases.items() if alias not in names}
@@ -44,20 +44,20 @@ def _settle_aliases(known: list[Model], aliases: Mapping[str, str]) -> dict[str,
     return free
 
 
-def _first(name: str, claimants: list[Model], *, settling: bool) -> Model:
+def _first(name: str, claimants: list[ModelState], *, settling: bool) -> ModelState:
     """Whoever is here goes before who is gone, and keeps a name that it has."""
 
-    def rank(model: Model) -> tuple[object, ...]:
+    def rank(model: ModelState) -> tuple[object, ...]:
         return not model.present, not settling and name not in model.adapters, model.created, model.name
 
     return min(claimants, key=rank)
 
 
-def _held(holder: Model, model: Model) -> str:
+def _held(holder: ModelState, model: ModelState) -> str:
     return "" if holder is model else f"an adapter of {holder.name} is called so"
 
 
-def _give(model: Model, unserved: Mapping[str, str], aliases: Mapping[str, str]) -> None:
+def _give(model: ModelState, unserved: Mapping[str, str], aliases: Mapping[str, str]) -> None:
     for name, why in unserved.items():
         if model.unserved.get(name) != why:
             log.warning("the adapter %s of %s is not served under that name: %s", name, model.name, why)
@@ -65,7 +65,7 @@ def _give(model: Model, unserved: Mapping[str, str], aliases: Mapping[str, str])
         log.info("the adapter %s of %s is served from now on", name, model.name)
     model.unserved = dict(unserved)
     model.adapters = {
-        name: Adapter(source, aliases_of(name, aliases))
+        name: AdapterState(source, aliases_of(name, aliases))
         for name, source in model.offered.items()
         if name not in unserved
     }

@@ -13,13 +13,13 @@ import msgspec
 
 from gateway.dispatch import failures
 from gateway.dispatch.affinity import keys_of
-from gateway.dispatch.flight import UNBEGUN, Flight, Outcome
-from gateway.dispatch.ledger import Ledger
-from gateway.dispatch.limits import Limits
-from gateway.dispatch.model import Model, Worker
-from gateway.dispatch.stats import Stats
+from gateway.dispatch.flight import UNBEGUN, JobState, Outcome
+from gateway.dispatch.ledger import JobTable
+from gateway.dispatch.limits import PoolTimeouts
+from gateway.dispatch.model import ModelState, WorkerState
+from gateway.dispatch.stats import PoolStats
 from gateway.dispatch.stream import JobFailed, JobStream
-from gateway.dispatch.suspicion import BEHIND_S, Suspicion, innocence
+from gateway.dispatch.suspicion import BEHIND_S, Quarantine, innocence
 from protocol.codec import MAX_FRAME_BYTES, encode
 from protocol.errors import Code
 from protocol.messages import (
@@ -52,7 +52,7 @@ UNDECIDED = (Code.DRAINING, Code.CANCELLED)
 """Ends that do not say whether the job would have run."""
 
 
-class Line(Protocol):
+class Transport(Protocol):
     """The way out."""
 
     def send_frame(self, identity: bytes, frame: bytes, buffers: Sequence[bytes] = ()) -> bool:
@@ -65,9 +65,11 @@ class Line(Protocol):
 class Dispatcher:
     """All jobs in flight and where they go."""
 
-    def __init__(self, *, epoch: int, line: Line, clock: Callable[[], float], limits: Limits, stats: Stats) -> None:
-        self.ledger = Ledger()
-        self.suspicion = Suspicion()
+    def __init__(
+        self, *, epoch: int, line: Transport, clock: Callable[[], float], limits: PoolTimeouts, stats: PoolStats
+    ) -> None:
+        self.ledger = JobTable()
+        self.suspicion = Quarantine()
         self.listeners = 0
         """Jobs whose handlers have not left yet."""
         self._epoch = epoch
@@ -80,13 +82,13 @@ class Dispatcher:
 
     def submit_job(
         self,
-        model: Model,
+        model: ModelState,
         job: Job,
         stream: JobStream,
         buffers: Sequence[bytes] = (),
         *,
         cache_key: str | None = None,
-    ) -> Flight:
+    ) -> JobState:
         """Take a job in, with the raw frames that go with it. `cache_key`: see `affinity.keys_of`.
 
         It is on its way, queued, or has already failed when this returns; the stream tells.
@@ -112,7 +114,7 @@ class Dispatcher:
             self.assign_waiting(model)
         return flight
 
-    def release_job(self, flight: Flight) -> None:
+    def release_job(self, flight: JobState) -> None:
         """The client is gone, or has all it wanted: stop the job if it still runs."""
         self.listeners -= 1
         if flight.open:
@@ -131,7 +133,7 @@ class Dispatcher:
 
     # -- the worker's side -------------------------------------------------
 
-    def on_delta(self, worker: Worker, delta: Delta) -> None:
+    def on_delta(self, worker: WorkerState, delta: Delta) -> None:
         """Hand a delta to its stream. The hot path: once per generated token."""
         flight = self.ledger.jobs.get(delta.job)
         if flight is None or flight.attempt != delta.attempt or flight.worker is not worker:
@@ -145,7 +147,7 @@ class Dispatcher:
             if not flight.stream.feed_delta(delta):
                 self._drop_slow_reader(flight)
 
-    def on_progress(self, worker: Worker, news: Accepted | Progress) -> None:
+    def on_progress(self, worker: WorkerState, news: Accepted | Progress) -> None:
         """A job came further, without output."""
         flight = self.ledger.find_job(worker, news.job, news.attempt)
         if flight is None:
@@ -160,7 +162,7 @@ class Dispatcher:
         else:
             flight.stream.progress = news
 
-    def on_terminal(self, worker: Worker, terminal: Terminal) -> None:
+    def on_terminal(self, worker: WorkerState, terminal: Terminal) -> None:
         """A job ended at its worker: its room is free."""
         flight = self.ledger.find_job(worker, terminal.job, terminal.attempt)
         if flight is None:
@@ -184,7 +186,9 @@ class Dispatcher:
             self.ledger.close_job(flight)
         self.assign_waiting(flight.model)
 
-    def on_worker_lost(self, model: Model, aboard: Sequence[Flight], *, suspects: Sequence[Flight] | None) -> None:
+    def on_worker_lost(
+        self, model: ModelState, aboard: Sequence[JobState], *, suspects: Sequence[JobState] | None
+    ) -> None:
         """Send jobs whose worker takes no more of them elsewhere. It died of one of `suspects`, or for a reason of its
         own; None: it was told to leave.
         """
@@ -199,7 +203,7 @@ class Dispatcher:
                 self.ledger.close_job(flight)
         self.assign_waiting(model)
 
-    def assign_waiting(self, model: Model) -> None:
+    def assign_waiting(self, model: ModelState) -> None:
         """Send what can be sent, in order; fail what waits for nothing."""
         if not model.may_become_ready:
             for line in model.queues:
@@ -215,7 +219,7 @@ class Dispatcher:
                 if not self._send(flight, worker):
                     line.push_front(flight, flight.queued_at)
 
-    def expire_waiting(self, model: Model) -> None:
+    def expire_waiting(self, model: ModelState) -> None:
         """Fail who has waited too long."""
         now = self._clock()
         for line in model.queues:
@@ -223,14 +227,14 @@ class Dispatcher:
                 line.remove(flight)
                 self._fail(flight, failures.lost(model) if flight.stream.begun else failures.too_late())
 
-    def send_message(self, worker: Worker, message: ToWorker) -> None:
+    def send_message(self, worker: WorkerState, message: ToWorker) -> None:
         """Send one message; a worker that can't take it is not sent to again."""
         if not self._line.send_frame(worker.identity, encode([message], epoch=self._epoch)):
             worker.suspect = True
 
     # -- inside ------------------------------------------------------------
 
-    def _send(self, flight: Flight, worker: Worker) -> bool:
+    def _send(self, flight: JobState, worker: WorkerState) -> bool:
         """Put a queued flight aboard; False if the worker turned out to be gone."""
         now = self._clock()
         job: Job = msgspec.structs.replace(flight.job, job=flight.id, attempt=flight.attempt)
@@ -255,7 +259,7 @@ class Dispatcher:
         self.ledger.assign_job(flight, worker, now)
         return True
 
-    def _conclude(self, flight: Flight, worker: Worker, terminal: Terminal) -> None:
+    def _conclude(self, flight: JobState, worker: WorkerState, terminal: Terminal) -> None:
         match terminal, flight.job:
             case (Done(usage=usage), GenerateJob()):
                 self._finish(flight, usage)
@@ -272,10 +276,10 @@ class Dispatcher:
             case _:
                 self._fail(flight, JobFailed(Code.ENGINE_ERROR, f"answered with {type(terminal).__name__}"))
 
-    def _room(self, flight: Flight) -> bool:
+    def _room(self, flight: JobState) -> bool:
         return flight.model.select_worker(flight, self._limits.light_jobs) is not None
 
-    def _displace(self, newcomer: Flight) -> bool:
+    def _displace(self, newcomer: JobState) -> bool:
         """Give a full line's last place to a caller that holds fewer, at the cost of one that holds many."""
         line = newcomer.model.queue_for(newcomer)
         loser = line.eviction_candidate(newcomer)
@@ -285,7 +289,7 @@ class Dispatcher:
         self._fail(loser, failures.queue_full(newcomer.model))
         return True
 
-    def _abandon(self, flight: Flight) -> None:
+    def _abandon(self, flight: JobState) -> None:
         """Stop a job that nobody waits for any more."""
         if flight.worker is not None:
             self.send_message(flight.worker, Cancel(flight.id, flight.attempt))
@@ -295,7 +299,7 @@ class Dispatcher:
         # The next in line may fit where this one did not.
         self.assign_waiting(flight.model)
 
-    def _failed(self, flight: Flight, worker: Worker, failed: Failed) -> None:
+    def _failed(self, flight: JobState, worker: WorkerState, failed: Failed) -> None:
         match failed.code:
             case Code.DRAINING:
                 # Its beat will say so too, but perhaps after the next job was sent.
@@ -308,7 +312,7 @@ class Dispatcher:
                 failure = JobFailed(failed.code, failed.message, param=failed.param, retryable=failed.retryable)
                 self._fail(flight, failure)
 
-    def _again(self, flight: Flight, weight: int = 1) -> None:
+    def _again(self, flight: JobState, weight: int = 1) -> None:
         """Queue a job that came back, in front of those that have not had their turn."""
         if not flight.count_return(weight):
             self._fail(flight, failures.lost(flight.model))
@@ -319,13 +323,13 @@ class Dispatcher:
         flight.wait_limit_s = self._limits.resume_s if flight.stream.begun else float("inf")
         flight.model.queue_for(flight).push_front(flight, self._clock())
 
-    def _dequeue(self, flight: Flight) -> None:
+    def _dequeue(self, flight: JobState) -> None:
         if flight.queue is not None:
             flight.queue.remove(flight)
 
     # -- suspects ------------------------------------------------------------
 
-    def _try(self, flight: Flight) -> None:
+    def _try(self, flight: JobState) -> None:
         """A suspect brought output: enough of it clears it."""
         if not flight.suspect:
             flight.crash_record = None
@@ -333,7 +337,7 @@ class Dispatcher:
             self.suspicion.clear(flight, self._clock())
             self.assign_waiting(flight.model)
 
-    def _try_suspects(self, model: Model) -> None:
+    def _try_suspects(self, model: ModelState) -> None:
         """Send suspects to workers that have no other one, and refuse those that are left when all others are cleared.
 
         Who killed twice is judged last: if an engine dies of another suspect meanwhile, it was none of them. Who killed
@@ -368,29 +372,29 @@ class Dispatcher:
                 model.suspects.push(flight, flight.queued_at)
             tried.add(id(flight.crash_record))
 
-    def _refuse(self, flight: Flight) -> None:
+    def _refuse(self, flight: JobState) -> None:
         self.suspicion.refuse(flight)
         self._fail(flight, failures.crashed())
 
-    def _drop_slow_reader(self, flight: Flight) -> None:
+    def _drop_slow_reader(self, flight: JobState) -> None:
         failure = JobFailed("slow_reader", "The client read too slowly.")
         flight.stream.fail(failure, keep_unread=False)
         self._over(flight, "failed")
         self._abandon(flight)
 
-    def _finish(self, flight: Flight, outcome: Usage | Result) -> None:
+    def _finish(self, flight: JobState, outcome: Usage | Result) -> None:
         flight.stream.finish(outcome)
         if flight.sent_at is not None and not flight.slotless:
             flight.model.record_duration(self._clock() - flight.sent_at)
         self._over(flight, "done")
 
-    def _fail(self, flight: Flight, failure: JobFailed) -> None:
+    def _fail(self, flight: JobState, failure: JobFailed) -> None:
         if flight.open:
             flight.stream.fail(failure)
             self._over(flight, "failed")
         self.ledger.close_job(flight)
 
-    def _over(self, flight: Flight, outcome: Outcome) -> None:
+    def _over(self, flight: JobState, outcome: Outcome) -> None:
         flight.outcome = outcome
         # It is not sent again; a worker that is slow to let go of it need not keep its images in our memory.
         flight.buffers = ()

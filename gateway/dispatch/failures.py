@@ -1,6 +1,6 @@
 """What the dispatcher tells the clients of jobs that it gives up. Words only."""
 
-from gateway.dispatch.model import Model
+from gateway.dispatch.model import ModelState
 from gateway.dispatch.stream import JobFailed
 from protocol.errors import Code
 
@@ -13,7 +13,7 @@ def crashed() -> JobFailed:
     return JobFailed("worker_crashed", CRASHED_MESSAGE)
 
 
-def lost(model: Model) -> JobFailed:
+def lost(model: ModelState) -> JobFailed:
     """It lost its worker, and no other took over."""
     return JobFailed(Code.WORKER_LOST, LOST_MESSAGE, retryable=True, retry_after_s=model.retry_after_s)
 
@@ -23,13 +23,13 @@ def too_late() -> JobFailed:
     return JobFailed("queue_timeout", "The request waited too long for its turn.")
 
 
-def queue_full(model: Model) -> JobFailed:
+def queue_full(model: ModelState) -> JobFailed:
     """There is no place to wait."""
     message = "Too many requests. Service is at capacity."
     return JobFailed("queue_full", message, retryable=True, retry_after_s=model.retry_after_s)
 
 
-def not_ready(model: Model) -> JobFailed:
+def not_ready(model: ModelState) -> JobFailed:
     """Nobody is there to work on it, nor about to come."""
     message = f"The model {model.name!r} is not up ({model.state})."
     return JobFailed("model_not_ready", message, retryable=True, retry_after_s=model.retry_after_s)

@@ -8,9 +8,9 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 
-from gateway.dispatch.dispatcher import Line
-from gateway.dispatch.model import Model, Supervisor, Worker
-from gateway.dispatch.roster import Roster
+from gateway.dispatch.dispatcher import Transport
+from gateway.dispatch.model import ModelState, SupervisorState, WorkerState
+from gateway.dispatch.roster import Registry
 from gateway.dispatch.stream import JobFailed
 from protocol.codec import encode
 from protocol.errors import Code
@@ -32,21 +32,21 @@ class _Orders:
         self.unwanted = 0
 
 
-class Fleet:
+class Scaling:
     """Tells supervisors what to run.
 
     The newest order holds, whatever was asked for before and shows in no report yet: who was told to end counts as
     gone, who was told to start as there, and a start that is not wanted any more is ended as soon as it shows.
     """
 
-    def __init__(self, *, epoch: int, line: Line, clock: Callable[[], float], roster: Roster) -> None:
+    def __init__(self, *, epoch: int, line: Transport, clock: Callable[[], float], roster: Registry) -> None:
         self._epoch = epoch
         self._line = line
         self._clock = clock
         self._roster = roster
         self._orders: defaultdict[str, _Orders] = defaultdict(_Orders)
 
-    def end_worker(self, worker: Worker, *, grace_s: float, again: bool, reason: str) -> None:
+    def end_worker(self, worker: WorkerState, *, grace_s: float, again: bool, reason: str) -> None:
         """Drain a worker; `again`: a fresh engine follows. Raises `JobFailed` where nobody supervises it."""
         supervisor = self._roster.supervisor_of(worker.uid)
         if supervisor is None:
@@ -58,7 +58,7 @@ class Fleet:
         worker.state = State.DRAINING
         self._line.send_frame(worker.identity, encode([Drain(grace_s)], epoch=self._epoch))
 
-    def scale_model(self, model: Model, replicas: int, *, grace_s: float) -> None:
+    def scale_model(self, model: ModelState, replicas: int, *, grace_s: float) -> None:
         """Have so many engines of a model. Raises `JobFailed` for a number out of bounds or without supervisors."""
         if not 0 <= replicas <= MOST_REPLICAS:
             message = f"The number of replicas is from 0 to {MOST_REPLICAS}."
@@ -83,7 +83,7 @@ class Fleet:
         for supervisor in wanted[: -more - recalled]:
             self._end_engine_of(supervisor, grace_s, f"scaled to {replicas}")
 
-    def count_replicas(self, model: Model) -> int:
+    def count_replicas(self, model: ModelState) -> int:
         """How many engines a model has, or will have once every order was obeyed."""
         orders = self._orders[model.name]
         return len(self._roster.wanted_engines(model)) + len(orders.starts) - orders.unwanted
@@ -93,7 +93,7 @@ class Fleet:
         for model in self._roster:
             self._look_at(model)
 
-    async def replace_engines(self, model: Model, *, grace_s: float, patience_s: float) -> None:
+    async def replace_engines(self, model: ModelState, *, grace_s: float, patience_s: float) -> None:
         """Replace every engine of a model by a fresh one, one after the other.
 
         Raises `JobFailed` (`model_not_ready`) if one is not up again within `patience_s`; the others are left alone.
@@ -110,14 +110,14 @@ class Fleet:
                     raise JobFailed("model_not_ready", message, retryable=True)
                 await asyncio.sleep(LOOK_S)
 
-    def clear_caches(self) -> list[Worker]:
+    def clear_caches(self) -> list[WorkerState]:
         """Have every worker forget what it kept of earlier jobs. Returns those that were told."""
         told = [worker for model in self._roster for worker in model.workers.values()]
         for worker in told:
             self._line.send_frame(worker.identity, encode([ClearCaches()], epoch=self._epoch))
         return told
 
-    def _look_at(self, model: Model) -> None:
+    def _look_at(self, model: ModelState) -> None:
         orders, now = self._orders[model.name], self._clock()
         for supervisor in model.appeared:
             # It was never parked, so its engine died and was replaced before the order to end it came.
@@ -134,7 +134,7 @@ class Fleet:
         ]
         orders.unwanted = min(orders.unwanted, len(orders.starts))
 
-    def _end_engine_of(self, supervisor: Supervisor, grace_s: float, reason: str) -> None:
+    def _end_engine_of(self, supervisor: SupervisorState, grace_s: float, reason: str) -> None:
         uid = supervisor.report.engine
         worker = self._roster.find_worker(uid)
         if worker is not None:
@@ -144,7 +144,7 @@ class Fleet:
         self._tell(supervisor, EndEngine(uid, 0.0, False, reason))
         supervisor.ending = uid
 
-    def _start_one(self, model: Model) -> bytes:
+    def _start_one(self, model: ModelState) -> bytes:
         """At a parked engine's place, else beside the others: by the supervisor process that runs fewest."""
         crew = [*model.supervisors.values()]
         sizes = {found.report.pid: 0 for found in crew}
@@ -156,5 +156,5 @@ class Fleet:
         self._tell(supervisor, StartEngine())
         return supervisor.identity
 
-    def _tell(self, supervisor: Supervisor, order: EndEngine | StartEngine) -> None:
+    def _tell(self, supervisor: SupervisorState, order: EndEngine | StartEngine) -> None:
         self._line.send_frame(supervisor.identity, encode([order], epoch=self._epoch))

@@ -7,9 +7,9 @@ from gateway.dispatch.stream import JobStream
 from protocol.messages import EmbedJob, GenerateJob, Job
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import Model, Worker
+    from gateway.dispatch.model import ModelState, WorkerState
     from gateway.dispatch.queue import Queue
-    from gateway.dispatch.suspicion import Mark
+    from gateway.dispatch.suspicion import CrashRecord
 
 
 MAX_RETURNS = 24
@@ -22,7 +22,7 @@ it; but what stops engines while it is prepared never begins, and must not stop 
 Outcome = Literal["done", "failed", "cancelled"]
 
 
-class Visit(NamedTuple):
+class Attempt(NamedTuple):
     """One attempt at a job: which worker it went to, how long it had waited for it. Seconds of the pool's clock."""
 
     worker: str
@@ -31,7 +31,7 @@ class Visit(NamedTuple):
     boarded_at: float
 
 
-class Flight:
+class JobState:
     """A job from the moment it is asked for until its slot is free again.
 
     `buffers` are the raw frames that go with the job. `worker` is None while it queues. It is `open` until its client
@@ -79,7 +79,13 @@ class Flight:
     )
 
     def __init__(
-        self, flight_id: int, model: "Model", job: Job, stream: JobStream, now: float, buffers: Sequence[bytes] = ()
+        self,
+        flight_id: int,
+        model: "ModelState",
+        job: Job,
+        stream: JobStream,
+        now: float,
+        buffers: Sequence[bytes] = (),
     ) -> None:
         self.id = flight_id
         self.attempt = 1
@@ -88,7 +94,7 @@ class Flight:
         self.buffers = buffers
         self.stream = stream
         self.slotless = not isinstance(job, GenerateJob | EmbedJob)
-        self.worker: Worker | None = None
+        self.worker: WorkerState | None = None
         self.rows = 0
         self.begun = False
         self.compiling = False
@@ -97,7 +103,7 @@ class Flight:
         self.attempts_without_progress = 0
         self.reached = 0
         self.wait_limit_s = float("inf")
-        self.crash_record: Mark | None = None
+        self.crash_record: CrashRecord | None = None
         self.trial_output = 0
         self.trial_began_at: float | None = None
         self.outcome: Outcome | None = None
@@ -106,7 +112,7 @@ class Flight:
         self.sent_at: float | None = None
         self.boarded_at = now
         self.output_at: float | None = None
-        self.attempts: list[Visit] = []
+        self.attempts: list[Attempt] = []
         self.over_at = now
         self.on_closed: Callable[[], None] | None = None
 

@@ -8,11 +8,11 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar, assert_never
 
-from gateway.dispatch.dispatcher import Dispatcher, Line
-from gateway.dispatch.limits import Limits
-from gateway.dispatch.model import Supervisor, Worker
-from gateway.dispatch.roster import Roster
-from gateway.dispatch.stats import Stats
+from gateway.dispatch.dispatcher import Dispatcher, Transport
+from gateway.dispatch.limits import PoolTimeouts
+from gateway.dispatch.model import SupervisorState, WorkerState
+from gateway.dispatch.roster import Registry
+from gateway.dispatch.stats import PoolStats
 from protocol.codec import BadFrame, decode_to_gateway, encode
 from protocol.messages import (
     Accepted,
@@ -46,7 +46,7 @@ REMEMBERED_PEERS = 1024
 """Strangers and lost workers are remembered by name; this bounds how many."""
 
 
-class Intake:
+class Receiver:
     """Frames in, effects on roster and dispatcher out."""
 
     def __init__(
@@ -54,12 +54,12 @@ class Intake:
         *,
         epoch: int,
         pid: int,
-        line: Line,
+        line: Transport,
         clock: Callable[[], float],
-        limits: Limits,
-        roster: Roster,
+        limits: PoolTimeouts,
+        roster: Registry,
         dispatcher: Dispatcher,
-        stats: Stats,
+        stats: PoolStats,
     ) -> None:
         self._epoch = epoch
         self._line = line
@@ -103,12 +103,12 @@ class Intake:
             grace_s = self._limits.supervisor_grace_s
             supervisor.last_seen = min(supervisor.last_seen, self._clock() - self._limits.beat_timeout_s + grace_s)
 
-    def remove_supervisor(self, supervisor: Supervisor) -> None:
+    def remove_supervisor(self, supervisor: SupervisorState) -> None:
         """A supervisor has been silent for too long."""
         log.warning("the supervisor of %s is gone", supervisor.report.model)
         self._dispatcher.assign_waiting(self._roster.remove_peer(supervisor))
 
-    def remove_worker(self, worker: Worker, why: str, *, kill: bool) -> None:
+    def remove_worker(self, worker: WorkerState, why: str, *, kill: bool) -> None:
         """Strike a worker off and pass its jobs on; `kill` has its supervisor end a process that may still be there."""
         aboard = [*worker.in_flight.values()]
         log.warning("worker %s of %s is lost with %d jobs aboard: %s", worker.uid, worker.model.name, len(aboard), why)
@@ -126,7 +126,7 @@ class Intake:
         suspects = [flight for flight in aboard if flight.begun or not kill] if crashed else None
         self._dispatcher.on_worker_lost(model, aboard, suspects=suspects)
 
-    def order_kill(self, supervisor: Supervisor, why: str) -> None:
+    def order_kill(self, supervisor: SupervisorState, why: str) -> None:
         """Have a supervisor end its engine process."""
         uid = supervisor.report.engine
         log.warning("the engine process %s of %s is to be killed: %s", uid, supervisor.report.model, why)
@@ -136,7 +136,7 @@ class Intake:
 
     # -- inside ------------------------------------------------------------
 
-    def _from_worker(self, worker: Worker, messages: Sequence[ToGateway]) -> None:
+    def _from_worker(self, worker: WorkerState, messages: Sequence[ToGateway]) -> None:
         on_delta = self._dispatcher.on_delta
         others = 0
         for message in messages:
@@ -149,7 +149,7 @@ class Intake:
         if rows := len(messages) - others:
             self._stats.steps.count_step(worker.model.name, "decode", rows)
 
-    def _apply(self, worker: Worker, message: ToGateway) -> None:
+    def _apply(self, worker: WorkerState, message: ToGateway) -> None:
         match message:
             case Delta():
                 self._dispatcher.on_delta(worker, message)
@@ -189,7 +189,7 @@ class Intake:
         if identity not in self._roster.supervisors:
             self._greet(identity, now)
 
-    def _announced(self, identity: bytes, announce: Announce, now: float) -> Worker | None:
+    def _announced(self, identity: bytes, announce: Announce, now: float) -> WorkerState | None:
         worker = self._roster.register_worker(identity, announce, now)
         if worker is None:
             self._complain(identity, "contradiction", f"worker {announce.worker!r} of {announce.model!r} can't join")
@@ -200,7 +200,7 @@ class Intake:
         return worker
 
     def _supervised(self, identity: bytes, report: Supervision, now: float) -> None:
-        supervisor: Supervisor | None = self._roster.register_supervisor(identity, report, now)
+        supervisor: SupervisorState | None = self._roster.register_supervisor(identity, report, now)
         if supervisor is None:
             self._complain(identity, "contradiction", f"a supervisor of {report.model!r} can't join")
             return

@@ -3,7 +3,7 @@
 import msgspec
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class PoolTimeouts(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds that hold for every model. What a worker decides (slots, queue) comes with its `Announce`."""
 
     beat_timeout_s: float = 5.0

@@ -31,7 +31,7 @@ PROBE_DELAYS_S = (0.005, 0.02, 0.1)
 """The routing table learns of a disconnect a little after the monitor does."""
 
 
-class Link:
+class WorkerLink:
     """A bound ROUTER socket with its lock, its receive task and its monitor.
 
     `receive` is called with (identity, frames) for every message; `gone` with (identity, frozen) for a peer that

@@ -5,9 +5,9 @@ silent meanwhile; one that serves shows steps. A silent process that its supervi
 in it holds the interpreter.
 """
 
-from gateway.dispatch.limits import Limits
-from gateway.dispatch.model import Supervisor, Worker
-from gateway.dispatch.roster import Roster
+from gateway.dispatch.limits import PoolTimeouts
+from gateway.dispatch.model import SupervisorState, WorkerState
+from gateway.dispatch.roster import Registry
 from protocol.messages import State, Watch
 
 PAUSE_S = 1.0
@@ -17,7 +17,7 @@ PAUSE_S = 1.0
 class Liveness:
     """Looks at last signs of life. `look` has to be called every fraction of a second."""
 
-    def __init__(self, roster: Roster, limits: Limits, now: float) -> None:
+    def __init__(self, roster: Registry, limits: PoolTimeouts, now: float) -> None:
         self._roster = roster
         self._limits = limits
         self._last_look = now
@@ -33,20 +33,20 @@ class Liveness:
                 supervisor.last_seen += gap_s
                 supervisor.worked_at += gap_s
 
-    def silent_workers(self, now: float) -> list[Worker]:
+    def silent_workers(self, now: float) -> list[WorkerState]:
         """Workers that serve and of which nothing has come for too long."""
         return [worker for worker in self._roster.workers.values() if not worker.preparing and self._gone(worker, now)]
 
-    def silent_supervisors(self, now: float) -> list[Supervisor]:
+    def silent_supervisors(self, now: float) -> list[SupervisorState]:
         """Supervisors of which nothing has come for too long."""
         patience_s = self._limits.beat_timeout_s
         return [found for found in self._roster.supervisors.values() if now - found.last_seen > patience_s]
 
-    def stalled_workers(self, now: float) -> list[Worker]:
+    def stalled_workers(self, now: float) -> list[WorkerState]:
         """Workers whose beats go on while their engine, with work to do, does not."""
         return [worker for worker in self._roster.workers.values() if self._stalled(worker, now)]
 
-    def stuck_workers(self, now: float) -> list[Worker]:
+    def stuck_workers(self, now: float) -> list[WorkerState]:
         """Workers that load or warm up without any progress, silent or not."""
         return [
             worker
@@ -54,7 +54,7 @@ class Liveness:
             if worker.preparing and now - self._progressed_at(worker, now) > self._limits.load_s
         ]
 
-    def stuck_starts(self, now: float) -> list[Supervisor]:
+    def stuck_starts(self, now: float) -> list[SupervisorState]:
         """Supervisors whose engine process was never heard of, and does nothing."""
         return [
             found
@@ -65,7 +65,7 @@ class Liveness:
             and self._roster.find_worker(found.report.engine) is None
         ]
 
-    def _gone(self, worker: Worker, now: float) -> bool:
+    def _gone(self, worker: WorkerState, now: float) -> bool:
         silent_s = now - worker.last_seen
         if silent_s <= self._limits.beat_timeout_s:
             return False
@@ -74,7 +74,7 @@ class Liveness:
             return True
         return now - supervisor.worked_at > self._limits.work_shown_s or silent_s > self._limits.stall_s
 
-    def _stalled(self, worker: Worker, now: float) -> bool:
+    def _stalled(self, worker: WorkerState, now: float) -> bool:
         beat = worker.beat
         return (
             beat is not None
@@ -83,7 +83,7 @@ class Liveness:
             and min(beat.step_age_s, now - worker.moved_at) > self._limits.stall_s
         )
 
-    def _progressed_at(self, worker: Worker, now: float) -> float:
+    def _progressed_at(self, worker: WorkerState, now: float) -> float:
         """When it was last seen to get on: by itself, or by its supervisor while it can't speak."""
         if now - worker.last_seen <= self._limits.beat_timeout_s:
             return worker.moved_at

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from gateway.dispatch.affinity import Affinity
-from gateway.dispatch.flight import Flight
+from gateway.dispatch.affinity import PrefixAffinity
+from gateway.dispatch.flight import JobState
 from gateway.dispatch.queue import Queue
 from protocol.messages import Announce, Beat, Kind, Ready, State, Supervision, Watch
 
@@ -25,7 +25,7 @@ COMING = frozenset({*PREPARING, State.READY})
 RESTARTING = frozenset({Watch.STARTING, Watch.RUNNING, Watch.BACKOFF})
 
 
-class Worker:
+class WorkerState:
     """One engine process, from its `Announce` until it is lost.
 
     `rows` and `light` are the room its unfinished jobs take, `compiling` what of `rows` belongs to jobs that may still
@@ -34,7 +34,7 @@ class Worker:
     its phase: progress while it prepares, steps (or nothing to do) once it is ready.
     """
 
-    def __init__(self, identity: bytes, announce: Announce, model: "Model", now: float) -> None:
+    def __init__(self, identity: bytes, announce: Announce, model: "ModelState", now: float) -> None:
         self.identity = identity
         self.uid = announce.worker
         self.model = model
@@ -48,7 +48,7 @@ class Worker:
         self.rows = 0
         self.light = 0
         self.compiling: Counter[str] = Counter()
-        self.in_flight: dict[int, Flight] = {}
+        self.in_flight: dict[int, JobState] = {}
 
     def advance_to(self, state: State, now: float) -> None:
         """Take in how far its life is. That only goes forward: what comes from before it knew of an order is late."""
@@ -85,11 +85,11 @@ class Worker:
         """Whether it takes jobs."""
         return self.state is State.READY and self.ready is not None and not self.suspect
 
-    def slots_needed(self, flight: Flight) -> int:
+    def slots_needed(self, flight: JobState) -> int:
         """The room that `flight` would take here: a job with more choices than slots fills them all."""
         return 0 if flight.slotless else min(max(1, flight.choices), self.slots)
 
-    def has_room(self, flight: Flight, light_jobs: int) -> bool:
+    def has_room(self, flight: JobState, light_jobs: int) -> bool:
         """Whether `flight` may be sent now: one row above the slots, so that a freed slot never waits for us.
 
         Jobs that wait for their grammars take no step yet: their room is taken from their own tenant alone.
@@ -100,7 +100,7 @@ class Worker:
         return self.rows - others + self.slots_needed(flight) <= self.slots + 1
 
 
-class Supervisor:
+class SupervisorState:
     """The process that watches over one engine process, with the last that it said."""
 
     def __init__(self, identity: bytes, report: Supervision, now: float) -> None:
@@ -133,20 +133,20 @@ class Supervisor:
         return not leaving and (not self.ending or report.engine != self.ending)
 
 
-class Adapter(msgspec.Struct, frozen=True):
+class AdapterState(msgspec.Struct, frozen=True):
     """A LoRA adapter that a model's workers have: the tail of the path it came from, further names for it."""
 
     source: str
     aliases: tuple[str, ...] = ()
 
 
-class Model:
+class ModelState:
     """One served model, with any number of workers; stays known when it has none.
 
     With `base` it is but a view: that model under the name of one of its adapters, as it was when it was asked for.
     """
 
-    base: "Model | None" = None
+    base: "ModelState | None" = None
 
     def __init__(self, name: str, kind: Kind, *, created: int, aliases: tuple[str, ...] = ()) -> None:
         self.name = name
@@ -154,9 +154,9 @@ class Model:
         self.source = name
         self.created = created
         self.aliases = aliases
-        self.workers: dict[bytes, Worker] = {}
-        self.supervisors: dict[bytes, Supervisor] = {}
-        self.appeared: list[Supervisor] = []
+        self.workers: dict[bytes, WorkerState] = {}
+        self.supervisors: dict[bytes, SupervisorState] = {}
+        self.appeared: list[SupervisorState] = []
         """Those that run an engine since the fleet last looked, and did not before."""
         self.queue = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
         self.slotless_queue = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
@@ -168,8 +168,8 @@ class Model:
         """What its workers last said of it once they were warm; stays while they are away."""
         self.settling = False
         """Whether the gateway has only just started, so that more peers may be about to register."""
-        self.affinity = Affinity()
-        self.adapters: dict[str, Adapter] = {}
+        self.affinity = PrefixAffinity()
+        self.adapters: dict[str, AdapterState] = {}
         """By the name that clients use; stay known as the model does."""
         self.offered: dict[str, str] = {}
         """All that its workers announced, each with the tail of its path, whether its name is free or not."""
@@ -179,7 +179,7 @@ class Model:
         """Those that no request can mean, each with the reason."""
         self._turns = 0
 
-    def adapter_view(self, name: str) -> "Model":
+    def adapter_view(self, name: str) -> "ModelState":
         """The model with one of its adapters."""
         view = copy.copy(self)
         # Who may use the model by its hub id may not, by that, use its adapters.
@@ -188,7 +188,7 @@ class Model:
         return view
 
     @property
-    def variants(self) -> "list[Model]":
+    def variants(self) -> "list[ModelState]":
         """All that clients may ask for: the bare model, and it with each of its adapters."""
         return [self, *map(self.adapter_view, sorted(self.adapters))]
 
@@ -198,7 +198,7 @@ class Model:
         return bool(self.workers or self.supervisors)
 
     @property
-    def up(self) -> list[Worker]:
+    def up(self) -> list[WorkerState]:
         """Workers that take jobs."""
         return [worker for worker in self.workers.values() if worker.up]
 
@@ -271,17 +271,19 @@ class Model:
         return self.suspects, self.slotless_queue, self.queue
 
     @property
-    def in_flight(self) -> Iterator[Flight]:
+    def in_flight(self) -> Iterator[JobState]:
         """All jobs at workers."""
         return (flight for worker in self.workers.values() for flight in worker.in_flight.values())
 
-    def queue_for(self, flight: Flight) -> Queue:
+    def queue_for(self, flight: JobState) -> Queue:
         """The queue in which `flight` waits: light jobs never wait behind generations, nor anybody behind suspects."""
         if flight.suspect:
             return self.suspects
         return self.slotless_queue if flight.slotless else self.queue
 
-    def select_worker(self, flight: Flight, light_jobs: int, *, among: Sequence[Worker] | None = None) -> Worker | None:
+    def select_worker(
+        self, flight: JobState, light_jobs: int, *, among: Sequence[WorkerState] | None = None
+    ) -> WorkerState | None:
         """Return the least loaded worker that has room, taking turns among equals; None if none has.
 
         One that has computed the beginning of the prompt goes before, unless it is much more loaded.
@@ -300,7 +302,7 @@ class Model:
         worker.turn = self._turns
         return worker
 
-    def next_job(self, line: Queue, light_jobs: int) -> tuple[Flight, Worker] | None:
+    def next_job(self, line: Queue, light_jobs: int) -> tuple[JobState, WorkerState] | None:
         """Return who of a line is to be sent now, and where to; None if nobody can be.
 
         Where there is room, but not for the tenant whose turn it is (its jobs wait for their grammars), others pass.

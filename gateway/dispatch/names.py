@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from gateway.dispatch.model import Model
+from gateway.dispatch.model import ModelState
 from protocol.messages import Kind
 
 SERVES: Mapping[Kind | None, tuple[Kind, ...]] = MappingProxyType(
@@ -21,7 +21,7 @@ OPENAI_EMBEDDING_NAMES = frozenset({"text-embedding-ada-002", "text-embedding-3-
 """What clients of OpenAI ask for by default: the default embedding model, unless an alias says otherwise."""
 
 
-def default_of(models: Iterable[Model], kind: Kind | None, capability: str = "") -> Model | None:
+def default_of(models: Iterable[ModelState], kind: Kind | None, capability: str = "") -> ModelState | None:
     """Return the model for requests that name none: the best kind, of those not out of order, the oldest.
 
     One that is known to have the `capability` comes before those that may not.
@@ -29,25 +29,25 @@ def default_of(models: Iterable[Model], kind: Kind | None, capability: str = "")
     serving = [model for model in models if model.kind in SERVES[kind]]
     order = SERVES[kind].index
 
-    def rank(model: Model) -> tuple[object, ...]:
+    def rank(model: ModelState) -> tuple[object, ...]:
         able = not capability or (model.ready is not None and capability in model.ready.capabilities)
         return not able, order(model.kind), not model.may_become_ready, model.created, model.name
 
     return min(serving, key=rank, default=None)
 
 
-def everybody(_model: Model) -> bool:
+def everybody(_model: ModelState) -> bool:
     """Who may use all models."""
     return True
 
 
 def named(
-    models: Iterable[Model],
+    models: Iterable[ModelState],
     name: str,
     kind: Kind | None,
     capability: str = "",
-    usable: Callable[[Model], bool] = everybody,
-) -> Model | None:
+    usable: Callable[[ModelState], bool] = everybody,
+) -> ModelState | None:
     """Look `name` up: served name, adapter, alias, hub id or its last part, OpenAI's name, family.
 
     Ids and families count only if one model has them. Models that are not `usable` do not count at all: what a name
@@ -76,7 +76,7 @@ def named(
     return family[0] if len(family) == 1 else None
 
 
-def _families(model: Model) -> set[str]:
+def _families(model: ModelState) -> set[str]:
     """Return `gemma3_text` and `gemma` for the one and the other way in which people call it."""
     if model.ready is None:
         return set()

@@ -15,17 +15,17 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry
 
 from gateway.dispatch.dispatcher import Dispatcher
-from gateway.dispatch.fleet import Fleet
-from gateway.dispatch.flight import Flight
-from gateway.dispatch.intake import Intake
-from gateway.dispatch.limits import Limits
-from gateway.dispatch.link import Link
+from gateway.dispatch.fleet import Scaling
+from gateway.dispatch.flight import JobState
+from gateway.dispatch.intake import Receiver
+from gateway.dispatch.limits import PoolTimeouts
+from gateway.dispatch.link import WorkerLink
 from gateway.dispatch.liveness import Liveness
-from gateway.dispatch.model import Model, Worker
+from gateway.dispatch.model import ModelState, WorkerState
 from gateway.dispatch.names import everybody
-from gateway.dispatch.roster import Roster
-from gateway.dispatch.stats import Snapshot, Stats, WorkerSnapshot, model_snapshot
-from gateway.dispatch.steps import Steps
+from gateway.dispatch.roster import Registry
+from gateway.dispatch.stats import PoolStats, Snapshot, WorkerSnapshot, model_snapshot
+from gateway.dispatch.steps import StepCounts
 from gateway.dispatch.stream import JobFailed, JobStream
 from protocol.codec import encode
 from protocol.messages import GenerateJob, Job, Kind
@@ -58,19 +58,19 @@ class Pool:
         run_dir: Path,
         *,
         aliases: Mapping[str, str] | None = None,
-        limits: Limits | None = None,
+        limits: PoolTimeouts | None = None,
         clock: Callable[[], float] = time.monotonic,
-        told: Callable[[Flight], None] | None = None,
+        told: Callable[[JobState], None] | None = None,
     ) -> None:
-        limits = limits or Limits()
+        limits = limits or PoolTimeouts()
         # 63 random bits: no two runs of a gateway share an epoch, and 0 is for workers that know none.
         epoch = secrets.randbelow(2**63 - 1) + 1
         self._clock = clock
         self._limits = limits
         self._born = clock()
-        self._stats = Stats(told)
-        self._roster = Roster(aliases=aliases or {})
-        self._link = Link(
+        self._stats = PoolStats(told)
+        self._roster = Registry(aliases=aliases or {})
+        self._link = WorkerLink(
             run_dir,
             probe=encode([], epoch=epoch),
             receive=self._on_frame,
@@ -78,7 +78,7 @@ class Pool:
             peers=self._roster.list_identities,
         )
         self._dispatcher = Dispatcher(epoch=epoch, line=self._link, clock=clock, limits=limits, stats=self._stats)
-        self._intake = Intake(
+        self._intake = Receiver(
             epoch=epoch,
             pid=os.getpid(),
             line=self._link,
@@ -89,7 +89,7 @@ class Pool:
             stats=self._stats,
         )
         self._liveness = Liveness(self._roster, limits, clock())
-        self._fleet = Fleet(epoch=epoch, line=self._link, clock=clock, roster=self._roster)
+        self._fleet = Scaling(epoch=epoch, line=self._link, clock=clock, roster=self._roster)
         self._ticker: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -128,8 +128,8 @@ class Pool:
         kind: Kind | None,
         capability: str = "",
         *,
-        usable: Callable[[Model], bool] = everybody,
-    ) -> Model:
+        usable: Callable[[ModelState], bool] = everybody,
+    ) -> ModelState:
         """Find the model for a request. Raises `JobFailed`: `model_not_found`, `model_not_ready`, `invalid_request`.
 
         Where none is named, one with the `capability` is preferred. A `kind` of None: any. Models, and models with
@@ -137,13 +137,13 @@ class Pool:
         """
         return self._roster.find_model(name, kind, capability, settling=self._roster.settling, usable=usable)
 
-    def models(self) -> list[Model]:
+    def models(self) -> list[ModelState]:
         """All models that were ever announced, by name."""
         return [*self._roster]
 
     def run_job(
         self,
-        model: Model,
+        model: ModelState,
         job: Job,
         buffers: Sequence[bytes] = (),
         *,
@@ -161,11 +161,11 @@ class Pool:
         """
         return _Run(self._dispatcher, model, job, buffers, cache_key, share)
 
-    def count_answer(self, model: Model, kind: str, *, took_s: float, prompt_tokens: int) -> None:
+    def count_answer(self, model: ModelState, kind: str, *, took_s: float, prompt_tokens: int) -> None:
         """Count a request of type `kind` that was answered without any job."""
         self._stats.count_answer(model, kind, took_s=took_s, prompt_tokens=prompt_tokens)
 
-    def find_worker(self, uid: str) -> Worker:
+    def find_worker(self, uid: str) -> WorkerState:
         """Return the worker of that `uid`, as snapshots show it. Raises `JobFailed` (`not_found`)."""
         worker = self._roster.find_worker(uid)
         if worker is None:
@@ -188,7 +188,7 @@ class Pool:
         """Replace a worker's engine by a fresh one of the same settings. Otherwise as `drain_worker`."""
         self._fleet.end_worker(self.find_worker(uid), grace_s=grace_s, again=True, reason="restarted")
 
-    def scale_model(self, model: Model, replicas: int, *, grace_s: float = 30.0) -> None:
+    def scale_model(self, model: ModelState, replicas: int, *, grace_s: float = 30.0) -> None:
         """Have so many engines of a model (0 to 64): supervisors start siblings, or drain the least busy ones.
 
         Returns at once. Raises `JobFailed`: `invalid_request` for a number out of bounds, `model_not_ready` where no
@@ -196,13 +196,13 @@ class Pool:
         """
         self._fleet.scale_model(model, replicas, grace_s=grace_s)
 
-    def load_model(self, model: Model, *, grace_s: float = 30.0) -> int:
+    def load_model(self, model: ModelState, *, grace_s: float = 30.0) -> int:
         """Have one engine of a model at least; returns how many there are, or will be. Raises as `scale`."""
         replicas = max(1, self._fleet.count_replicas(model))
         self._fleet.scale_model(model, replicas, grace_s=grace_s)
         return replicas
 
-    async def replace_engines(self, model: Model, *, grace_s: float = 3.0, patience_s: float = 300.0) -> None:
+    async def replace_engines(self, model: ModelState, *, grace_s: float = 3.0, patience_s: float = 300.0) -> None:
         """Replace all engines of a model by fresh ones, one after the other, without losing a request.
 
         With one replica its requests wait for the new engine. Raises `JobFailed` (`model_not_ready`) if a new one is
@@ -210,11 +210,11 @@ class Pool:
         """
         await self._fleet.replace_engines(model, grace_s=grace_s, patience_s=patience_s)
 
-    def clear_caches(self) -> list[Worker]:
+    def clear_caches(self) -> list[WorkerState]:
         """Have every worker forget prefixes and features, on disk too. Returns at once, with those that were told."""
         return self._fleet.clear_caches()
 
-    def count_embeddings(self, model: Model, *, inputs: int, tokens: int) -> None:
+    def count_embeddings(self, model: ModelState, *, inputs: int, tokens: int) -> None:
         """Count what a request to embed was answered with, computed or cached."""
         self._stats.throughput[model.name].count_request(self._clock(), inputs=inputs, tokens=tokens)
 
@@ -224,7 +224,7 @@ class Pool:
         return self._stats.registry
 
     @property
-    def steps(self) -> Steps:
+    def steps(self) -> StepCounts:
         """How many rows engines compute together."""
         return self._stats.steps
 
@@ -325,7 +325,7 @@ class _Run:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        model: Model,
+        model: ModelState,
         job: Job,
         buffers: Sequence[bytes],
         cache_key: str | None,
@@ -337,7 +337,7 @@ class _Run:
         self._buffers = buffers
         self._cache_key = cache_key
         self._share = share
-        self._flight: Flight | None = None
+        self._flight: JobState | None = None
 
     async def __aenter__(self) -> JobStream:
         stream = JobStream(self._job.n if isinstance(self._job, GenerateJob) else 1)
@@ -352,5 +352,5 @@ class _Run:
         if self._flight is not None:
             self._dispatcher.release_job(self._flight)
             if self._share is not None and self._flight.id in self._dispatcher.ledger.jobs:
-                self._share.keep()
+                self._share.add_user()
                 self._flight.on_closed = self._share.close

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gateway.dispatch.flight import Flight
+from gateway.dispatch.flight import JobState
 from gateway.dispatch.turns import Turns
 
 
@@ -23,42 +23,42 @@ class Queue:
         return len(self._line) >= self.capacity
 
     @property
-    def head(self) -> Flight | None:
+    def head(self) -> JobState | None:
         """Who is next."""
         return next(iter(self._line.values()), None)
 
-    def push(self, flight: Flight, now: float) -> None:
+    def push(self, flight: JobState, now: float) -> None:
         """Queue at the end."""
         flight.queued_at = now
         flight.queue = self
         self._line[flight.id] = flight
 
-    def push_front(self, flight: Flight, now: float) -> None:
+    def push_front(self, flight: JobState, now: float) -> None:
         """Queue at the front, above capacity if need be: this one had its turn and lost it, not by its own fault."""
         self.push(flight, now)
         self._line.move_to_end(flight.id, last=False)
 
-    def remove(self, flight: Flight) -> bool:
+    def remove(self, flight: JobState) -> bool:
         """Leave the line; whether it stood there."""
         found = self._line.pop(flight.id, None) is not None
         if found:
             flight.queue = None
         return found
 
-    def in_turn(self) -> Iterator[Flight]:
+    def in_turn(self) -> Iterator[JobState]:
         """All, who is next first; for one look, as nobody may come or go meanwhile."""
         return self._line.values()
 
-    def take_job(self, flight: Flight) -> None:
+    def take_job(self, flight: JobState) -> None:
         """Take out one that is sent: its caller has had its turn."""
         self._line.move_back(flight.id)
         self.remove(flight)
 
-    def eviction_candidate(self, newcomer: Flight) -> Flight | None:
+    def eviction_candidate(self, newcomer: JobState) -> JobState | None:
         """Who has to go where `newcomer` finds the line full; None if that is the newcomer. See `Turns`."""
         return self._line.eviction_candidate(newcomer)
 
-    def find_expired(self, now: float) -> list[Flight]:
+    def find_expired(self, now: float) -> list[JobState]:
         """Everyone who has waited too long. Looks at all: who came back to the front started waiting anew."""
         return [
             flight
@@ -66,7 +66,7 @@ class Queue:
             if now - flight.queued_at > min(self.timeout_s, flight.wait_limit_s)
         ]
 
-    def remove_all(self) -> list[Flight]:
+    def remove_all(self) -> list[JobState]:
         """Send everyone away."""
         waiting = [*self._line.values()]
         self._line.clear()
@@ -74,5 +74,5 @@ class Queue:
             flight.queue = None
         return waiting
 
-    def __iter__(self) -> Iterator[Flight]:
+    def __iter__(self) -> Iterator[JobState]:
         return iter([*self._line.values()])

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from gateway.dispatch.claims import aliases_of, settle_names
-from gateway.dispatch.model import Model, Supervisor, Worker
+from gateway.dispatch.model import ModelState, SupervisorState, WorkerState
 from gateway.dispatch.names import SERVES, default_of, everybody, named
 from gateway.dispatch.stream import JobFailed
 from protocol.errors import Code
@@ -17,13 +17,13 @@ from protocol.messages import Announce, Kind, Ready, State, Supervision
 log = logging.getLogger(__name__)
 
 
-class Roster:
+class Registry:
     """All peers that have said who they are in this epoch."""
 
     def __init__(self, *, aliases: Mapping[str, str], wall: Callable[[], float] = time.time) -> None:
-        self.workers: dict[bytes, Worker] = {}
-        self.supervisors: dict[bytes, Supervisor] = {}
-        self.models: dict[str, Model] = {}
+        self.workers: dict[bytes, WorkerState] = {}
+        self.supervisors: dict[bytes, SupervisorState] = {}
+        self.models: dict[str, ModelState] = {}
         self.settling = False
         self._aliases = aliases
         self._wall = wall
@@ -38,7 +38,7 @@ class Roster:
         for model in self.models.values():
             model.settling = False
 
-    def register_worker(self, identity: bytes, announce: Announce, now: float) -> Worker | None:
+    def register_worker(self, identity: bytes, announce: Announce, now: float) -> WorkerState | None:
         """Register or update a worker; None if it contradicts what is known (then it is ignored)."""
         worker = self.workers.get(identity)
         if worker is not None:
@@ -54,7 +54,7 @@ class Roster:
         model = self._model(announce.model, announce.kind, created=announce.created)
         if model is None:
             return None
-        worker = Worker(identity, announce, model, now)
+        worker = WorkerState(identity, announce, model, now)
         model.source = announce.source
         self.workers[identity] = model.workers[identity] = worker
         model.resize_queues()
@@ -62,13 +62,13 @@ class Roster:
         log.info("worker %s of %s is here (pid %d, %s)", worker.uid, model.name, announce.pid, announce.state.value)
         return worker
 
-    def mark_ready(self, worker: Worker, ready: Ready, now: float) -> None:
+    def mark_ready(self, worker: WorkerState, ready: Ready, now: float) -> None:
         """Note that a worker takes jobs from now on."""
         worker.up_at = now
         worker.ready = worker.model.ready = ready
         worker.advance_to(State.READY, now)
 
-    def register_supervisor(self, identity: bytes, report: Supervision, now: float) -> Supervisor | None:
+    def register_supervisor(self, identity: bytes, report: Supervision, now: float) -> SupervisorState | None:
         """Register or update a supervisor; None if it contradicts what is known."""
         supervisor = self.supervisors.get(identity)
         if supervisor is not None:
@@ -84,16 +84,16 @@ class Roster:
             return supervisor
         if identity in self.workers or self._model(report.model, report.kind) is None:
             return None
-        supervisor = Supervisor(identity, report, now)
+        supervisor = SupervisorState(identity, report, now)
         model = self.models[report.model]
         self.supervisors[identity] = model.supervisors[identity] = supervisor
         if supervisor.wanted:
             model.appeared.append(supervisor)
         return supervisor
 
-    def remove_peer(self, member: Worker | Supervisor) -> Model:
+    def remove_peer(self, member: WorkerState | SupervisorState) -> ModelState:
         """Strike a peer off; return the model that it was for."""
-        model = member.model if isinstance(member, Worker) else self.models[member.report.model]
+        model = member.model if isinstance(member, WorkerState) else self.models[member.report.model]
         self.workers.pop(member.identity, None)
         self.supervisors.pop(member.identity, None)
         model.workers.pop(member.identity, None)
@@ -101,19 +101,19 @@ class Roster:
         self._settle_names()
         return model
 
-    def find_worker(self, uid: str) -> Worker | None:
+    def find_worker(self, uid: str) -> WorkerState | None:
         """Return the worker of that uid."""
         return next((worker for worker in self.workers.values() if worker.uid == uid), None)
 
-    def supervisor_of(self, uid: str) -> Supervisor | None:
+    def supervisor_of(self, uid: str) -> SupervisorState | None:
         """Return the supervisor whose engine is the worker of that uid."""
         return next((found for found in self.supervisors.values() if found.report.engine == uid), None)
 
-    def wanted_engines(self, model: Model) -> list[Supervisor]:
+    def wanted_engines(self, model: ModelState) -> list[SupervisorState]:
         """The supervisors of a model that run an engine, or are about to; but for those that were told to end it."""
         return [found for found in model.supervisors.values() if found.wanted]
 
-    def __iter__(self) -> Iterator[Model]:
+    def __iter__(self) -> Iterator[ModelState]:
         return iter(sorted(self.models.values(), key=lambda model: model.name))
 
     def find_model(
@@ -123,8 +123,8 @@ class Roster:
         capability: str = "",
         *,
         settling: bool,
-        usable: Callable[[Model], bool] = everybody,
-    ) -> Model:
+        usable: Callable[[ModelState], bool] = everybody,
+    ) -> ModelState:
         """Find the model for a request of that kind. Raises `JobFailed`: `model_not_found`, `model_not_ready`,
         or `invalid_request` where the model exists but cannot do that.
 
@@ -152,7 +152,7 @@ class Roster:
             )
         return model
 
-    def _name_adapters(self, model: Model) -> None:
+    def _name_adapters(self, model: ModelState) -> None:
         """Take a model's adapters from the workers that it has now."""
         workers = model.workers.values()
         model.offered = {name: source for worker in workers for name, source in worker.announce.adapters.items()}
@@ -161,12 +161,12 @@ class Roster:
     def _settle_names(self) -> None:
         settle_names(self.models.values(), self._aliases, settling=self.settling)
 
-    def _model(self, name: str, kind: Kind, *, created: int | None = None) -> Model | None:
+    def _model(self, name: str, kind: Kind, *, created: int | None = None) -> ModelState | None:
         model = self.models.get(name)
         if model is None:
             aliases = aliases_of(name, self._aliases)
             born = int(self._wall()) if created is None else created
-            model = self.models[name] = Model(name, kind, created=born, aliases=aliases)
+            model = self.models[name] = ModelState(name, kind, created=born, aliases=aliases)
             model.settling = self.settling
             self._settle_names()
         elif model.kind is not kind:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Mapping
 import msgspec
 from prometheus_client import CollectorRegistry, Histogram
 
-from gateway.dispatch.flight import Flight, Outcome
-from gateway.dispatch.model import Model
-from gateway.dispatch.steps import Steps
+from gateway.dispatch.flight import JobState, Outcome
+from gateway.dispatch.model import ModelState
+from gateway.dispatch.steps import StepCounts
 from gateway.dispatch.throughput import Rates, Throughput
 from protocol.messages import Beat, GenerateJob, Kind, Supervision
 
@@ -118,10 +118,10 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Stats:
+class PoolStats:
     """Counts that only grow, a ring of recent speeds, and histograms in a registry of their own."""
 
-    def __init__(self, told: Callable[[Flight], None] | None = None) -> None:
+    def __init__(self, told: Callable[[JobState], None] | None = None) -> None:
         self._told = told
         self.registry = CollectorRegistry()
         self.requests: Counter[tuple[str, str, str]] = Counter()
@@ -130,7 +130,7 @@ class Stats:
         """By model and direction (`prompt`, `completion`)."""
         self.throughput: defaultdict[str, Throughput] = defaultdict(Throughput)
         """Of embedding, by model."""
-        self.steps = Steps()
+        self.steps = StepCounts()
         self.total_time_s = 0.0
         self.continued = 0
         self.times_s: defaultdict[str, float] = defaultdict(float)
@@ -143,15 +143,15 @@ class Stats:
         )
         self._duration = self._histogram("request_duration", "Time from a job's arrival to its end.")
 
-    def count_sent(self, flight: Flight, now: float) -> None:
+    def count_sent(self, flight: JobState, now: float) -> None:
         """A job went to a worker."""
         self._queue_wait.labels(flight.name).observe(now - flight.queued_at)
 
-    def time_first_output(self, flight: Flight, now: float) -> None:
+    def time_first_output(self, flight: JobState, now: float) -> None:
         """A job's first delta came."""
         self._first_token.labels(flight.name).observe(now - flight.began_at)
 
-    def count_ended(self, flight: Flight) -> None:
+    def count_ended(self, flight: JobState) -> None:
         """A job is over for its client, who has left."""
         if flight.slotless or flight.outcome is None:
             return
@@ -173,7 +173,7 @@ class Stats:
             self._tps.append(tps)
             self.speeds[flight.name].append(tps)
 
-    def count_answer(self, model: Model, kind: str, *, took_s: float, prompt_tokens: int) -> None:
+    def count_answer(self, model: ModelState, kind: str, *, took_s: float, prompt_tokens: int) -> None:
         """A request was answered without any job."""
         self.requests[model.name, kind, "done"] += 1
         self._took(model.name, took_s)
@@ -222,7 +222,7 @@ def _by_type(requests: Mapping[tuple[str, str, str], int]) -> dict[str, int]:
     return counts
 
 
-def request_type(flight: Flight) -> str:
+def request_type(flight: JobState) -> str:
     """How `request_types` calls it."""
     if not isinstance(flight.job, GenerateJob):
         return "embedding"
@@ -235,7 +235,7 @@ def type_of(*, images: bool, streamed: bool) -> str:
     return f"{name}_stream" if streamed else name
 
 
-def model_snapshot(model: Model) -> ModelSnapshot:
+def model_snapshot(model: ModelState) -> ModelSnapshot:
     """One model's queue, now."""
     return ModelSnapshot(
         name=model.name,

@@ -11,7 +11,7 @@ largest forward pass of a job."""
 BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
-class Steps:
+class StepCounts:
     """Counts per bucket, the last of which has no bound."""
 
     def __init__(self) -> None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.dispatch.flight import Flight
+from gateway.dispatch.flight import JobState
 from protocol.messages import EmbedJob, GenerateJob
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import Worker
+    from gateway.dispatch.model import WorkerState
 
 PROOF_OUTPUT = 4
 """Deltas that a suspect has to bring before it is cleared: more than an engine computes ahead of what it sends."""
@@ -57,7 +57,7 @@ LAGGING = 16
 """If an equal request once got so many tokens further, it was not the request that ended this one."""
 
 
-class Mark:
+class CrashRecord:
     """What is held against all equal requests: engines that died `count` times, and `doubts` times with others aboard.
 
     `refused`: so were they, and so will they be.
@@ -84,7 +84,7 @@ class Crash(msgspec.Struct, frozen=True):
     model: str
     at: float
     aboard: frozenset[bytes]
-    blamed: Mark | None
+    blamed: CrashRecord | None
 
     @property
     def explained(self) -> bool:
@@ -92,24 +92,24 @@ class Crash(msgspec.Struct, frozen=True):
         return self.blamed is not None and self.blamed.count >= GUILTY
 
 
-class Suspicion:
+class Quarantine:
     """All marks, and the crashes of late."""
 
     def __init__(self) -> None:
         self.refused = 0
         """Requests that were refused for what they, or their equals, had done."""
-        self._marks: OrderedDict[bytes, Mark] = OrderedDict()
+        self._marks: OrderedDict[bytes, CrashRecord] = OrderedDict()
         self._credits: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         """What ran well of late: how often, and when last."""
         self._crashes: deque[Crash] = deque(maxlen=REMEMBERED)
 
-    def recognise(self, flight: Flight, now: float) -> None:
+    def recognise(self, flight: JobState, now: float) -> None:
         """Mark a newcomer that equals a suspect. Costs a hash of the request, but only while there are marks."""
         self._forget(now)
         if self._marks:
             flight.crash_record = self._marks.get(fingerprint(flight))
 
-    def crashed(self, model: str, aboard: Sequence[Flight], now: float) -> None:
+    def crashed(self, model: str, aboard: Sequence[JobState], now: float) -> None:
         """An engine of `model` died with these aboard."""
         self._forget(now)
         suspects = [flight for flight in aboard if flight.suspect]
@@ -125,7 +125,7 @@ class Suspicion:
         names = frozenset(flight.crash_record.fingerprint for flight in aboard if flight.crash_record)
         self._crashes.append(Crash(model, now, names, blamed))
 
-    def clear(self, flight: Flight, now: float) -> None:
+    def clear(self, flight: JobState, now: float) -> None:
         """A suspect got further than where its engine died."""
         if flight.crash_record is not None:
             flight.crash_record.count = 0
@@ -133,24 +133,24 @@ class Suspicion:
             self._credit(flight.crash_record.fingerprint, now, at_most=1)
             flight.crash_record = None
 
-    def finished(self, flight: Flight, now: float) -> None:
+    def finished(self, flight: JobState, now: float) -> None:
         """A request ran to its end, which speaks for its equals should they be aboard when an engine dies."""
         self.clear(flight, now)
         if not flight.slotless:
             self._credit(fingerprint(flight), now, at_most=MAX_CREDIT)
 
-    def proven(self, flight: Flight, now: float) -> bool:
+    def proven(self, flight: JobState, now: float) -> bool:
         """Count one more delta of a suspect; whether it is cleared by it."""
         if flight.trial_began_at is None:
             flight.trial_began_at = now
         flight.trial_output += 1
         return flight.trial_output >= PROOF_OUTPUT and now - flight.trial_began_at >= PROOF_S
 
-    def doomed(self, flight: Flight) -> bool:
+    def doomed(self, flight: JobState) -> bool:
         """Whether a request that just came equals one that was refused."""
         return flight.crash_record is not None and flight.crash_record.refused
 
-    def hopeless(self, flight: Flight, now: float) -> bool:
+    def hopeless(self, flight: JobState, now: float) -> bool:
         """Whether nothing can speak for a suspect any more, or its equal has been refused."""
         mark = flight.crash_record
         return mark is not None and (
@@ -158,7 +158,7 @@ class Suspicion:
             or mark.count >= max(HOPELESS, GUILTY + mark.credit, len(self._without(flight.model.name, now, mark)) + 1)
         )
 
-    def guilty(self, flight: Flight, now: float, *, last: bool) -> bool:
+    def guilty(self, flight: JobState, now: float, *, last: bool) -> bool:
         """Whether a suspect is to be refused.
 
         It gets the benefit of the doubt if something vouches for it, and where engines die without it, too; but
@@ -176,7 +176,7 @@ class Suspicion:
         """Whether engines of a model die so often that no one request can be why."""
         return len(self._without(model, now, None)) >= MANY
 
-    def admits(self, worker: "Worker", newcomer: Flight, now: float, *, storm: bool) -> bool:
+    def admits(self, worker: "WorkerState", newcomer: JobState, now: float, *, storm: bool) -> bool:
         """Whether a suspect may go to a worker now: as many are on trial there together as its long wait excuses.
 
         Those that are known to run well do not wait for each other, and in a storm nobody does who was aboard one death
@@ -191,11 +191,11 @@ class Suspicion:
         waited_s = now - max(newcomer.queued_at, worker.up_at)
         return rivals < 1 << int(min(waited_s / DOUBLED_S, 10))
 
-    def ripe(self, flight: Flight, now: float) -> bool:
+    def ripe(self, flight: JobState, now: float) -> bool:
         """Whether a guilty request has waited long enough for something that speaks for it."""
         return flight.crash_record is None or now - flight.crash_record.since >= VERDICT_S
 
-    def refuse(self, flight: Flight) -> None:
+    def refuse(self, flight: JobState) -> None:
         """Its deaths are explained: they speak for nobody else any more."""
         self.refused += 1
         mark = flight.crash_record
@@ -208,7 +208,7 @@ class Suspicion:
 
     # -- inside ------------------------------------------------------------
 
-    def _accuse(self, flight: Flight, *, alone: bool, now: float) -> None:
+    def _accuse(self, flight: JobState, *, alone: bool, now: float) -> None:
         """An engine died with this suspect aboard, the only one or among others."""
         mark = flight.crash_record
         if mark is None:
@@ -228,14 +228,14 @@ class Suspicion:
         if mark.fingerprint in self._marks:
             self._marks.move_to_end(mark.fingerprint)
 
-    def _mark(self, flight: Flight, now: float) -> Mark:
+    def _mark(self, flight: JobState, now: float) -> CrashRecord:
         """Return the mark of a request that was aboard for the first time (or again, after it had been cleared)."""
         key = fingerprint(flight)
         mark = self._marks.get(key)
         if mark is None:
             steady = flight.output_at is not None and now - flight.output_at >= STEADY_S
             credit, _ = self._credits.get(key, (0, now))
-            mark = self._marks[key] = Mark(key, now, credit=max(credit, int(steady)))
+            mark = self._marks[key] = CrashRecord(key, now, credit=max(credit, int(steady)))
             while len(self._marks) > REMEMBERED:
                 self._marks.popitem(last=False)
         mark.count = max(mark.count, 1)
@@ -250,7 +250,7 @@ class Suspicion:
         if len(self._credits) > REMEMBERED:
             self._credits.popitem(last=False)
 
-    def _without(self, model: str, now: float, mark: Mark | None) -> list[Crash]:
+    def _without(self, model: str, now: float, mark: CrashRecord | None) -> list[Crash]:
         """The late deaths that can't be this one's."""
         return [
             crash
@@ -269,14 +269,14 @@ class Suspicion:
             self._crashes.popleft()
 
 
-def _further(flight: Flight, now: float) -> bool:
+def _further(flight: JobState, now: float) -> bool:
     began_at = flight.trial_began_at
     return (
         began_at is not None and flight.trial_output > FURTHER_OUTPUT * flight.choices and now - began_at >= FURTHER_S
     )
 
 
-def innocence(flight: Flight) -> tuple[int, bool, int, int]:
+def innocence(flight: JobState) -> tuple[int, bool, int, int]:
     """Who is tried first: what killed less, what is known to run well, what has output to prove it, what is older."""
     return (
         0 if flight.crash_record is None else flight.crash_record.count,
@@ -286,7 +286,7 @@ def innocence(flight: Flight) -> tuple[int, bool, int, int]:
     )
 
 
-def fingerprint(flight: Flight) -> bytes:
+def fingerprint(flight: JobState) -> bytes:
     """A hash of all that makes two requests equal for an engine, whoever sent them; seeds are drawn anew each time.
 
     Images are told apart by the digests in the job: hashing all that was aboard a crash would hold up the event loop.

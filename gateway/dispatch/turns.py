@@ -6,26 +6,26 @@ One caller's thousand requests delay another's one by a single turn. Who lost a 
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from gateway.dispatch.flight import Flight
+from gateway.dispatch.flight import JobState
 
 
 class Turns:
     """Waiting flights by id; iterating `values` gives the next one first."""
 
     def __init__(self) -> None:
-        self._ids: dict[int, Flight] = {}
-        self._front: OrderedDict[int, Flight] = OrderedDict()
-        self._levels: dict[int, OrderedDict[str, OrderedDict[int, Flight]]] = {}
+        self._ids: dict[int, JobState] = {}
+        self._front: OrderedDict[int, JobState] = OrderedDict()
+        self._levels: dict[int, OrderedDict[str, OrderedDict[int, JobState]]] = {}
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    def __setitem__(self, flight_id: int, flight: Flight) -> None:
+    def __setitem__(self, flight_id: int, flight: JobState) -> None:
         self._ids[flight_id] = flight
         level = self._levels.setdefault(flight.priority, OrderedDict())
         level.setdefault(flight.tenant, OrderedDict())[flight_id] = flight
 
-    def pop(self, flight_id: int, _default: None) -> Flight | None:
+    def pop(self, flight_id: int, _default: None) -> JobState | None:
         """Take one out; None if it does not wait. Taking the next one uses up its caller's turn."""
         flight = self._ids.pop(flight_id, None)
         if flight is not None and self._front.pop(flight_id, None) is None:
@@ -51,14 +51,14 @@ class Turns:
         self._front.clear()
         self._levels.clear()
 
-    def values(self) -> Iterator[Flight]:
+    def values(self) -> Iterator[JobState]:
         """The next one, then all others in no order that matters."""
         yield from self._front.values()
         for priority in sorted(self._levels, reverse=True):
             for line in self._levels[priority].values():
                 yield from line.values()
 
-    def eviction_candidate(self, newcomer: Flight) -> Flight | None:
+    def eviction_candidate(self, newcomer: JobState) -> JobState | None:
         """Whose place `newcomer` may take: the last of the caller that holds most places, if that is fairer so.
 
         None where its own caller holds as many, give or take one, or where what waits matters more.
@@ -75,7 +75,7 @@ class Turns:
                 return next(reversed(line.values()))
         return None
 
-    def _leave(self, flight: Flight) -> None:
+    def _leave(self, flight: JobState) -> None:
         level = self._levels[flight.priority]
         line = level[flight.tenant]
         took_turn = next(iter(level)) == flight.tenant and next(iter(line)) == flight.id

@@ -20,7 +20,7 @@ from yarl import URL
 from gateway.errors import ApiError, invalid
 from gateway.media.addresses import is_public
 from gateway.media.gallery import Hold
-from gateway.media.inline import File, too_large
+from gateway.media.inline import ImageFile, too_large
 from gateway.media.lookup import TENANT, Allowed, Lookup, NotAllowed, SystemLookup, make_connector
 from gateway.media.places import FairPlaces
 from gateway.media.remote_urls import BadUrl, UrlRules, read_url
@@ -94,7 +94,7 @@ class Fetcher:
         if self._session is not None:
             await self._session.close()
 
-    async def fetch_image(self, url: str, where: str, hold: Hold, *, tenant: str = "") -> File:
+    async def fetch_image(self, url: str, where: str, hold: Hold, *, tenant: str = "") -> ImageFile:
         """Fetch an image in its tenant's turn. Raises `ApiError` with `where` as its `param`."""
         try:
             target = read_url(url, self._rules)
@@ -132,7 +132,7 @@ class Fetcher:
             TENANT.reset(caller)
             self._places.give_back(tenant, host)
 
-    async def _follow(self, url: URL, where: str, hold: Hold) -> File:
+    async def _follow(self, url: URL, where: str, hold: Hold) -> ImageFile:
         """The file at the end of all redirects, each of which is checked as the first URL was."""
         if self._session is None:
             raise RuntimeError("the fetcher is not open")
@@ -145,7 +145,7 @@ class Fetcher:
         raise ValueError("too many redirects")
 
 
-async def _read(response: aiohttp.ClientResponse, where: str, hold: Hold, limits: FetchLimits) -> File:
+async def _read(response: aiohttp.ClientResponse, where: str, hold: Hold, limits: FetchLimits) -> ImageFile:
     if response.status != 200:
         raise invalid(f"The server of the image's URL answered with status {response.status}.", where)
     if (response.content_length or 0) > MAX_IMAGE_BYTES:
@@ -161,7 +161,7 @@ async def _read(response: aiohttp.ClientResponse, where: str, hold: Hold, limits
         if (took_s := clock() - began) > limits.patience_s and data.tell() < took_s * limits.least_bytes_per_s:
             raise TimeoutError
         digest.update(chunk)
-    return File(data.getvalue(), digest.digest())
+    return ImageFile(data.getvalue(), digest.digest())
 
 
 def _not_allowed(error: BaseException | None) -> bool:

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from gateway.errors import invalid
 from gateway.media.formats import read_header
-from gateway.media.inline import File, read_inline
+from gateway.media.inline import ImageFile, read_inline
 from gateway.memory_account import MemoryShare
 from gateway.schema.bounds import MAX_IMAGE_PIXELS
-from gateway.schema.pictures import Picture
+from gateway.schema.pictures import ShownImage
 from protocol.messages import Image
 
 SMALL = 256 * 1024
@@ -24,31 +24,31 @@ Hold = Callable[[int], None]
 """Notes that so many more bytes are held. Raises `ApiError` where that is too much."""
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Whoever fetches what is not in the URL itself."""
 
-    async def fetch_image(self, url: str, where: str, hold: Hold, *, tenant: str) -> File:
+    async def fetch_image(self, url: str, where: str, hold: Hold, *, tenant: str) -> ImageFile:
         """Fetch a file for a tenant. Raises `ApiError` with `where` as its `param`."""
 
 
 @dataclass(kw_only=True, slots=True)
-class Album:
+class ResolvedImages:
     """What a job takes along: one `Image` per picture, in order; each file once."""
 
     images: list[Image] = field(default_factory=list)
     buffers: list[bytes] = field(default_factory=list)
 
 
-class Gallery:
+class ImageResolver:
     """Collects images for requests. `remote` None: only from data: URLs."""
 
-    def __init__(self, *, remote: Source | None) -> None:
+    def __init__(self, *, remote: ImageSource | None) -> None:
         self._remote = remote
         self.held_bytes = 0
         """Held for all requests together."""
 
     @asynccontextmanager
-    async def resolve_images(self, shown: list[Picture], share: MemoryShare) -> AsyncIterator[Album]:
+    async def resolve_images(self, shown: list[ShownImage], share: MemoryShare) -> AsyncIterator[ResolvedImages]:
         """Collect the images of a request, all at once, and hold them in its share for as long as the block lasts.
 
         Raises `ApiError` with the parameter of the first image that can't be had.
@@ -56,7 +56,7 @@ class Gallery:
         with self.holding(share) as hold:
             # Several pictures may share one URL, and several URLs one file.
             files = await self._files({picture.url: picture.where for picture in reversed(shown)}, hold, share.tenant)
-            album, places = Album(), dict[bytes, int]()
+            album, places = ResolvedImages(), dict[bytes, int]()
             for picture in shown:
                 file = files[picture.url]
                 place = places.setdefault(file.digest, len(places))
@@ -83,11 +83,11 @@ class Gallery:
             self.held_bytes -= held
             share.release_bytes(held)
 
-    async def _files(self, wanted: dict[str, str], hold: Hold, tenant: str) -> dict[str, File]:
+    async def _files(self, wanted: dict[str, str], hold: Hold, tenant: str) -> dict[str, ImageFile]:
         """By URL; `wanted` says which parameter to blame for each."""
         if len(wanted) < 2:
             return {url: await self._file(url, where, hold, tenant) for url, where in wanted.items()}
-        tasks: dict[str, asyncio.Task[File]] = {}
+        tasks: dict[str, asyncio.Task[ImageFile]] = {}
         try:
             async with asyncio.TaskGroup() as group:
                 tasks |= {url: group.create_task(self._file(url, where, hold, tenant)) for url, where in wanted.items()}
@@ -98,7 +98,7 @@ class Gallery:
             # A task keeps its error, whose traceback leads back here: a circle that would keep the images.
             tasks.clear()
 
-    async def _file(self, url: str, where: str, hold: Hold, tenant: str) -> File:
+    async def _file(self, url: str, where: str, hold: Hold, tenant: str) -> ImageFile:
         if url[:5].lower() == "data:":
             hold(len(url) // 4 * 3)
             small = len(url) <= SMALL
@@ -110,7 +110,7 @@ class Gallery:
         return checked(file, where)
 
 
-def checked(file: File, where: str) -> File:
+def checked(file: ImageFile, where: str) -> ImageFile:
     """The file, if it is an image of a format and size that are taken. Raises `ApiError`, naming `where`."""
     header = read_header(file.data)
     if header is None:

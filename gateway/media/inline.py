@@ -16,14 +16,14 @@ _HEAD = re.compile(r"data:image/[\w.+-]{1,64}(?:;[\w.+=-]{1,64}){0,4};base64,", 
 _HEAD_LENGTH = 512
 
 
-class File(NamedTuple):
+class ImageFile(NamedTuple):
     """A whole file and its SHA-256."""
 
     data: bytes
     digest: bytes
 
 
-def read_inline(url: str, where: str) -> File:
+def read_inline(url: str, where: str) -> ImageFile:
     """Decode a data: URL. Raises `ApiError` with `where` as its `param`.
 
     Takes 4 ms per MB, during which other threads get their turns.
@@ -50,7 +50,7 @@ def read_inline(url: str, where: str) -> File:
         digest.update(piece)
     if data.tell() > MAX_IMAGE_BYTES:
         raise too_large(where)
-    return File(data.getvalue(), digest.digest())
+    return ImageFile(data.getvalue(), digest.digest())
 
 
 def too_large(where: str) -> ApiError:

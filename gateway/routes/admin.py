@@ -5,25 +5,25 @@ from aiohttp import hdrs, web
 
 from gateway.access.audit import audit
 from gateway.access.gate import CALLER, GATE
-from gateway.context import CUSTODY, EVENTS, LOADED, POOL, VECTORS
+from gateway.context import EMBEDDING_CACHE, EVENTS, KEY_SYNC, LOADED, POOL
 from gateway.errors import invalid
 from gateway.events import KEPT
 from gateway.memory_account import MEMORY
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer
 from gateway.routes.caller import allowed
-from gateway.schema.admin import Cleared, Configuration, EventList, Stats, WorkerInfo, WorkerList
+from gateway.schema.admin import AdminStats, Cleared, Configuration, EventList, WorkerInfo, WorkerList
 
 
 async def stats(request: web.Request) -> web.Response:
     """Cache hit rates, rate limiting, a summary of the configuration, performance."""
     app = request.app
-    now, vectors, gate, custody = app[POOL].take_snapshot(), app[VECTORS], app[GATE], app[CUSTODY]
+    now, vectors, gate, custody = app[POOL].take_snapshot(), app[EMBEDDING_CACHE], app[GATE], app[KEY_SYNC]
     beats = [worker.beat for worker in now.workers if worker.beat is not None]
     lookups, hits = sum(beat.prefix_lookups for beat in beats), sum(beat.prefix_hits for beat in beats)
     disk_hits = sum(beat.prefix_disk_hits for beat in beats)
     config = app[LOADED].config
-    body = Stats(
+    body = AdminStats(
         cache={
             "enabled": vectors is not None,
             "entries": len(vectors) if vectors is not None else 0,
@@ -121,7 +121,7 @@ async def workers(request: web.Request) -> web.Response:
 
 async def clear_cache(request: web.Request) -> web.Response:
     """Forget all cached vectors, and what workers keep of earlier prompts and images, in memory and on disk."""
-    vectors = request.app[VECTORS]
+    vectors = request.app[EMBEDDING_CACHE]
     workers = request.app[POOL].clear_caches()
     cleared = Cleared(
         entries=len(vectors) if vectors is not None else 0,
@@ -159,7 +159,7 @@ OPERATIONS = tuple(
         access=("admin",),
     )
     for method, path, handler, summary, kind, errors in (
-        (hdrs.METH_GET, "/admin/stats", stats, "Caches, limits, speed", Stats, ()),
+        (hdrs.METH_GET, "/admin/stats", stats, "Caches, limits, speed", AdminStats, ()),
         (hdrs.METH_GET, "/admin/config", configuration, "The configuration", Configuration, ()),
         (hdrs.METH_GET, "/admin/workers", workers, "Engine processes", WorkerList, ()),
         (hdrs.METH_POST, "/admin/cache/clear", clear_cache, "Forget cached vectors and prompts", Cleared, ()),

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 from aiohttp import hdrs, web
 
 from gateway.access.audit import audit
-from gateway.access.custody import Unavailable
+from gateway.access.custody import KeysUnavailable
 from gateway.access.gate import CALLER, GATE
 from gateway.access.grants import NotGranted, check_grant
 from gateway.access.record import BadKey, Key, new_key
 from gateway.access.store import RevokedKey, UnknownKey
-from gateway.context import CUSTODY
+from gateway.context import KEY_SYNC
 from gateway.errors import ApiError, invalid
 from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
@@ -34,7 +34,7 @@ async def create(request: web.Request) -> web.Response:
         _check(request, key)
         return key, text
 
-    key, text = await _written(request, "key.create", request.app[CUSTODY].write_key(make))
+    key, text = await _written(request, "key.create", request.app[KEY_SYNC].write_key(make))
     return answer(_info(key, text=text))
 
 
@@ -64,7 +64,7 @@ async def change(request: web.Request) -> web.Response:
             _check(request, one)
         return changed, None
 
-    work = request.app[CUSTODY].change_key(request.match_info["id"], make)
+    work = request.app[KEY_SYNC].change_key(request.match_info["id"], make)
     changed, _ = await _written(request, "key.change", work, *fields)
     return answer(_info(changed))
 
@@ -72,7 +72,7 @@ async def change(request: web.Request) -> web.Response:
 async def revoke(request: web.Request) -> web.Response:
     """Close a key for good, at once, whatever state the database is in. Streams that run are not cut off."""
     key, kept = await _written(
-        request, "key.revoke", request.app[CUSTODY].revoke_key(request.match_info["id"], time.time())
+        request, "key.revoke", request.app[KEY_SYNC].revoke_key(request.match_info["id"], time.time())
     )
     return answer(_info(key, pending=None if kept == "database" else kept))
 
@@ -86,7 +86,7 @@ async def rotate(request: web.Request) -> web.Response:
         _check(request, key)
         return key.rotated(pepper, time.time(), grace_s)
 
-    work = request.app[CUSTODY].change_key(request.match_info["id"], make)
+    work = request.app[KEY_SYNC].change_key(request.match_info["id"], make)
     rotated, text = await _written(request, "key.rotate", work)
     return answer(_info(rotated, text=text))
 
@@ -98,8 +98,8 @@ def _check(request: web.Request, key: Key) -> None:
 
 async def _keys(request: web.Request) -> list[Key]:
     try:
-        return await request.app[CUSTODY].read_keys()
-    except Unavailable as error:
+        return await request.app[KEY_SYNC].read_keys()
+    except KeysUnavailable as error:
         raise ApiError("keys_unavailable", detail=str(error)) from None
 
 
@@ -128,7 +128,7 @@ async def _written(
         raise _unknown() from None
     except RevokedKey:
         raise ApiError("key_revoked", param="id") from None
-    except Unavailable as error:
+    except KeysUnavailable as error:
         raise ApiError("keys_unavailable", detail=str(error)) from None
     audit(act, by=request[CALLER].id, subject=key.id, name=key.name, fields=",".join(details))
     return key, rest

@@ -13,11 +13,11 @@ from gateway.access.gate import CALLER, TICKET, WORK
 from gateway.context import POOL
 from gateway.dispatch.stream import JobFailed, JobStream
 from gateway.errors import ApiError
-from gateway.vectors import Key
+from gateway.vectors import CacheKey
 from protocol.messages import ChatPrompt, EmbedJob, GenerateJob, Kind, TextPrompt, TokenizeJob, TokenPrompt
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import Model
+    from gateway.dispatch.model import ModelState
 
 TOKEN_BYTES = 40
 """A number of Python's, and its place in a list."""
@@ -26,7 +26,7 @@ _NEEDED = MappingProxyType(
 )
 
 
-def model_of(request: web.Request, name: str | None, kind: Kind | None, capability: str = "") -> "Model":
+def model_of(request: web.Request, name: str | None, kind: Kind | None, capability: str = "") -> "ModelState":
     """The model for a request of that kind: the only way from a name to a model, so that no route forgets to ask.
 
     Who may use some models only is told of no others: names are looked up among theirs, and all that leads to none of
@@ -48,17 +48,17 @@ def model_of(request: web.Request, name: str | None, kind: Kind | None, capabili
     return model
 
 
-def shown(request: web.Request, name: str | None, kind: Kind | None) -> "Model":
+def shown(request: web.Request, name: str | None, kind: Kind | None) -> "ModelState":
     """The model that a caller wants to know of. Raises as `Pool.resolve`; what is not theirs is not there."""
     return _resolve(request, name, kind)
 
 
-def _resolve(request: web.Request, name: str | None, kind: Kind | None, capability: str = "") -> "Model":
+def _resolve(request: web.Request, name: str | None, kind: Kind | None, capability: str = "") -> "ModelState":
     pool, caller = request.app[POOL], request[CALLER]
     if not caller.models:
         return pool.find_model(name, kind, capability)
 
-    def usable(model: "Model") -> bool:
+    def usable(model: "ModelState") -> bool:
         return allowed(request, model)
 
     try:
@@ -71,7 +71,7 @@ def _resolve(request: web.Request, name: str | None, kind: Kind | None, capabili
         raise
 
 
-def allowed(request: web.Request, model: "Model") -> bool:
+def allowed(request: web.Request, model: "ModelState") -> bool:
     """Whether the caller may use, and know of, a model: by its served name or an alias of that, not by its origin.
 
     A model with one of its adapters is another model than without: neither opens the other.
@@ -111,7 +111,7 @@ async def reserve(request: web.Request, *jobs: GenerateJob | EmbedJob) -> None:
         await ticket.reserve(sum(map(tokens_of_job, jobs)))
 
 
-async def reserve_inputs(request: web.Request, inputs: Iterable[Key]) -> None:
+async def reserve_inputs(request: web.Request, inputs: Iterable[CacheKey]) -> None:
     """The same for texts, token ids and digests of images, known already or not. Raises `ApiError` (429)."""
     ticket = request.get(TICKET)
     if ticket is not None and ticket.counts_tokens:
@@ -134,7 +134,7 @@ def text_memory(text: str) -> int:
     return getsizeof(text) * (1 if text.isascii() else 2)
 
 
-def _tokens(one: Key) -> int:
+def _tokens(one: CacheKey) -> int:
     match one:
         case str():
             return tokens_of_text(one)

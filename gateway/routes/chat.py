@@ -6,7 +6,7 @@ from typing import cast
 import msgspec
 from aiohttp import hdrs, web
 
-from gateway.context import GALLERY, GENERATED, POOL, REQUEST_ID, Generated
+from gateway.context import GENERATION_STATS, IMAGE_RESOLVER, POOL, REQUEST_ID, GenerationStats
 from gateway.dispatch.stats import type_of
 from gateway.dispatch.stream import JobStream
 from gateway.memory_account import SHARE
@@ -23,7 +23,7 @@ from gateway.routes.generation import (
     model_for,
     timings_asked,
 )
-from gateway.routes.origin import Origin, finish_of, logprob_of
+from gateway.routes.origin import ResponseMeta, finish_of, logprob_of
 from gateway.schema.answers import (
     ChatChoice,
     ChatCompletion,
@@ -31,8 +31,8 @@ from gateway.schema.answers import (
     ChatLogprobs,
     ChatMessage,
     FunctionCall,
-    TokenLogprob,
-    ToolCall,
+    LogprobBody,
+    ToolCallBody,
     usage_of,
 )
 from gateway.schema.chat import ChatCompletionRequest
@@ -52,7 +52,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     pool = request.app[POOL]
     model = model_for(request, wanted.model, shown)
     kind = type_of(images=bool(shown), streamed=bool(wanted.stream))
-    request[GENERATED] = Generated(request_type=kind, model=model.name)
+    request[GENERATION_STATS] = GenerationStats(request_type=kind, model=model.name)
     job = wanted.make_job(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request))
     # All that is in them is in the job; only images are still needed, as text, until they are collected.
     wanted, share = msgspec.structs.replace(wanted, messages=[], tools=None), request[SHARE]
@@ -61,7 +61,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     if share.held_bytes > LARGE_BYTES:
         # Making the job of megabytes took tens of milliseconds, and sending it will.
         await asyncio.sleep(0)
-    async with request.app[GALLERY].resolve_images(shown, share) as album:
+    async with request.app[IMAGE_RESOLVER].resolve_images(shown, share) as album:
         job = msgspec.structs.replace(job, images=album.images)
         await reserve(request, job)
         names = forget_urls(shown)
@@ -70,17 +70,17 @@ async def create(request: web.Request) -> web.StreamResponse:
             count_job(request, stream)
             with blaming(names):
                 await stream.wait_accepted()
-            origin = Origin.for_model(model, "chatcmpl")
+            origin = ResponseMeta.for_model(model, "chatcmpl")
             if wanted.stream:
                 return await _stream(request, wanted, origin, stream)
             return await _whole(request, wanted, origin, stream)
 
 
 async def _stream(
-    request: web.Request, wanted: ChatCompletionRequest, origin: Origin, stream: JobStream
+    request: web.Request, wanted: ChatCompletionRequest, origin: ResponseMeta, stream: JobStream
 ) -> web.StreamResponse:
     chunks = ChatChunks(origin, choices=wanted.n or 1, include_usage=wanted.include_usage)
-    generated = request[GENERATED]
+    generated = request[GENERATION_STATS]
     async with EventStream(request) as events:
         await events.send_headers()
         await events.send_frames(chunks.encode_opening())
@@ -96,12 +96,12 @@ async def _stream(
 
 
 async def _whole(
-    request: web.Request, wanted: ChatCompletionRequest, origin: Origin, stream: JobStream
+    request: web.Request, wanted: ChatCompletionRequest, origin: ResponseMeta, stream: JobStream
 ) -> web.Response:
     deltas = await stream.collect_all()
     spent = cost(stream)
-    request[GENERATED].add_text(deltas)
-    request[GENERATED].tokens = spent.completion_tokens
+    request[GENERATION_STATS].add_text(deltas)
+    request[GENERATION_STATS].tokens = spent.completion_tokens
     return answer(
         ChatCompletion(
             id=origin.id,
@@ -118,7 +118,8 @@ async def _whole(
 
 async def _choice(delta: Delta, *, logprobs: bool) -> ChatChoice:
     calls = [
-        ToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments)) for call in delta.calls
+        ToolCallBody(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments))
+        for call in delta.calls
     ]
     message = ChatMessage(
         role="assistant",
@@ -131,7 +132,7 @@ async def _choice(delta: Delta, *, logprobs: bool) -> ChatChoice:
     return ChatChoice(index=delta.choice, message=message, logprobs=found, finish_reason=finish_of(delta))
 
 
-async def _written(tokens: list[JobLogprob]) -> list[TokenLogprob]:
+async def _written(tokens: list[JobLogprob]) -> list[LogprobBody]:
     """Each token's entry, written already: with 20 alternatives each, thousands of them take long."""
     written: list[msgspec.Raw] = []
     for start in range(0, len(tokens), SLICE_TOKENS):
@@ -140,7 +141,7 @@ async def _written(tokens: list[JobLogprob]) -> list[TokenLogprob]:
         ]
         if start:
             await asyncio.sleep(0)
-    return cast("list[TokenLogprob]", written)
+    return cast("list[LogprobBody]", written)
 
 
 OPERATIONS = (

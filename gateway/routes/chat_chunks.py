@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 import orjson
 
-from gateway.routes.origin import Origin, closing_frame, finish_of, logprob_of
+from gateway.routes.origin import ResponseMeta, closing_frame, finish_of, logprob_of
 from gateway.schema.answers import (
     ChatChunkChoice,
     ChatDelta,
@@ -14,7 +14,7 @@ from gateway.schema.answers import (
     FunctionDelta,
     Timings,
     ToolCallDelta,
-    Usage,
+    UsageBody,
 )
 from protocol.messages import Delta, TokenLogprob, ToolCall
 
@@ -24,7 +24,7 @@ KIND = "chat.completion.chunk"
 class ChatChunks:
     """Writes the frames of one request, in the shape of `gateway.schema.answers.ChatCompletionChunk`."""
 
-    def __init__(self, origin: Origin, *, choices: int, include_usage: bool) -> None:
+    def __init__(self, origin: ResponseMeta, *, choices: int, include_usage: bool) -> None:
         self._head = origin.frame_head(KIND)
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._choices = choices
@@ -46,7 +46,7 @@ class ChatChunks:
                 parts += (self._text_heads[delta.choice], orjson.dumps(delta.text), self._text_tail)
         return b"".join(parts)
 
-    def encode_closing(self, usage: Usage | None, timings: Timings | None) -> bytes:
+    def encode_closing(self, usage: UsageBody | None, timings: Timings | None) -> bytes:
         """The frame without choices, where one was asked for."""
         return closing_frame(self._head, usage, timings)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import msgspec
 from aiohttp import hdrs, web
 
-from gateway.context import GENERATED, POOL, REQUEST_ID, Generated
+from gateway.context import GENERATION_STATS, POOL, REQUEST_ID, GenerationStats
 from gateway.dispatch.stats import type_of
 from gateway.dispatch.stream import JobStream
 from gateway.memory_account import SHARE
@@ -15,7 +15,7 @@ from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
 from gateway.routes.caller import count_job, model_of, payload_bytes, reserve, tenant
 from gateway.routes.generation import ERRORS, closing_extras, cost, timings_asked
-from gateway.routes.origin import Origin
+from gateway.routes.origin import ResponseMeta
 from gateway.routes.text_chunks import TextChunks, best, text_choice
 from gateway.schema.answers import Completion, TextChoice, usage_of
 from gateway.schema.completion import CompletionRequest
@@ -24,7 +24,7 @@ from protocol.messages import Delta, GenerateJob, Kind
 from protocol.messages import Usage as JobUsage
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import Model
+    from gateway.dispatch.model import ModelState
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     model = model_of(request, wanted.model, Kind.CHAT)
     jobs = wanted.make_jobs(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request))
     kind = type_of(images=False, streamed=bool(wanted.stream))
-    request[GENERATED] = Generated(request_type=kind, model=model.name)
+    request[GENERATION_STATS] = GenerationStats(request_type=kind, model=model.name)
     # All that is in it is in the jobs.
     wanted = msgspec.structs.replace(wanted, prompt="")
     request[SHARE].settle_bytes(sum(map(payload_bytes, jobs)))
@@ -49,16 +49,16 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 
 async def _stream(
-    request: web.Request, wanted: CompletionRequest, model: "Model", jobs: list[GenerateJob]
+    request: web.Request, wanted: CompletionRequest, model: "ModelState", jobs: list[GenerateJob]
 ) -> web.StreamResponse:
     n = wanted.n or 1
     chunks = TextChunks(
-        Origin.for_model(model, "cmpl"),
+        ResponseMeta.for_model(model, "cmpl"),
         choices=n * len(jobs),
         logprobs=wanted.logprobs,
         include_usage=wanted.include_usage,
     )
-    generated = request[GENERATED]
+    generated = request[GENERATION_STATS]
     async with EventStream(request) as events:
 
         async def relay(prompt: int, stream: JobStream) -> JobUsage:
@@ -77,7 +77,7 @@ async def _stream(
 
 
 async def _whole(
-    request: web.Request, wanted: CompletionRequest, model: "Model", jobs: list[GenerateJob]
+    request: web.Request, wanted: CompletionRequest, model: "ModelState", jobs: list[GenerateJob]
 ) -> web.Response:
     async def collect(prompt: int, stream: JobStream) -> tuple[int, list[Delta], JobUsage]:
         deltas, spent = await stream.collect_all(), cost(stream)
@@ -89,9 +89,9 @@ async def _whole(
     results = await _run(request, model, jobs, collect)
     costs = [spent for _, _, spent in results]
     for prompt, deltas, _ in results:
-        request[GENERATED].add_text(deltas, prompt * n)
-    request[GENERATED].tokens = sum(part.completion_tokens for part in costs)
-    origin = Origin.for_model(model, "cmpl")
+        request[GENERATION_STATS].add_text(deltas, prompt * n)
+    request[GENERATION_STATS].tokens = sum(part.completion_tokens for part in costs)
+    origin = ResponseMeta.for_model(model, "cmpl")
     return answer(
         Completion(
             id=origin.id,
@@ -119,7 +119,7 @@ async def _written(choice: TextChoice) -> TextChoice:
 
 
 async def _run(
-    request: web.Request, model: "Model", jobs: list[GenerateJob], each: Callable[[int, JobStream], Awaitable[T]]
+    request: web.Request, model: "ModelState", jobs: list[GenerateJob], each: Callable[[int, JobStream], Awaitable[T]]
 ) -> list[T]:
     """Run `each` on every job once it was accepted; results in the jobs' order. The first failure cancels the rest."""
     room = asyncio.Semaphore(SIDE_BY_SIDE)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import hdrs, web
 
-from gateway.context import GALLERY
+from gateway.context import IMAGE_RESOLVER
 from gateway.errors import ApiError
 from gateway.memory_account import SHARE
 from gateway.openapi import Operation, mount
@@ -41,7 +41,7 @@ from gateway.vectors import Vector
 from protocol.messages import Kind
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import Model
+    from gateway.dispatch.model import ModelState
 
 FORM = "multipart/form-data"
 BodyRequest = EmbedImageRequest | MultimodalRequest
@@ -77,7 +77,7 @@ async def _taken(
     request: web.Request, form: type[ImageRequest], body: type[BodyRequest], *, field: str, file: str
 ) -> AsyncIterator[tuple[ImageRequest, Inputs]]:
     """The request and its images, which are held for as long as the block lasts. Raises `ApiError`."""
-    gallery, share, beside = request.app[GALLERY], request[SHARE], options_of(request, form)
+    gallery, share, beside = request.app[IMAGE_RESOLVER], request[SHARE], options_of(request, form)
     if request.content_type == FORM:
         with gallery.holding(share) as hold:
             sent, files = await read_form(
@@ -106,7 +106,7 @@ def _admit(request: web.Request, name: str | None, file: str) -> None:
         raise takes_no_images(model, file)
 
 
-async def _answer(request: web.Request, model: "Model", found: Embedded) -> web.StreamResponse:
+async def _answer(request: web.Request, model: "ModelState", found: Embedded) -> web.StreamResponse:
     head = EmbedAnswer(
         embeddings=[],
         shape=[len(found.vectors), len(floats(found.vectors[0])) // FLOAT_BYTES],

@@ -13,18 +13,18 @@ from aiohttp import web
 
 from gateway.access.estimate import IMAGE_TOKENS
 from gateway.access.price import KNOWN_INPUT
-from gateway.context import GENERATED, POOL, REQUEST_ID, VECTORS, Generated
+from gateway.context import EMBEDDING_CACHE, GENERATION_STATS, POOL, REQUEST_ID, GenerationStats
 from gateway.dispatch.stream import JobFailed
 from gateway.errors import ApiError, invalid
 from gateway.memory_account import SHARE
 from gateway.routes.caller import charge, count_job, reserve_inputs, tenant
 from gateway.schema.decode import read_option
 from gateway.schema.embed_options import OPTIONS, EmbedOptions, Inputs, option_types
-from gateway.vectors import Key, Vector, VectorCache
+from gateway.vectors import CacheKey, EmbeddingCache, Vector
 from protocol.messages import Ready, Vectors
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import Model
+    from gateway.dispatch.model import ModelState
 
 SLICE = 128
 """Vectors that are written between two turns of the event loop."""
@@ -68,10 +68,10 @@ def options_of(request: web.Request, kind: type[EmbedOptions]) -> dict[str, Any]
     return found
 
 
-async def embed(request: web.Request, model: "Model", options: EmbedOptions, inputs: Inputs) -> Embedded:
+async def embed(request: web.Request, model: "ModelState", options: EmbedOptions, inputs: Inputs) -> Embedded:
     """The vectors of all inputs, each computed once at most. Raises `ApiError`."""
     began = time.perf_counter()
-    generated = request[GENERATED] = Generated(request_type="embedding", model=model.name)
+    generated = request[GENERATION_STATS] = GenerationStats(request_type="embedding", model=model.name)
     if model.ready is not None:
         options.check_model(model.ready)
         if inputs.images and IMAGES not in model.ready.capabilities:
@@ -102,7 +102,7 @@ async def embed(request: web.Request, model: "Model", options: EmbedOptions, inp
     return answer
 
 
-def takes_no_images(model: "Model", where: str) -> ApiError:
+def takes_no_images(model: "ModelState", where: str) -> ApiError:
     """What is said of images for a model of texts."""
     return invalid(f"The model '{model.name}' embeds texts only; it takes no images.", where)
 
@@ -123,10 +123,10 @@ def numbers(vector: Vector) -> bytes:
 
 
 async def _recall(
-    request: web.Request, options: EmbedOptions, model: "Model", keys: list[Key], *, heavy: bool
+    request: web.Request, options: EmbedOptions, model: "ModelState", keys: list[CacheKey], *, heavy: bool
 ) -> list[Vector | None]:
     """What the cache knows of each input."""
-    cache = request.app[VECTORS]
+    cache = request.app[EMBEDDING_CACHE]
     # Before a worker was ready, nothing is known that a cached vector could be checked against.
     if cache is None or model.ready is None:
         return [None] * len(keys)
@@ -138,9 +138,9 @@ async def _recall(
     return found
 
 
-def _space(request: web.Request, options: EmbedOptions, model: "Model", ready: Ready) -> bytes:
+def _space(request: web.Request, options: EmbedOptions, model: "ModelState", ready: Ready) -> bytes:
     """Where the cache holds such vectors: by tenant, or it would tell one what another has embedded."""
-    return VectorCache.namespace_of(tenant(request), model.name, ready.revision, options.cache_namespace(ready))
+    return EmbeddingCache.namespace_of(tenant(request), model.name, ready.revision, options.cache_namespace(ready))
 
 
 async def _turn(heavy: bool) -> None:
@@ -150,11 +150,11 @@ async def _turn(heavy: bool) -> None:
 
 
 async def _keep(
-    request: web.Request, options: EmbedOptions, model: "Model", keys: list[Key], result: Vectors
-) -> dict[Key, Vector]:
+    request: web.Request, options: EmbedOptions, model: "ModelState", keys: list[CacheKey], result: Vectors
+) -> dict[CacheKey, Vector]:
     """Cut a worker's answer into vectors, and remember them."""
-    cache = request.app[VECTORS]
-    fresh: dict[Key, Vector] = {}
+    cache = request.app[EMBEDDING_CACHE]
+    fresh: dict[CacheKey, Vector] = {}
     for start in range(0, len(keys), SLICE):
         _cut(result, keys, start, fresh)
         if cache is not None and model.ready is not None:
@@ -167,7 +167,7 @@ async def _keep(
 
 
 async def _compute(
-    request: web.Request, options: EmbedOptions, model: "Model", inputs: Inputs, keys: list[Key]
+    request: web.Request, options: EmbedOptions, model: "ModelState", inputs: Inputs, keys: list[CacheKey]
 ) -> Vectors:
     share = request[SHARE]
     if model.ready is not None:
@@ -187,7 +187,7 @@ async def _compute(
     return result
 
 
-def _located(failure: JobFailed, inputs: Inputs, keys: list[Key]) -> ApiError:
+def _located(failure: JobFailed, inputs: Inputs, keys: list[CacheKey]) -> ApiError:
     """The failure with the request's own name for the input at fault: a worker counts those of its job."""
     error = ApiError.of_job(failure)
     match = _PLACE.fullmatch(failure.param or "")
@@ -202,7 +202,7 @@ def _located(failure: JobFailed, inputs: Inputs, keys: list[Key]) -> ApiError:
     return error
 
 
-def _cut(result: Vectors, keys: list[Key], start: int, into: dict[Key, Vector]) -> None:
+def _cut(result: Vectors, keys: list[CacheKey], start: int, into: dict[CacheKey, Vector]) -> None:
     """Cut a slice of the vectors out of a worker's answer."""
     size = FLOAT_BYTES * result.dimensions
     for at, key in enumerate(keys[start : start + SLICE], start):

@@ -19,7 +19,7 @@ from gateway.schema.admin import GraceRequest, ModelOrder, ScaleRequest, WorkerO
 from gateway.schema.base import Request
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import Model
+    from gateway.dispatch.model import ModelState
 
 GRACE_S = 30.0
 RESTART_GRACE_S = 3.0
@@ -78,13 +78,13 @@ def _ordered(request: web.Request, act: str, order: Callable[[str], None]) -> we
     return answer(WorkerOrder(id=uid, model=worker.model.name, act=act))
 
 
-def _scaled(request: web.Request, act: str, model: "Model", replicas: int, *, grace_s: float) -> web.Response:
+def _scaled(request: web.Request, act: str, model: "ModelState", replicas: int, *, grace_s: float) -> web.Response:
     request.app[POOL].scale_model(model, replicas, grace_s=grace_s)
     audit(f"model.{act}", by=request[CALLER].id, subject=model.name, replicas=replicas)
     return answer(ModelOrder(model=model.name, act=act, replicas=replicas))
 
 
-def _model(request: web.Request) -> "Model":
+def _model(request: web.Request) -> "ModelState":
     """By served name or alias; a hub id keeps its slash."""
     name = request.match_info["name"]
     for model in request.app[POOL].models():

@@ -13,7 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.errors import ApiError, invalid
 from gateway.media.gallery import Hold, checked
-from gateway.media.inline import File, too_large
+from gateway.media.inline import ImageFile, too_large
 from gateway.memory_account import SHARE, MemoryShare
 from gateway.routes.pace import Pace
 from gateway.schema.base import Request
@@ -45,7 +45,7 @@ async def read_form(
     beside: Mapping[str, Any],
     hold: Hold,
     admit: Callable[[str | None], None],
-) -> tuple[R, list[File]]:
+) -> tuple[R, list[ImageFile]]:
     """The fields as a checked `kind`, over those given `beside` them, and the images that came as `file`, 1 to 16.
 
     A field that comes several times is a list. `hold` counts the images. `admit` is asked before the first of them is
@@ -54,7 +54,7 @@ async def read_form(
     if request.content_length is not None and request.content_length > FORM_BYTES:
         raise _too_large()
     fields: dict[str, list[str]] = {}
-    files: list[File] = []
+    files: list[ImageFile] = []
     share, room = request[SHARE], FIELDS_BYTES
     try:
         reader = MultipartReader(
@@ -126,7 +126,7 @@ def _name(part: BodyPartReader | MultipartReader) -> str:
     return part.name
 
 
-async def _file(part: Any, where: str, hold: Hold) -> File:
+async def _file(part: Any, where: str, hold: Hold) -> ImageFile:
     digest, data = hashlib.sha256(), io.BytesIO()
     while chunk := await part.read_chunk(CHUNK):
         if data.tell() + len(chunk) > MAX_IMAGE_BYTES:
@@ -134,7 +134,7 @@ async def _file(part: Any, where: str, hold: Hold) -> File:
         hold(len(chunk))
         data.write(chunk)
         digest.update(chunk)
-    return File(data.getvalue(), digest.digest())
+    return ImageFile(data.getvalue(), digest.digest())
 
 
 async def _field(part: Any, name: str, share: MemoryShare, room: int) -> str:

@@ -10,15 +10,15 @@ from aiohttp import web
 from gateway.dispatch.stream import JobFailed, JobStream
 from gateway.errors import ApiError, invalid
 from gateway.routes.caller import model_of
-from gateway.schema.answers import Timings, Usage, timings_of, usage_of
-from gateway.schema.pictures import Picture
+from gateway.schema.answers import Timings, UsageBody, timings_of, usage_of
+from gateway.schema.pictures import ShownImage
 from gateway.schema.sampling import Generation
 from protocol.errors import Code
 from protocol.messages import Kind
 from protocol.messages import Usage as JobUsage
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import Model
+    from gateway.dispatch.model import ModelState
 
 READING_ERRORS = ("invalid_request", "unsupported_parameter", "body_too_large", "unsupported_media_type")
 MODEL_ERRORS = (
@@ -37,7 +37,7 @@ MODEL_ERRORS = (
 ERRORS = (*READING_ERRORS, *MODEL_ERRORS, "out_of_memory")
 
 
-def model_for(request: web.Request, name: str | None, shown: list[Picture]) -> "Model":
+def model_for(request: web.Request, name: str | None, shown: list[ShownImage]) -> "ModelState":
     """The model for a conversation: one that sees, where there is something to see.
 
     Raises `JobFailed`, or `ApiError` where the images are the problem.
@@ -61,7 +61,7 @@ def blaming(images: list[str]) -> Iterator[None]:
         raise
 
 
-def forget_urls(shown: list[Picture]) -> list[str]:
+def forget_urls(shown: list[ShownImage]) -> list[str]:
     """Empty the list, which everyone who had the images in hand shares; returns the images' names in the request."""
     names = [picture.where for picture in shown]
     shown.clear()
@@ -75,7 +75,7 @@ def cost(stream: JobStream) -> JobUsage:
     return stream.usage
 
 
-def closing_extras(wanted: Generation, costs: list[JobUsage]) -> tuple[Usage | None, Timings | None]:
+def closing_extras(wanted: Generation, costs: list[JobUsage]) -> tuple[UsageBody | None, Timings | None]:
     """What the last frame of a stream carries."""
     return usage_of(costs) if wanted.include_usage else None, timings_asked(wanted, costs)
 

@@ -16,7 +16,7 @@ from gateway.schema.health import Alive, Health, HealthSummary, Memory, ModelHea
 from protocol.messages import Kind, State
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import Model
+    from gateway.dispatch.model import ModelState
 
 SEEING = ("models", "admin")
 """Permissions that let a key see more than whether the pool is well."""
@@ -63,7 +63,7 @@ async def one(request: web.Request) -> web.Response:
     raise ApiError("model_not_found", "There is no such model.", "model")
 
 
-def _model(model: "Model") -> ModelHealth:
+def _model(model: "ModelState") -> ModelHealth:
     ready = model.ready
     up = model.state == State.READY
     reports = [supervisor.report for supervisor in model.supervisors.values()]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 
 from gateway.access.gate import CALLER
-from gateway.context import POOL, VECTORS
+from gateway.context import EMBEDDING_CACHE, POOL
 from gateway.dispatch.stream import JobFailed
 from gateway.dispatch.throughput import Throughput
 from gateway.errors import ApiError
@@ -13,11 +13,11 @@ from gateway.openapi import Operation, mount
 from gateway.routes.body import answer
 from gateway.routes.caller import shown
 from gateway.schema.info import CacheUse, EmbeddingRates, MemoryUse, ModelInfo
-from gateway.vectors import VectorCache
+from gateway.vectors import EmbeddingCache
 from protocol.messages import Kind
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import Model
+    from gateway.dispatch.model import ModelState
 
 
 async def info(request: web.Request) -> web.Response:
@@ -42,7 +42,7 @@ async def info(request: web.Request) -> web.Response:
         load_time=round(ready.load_s, 3) if ready else None,
         warmup_time=round(ready.warmup_s, 3) if ready and ready.warmup_enabled else None,
         memory=_memory(model),
-        cache=_cache(request.app[VECTORS], counted=request[CALLER].has_permission("admin")),
+        cache=_cache(request.app[EMBEDDING_CACHE], counted=request[CALLER].has_permission("admin")),
         throughput=EmbeddingRates(
             inputs=rates.inputs,
             tokens=rates.tokens,
@@ -53,7 +53,7 @@ async def info(request: web.Request) -> web.Response:
     return answer(report)
 
 
-def _model(request: web.Request, name: str | None) -> "Model":
+def _model(request: web.Request, name: str | None) -> "ModelState":
     if name is not None:
         return shown(request, name, None)
     try:
@@ -62,7 +62,7 @@ def _model(request: web.Request, name: str | None) -> "Model":
         return shown(request, None, None)
 
 
-def _memory(model: "Model") -> MemoryUse:
+def _memory(model: "ModelState") -> MemoryUse:
     workers = [*model.workers.values()]
     beats = [worker.beat for worker in workers if worker.beat is not None]
     return MemoryUse(
@@ -74,7 +74,7 @@ def _memory(model: "Model") -> MemoryUse:
     )
 
 
-def _cache(vectors: VectorCache | None, *, counted: bool) -> CacheUse:
+def _cache(vectors: EmbeddingCache | None, *, counted: bool) -> CacheUse:
     if vectors is None:
         return CacheUse(enabled=False)
     if not counted:

@@ -11,19 +11,19 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.access.custody import Custody
+from gateway.access.custody import KeySync
 from gateway.access.gate import CALLER, GATE, Gate
-from gateway.context import ANSWERS, CUSTODY, FETCHER, GALLERY, LISTENER, POOL, VECTORS
+from gateway.context import EMBEDDING_CACHE, FETCHER, IMAGE_RESOLVER, KEY_SYNC, LISTENER, POOL, RESPONSE_COUNTS
 from gateway.dispatch.stats import Snapshot
-from gateway.dispatch.steps import Steps
+from gateway.dispatch.steps import StepCounts
 from gateway.lag import LAG, LoopLag
 from gateway.listener import Listener
 from gateway.media.fetcher import Fetcher
-from gateway.media.gallery import Gallery
+from gateway.media.gallery import ImageResolver
 from gateway.memory_account import MEMORY, MemoryAccount
 from gateway.openapi import Operation, mount
 from gateway.routes.caller import allowed
-from gateway.vectors import VectorCache
+from gateway.vectors import EmbeddingCache
 
 WORKER_GAUGES = (
     ("running_rows", "running", "Rows that decode."),
@@ -57,12 +57,12 @@ class _Counts(Collector):
         yield from _queues(now)
         yield _batches(app[POOL].steps)
         yield from _workers(now)
-        yield from _images(app[GALLERY], app[FETCHER])
+        yield from _images(app[IMAGE_RESOLVER], app[FETCHER])
         yield from _memory(app[MEMORY])
-        vectors = app[VECTORS]
+        vectors = app[EMBEDDING_CACHE]
         if vectors is not None:
             yield from _cached(vectors)
-        yield from _access(app[GATE], app[CUSTODY], app[ANSWERS])
+        yield from _access(app[GATE], app[KEY_SYNC], app[RESPONSE_COUNTS])
         yield from _connections(app[LISTENER])
         yield from _lag(app[LAG])
 
@@ -132,7 +132,7 @@ def _queues(now: Snapshot) -> Iterator[Metric]:
     yield from (waiting, active, slots, up)
 
 
-def _batches(steps: Steps) -> Metric:
+def _batches(steps: StepCounts) -> Metric:
     sizes = HistogramMetricFamily(
         "pool_batch_size", "Rows that an engine computed together in a step.", labels=["model", "step"]
     )
@@ -154,7 +154,7 @@ def _workers(now: Snapshot) -> Iterator[Metric]:
     yield restarts
 
 
-def _images(gallery: Gallery, fetcher: Fetcher | None) -> Iterator[Metric]:
+def _images(gallery: ImageResolver, fetcher: Fetcher | None) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "pool_image_held_bytes", "Images held for requests that are not over.", value=gallery.held_bytes
     )
@@ -172,7 +172,7 @@ def _memory(account: MemoryAccount) -> Iterator[Metric]:
     yield CounterMetricFamily("pool_body_memory_refused", "Requests that found no memory.", value=account.refused)
 
 
-def _cached(vectors: VectorCache) -> Iterator[Metric]:
+def _cached(vectors: EmbeddingCache) -> Iterator[Metric]:
     lookups = CounterMetricFamily(
         "pool_vector_cache_lookups", "Inputs looked up in the vector cache.", labels=["result"]
     )
@@ -187,7 +187,7 @@ def _cached(vectors: VectorCache) -> Iterator[Metric]:
     yield GaugeMetricFamily("pool_vector_cache_entries", "Cached vectors.", value=len(vectors))
 
 
-def _access(gate: Gate, custody: Custody, answers: Counter[tuple[str, str, int]]) -> Iterator[Metric]:
+def _access(gate: Gate, custody: KeySync, answers: Counter[tuple[str, str, int]]) -> Iterator[Metric]:
     http = CounterMetricFamily(
         "pool_http_responses", "Answers by route, method and status.", labels=["route", "method", "status"]
     )

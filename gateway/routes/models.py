@@ -12,7 +12,7 @@ from gateway.routes.caller import allowed, shown
 from gateway.schema.models import ModelCard, ModelList
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import Model
+    from gateway.dispatch.model import ModelState
 
 
 async def every(request: web.Request) -> web.Response:
@@ -27,7 +27,7 @@ async def one(request: web.Request) -> web.Response:
     return answer(_shown_card(request, shown(request, request.match_info["id"], None)))
 
 
-def _shown_card(request: web.Request, model: "Model") -> ModelCard:
+def _shown_card(request: web.Request, model: "ModelState") -> ModelCard:
     found = card(model, request.app[HTTP].tier)
     if model.base is not None and not allowed(request, model.base):
         # Who may use the adapter alone is not told what it belongs to.
@@ -35,7 +35,7 @@ def _shown_card(request: web.Request, model: "Model") -> ModelCard:
     return found
 
 
-def card(model: "Model", tier: str) -> ModelCard:
+def card(model: "ModelState", tier: str) -> ModelCard:
     """What the list says of a model."""
     ready, base = model.ready, model.base
     return ModelCard(

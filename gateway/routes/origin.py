@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 import orjson
 
-from gateway.schema.answers import Alternative, Finish, Timings, TokenLogprob, Usage
+from gateway.schema.answers import Alternative, Finish, LogprobBody, Timings, UsageBody
 from protocol.messages import Delta
 from protocol.messages import TokenLogprob as JobLogprob
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import Model
+    from gateway.dispatch.model import ModelState
 
 LEAST_LOGPROB = -9999.0
 """OpenAI's stand-in for minus infinity, which JSON can't say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
+class ResponseMeta:
     """Who answers, under which id, since when (Unix seconds)."""
 
     id: str
@@ -30,7 +30,7 @@ class Origin:
     system_fingerprint: str
 
     @classmethod
-    def for_model(cls, model: "Model", prefix: str) -> Self:
+    def for_model(cls, model: "ModelState", prefix: str) -> Self:
         """A fresh id; the fingerprint is the same for every answer of one model."""
         digest = hashlib.blake2s(f"{model.name}\0{model.source}".encode(), digest_size=5).hexdigest()
         return cls(
@@ -52,7 +52,7 @@ class Origin:
         return b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
 
 
-def closing_frame(head: bytes, usage: Usage | None, timings: Timings | None) -> bytes:
+def closing_frame(head: bytes, usage: UsageBody | None, timings: Timings | None) -> bytes:
     """A frame without choices that carries what was asked for; empty where nothing was."""
     extras = {name: value for name, value in (("usage", usage), ("timings", timings)) if value is not None}
     return head + b"]," + msgspec.json.encode(extras)[1:] + b"\n\n" if extras else b""
@@ -72,9 +72,9 @@ def finite(logprob: float) -> float:
     return logprob if logprob > LEAST_LOGPROB else LEAST_LOGPROB
 
 
-def logprob_of(token: JobLogprob) -> TokenLogprob:
+def logprob_of(token: JobLogprob) -> LogprobBody:
     """One token in OpenAI's shape."""
-    return TokenLogprob(
+    return LogprobBody(
         token=token.token,
         bytes=list(token.raw),
         logprob=finite(token.logprob),

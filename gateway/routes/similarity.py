@@ -25,7 +25,7 @@ from gateway.vectors import Vector
 from protocol.messages import Kind, Scores, SimilarityJob
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import Model
+    from gateway.dispatch.model import ModelState
 
 
 async def compare(request: web.Request) -> web.Response:
@@ -84,7 +84,7 @@ async def _job(wanted: SimilarityRequest, found: Embedded | None, *, owner: str)
     return job, buffers
 
 
-async def _run(request: web.Request, model: "Model", job: SimilarityJob, buffers: list[bytes]) -> Scores:
+async def _run(request: web.Request, model: "ModelState", job: SimilarityJob, buffers: list[bytes]) -> Scores:
     async with request.app[POOL].run_job(model, job, buffers, share=request[SHARE]) as stream:
         result = await stream.wait_result()
     if not isinstance(result, Scores):

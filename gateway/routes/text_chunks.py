@@ -6,8 +6,8 @@ from statistics import fmean
 import msgspec
 import orjson
 
-from gateway.routes.origin import Origin, closing_frame, finite
-from gateway.schema.answers import TextChoice, TextFinish, TextLogprobs, Timings, Usage
+from gateway.routes.origin import ResponseMeta, closing_frame, finite
+from gateway.schema.answers import TextChoice, TextFinish, TextLogprobs, Timings, UsageBody
 from protocol.messages import Delta, TokenLogprob
 
 KIND = "text_completion"
@@ -19,7 +19,7 @@ class TextChunks:
     `choices` counts over all prompts; `logprobs` is what the request asked for.
     """
 
-    def __init__(self, origin: Origin, *, choices: int, logprobs: int | None, include_usage: bool) -> None:
+    def __init__(self, origin: ResponseMeta, *, choices: int, logprobs: int | None, include_usage: bool) -> None:
         self._head = origin.frame_head(KIND)
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._logprobs = logprobs
@@ -40,7 +40,7 @@ class TextChunks:
                 parts += (self._text_heads[choice], orjson.dumps(delta.text), self._text_tail)
         return b"".join(parts)
 
-    def encode_closing(self, usage: Usage | None, timings: Timings | None) -> bytes:
+    def encode_closing(self, usage: UsageBody | None, timings: Timings | None) -> bytes:
         """The frame without choices, where one was asked for."""
         return closing_frame(self._head, usage, timings)
 

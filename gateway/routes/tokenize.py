@@ -5,7 +5,7 @@ from aiohttp import hdrs, web
 
 from gateway.access.estimate import tokens_of_prompt
 from gateway.access.price import counting
-from gateway.context import GALLERY, POOL
+from gateway.context import IMAGE_RESOLVER, POOL
 from gateway.errors import ApiError
 from gateway.memory_account import SHARE
 from gateway.openapi import Operation, mount
@@ -27,7 +27,7 @@ async def tokenize(request: web.Request) -> web.Response:
     del wanted
     url_bytes = sum(text_memory(picture.url) for picture in shown)
     share.settle_bytes(payload_bytes(job) + url_bytes)
-    async with request.app[GALLERY].resolve_images(shown, share) as album:
+    async with request.app[IMAGE_RESOLVER].resolve_images(shown, share) as album:
         job = msgspec.structs.replace(job, images=album.images)
         names = forget_urls(shown)
         await reserve_price(request, counting(tokens_of_prompt(job.prompt), len(job.images)))

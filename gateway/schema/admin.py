@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from gateway.access.record import Limits
+from gateway.access.record import RateLimits
 from gateway.events import Event
-from gateway.schema.base import Answer, Part, Request
+from gateway.schema.base import Answer, ContentPart, Request
 
 YEARS_S = 100 * 366 * 86_400
 Seconds = Annotated[float, Meta(ge=0, le=YEARS_S)]
@@ -15,7 +15,7 @@ Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta
 Bound = Annotated[int, Meta(ge=0, le=10**12)]
 
 
-class KeyLimits(Part, frozen=True, kw_only=True):
+class KeyLimits(ContentPart, frozen=True, kw_only=True):
     """Limits of a key; what is left out holds as configured for all, 0 is no bound."""
 
     burst: Bound | None = None
@@ -26,9 +26,9 @@ class KeyLimits(Part, frozen=True, kw_only=True):
     tpd: Bound | None = None
     parallel: Bound | None = None
 
-    def limits(self) -> Limits:
+    def limits(self) -> RateLimits:
         """As a key has them."""
-        return Limits(**{name: getattr(self, name) for name in Limits.__struct_fields__})
+        return RateLimits(**{name: getattr(self, name) for name in RateLimits.__struct_fields__})
 
 
 class KeyRequest(Request, frozen=True, kw_only=True):
@@ -87,7 +87,7 @@ class KeyList(Answer, frozen=True, kw_only=True):
     data: list[KeyInfo]
 
 
-class Stats(Answer, frozen=True, kw_only=True):
+class AdminStats(Answer, frozen=True, kw_only=True):
     """Caches, limits, keys, memory of bodies, configuration and speed, in brief."""
 
     cache: dict[str, Any]

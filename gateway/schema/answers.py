@@ -18,7 +18,7 @@ class CompletionDetails(Answer, frozen=True, kw_only=True):
     reasoning_tokens: int
 
 
-class Usage(Answer, frozen=True, kw_only=True):
+class UsageBody(Answer, frozen=True, kw_only=True):
     """Tokens."""
 
     prompt_tokens: int
@@ -45,7 +45,7 @@ class Alternative(Answer, frozen=True, kw_only=True):
     logprob: float
 
 
-class TokenLogprob(Alternative, frozen=True, kw_only=True):
+class LogprobBody(Alternative, frozen=True, kw_only=True):
     """A token that was chosen, with the likeliest alternatives."""
 
     top_logprobs: list[Alternative]
@@ -54,7 +54,7 @@ class TokenLogprob(Alternative, frozen=True, kw_only=True):
 class ChatLogprobs(Answer, frozen=True, kw_only=True):
     """One entry per generated token."""
 
-    content: list[TokenLogprob]
+    content: list[LogprobBody]
     refusal: None = None
 
 
@@ -65,7 +65,7 @@ class FunctionCall(Answer, frozen=True, kw_only=True):
     arguments: str
 
 
-class ToolCall(Answer, frozen=True, kw_only=True):
+class ToolCallBody(Answer, frozen=True, kw_only=True):
     """A call for the client to carry out."""
 
     id: str
@@ -80,7 +80,7 @@ class ChatMessage(Answer, frozen=True, kw_only=True, omit_defaults=True):
     content: str | None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[ToolCallBody] | None = None
 
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -104,7 +104,7 @@ class ChatCompletion(Answer, frozen=True, kw_only=True, omit_defaults=True):
     model: str
     system_fingerprint: str
     choices: list[ChatChoice]
-    usage: Usage
+    usage: UsageBody
     timings: Timings | None = None
 
 
@@ -152,7 +152,7 @@ class ChatCompletionChunk(Answer, frozen=True, kw_only=True, omit_defaults=True)
     model: str
     system_fingerprint: str
     choices: list[ChatChunkChoice]
-    usage: Usage | None = None
+    usage: UsageBody | None = None
     timings: Timings | None = None
 
 
@@ -189,15 +189,15 @@ class Completion(Answer, frozen=True, kw_only=True, omit_defaults=True):
     model: str
     system_fingerprint: str
     choices: list[TextChoice]
-    usage: Usage | None = None
+    usage: UsageBody | None = None
     timings: Timings | None = None
 
 
-def usage_of(parts: list[JobUsage]) -> Usage:
+def usage_of(parts: list[JobUsage]) -> UsageBody:
     """The tokens of one request, over all its jobs."""
     prompt = sum(part.prompt_tokens for part in parts)
     completion = sum(part.completion_tokens for part in parts)
-    return Usage(
+    return UsageBody(
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=prompt + completion,

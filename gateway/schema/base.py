@@ -13,7 +13,7 @@ from gateway.schema.bounds import FEW
 from gateway.schema.structure import Bounds
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class ContentPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Base of everything nested inside a request."""
 
 

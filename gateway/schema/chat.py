@@ -8,10 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from gateway.errors import invalid, unsupported
-from gateway.schema.base import Part
+from gateway.schema.base import ContentPart
 from gateway.schema.bounds import CONVERSATION, Bookkeeping, Effort, MaxTokens, Metadata, TopLogprobs
 from gateway.schema.messages import Message, Messages
-from gateway.schema.pictures import Picture, pictures
+from gateway.schema.pictures import ShownImage, pictures
 from gateway.schema.sampling import Generation
 from gateway.schema.structure import Bounds
 from gateway.schema.structured import ResponseFormat, format_grammar
@@ -20,7 +20,7 @@ from gateway.schema.tools import NamedTool, Tool, ToolChoice, Tools, call_demand
 from protocol.messages import ChatPrompt, GenerateJob, Grammar, Image, Ready
 
 
-class TemplateOptions(Part, frozen=True, kw_only=True):
+class TemplateOptions(ContentPart, frozen=True, kw_only=True):
     """Scalars that a request may hand to the model's chat template."""
 
     enable_thinking: bool | None = None
@@ -89,7 +89,7 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
         return extra or own
 
     @property
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[ShownImage]:
         """The images of the conversation, in order. Raises `ApiError` if there are too many."""
         return pictures(self.messages)
 

@@ -10,7 +10,7 @@ from gateway.errors import invalid
 from gateway.schema.base import Answer
 from gateway.schema.bounds import MAX_IMAGES, EmbeddingText, EmbeddingTexts, ImageAddress
 from gateway.schema.embed_options import EmbedOptions, InputImage, Inputs, TextOptions, places
-from gateway.schema.pictures import Picture
+from gateway.schema.pictures import ShownImage
 
 Images = Annotated[list[ImageAddress], Meta(min_length=1, max_length=MAX_IMAGES)]
 Captions = Annotated[list[EmbeddingText], Meta(min_length=1, max_length=MAX_IMAGES)]
@@ -42,9 +42,9 @@ class EmbedImageRequest(EmbedImageForm, frozen=True, kw_only=True):
     images: Images
 
     @property
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[ShownImage]:
         """The images, with their places in the request."""
-        return [Picture(where=f"images[{at}]", url=url) for at, url in enumerate(self.images)]
+        return [ShownImage(where=f"images[{at}]", url=url) for at, url in enumerate(self.images)]
 
 
 class MultimodalForm(TextOptions, frozen=True, kw_only=True):
@@ -64,11 +64,11 @@ class MultimodalRequest(MultimodalForm, frozen=True, kw_only=True):
     image: ImageAddress | Images
 
     @property
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[ShownImage]:
         """The images, with their places in the request."""
         if isinstance(self.image, str):
-            return [Picture(where="image", url=self.image)]
-        return [Picture(where=f"image[{at}]", url=url) for at, url in enumerate(self.image)]
+            return [ShownImage(where="image", url=self.image)]
+        return [ShownImage(where=f"image[{at}]", url=url) for at, url in enumerate(self.image)]
 
 
 ImageRequest = EmbedImageForm | MultimodalForm

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_type_hints
 from gateway.errors import invalid
 from gateway.schema.base import Request
 from gateway.schema.bounds import BatchSize, Dimensions, MaxTokensPerText, ModelName, PromptName
-from gateway.vectors import Key
+from gateway.vectors import CacheKey
 from protocol.messages import EmbedJob, Image, Ready
 
 OPTIONS = MappingProxyType(
@@ -109,13 +109,13 @@ class Inputs:
     image of an input that has a text, too.
     """
 
-    keys: list[Key]
+    keys: list[CacheKey]
     place: Callable[[int | None], str]
     image_place: Callable[[int | None], str] | None = None
     images: Mapping[bytes, InputImage] = field(default_factory=dict)
 
     def make_job(
-        self, keys: list[Key], options: EmbedOptions, *, request_id: str, tenant: str
+        self, keys: list[CacheKey], options: EmbedOptions, *, request_id: str, tenant: str
     ) -> tuple[EmbedJob, list[bytes]]:
         """The job for a worker that computes `keys`, some of these, with its raw frames. The pool fills in its numbers.
 

@@ -10,7 +10,7 @@ from gateway.schema.bounds import MAX_EMBEDDING_INPUTS, NUMBERS, Bookkeeping, Em
 from gateway.schema.embed_options import Inputs, TextOptions, places
 from gateway.schema.sampling import check_tokens
 from gateway.schema.structure import Bounds
-from gateway.vectors import Key
+from gateway.vectors import CacheKey
 from protocol.messages import Ready
 
 FOREIGN_IDS = (
@@ -46,7 +46,7 @@ class EmbeddingRequest(TextOptions, frozen=True, kw_only=True):
     @property
     def inputs(self) -> Inputs:
         """The inputs, one each, in order."""
-        keys: list[Key]
+        keys: list[CacheKey]
         match self.input:
             case str():
                 keys = [self.input]

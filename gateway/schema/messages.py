@@ -4,32 +4,32 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from gateway.schema.base import Part
+from gateway.schema.base import ContentPart
 from gateway.schema.bounds import MAX_MESSAGES, ImageAddress
 
 Name = Annotated[str, Meta(max_length=256)]
 
 
-class TextPart(Part, frozen=True, kw_only=True, tag_field="type", tag="text"):
+class TextPart(ContentPart, frozen=True, kw_only=True, tag_field="type", tag="text"):
     """A piece of text."""
 
     text: str
 
 
-class RefusalPart(Part, frozen=True, kw_only=True, tag_field="type", tag="refusal"):
+class RefusalPart(ContentPart, frozen=True, kw_only=True, tag_field="type", tag="refusal"):
     """A refusal that an assistant gave earlier."""
 
     refusal: str
 
 
-class ImageUrl(Part, frozen=True, kw_only=True):
+class ImageUrl(ContentPart, frozen=True, kw_only=True):
     """Where an image is, and how closely to look at it: `low` is cheap, `original` is taken as `high`."""
 
     url: ImageAddress
     detail: Literal["auto", "low", "high", "original"] | None = None
 
 
-class ImagePart(Part, frozen=True, kw_only=True, tag_field="type", tag="image_url"):
+class ImagePart(ContentPart, frozen=True, kw_only=True, tag_field="type", tag="image_url"):
     """An image, for models that can see."""
 
     image_url: ImageUrl | ImageAddress
@@ -40,14 +40,14 @@ UserParts = Annotated[list[TextPart | ImagePart], Meta(min_length=1)]
 AssistantParts = Annotated[list[TextPart | RefusalPart], Meta(min_length=1)]
 
 
-class CalledFunction(Part, frozen=True, kw_only=True):
+class CalledFunction(ContentPart, frozen=True, kw_only=True):
     """What an assistant called. `arguments` is JSON text, as the model wrote it."""
 
     name: str
     arguments: str
 
 
-class CalledTool(Part, frozen=True, kw_only=True, tag_field="type", tag="function"):
+class CalledTool(ContentPart, frozen=True, kw_only=True, tag_field="type", tag="function"):
     """A tool call in the history. `index` is left over where a client joined streamed deltas."""
 
     id: str
@@ -55,28 +55,28 @@ class CalledTool(Part, frozen=True, kw_only=True, tag_field="type", tag="functio
     index: int | None = None
 
 
-class SystemMessage(Part, frozen=True, kw_only=True, tag_field="role", tag="system"):
+class SystemMessage(ContentPart, frozen=True, kw_only=True, tag_field="role", tag="system"):
     """Instructions."""
 
     content: str | TextParts
     name: Name | None = None
 
 
-class DeveloperMessage(Part, frozen=True, kw_only=True, tag_field="role", tag="developer"):
+class DeveloperMessage(ContentPart, frozen=True, kw_only=True, tag_field="role", tag="developer"):
     """Instructions; the model sees them as a system message."""
 
     content: str | TextParts
     name: Name | None = None
 
 
-class UserMessage(Part, frozen=True, kw_only=True, tag_field="role", tag="user"):
+class UserMessage(ContentPart, frozen=True, kw_only=True, tag_field="role", tag="user"):
     """What the user said and showed."""
 
     content: str | UserParts
     name: Name | None = None
 
 
-class AssistantMessage(Part, frozen=True, kw_only=True, tag_field="role", tag="assistant"):
+class AssistantMessage(ContentPart, frozen=True, kw_only=True, tag_field="role", tag="assistant"):
     """What the assistant answered: content, tool calls or both.
 
     `reasoning` is read where `reasoning_content` is absent; answers carry the same text under both names.
@@ -93,7 +93,7 @@ class AssistantMessage(Part, frozen=True, kw_only=True, tag_field="role", tag="a
     function_call: None = None
 
 
-class ToolMessage(Part, frozen=True, kw_only=True, tag_field="role", tag="tool"):
+class ToolMessage(ContentPart, frozen=True, kw_only=True, tag_field="role", tag="tool"):
     """What a tool answered."""
 
     content: str | TextParts

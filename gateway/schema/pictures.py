@@ -11,7 +11,7 @@ from gateway.schema.messages import ImagePart, Message, UserMessage
 Detail = Literal["auto", "low", "high"]
 
 
-class Picture(msgspec.Struct, frozen=True, kw_only=True):
+class ShownImage(msgspec.Struct, frozen=True, kw_only=True):
     """One image of a request. `where` is the parameter that holds `url`, for errors; `detail` is the wire's."""
 
     where: str
@@ -19,7 +19,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     detail: Detail = "auto"
 
 
-def pictures(messages: list[Message]) -> list[Picture]:
+def pictures(messages: list[Message]) -> list[ShownImage]:
     """All images of a conversation, in order. Raises `ApiError` if there are too many."""
     found = [
         _picture(part, f"messages[{index}].content[{number}].image_url")
@@ -34,10 +34,10 @@ def pictures(messages: list[Message]) -> list[Picture]:
     return found
 
 
-def _picture(part: ImagePart, where: str) -> Picture:
+def _picture(part: ImagePart, where: str) -> ShownImage:
     image = part.image_url
     if isinstance(image, str):
-        return Picture(where=where, url=image)
+        return ShownImage(where=where, url=image)
     # OpenAI's `original` asks for no downscaling at all: as `high` as a model goes.
     detail: Detail = "high" if image.detail == "original" else image.detail or "auto"
-    return Picture(where=f"{where}.url", url=image.url, detail=detail)
+    return ShownImage(where=f"{where}.url", url=image.url, detail=detail)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.errors import ApiError, invalid, unsupported
-from gateway.schema.base import Part, Request
+from gateway.schema.base import ContentPart, Request
 from gateway.schema.bounds import (
     MAX_TOKEN_ID,
     Bookkeeping,
@@ -28,7 +28,7 @@ from protocol.messages import Grammar, Ready, Sampling
 _SEED_MASK = 2**63 - 1
 
 
-class StreamOptions(Part, frozen=True, kw_only=True):
+class StreamOptions(ContentPart, frozen=True, kw_only=True):
     """What a stream carries besides text."""
 
     include_usage: bool | None = None

@@ -7,21 +7,21 @@ import orjson
 from msgspec import Meta
 
 from gateway.errors import ApiError, invalid
-from gateway.schema.base import Part
+from gateway.schema.base import ContentPart
 from gateway.schema.bounds import MAX_CHOICES, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, NAME_PATTERN
 from gateway.schema.decode import depth
 from protocol.messages import Grammar
 
 
-class TextFormat(Part, frozen=True, kw_only=True, tag_field="type", tag="text"):
+class TextFormat(ContentPart, frozen=True, kw_only=True, tag_field="type", tag="text"):
     """Any text."""
 
 
-class JsonObjectFormat(Part, frozen=True, kw_only=True, tag_field="type", tag="json_object"):
+class JsonObjectFormat(ContentPart, frozen=True, kw_only=True, tag_field="type", tag="json_object"):
     """Some JSON object."""
 
 
-class NamedSchema(Part, frozen=True, kw_only=True):
+class NamedSchema(ContentPart, frozen=True, kw_only=True):
     """A schema by OpenAI's rules. It is enforced with `strict` and without."""
 
     name: Annotated[str, Meta(pattern=NAME_PATTERN)]
@@ -30,7 +30,7 @@ class NamedSchema(Part, frozen=True, kw_only=True):
     strict: bool | None = None
 
 
-class JsonSchemaFormat(Part, frozen=True, kw_only=True, tag_field="type", tag="json_schema"):
+class JsonSchemaFormat(ContentPart, frozen=True, kw_only=True, tag_field="type", tag="json_schema"):
     """JSON that fits a schema."""
 
     json_schema: NamedSchema
@@ -39,7 +39,7 @@ class JsonSchemaFormat(Part, frozen=True, kw_only=True, tag_field="type", tag="j
 ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 
-class StructuredOutputs(Part, frozen=True, kw_only=True):
+class StructuredOutputs(ContentPart, frozen=True, kw_only=True):
     """vLLM's extra field: exactly one of these. `json` is a schema (or the text of one), `grammar` Lark or GBNF."""
 
     json: dict[str, Any] | str | None = None

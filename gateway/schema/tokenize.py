@@ -10,7 +10,7 @@ from gateway.schema.base import Answer, Request
 from gateway.schema.bounds import CONVERSATION, NUMBERS, ModelName, TokenId
 from gateway.schema.chat import TemplateOptions, chat_prompt, template_options
 from gateway.schema.messages import Messages
-from gateway.schema.pictures import Picture, pictures
+from gateway.schema.pictures import ShownImage, pictures
 from gateway.schema.sampling import check_tokens
 from gateway.schema.structure import Bounds
 from gateway.schema.template import check_messages, inner_arguments
@@ -51,7 +51,7 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
         check_tools(self.tools or [], None)
 
     @property
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[ShownImage]:
         """The images of the conversation, in order. Raises `ApiError` if there are too many."""
         return pictures(self.messages or [])
 

@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from gateway.errors import invalid
-from gateway.schema.base import Part
+from gateway.schema.base import ContentPart
 from gateway.schema.bounds import MAX_TOOLS, NAME_PATTERN
 from gateway.schema.structured import checked_schema
 
 FunctionName = Annotated[str, Meta(pattern=NAME_PATTERN)]
 
 
-class Function(Part, frozen=True, kw_only=True):
+class Function(ContentPart, frozen=True, kw_only=True):
     """A function the model may call. `parameters` is a JSON Schema; with `strict`, arguments always fit it."""
 
     name: FunctionName
@@ -21,32 +21,32 @@ class Function(Part, frozen=True, kw_only=True):
     strict: bool | None = None
 
 
-class Tool(Part, frozen=True, kw_only=True, tag_field="type", tag="function"):
+class Tool(ContentPart, frozen=True, kw_only=True, tag_field="type", tag="function"):
     """A function tool."""
 
     function: Function
 
 
-class FunctionByName(Part, frozen=True, kw_only=True):
+class FunctionByName(ContentPart, frozen=True, kw_only=True):
     """One of the tools."""
 
     name: FunctionName
 
 
-class NamedTool(Part, frozen=True, kw_only=True, tag_field="type", tag="function"):
+class NamedTool(ContentPart, frozen=True, kw_only=True, tag_field="type", tag="function"):
     """Demands one call of this function."""
 
     function: FunctionByName
 
 
-class AllowedTools(Part, frozen=True, kw_only=True):
+class AllowedTools(ContentPart, frozen=True, kw_only=True):
     """Some of the tools; `required` demands a call."""
 
     mode: Literal["auto", "required"]
     tools: Annotated[list[NamedTool], Meta(min_length=1, max_length=MAX_TOOLS)]
 
 
-class AllowedToolChoice(Part, frozen=True, kw_only=True, tag_field="type", tag="allowed_tools"):
+class AllowedToolChoice(ContentPart, frozen=True, kw_only=True, tag_field="type", tag="allowed_tools"):
     """Only some of the tools may be called."""
 
     allowed_tools: AllowedTools

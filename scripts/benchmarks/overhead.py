@@ -15,11 +15,11 @@ from benchmarks.table import Table, median
 from gateway.access.gate import GATE, TICKET, Gate, add_headers, guard
 from gateway.access.keyring import Keyring
 from gateway.access.limits import HOUR_NS
-from gateway.access.record import Limits, new_key
-from gateway.access.usage import Usage
-from gateway.dispatch.flight import Flight
-from gateway.dispatch.model import Model
-from gateway.dispatch.stats import Stats
+from gateway.access.record import RateLimits, new_key
+from gateway.access.usage import UsageLedger
+from gateway.dispatch.flight import JobState
+from gateway.dispatch.model import ModelState
+from gateway.dispatch.stats import PoolStats
 from gateway.dispatch.stream import JobStream
 from gateway.openapi import Operation, mount
 from protocol.messages import GenerateJob, Kind, Sampling, TextPrompt
@@ -44,10 +44,10 @@ class Guarded:
 
     def __init__(self) -> None:
         self._keyring, self._now = Keyring("master"), 10**15
-        made = [new_key(b"p" * 32, 1.0, name="x", limits=Limits(tpm=10**9, tpd=10**10)) for _ in range(KEYS)]
+        made = [new_key(b"p" * 32, 1.0, name="x", limits=RateLimits(tpm=10**9, tpd=10**10)) for _ in range(KEYS)]
         self._keyring.replace_keys([key for key, _ in made], b"p" * 32)
-        defaults = Limits(burst=10, rpm=60, rph=1000, rpd=10_000, tpm=0, tpd=0, parallel=8)
-        self._usage = Usage(defaults, clock_ns=lambda: self._now)
+        defaults = RateLimits(burst=10, rpm=60, rph=1000, rpd=10_000, tpm=0, tpd=0, parallel=8)
+        self._usage = UsageLedger(defaults, clock_ns=lambda: self._now)
         self._headers = {"Authorization": f"Bearer {made[KEYS // 2][1]}"}
 
     async def cost_s(self, *, auth: bool) -> float:
@@ -70,11 +70,11 @@ class Guarded:
 
 async def _count(*, on: bool) -> float:
     """What is counted for one request: its histograms, its answer, its steps."""
-    stats, model, answers = Stats(), Model("m", Kind.CHAT, created=0), Counter[tuple[str, str, int]]()
+    stats, model, answers = PoolStats(), ModelState("m", Kind.CHAT, created=0), Counter[tuple[str, str, int]]()
     job = GenerateJob(0, 0, "r", "", TextPrompt("hello"), Sampling(seed=1))
 
     async def request() -> None:
-        flight = Flight(1, model, job, JobStream(1), 0.0)
+        flight = JobState(1, model, job, JobStream(1), 0.0)
         flight.sent_at, flight.output_at, flight.over_at, flight.outcome = 1.0, 2.0, 3.0, "done"
         flight.stream.usage = Cost(10, STEPS)
         if on:

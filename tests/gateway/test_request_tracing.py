@@ -13,7 +13,7 @@ from dispatch_rig import Clock, Rig, generate, supervision
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from gateway.config import GatewayConfig
-from gateway.dispatch.flight import Flight
+from gateway.dispatch.flight import JobState
 from gateway.logs import JsonLines, TextLines
 from gateway.tracing import Tracing
 from protocol.messages import Done, Usage
@@ -28,7 +28,7 @@ async def test_spans_lead_from_the_request_to_the_engine_when_a_job_ran() -> Non
     tracing = Tracing(exporter, clock=clock)
     rig = Rig(told=tracing.job_ended, clock=clock)
 
-    def run() -> Flight:
+    def run() -> JobState:
         rig.join()
         flight = rig.submit(generate())
         clock.now += 1

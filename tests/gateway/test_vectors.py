@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.vectors import LONG_CHARS, VectorCache
+from gateway.vectors import LONG_CHARS, EmbeddingCache
 
-SPACE = VectorCache.namespace_of("model", "revision")
+SPACE = EmbeddingCache.namespace_of("model", "revision")
 
 
 class Clock:
@@ -15,9 +15,9 @@ class Clock:
         return self.now
 
 
-def make(*, capacity: int = 100_000, entries: int = 1000, ttl_s: float = 60.0) -> tuple[VectorCache, Clock]:
+def make(*, capacity: int = 100_000, entries: int = 1000, ttl_s: float = 60.0) -> tuple[EmbeddingCache, Clock]:
     clock = Clock()
-    return VectorCache(capacity_bytes=capacity, capacity_entries=entries, ttl_s=ttl_s, clock=clock), clock
+    return EmbeddingCache(capacity_bytes=capacity, capacity_entries=entries, ttl_s=ttl_s, clock=clock), clock
 
 
 def test_what_was_kept_is_found_in_order() -> None:
@@ -33,7 +33,7 @@ def test_spaces_are_apart() -> None:
     """Another model, revision or option is another vector; no two lists of parts are the same space."""
     cache, _ = make()
     spaces = [
-        VectorCache.namespace_of(*parts)
+        EmbeddingCache.namespace_of(*parts)
         for parts in (
             ("m", "1", (None,)),
             ("m", "2", (None,)),

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from gateway.dispatch.dispatcher import Dispatcher
-from gateway.dispatch.flight import Flight
-from gateway.dispatch.intake import Intake
-from gateway.dispatch.limits import Limits
+from gateway.dispatch.flight import JobState
+from gateway.dispatch.intake import Receiver
+from gateway.dispatch.limits import PoolTimeouts
 from gateway.dispatch.liveness import Liveness
-from gateway.dispatch.model import Model, Worker
-from gateway.dispatch.roster import Roster
-from gateway.dispatch.stats import Stats
+from gateway.dispatch.model import ModelState, WorkerState
+from gateway.dispatch.roster import Registry
+from gateway.dispatch.stats import PoolStats
 from gateway.dispatch.stream import JobStream
 from protocol.codec import decode_to_worker, encode
 from protocol.messages import (
@@ -90,19 +90,19 @@ class Rig:
 
     def __init__(
         self,
-        limits: Limits | None = None,
+        limits: PoolTimeouts | None = None,
         aliases: dict[str, str] | None = None,
         *,
         clock: Clock | None = None,
-        told: Callable[[Flight], None] | None = None,
+        told: Callable[[JobState], None] | None = None,
     ) -> None:
-        limits = limits or Limits()
+        limits = limits or PoolTimeouts()
         self.clock = clock or Clock()
         self.line = Line()
-        self.stats = Stats(told)
-        self.roster = Roster(aliases=aliases or {}, wall=lambda: 42.0)
+        self.stats = PoolStats(told)
+        self.roster = Registry(aliases=aliases or {}, wall=lambda: 42.0)
         self.dispatcher = Dispatcher(epoch=EPOCH, line=self.line, clock=self.clock, limits=limits, stats=self.stats)
-        self.intake = Intake(
+        self.intake = Receiver(
             epoch=EPOCH,
             pid=1,
             line=self.line,
@@ -119,7 +119,7 @@ class Rig:
         """A peer sends one envelope."""
         self.intake.on_frame(identity, [encode(messages, epoch=epoch)])
 
-    def join(self, uid: str = "w1", model: str = "m", *, ready: bool = True, **changes: object) -> Worker:
+    def join(self, uid: str = "w1", model: str = "m", *, ready: bool = True, **changes: object) -> WorkerState:
         """A worker registers; its identity is its uid."""
         identity = uid.encode()
         self.feed(identity, announcement(uid, model, **changes), *([readiness()] if ready else []))
@@ -130,10 +130,12 @@ class Rig:
         self.feed(identity, report)
 
     @property
-    def model(self) -> Model:
+    def model(self) -> ModelState:
         return self.roster.models["m"]
 
-    def submit(self, job: Job | None = None, model: Model | None = None, buffers: Sequence[bytes] = ()) -> Flight:
+    def submit(
+        self, job: Job | None = None, model: ModelState | None = None, buffers: Sequence[bytes] = ()
+    ) -> JobState:
         """A handler asks for a job; unless given, one that nobody has asked for before."""
         if job is None:
             self._asked += 1
@@ -152,23 +154,23 @@ class Rig:
         self.line.sent.clear()
         return sent
 
-    def accept(self, flight: Flight) -> None:
+    def accept(self, flight: JobState) -> None:
         """Its worker takes the job."""
         assert flight.worker is not None
         self.feed(flight.worker.identity, Accepted(flight.id, flight.attempt, 3))
 
-    def output(self, flight: Flight, text: str = "x", **changes: object) -> None:
+    def output(self, flight: JobState, text: str = "x", **changes: object) -> None:
         """Its worker generates one token."""
         assert flight.worker is not None
         delta = Delta(flight.id, flight.attempt, 0, [1], text)
         self.feed(flight.worker.identity, msgspec.structs.replace(delta, **changes))
 
-    def done(self, flight: Flight) -> None:
+    def done(self, flight: JobState) -> None:
         """Its worker is done with the job."""
         assert flight.worker is not None
         self.feed(flight.worker.identity, Done(flight.id, flight.attempt, Usage(3, 1)))
 
-    def lose(self, worker: Worker) -> None:
+    def lose(self, worker: WorkerState) -> None:
         """Its connection goes."""
         self.intake.on_gone(worker.identity, frozen=False)
 
@@ -180,7 +182,7 @@ class Rig:
             self.intake.remove_supervisor(supervisor)
 
 
-def failure_code(flight: Flight) -> str | None:
+def failure_code(flight: JobState) -> str | None:
     """Why a job failed, without waiting; None if it has not."""
     failure = flight.stream._failure
     return None if failure is None else str(failure.code)

@@ -11,7 +11,7 @@ import numpy as np
 
 from protocol.messages import Accepted, EmbedJob, Failed, Image, Job, ToGateway, Vectors
 from worker.config import WorkerConfig
-from worker.engines.embedding import EmbeddingEngine, Prepared
+from worker.engines.embedding import EmbeddingEngine, PreparedTexts
 
 TABLES = Path(__file__).parents[1] / "worker" / "engines"
 Rows = np.ndarray[Any, np.dtype[np.float32]]
@@ -38,7 +38,7 @@ def run(engine: EmbeddingEngine, *jobs: EmbedJob, files: Sequence[bytes] = ()) -
     return ends
 
 
-def prepared(engine: EmbeddingEngine, job: Job, files: Sequence[bytes] = ()) -> Prepared:
+def prepared(engine: EmbeddingEngine, job: Job, files: Sequence[bytes] = ()) -> PreparedTexts:
     """As the reception does it, but all pieces at once."""
     pieces: list[Any] = []
     for piece in engine.prepare(job, files):

@@ -6,7 +6,7 @@ import sys
 
 from aiohttp import web
 
-from gateway.context import EVENTS, POOL, VECTORS
+from gateway.context import EMBEDDING_CACHE, EVENTS, POOL
 from gateway.openapi import Operation, mount
 
 
@@ -27,7 +27,7 @@ async def roll(request: web.Request) -> web.Response:
 async def memory(request: web.Request) -> web.Response:
     """`GET /test/memory`: tasks of the loop, Python's objects after a collection, how full bounded memories are."""
     gc.collect()
-    vectors = request.app[VECTORS]
+    vectors = request.app[EMBEDDING_CACHE]
     return web.json_response(
         {
             "tasks": len(asyncio.all_tasks()),

@@ -12,7 +12,7 @@ from key_traces import shown
 from gateway.access.record import new_key
 from gateway.app import make_app
 from gateway.config import GatewayConfig
-from gateway.context import CUSTODY
+from gateway.context import KEY_SYNC
 
 MASTER = shown("the-master-key-of-this-test")
 Client = TestClient[web.Request, web.Application]
@@ -35,7 +35,7 @@ def app_of(client: Client) -> web.Application:
 async def issue(client: Client, *permissions: str, **fields: Any) -> str:
     """The text of a new key."""
     given = {"name": "test", "permissions": permissions, **fields}
-    _, text = await app_of(client)[CUSTODY].write_key(lambda pepper: new_key(pepper, 1.0, **given))
+    _, text = await app_of(client)[KEY_SYNC].write_key(lambda pepper: new_key(pepper, 1.0, **given))
     return text
 
 

@@ -5,21 +5,21 @@ from pathlib import Path
 
 import numpy as np
 
-from worker.shelf.folder import Folder
-from worker.shelf.parcel import Contents, Fetch, Parcel
-from worker.shelf.shelf import Shelf
+from worker.shelf.folder import CacheFolder
+from worker.shelf.parcel import CacheEntry, Contents, Lookup
+from worker.shelf.shelf import DiskPrefixCache
 from worker.shelf.tensors import Tensor
 
 PATIENCE_S = 20.0
 
 
-def parcel(tokens: Sequence[int], *, tenant: str = "t", rest: bool = False) -> Parcel:
+def parcel(tokens: Sequence[int], *, tenant: str = "t", rest: bool = False) -> CacheEntry:
     """A cache whose strip holds the tokens themselves; with room behind them, as real ones have."""
     array = np.asarray(tokens, dtype=np.int64)
     data = np.zeros((1, 2, len(array) + 9, 4), dtype=np.uint32)
     data[..., : len(array), :] = array[None, None, :, None]
     more = {"1.0": Tensor("F32", np.asarray([len(array)], dtype=np.uint32))} if rest else {}
-    return Parcel(tenant, array, Contents({"0.keys": Tensor("F32", data)}, more, "[]" if rest else ""))
+    return CacheEntry(tenant, array, Contents({"0.keys": Tensor("F32", data)}, more, "[]" if rest else ""))
 
 
 class Rig:
@@ -27,14 +27,14 @@ class Rig:
 
     def __init__(self, path: Path, *, model: str = "m", max_bytes: int = 1 << 30, rest: bool = False) -> None:
         self.path = path
-        self.shelf = Shelf(Folder(path, max_bytes), model=model, strips=True, rest=rest)
+        self.shelf = DiskPrefixCache(CacheFolder(path, max_bytes), model=model, strips=True, rest=rest)
 
-    def put(self, *parcels: Parcel) -> None:
+    def put(self, *parcels: CacheEntry) -> None:
         for one in parcels:
             self.shelf.write_entry(one)
             assert self.shelf.flush(PATIENCE_S)
 
-    def fetch(self, tokens: Sequence[int], *, tenant: str = "t", beyond: int = 0) -> Fetch:
+    def fetch(self, tokens: Sequence[int], *, tenant: str = "t", beyond: int = 0) -> Lookup:
         fetch = self.shelf.lookup_prefix(tenant, np.asarray(tokens, dtype=np.int64), beyond=beyond)
         assert fetch is not None
         self.shelf.wait_for_lookups([fetch], PATIENCE_S)

@@ -14,13 +14,13 @@ import mlx.core as mx
 from worker.batch import caches, proof
 from worker.batch.caches import Cache
 from worker.batch.cohort import Cohort
-from worker.batch.drafted import Drafted
-from worker.batch.drafting import Drafting
-from worker.batch.pace import Pace
+from worker.batch.drafted import SpeculativeGroup
+from worker.batch.drafting import SpeculationPolicy
+from worker.batch.pace import ChunkSizer
 from worker.batch.prompt import Prompt, cache_of
-from worker.batch.recall import Recall
+from worker.batch.recall import PrefixStore
 from worker.batch.row import Emission, Row
-from worker.batch.scene import Picture
+from worker.batch.scene import Placeholder
 from worker.grammar.masks import Masks
 
 PASS_BYTES = 8_000_000
@@ -49,12 +49,12 @@ class Batch:
         vocab_size: int,
         weights_bytes: int,
         max_rows: int,
-        recall: Recall,
+        recall: PrefixStore,
         masks: Masks,
         largest_chunk: int,
-        look: Callable[[Picture], None] | None,
+        look: Callable[[Placeholder], None] | None,
         adapted: Mapping[str, Any] | None = None,
-        drafting: Drafting | None = None,
+        drafting: SpeculationPolicy | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._model = model
@@ -66,8 +66,8 @@ class Batch:
         self._recall = recall
         self._masks = masks
         # A token of a long prompt looks back at all before it: what it costs says nothing of a short prompt's.
-        self._pace = Pace(largest_chunk)
-        self._short_pace = Pace(largest_chunk, smallest=SHORT)
+        self._pace = ChunkSizer(largest_chunk)
+        self._short_pace = ChunkSizer(largest_chunk, smallest=SHORT)
         self._look = look
         self._clock = clock
         self._can = proof.prove(model)
@@ -77,7 +77,7 @@ class Batch:
         self._silent = 0
         self._waited = 0
         self._look_turn = False
-        self._cohorts: list[Cohort | Drafted] = []
+        self._cohorts: list[Cohort | SpeculativeGroup] = []
         self._leaving: dict[int, bool] = {}
         self._scored: list[Prompt] = []
 
@@ -194,16 +194,16 @@ class Batch:
     def _model_of(self, one: Row | Prompt) -> Any:
         return self._adapted[one.adapter] if one.adapter else self._model
 
-    def _keep(self, cohort: Cohort | Drafted, row: Row) -> None:
+    def _keep(self, cohort: Cohort | SpeculativeGroup, row: Row) -> None:
         cache = cohort.copy_out(row)
         mx.async_eval(caches.state(cache))
         self._recall.store_prefix(row.tenant, row.key[: cohort.count_cached(row)], cache)
-        if self._drafting and isinstance(cohort, Drafted):
+        if self._drafting and isinstance(cohort, SpeculativeGroup):
             self._drafting.store_caches(cohort)
 
     # -- looking -------------------------------------------------------------
 
-    def _picture_due(self) -> Picture | None:
+    def _picture_due(self) -> Placeholder | None:
         """The next picture to be looked at, if there is one. Prompts that can be computed take turns with it."""
         if self._look is None:
             return None
@@ -212,7 +212,7 @@ class Batch:
         computable = self._long is not None or any(prompt.computable for prompt in self._waiting)
         return picture if self._look_turn or not computable else None
 
-    def _seen(self, picture: Picture | None) -> bool:
+    def _seen(self, picture: Placeholder | None) -> bool:
         """Look at a picture, if there is one; whether there was."""
         if picture is None or self._look is None:
             return False
@@ -362,11 +362,13 @@ class Batch:
         """Put rows where they cost least: into a cohort of about their length, else into one of their own."""
         if self._drafting:
             plain = self._drafting.release_group
-            self._cohorts = [plain(cohort) if isinstance(cohort, Drafted) else cohort for cohort in self._cohorts]
+            self._cohorts = [
+                plain(cohort) if isinstance(cohort, SpeculativeGroup) else cohort for cohort in self._cohorts
+            ]
         # Until the step is over that tells what came of their last prompt token.
         self._silent = 3
         length = max(len(row.tokens) for row in rows)
-        best: Cohort | Drafted | None = None
+        best: Cohort | SpeculativeGroup | None = None
         least = float(self._weights_bytes + PASS_BYTES)
         for cohort in self._cohorts if self._can.joins else ():
             if cohort.ended or cohort.adapter != rows[0].adapter:

@@ -17,7 +17,7 @@ from mlx_lm.models.cache import (
     trim_prompt_cache,
 )
 
-from worker.batch.scene import Part
+from worker.batch.scene import PromptPart
 
 Cache = list[Any]
 GROUP, SMALLEST_GROUP = 64, 32
@@ -49,7 +49,7 @@ def merge(rows: list[Cache]) -> Cache:
     return [rows[0][layer].merge([row[layer] for row in rows]) for layer in range(len(rows[0]))]
 
 
-def prefill(model: Any, cache: Cache, parts: list[Part]) -> mx.array | None:
+def prefill(model: Any, cache: Cache, parts: list[PromptPart]) -> mx.array | None:
     """Feed each row its tokens in one forward pass, padded on the right; nothing is evaluated. Returns the logits."""
     lengths = [len(part.tokens) for part in parts]
     width = max(lengths)

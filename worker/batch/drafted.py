@@ -23,7 +23,7 @@ from worker.grammar.masks import Masks
 SMOOTHING = 0.1
 
 
-class Draft:
+class DraftModelState:
     """The small model's side of one row: its cache, which holds the first `size` of the row's tokens."""
 
     def __init__(self, model: Any, vocab_size: int, cache: Cache, size: int) -> None:
@@ -53,11 +53,18 @@ class _Round(msgspec.Struct, frozen=True):
     pick: Pick
 
 
-class Drafted:
+class SpeculativeGroup:
     """One row in place of a `Cohort`, with what that can do. Tells a token a step, however many are certain."""
 
     def __init__(
-        self, *, model: Any, vocab_size: int, cohort: Cohort, draft: Draft, count: int, told: Callable[[int, int], None]
+        self,
+        *,
+        model: Any,
+        vocab_size: int,
+        cohort: Cohort,
+        draft: DraftModelState,
+        count: int,
+        told: Callable[[int, int], None],
     ) -> None:
         """Takes a cohort of one row over. `told` hears of every round: tokens proposed, tokens accepted."""
         self.rows = cohort.rows

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from worker.batch import caches
 from worker.batch.cohort import Cohort
-from worker.batch.drafted import Draft, Drafted
+from worker.batch.drafted import DraftModelState, SpeculativeGroup
 from worker.batch.prefix import PrefixCache
 from worker.batch.row import Row
 
@@ -20,7 +20,7 @@ REST = 128
 """Tokens that a row does without a draft where that did not pay."""
 
 
-class Drafting:
+class SpeculationPolicy:
     """One draft model, for any row of one batch. `proposed` and `accepted` count tokens since the start."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Drafting:
         self._count = count
         self._prefix = prefix
         self._clock = clock
-        self._draft: tuple[Row, Draft] | None = None
+        self._draft: tuple[Row, DraftModelState] | None = None
         self._resting: tuple[Row, int] | None = None
         self.worth = 0.0
         """Tokens that a round must give to be worth its time."""
@@ -69,13 +69,15 @@ class Drafting:
         # The quickest: others may want the machine while this loads, and what is found here holds for good.
         self.worth = min(second for _, second in steps) / min(first for first, _ in steps)
 
-    def arrange_groups(self, model: Callable[[Row], Any], cohorts: list[Cohort | Drafted]) -> list[Cohort | Drafted]:
+    def arrange_groups(
+        self, model: Callable[[Row], Any], cohorts: list[Cohort | SpeculativeGroup]
+    ) -> list[Cohort | SpeculativeGroup]:
         """Between steps: the same rows, drafted or not. `model` answers a row's own."""
         if len(cohorts) != 1:
             return cohorts
         (one,) = cohorts
         row = one.rows[0]
-        if isinstance(one, Drafted):
+        if isinstance(one, SpeculativeGroup):
             if one.rounds >= TRIAL and one.rate < self.worth:
                 self._resting = (row, row.position + REST)
                 return [self.release_group(one)]
@@ -86,7 +88,7 @@ class Drafting:
         if draft is None:
             return cohorts
         return [
-            Drafted(
+            SpeculativeGroup(
                 model=model(row),
                 vocab_size=self._vocab_size,
                 cohort=one,
@@ -96,12 +98,12 @@ class Drafting:
             )
         ]
 
-    def release_group(self, drafted: Drafted) -> Cohort:
+    def release_group(self, drafted: SpeculativeGroup) -> Cohort:
         """The row as a plain cohort; the small model goes on where it is, should the row be alone again."""
         self._draft = (drafted.rows[0], drafted.draft)
         return drafted.to_cohort()
 
-    def store_caches(self, drafted: Drafted) -> None:
+    def store_caches(self, drafted: SpeculativeGroup) -> None:
         """The row is done: what the small model has read may serve the next turn."""
         row, draft = drafted.rows[0], drafted.draft
         size = min(draft.size, len(row.tokens))
@@ -115,16 +117,16 @@ class Drafting:
         rested, until = self._resting or (None, 0)
         return rested is not row or row.position >= until
 
-    def _fits(self, one: Cohort | Drafted) -> bool:
+    def _fits(self, one: Cohort | SpeculativeGroup) -> bool:
         """Whether what is proposed can still be forgotten behind: windows that have come round forget nothing."""
         return len(one.rows[0].tokens) + 2 * (self._count + 1) < caches.room(one.cache)
 
-    def _caught_up(self, row: Row) -> Draft | None:
+    def _caught_up(self, row: Row) -> DraftModelState | None:
         """The small model's side of the row; None while it has more to read than one round can take along."""
         known, draft = self._draft or (None, None)
         if known is not row or draft is None:
             cache, size = self._prefix.find_nearest(row.tenant, row.key)
-            draft = Draft(self._model, self._own_vocab_size, cache or caches.new(self._model), size)
+            draft = DraftModelState(self._model, self._own_vocab_size, cache or caches.new(self._model), size)
             self._draft = (row, draft)
         left = len(row.tokens) - draft.size
         if left > NEAR:

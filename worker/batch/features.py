@@ -8,7 +8,7 @@ from collections import OrderedDict
 from worker.batch.scene import Features
 
 
-class FeatureCache:
+class EncoderCache:
     """Features by picture. Written by one thread; `__contains__` may be asked by any."""
 
     def __init__(self, max_bytes: int) -> None:

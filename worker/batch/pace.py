@@ -7,7 +7,7 @@ SHARE = 4.0
 SMOOTHING = 0.2
 
 
-class Pace:
+class ChunkSizer:
     """Adapts the chunk to what it was seen to cost. Sizes are powers of two, so that shapes repeat."""
 
     def __init__(self, largest: int, *, smallest: int = SMALLEST) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from worker.batch import caches
 from worker.batch.caches import Cache
-from worker.shelf.shares import Held, victims
+from worker.shelf.shares import TenantShare, victims
 
 SHORTEST = 16
 """Prefixes of fewer tokens cost more to look after than to compute."""
@@ -85,7 +85,7 @@ class PrefixCache:
         held = []
         for key, tenant in self._order.items():
             entry = self._tenants[tenant][key]
-            held.append(Held(key, tenant, entry.size_bytes, entry.used_at))
+            held.append(TenantShare(key, tenant, entry.size_bytes, entry.used_at))
         stale_before = self._clock() - STALE_S
         for key in victims(held, self.held_bytes - self._max_bytes, stale_before=stale_before):
             self._drop(key)

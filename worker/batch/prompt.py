@@ -3,9 +3,9 @@
 from worker.batch import caches
 from worker.batch.caches import Cache
 from worker.batch.row import Row
-from worker.batch.scene import Part, Picture
-from worker.batch.scores import Scores
-from worker.shelf.parcel import Fetch
+from worker.batch.scene import Placeholder, PromptPart
+from worker.batch.scores import PromptLogprobs
+from worker.shelf.parcel import Lookup
 
 
 class Prompt:
@@ -16,13 +16,13 @@ class Prompt:
 
     __slots__ = ("cache", "cached", "covered", "fetch", "rows", "scores", "started_at")
 
-    def __init__(self, rows: list[Row], scores: Scores | None = None) -> None:
+    def __init__(self, rows: list[Row], scores: PromptLogprobs | None = None) -> None:
         self.rows = rows
         self.scores = scores
         self.cache: Cache | None = None
         self.covered = 0
         self.cached = 0
-        self.fetch: Fetch | None = None
+        self.fetch: Lookup | None = None
         """Being looked for on disk; nothing is computed before that is settled."""
         self.started_at: float | None = None
         if (scene := rows[0].scene) is not None:
@@ -34,7 +34,7 @@ class Prompt:
         return self.rows[0].adapter
 
     @property
-    def unseen(self) -> Picture | None:
+    def unseen(self) -> Placeholder | None:
         """The picture that has to be looked at before more can be computed."""
         scene = self.rows[0].scene
         return scene.next_unencoded(self.covered) if scene and self.fetch is None else None
@@ -44,7 +44,7 @@ class Prompt:
         """Whether the next token can be computed now."""
         return self.fetch is None and self.unseen is None
 
-    def next_part(self, count: int) -> Part:
+    def next_part(self, count: int) -> PromptPart:
         """The next `count` tokens to compute."""
         return self.rows[0].part(self.covered, self.covered + count)
 

@@ -11,14 +11,14 @@ import msgspec
 
 from worker.batch import caches
 from worker.batch.caches import Cache
-from worker.batch.scene import Part
+from worker.batch.scene import PromptPart
 
 PROMPTS = ((3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9), (2, 7, 1, 8, 2))
 TOLERANCE = 0.05
 """Relative difference of the logits. Rounding stays far below it in any data type, a leak far above."""
 
 
-class Batching(msgspec.Struct, frozen=True, kw_only=True):
+class Batchability(msgspec.Struct, frozen=True, kw_only=True):
     """`joins`: rows that were prefilled alone may decode together. `pads`: prompts of different length may be
     prefilled together as well.
     """
@@ -27,18 +27,18 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True):
     pads: bool
 
 
-def prove(model: Any) -> Batching:
+def prove(model: Any) -> Batchability:
     """Compare a decode step of two rows together with the same rows alone."""
     if not caches.mergeable(caches.new(model)):
-        return Batching(joins=False, pads=False)
+        return Batchability(joins=False, pads=False)
     single = [_prefilled(model, prompt) for prompt in PROMPTS]
     joined = caches.merge([caches.duplicate(cache) for cache in single])
     padded = caches.merge([caches.new(model) for _ in PROMPTS])
-    caches.prefill(model, padded, [Part(list(prompt[:-1]), 0) for prompt in PROMPTS])
+    caches.prefill(model, padded, [PromptPart(list(prompt[:-1]), 0) for prompt in PROMPTS])
     last = [prompt[-1] for prompt in PROMPTS]
     alone = mx.concatenate([_decode(model, cache, [token]) for cache, token in zip(single, last, strict=True)])
     joins = agree(_decode(model, joined, last), alone)
-    return Batching(joins=joins, pads=joins and agree(_decode(model, padded, last), alone))
+    return Batchability(joins=joins, pads=joins and agree(_decode(model, padded, last), alone))
 
 
 def _prefilled(model: Any, prompt: tuple[int, ...]) -> Cache:

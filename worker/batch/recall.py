@@ -13,8 +13,8 @@ from worker.batch.caches import Cache
 from worker.batch.packing import Assembly
 from worker.batch.prefix import PrefixCache
 from worker.batch.prompt import Prompt
-from worker.shelf.parcel import Parcel
-from worker.shelf.shelf import WORTH, Shelf
+from worker.shelf.parcel import CacheEntry
+from worker.shelf.shelf import WORTH, DiskPrefixCache
 
 log = logging.getLogger("worker")
 
@@ -23,14 +23,14 @@ ASSEMBLY_S = 0.003
 WAIT_S = 0.005
 
 
-class Recall:
+class PrefixStore:
     """For the engine's thread, but for its counters."""
 
     def __init__(
         self,
         model: Any,
         prefix: PrefixCache,
-        shelf: Shelf | None = None,
+        shelf: DiskPrefixCache | None = None,
         *,
         bits: int = 0,
         clock: Callable[[], float] = time.perf_counter,
@@ -199,4 +199,4 @@ class Recall:
         if idle:
             ready, self._settled = ready + self._settled, []
         for tenant, tokens, cache in ready:
-            self._shelf.write_entry(Parcel(tenant, np.asarray(tokens, dtype=np.int64), packing.apart(cache)))
+            self._shelf.write_entry(CacheEntry(tenant, np.asarray(tokens, dtype=np.int64), packing.apart(cache)))

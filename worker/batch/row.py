@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from worker.batch.scene import Part, Scene
+from worker.batch.scene import PromptImages, PromptPart
 from worker.grammar.constraint import Constraint
 
 
@@ -60,7 +60,7 @@ class Row:
         delivered: list[int],
         limit: int,
         sampling: RowSampling,
-        scene: Scene | None = None,
+        scene: PromptImages | None = None,
         constraint: Constraint | None = None,
         adapter: str = "",
     ) -> None:
@@ -85,9 +85,9 @@ class Row:
         """The tokens as the prefix cache knows them: those of a picture by what it shows."""
         return self.tokens if self._keyed is None else self._keyed + self.tokens[self.prompt_size :]
 
-    def part(self, start: int, end: int) -> Part:
+    def part(self, start: int, end: int) -> PromptPart:
         """Some of its tokens, to be computed."""
-        return Part(self.tokens[start:end], start, self.scene)
+        return PromptPart(self.tokens[start:end], start, self.scene)
 
 
 class Logprobs(msgspec.Struct, frozen=True, gc=False):

@@ -39,7 +39,7 @@ class Pixels(msgspec.Struct, frozen=True, eq=False, weakref=True):
         return sum(array.nbytes for array in self.arrays.values())
 
 
-class Picture:
+class Placeholder:
     """One picture of a prompt.
 
     `key` is what caches know it by, tenant and processing included; `places` are the tokens of the prompt that stand
@@ -68,14 +68,14 @@ class Picture:
         self.features: Features | None = None
 
 
-class Scene:
+class PromptImages:
     """The pictures of one prompt. `positions` `[3, n]` are those of its first n tokens (none where the model counts
     tokens); every later token stands `shift` further than its index.
     """
 
     __slots__ = ("_readers", "pictures", "positions", "shift")
 
-    def __init__(self, pictures: list[Picture]) -> None:
+    def __init__(self, pictures: list[Placeholder]) -> None:
         self.pictures = pictures
         self.positions: NDArray[np.int64] = np.zeros((3, 0), dtype=np.int64)
         self.shift = 0
@@ -90,7 +90,7 @@ class Scene:
                 keyed[place] = number
         return keyed
 
-    def next_unencoded(self, covered: int) -> Picture | None:
+    def next_unencoded(self, covered: int) -> Placeholder | None:
         """The first picture that the model has still to look at, where the first `covered` tokens are computed."""
         for picture in self.pictures:
             if picture.features is None and picture.places[-1] >= covered:
@@ -115,9 +115,9 @@ class Scene:
                 picture.features = picture.pixels = picture.develop = None
 
 
-class Part(msgspec.Struct, frozen=True):
+class PromptPart(msgspec.Struct, frozen=True):
     """Tokens of one row to be computed, from index `start` of it."""
 
     tokens: list[int]
     start: int
-    scene: Scene | None = None
+    scene: PromptImages | None = None

@@ -11,7 +11,7 @@ CHUNK_BYTES = 64_000_000
 """Of logits at once: of a prompt that is only read, none are computed."""
 
 
-class Scores:
+class PromptLogprobs:
     """Of one prompt: an entry for each of its tokens. The first follows nothing, so its log-probability is NaN."""
 
     def __init__(self, top: int, vocab_size: int) -> None:

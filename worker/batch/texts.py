@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Picture(msgspec.Struct, frozen=True):
+class QueuedImage(msgspec.Struct, frozen=True):
     """An image as a model takes it: RGB, shape (height, width, 3), and how many patches it is cut into."""
 
     pixels: NDArray[np.uint8]
     patches: int
 
 
-class Text(msgspec.Struct, frozen=True):
+class QueuedText(msgspec.Struct, frozen=True):
     """One input of one job: token ids, an image, or both.
 
     `skip` leading tokens are computed but not pooled; `least` is the length that a shorter text is computed at.
@@ -28,7 +28,7 @@ class Text(msgspec.Struct, frozen=True):
     index: int
     tokens: list[int]
     skip: int = 0
-    picture: Picture | None = None
+    picture: QueuedImage | None = None
     least: int = 0
 
     @property
@@ -38,12 +38,12 @@ class Text(msgspec.Struct, frozen=True):
         return read + (self.picture.patches if self.picture else 0)
 
 
-class _Line:
+class _JobTexts:
     """The texts of a job that are still to be computed: longest first, taken from the front."""
 
     __slots__ = ("at", "limit", "served", "texts")
 
-    def __init__(self, texts: Sequence[Text], limit: int | None) -> None:
+    def __init__(self, texts: Sequence[QueuedText], limit: int | None) -> None:
         # Longest first: what does not fit memory shows at once, and neighbours in line have similar lengths.
         self.texts = sorted(texts, key=lambda text: -text.size)
         self.at = 0
@@ -55,25 +55,25 @@ class TextQueue:
     """Texts of all jobs aboard."""
 
     def __init__(self) -> None:
-        self._lines: dict[int, _Line] = {}
+        self._lines: dict[int, _JobTexts] = {}
         self._batch = 0
 
     def __len__(self) -> int:
         return sum(len(line.texts) - line.at for line in self._lines.values())
 
-    def add_job(self, job: int, texts: Sequence[Text], *, limit: int | None) -> None:
+    def add_job(self, job: int, texts: Sequence[QueuedText], *, limit: int | None) -> None:
         """Queue a job's texts; at most `limit` of them are computed together."""
-        self._lines[job] = _Line(texts, limit)
+        self._lines[job] = _JobTexts(texts, limit)
 
     def remove_job(self, job: int) -> bool:
         """Forget a job. False if nothing of it waits."""
         return self._lines.pop(job, None) is not None
 
-    def take_batch(self, budget: int) -> list[Text]:
+    def take_batch(self, budget: int) -> list[QueuedText]:
         """The next batch: at most `budget` tokens, but at least one text where any waits."""
         self._batch += 1
         turns = [line for _, line in sorted(self._lines.items(), key=lambda item: (item[1].served, item[0]))]
-        taken: list[Text] = []
+        taken: list[QueuedText] = []
         left = budget
         while turns:
             again = []
@@ -92,14 +92,14 @@ class TextQueue:
         return taken
 
 
-def groups(texts: Sequence[Text], *, limits: dict[int, int], spare: float, budget: int) -> list[list[Text]]:
+def groups(texts: Sequence[QueuedText], *, limits: dict[int, int], spare: float, budget: int) -> list[list[QueuedText]]:
     """Cut a batch into forward passes of similar lengths.
 
     `spare` is what a pass costs besides its tokens, in tokens: so much padding, and no more, is cheaper than another
     pass. 0: sizes must be equal. `limits` says for some jobs how many texts may be together; no pass has more than
     `budget` tokens, padding included.
     """
-    found: list[list[Text]] = []
+    found: list[list[QueuedText]] = []
     longest = most = padding = 0
     for text in sorted(texts, key=lambda text: -text.size):
         limit = limits.get(text.job, len(texts))

@@ -5,12 +5,12 @@ import msgspec
 from protocol.messages import GenerateJob, TokenLogprob, Usage
 from worker.batch.prompt import Prompt
 from worker.batch.row import Row, RowSampling
-from worker.batch.scene import Scene
+from worker.batch.scene import PromptImages
 from worker.grammar.constraint import Constraint
 from worker.text.channels import ChannelText
 
 
-class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+class PreparedChat(msgspec.Struct, frozen=True, kw_only=True):
     """A job that has passed every check: prompt as tokens, what it shows; sampling and text pipeline per choice."""
 
     job: GenerateJob
@@ -21,12 +21,12 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     constraints: list[Constraint] | None
     echo: str
     """The prompt's text, where the answer begins with it."""
-    scene: Scene | None = None
+    scene: PromptImages | None = None
     compile_s: float = 0.0
     """Processor time that went into its grammar."""
 
 
-class Choice:
+class RunningChoice:
     """One answer of a job: its row in the batch and its text; `held` is what no delta has told yet."""
 
     __slots__ = ("finished", "held", "index", "job", "row", "text")
@@ -49,7 +49,7 @@ class Running:
         self.message = message
         self.compile_s = compile_s
         self.echo = echo
-        self.choices: list[Choice] = []
+        self.choices: list[RunningChoice] = []
         self.open = 0
         self.prompt: Prompt | None = None
         self.admitted_at = now

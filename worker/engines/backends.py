@@ -14,7 +14,7 @@ import msgspec
 
 from protocol.errors import Code, JobError
 from protocol.messages import EmbedJob
-from worker.batch.texts import Text
+from worker.batch.texts import QueuedText
 from worker.engines import torch_models
 from worker.engines.encoder import Vectors
 
@@ -24,7 +24,7 @@ LOOK_S = 0.02
 """How long a piece of preparation waits for a model that is being loaded."""
 
 
-class Way(msgspec.Struct, frozen=True):
+class Backend(msgspec.Struct, frozen=True):
     """One backend on one device."""
 
     backend: str
@@ -36,7 +36,7 @@ class Way(msgspec.Struct, frozen=True):
         """What inputs that may share a pass have in common."""
         return self.backend, self.device
 
-    def encode_texts(self, texts: list[Text]) -> Vectors:
+    def encode_texts(self, texts: list[QueuedText]) -> Vectors:
         """See `Embedder.encode`; not normalised."""
         if self.backend == "torch":
             return self.model.encode(texts, normalize=False)
@@ -49,12 +49,12 @@ class Backends:
 
     def __init__(self, model: torch_models.Model, folder: Path, *, device: str) -> None:
         """`device` is where MLX computes unless asked otherwise."""
-        self.own = Way("mlx", device, model)
+        self.own = Backend("mlx", device, model)
         self._folder = folder
-        self._twins: dict[str, Way] = {}
+        self._twins: dict[str, Backend] = {}
         self._one_at_a_time = threading.Lock()
 
-    def select_backend(self, job: EmbedJob) -> Generator[None, None, Way]:
+    def select_backend(self, job: EmbedJob) -> Generator[None, None, Backend]:
         """What `job` prefers; yields while that is loading. Raises `JobError` for what is not there."""
         for value, allowed, param in (
             (job.backend, (None, "auto", "mlx", "torch"), torch_models.BACKEND),
@@ -71,7 +71,7 @@ class Backends:
             raise JobError(Code.INVALID_REQUEST, "MLX finds no GPU on this server.", torch_models.DEVICE)
         return msgspec.structs.replace(self.own, device=device)
 
-    def _torch(self, asked: str | None) -> Generator[None, None, Way]:
+    def _torch(self, asked: str | None) -> Generator[None, None, Backend]:
         torch_models.refuse_missing()
         # Its import alone takes seconds, in which other jobs go on being prepared.
         loading = _Loading(partial(self._load, asked))
@@ -83,13 +83,13 @@ class Backends:
             raise loading.error
         return loading.way
 
-    def _load(self, asked: str | None) -> Way:
+    def _load(self, asked: str | None) -> Backend:
         """PyTorch's way, made unless it exists. Raises `JobError`, and whatever a broken installation raises."""
         with self._one_at_a_time:
             device = torch_models.pick_device(asked)
             if device not in self._twins:
                 found = torch_models.twin(self.own.model, self._folder, device)
-                self._twins[device] = Way("torch", device, found)
+                self._twins[device] = Backend("torch", device, found)
                 log.info("PyTorch has loaded the model, too (%s)", device)
             return self._twins[device]
 
@@ -97,10 +97,10 @@ class Backends:
 class _Loading(threading.Thread):
     """Runs `load`; afterwards there is a `way`, or an `error` to tell."""
 
-    def __init__(self, load: Callable[[], Way]) -> None:
+    def __init__(self, load: Callable[[], Backend]) -> None:
         super().__init__(name="torch", daemon=True)
         self._load = load
-        self.way: Way | None = None
+        self.way: Backend | None = None
         self.error = JobError(Code.INVALID_REQUEST, "PyTorch can't be used on this server.", torch_models.BACKEND)
 
     def run(self) -> None:

@@ -83,7 +83,7 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Keeper(Protocol):
+class CacheOwner(Protocol):
     """What an engine may have besides `Engine`: things it keeps from one job for the next ones."""
 
     def forget(self) -> None:

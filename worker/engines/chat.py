@@ -25,20 +25,20 @@ from protocol.messages import (
     Usage,
 )
 from worker.batch.batch import Batch
-from worker.batch.drafting import Drafting
+from worker.batch.drafting import SpeculationPolicy
 from worker.batch.prefix import PrefixCache
 from worker.batch.prompt import Prompt as BatchPrompt
-from worker.batch.recall import Recall
+from worker.batch.recall import PrefixStore
 from worker.batch.row import Emission, Logprobs, Row
-from worker.batch.scene import Picture
-from worker.batch.scores import Scores
+from worker.batch.scene import Placeholder
+from worker.batch.scores import PromptLogprobs
 from worker.batch.warmup import warm
 from worker.config import WorkerConfig
-from worker.engines.aboard import Choice, Running
+from worker.engines.aboard import Running, RunningChoice
 from worker.engines.base import Gauges
 from worker.engines.draft_model import load_draft
-from worker.engines.loading import Loaded, family, load
-from worker.engines.preparation import Preparation
+from worker.engines.loading import LoadedModel, family, load
+from worker.engines.preparation import ChatPreprocessor
 from worker.engines.shelving import open_shelf
 from worker.engines.vocabulary import Vocabulary
 from worker.grammar.grammars import Grammars
@@ -63,10 +63,10 @@ class ChatEngine:
         self._config = config
         self._clock = clock
         self._running: dict[int, Running] = {}
-        self._recall: Recall | None = None
-        self._loaded: Loaded
+        self._recall: PrefixStore | None = None
+        self._loaded: LoadedModel
         self._batch: Batch | None = None
-        self._drafting: Drafting | None = None
+        self._drafting: SpeculationPolicy | None = None
         self._draft_bytes = 0
 
     # -- life ----------------------------------------------------------------
@@ -88,7 +88,7 @@ class ChatEngine:
         self._drafting = self._load_draft()
         prefix = PrefixCache(self._config.prefix_cache_bytes)
         bits = self._config.prefix_kv_bits
-        self._recall = Recall(loaded.model, prefix, open_shelf(self._config, loaded), bits=bits)
+        self._recall = PrefixStore(loaded.model, prefix, open_shelf(self._config, loaded), bits=bits)
         self._batch = Batch(
             model=loaded.model,
             vocab_size=loaded.vocab_size,
@@ -103,16 +103,16 @@ class ChatEngine:
         )
         self._batch.measure_cache()
 
-    def _load(self) -> Loaded:
+    def _load(self) -> LoadedModel:
         return load(self._config)
 
-    def _load_draft(self) -> Drafting | None:
+    def _load_draft(self) -> SpeculationPolicy | None:
         config = self._config
         if config.draft_model is None:
             return None
         draft = load_draft(config.draft_model, config, self._loaded)
         self._draft_bytes = draft.weights_bytes
-        return Drafting(
+        return SpeculationPolicy(
             model=draft.model,
             own_vocab_size=draft.vocab_size,
             vocab_size=self._loaded.vocab_size,
@@ -120,10 +120,10 @@ class ChatEngine:
             prefix=PrefixCache(config.prefix_cache_bytes // DRAFT_SHARE),
         )
 
-    def _make_preparation(self) -> Preparation:
-        return Preparation(self._loaded, self._vocabulary, self._markers, self._grammars)
+    def _make_preparation(self) -> ChatPreprocessor:
+        return ChatPreprocessor(self._loaded, self._vocabulary, self._markers, self._grammars)
 
-    def _eyes(self) -> Callable[[Picture], None] | None:
+    def _eyes(self) -> Callable[[Placeholder], None] | None:
         """What finds out what the model makes of a picture, where it sees any."""
         return None
 
@@ -183,7 +183,7 @@ class ChatEngine:
         running = Running(job, self._clock(), echo="" if job.delivered else prepared.echo, compile_s=prepared.compile_s)
         self._running[job.job] = running
         for index, text in enumerate(prepared.texts):
-            choice = Choice(running, text, index)
+            choice = RunningChoice(running, text, index)
             choice.row = Row(
                 owner=choice,
                 tenant=self._shelf(job),
@@ -232,7 +232,7 @@ class ChatEngine:
         shared = [rows] if not running.message.delivered else [[row] for row in rows]
         asked = running.message.logprobs
         for group in shared:
-            scores = Scores(asked, self._loaded.vocab_size) if running.echo and asked is not None else None
+            scores = PromptLogprobs(asked, self._loaded.vocab_size) if running.echo and asked is not None else None
             running.prompt = BatchPrompt(group, scores)
             self._ready_batch.add_prompt(running.prompt)
 
@@ -254,7 +254,7 @@ class ChatEngine:
             if scored.scores is not None:
                 self._tell_prompt(scored.rows[0].owner.job, scored.scores.found, messages)
         for emission in emissions:
-            choice: Choice = emission.row.owner
+            choice: RunningChoice = emission.row.owner
             if choice.finished:
                 continue
             try:
@@ -283,7 +283,7 @@ class ChatEngine:
             choice.finished = True
         return Failed(job.job, job.attempt, error.code, error.message, error.param, usage=usage)
 
-    def _advance(self, choice: Choice, emission: Emission, messages: list[ToGateway]) -> None:
+    def _advance(self, choice: RunningChoice, emission: Emission, messages: list[ToGateway]) -> None:
         """One token further: to text, to a delta if there is something to say, to the end if it was the last."""
         row, token = emission.row, emission.token
         job = choice.job.message
@@ -319,14 +319,14 @@ class ChatEngine:
         if finish is not None:
             self._finish(choice, messages)
 
-    def _finish_of(self, choice: Choice, last: int) -> str | None:
+    def _finish_of(self, choice: RunningChoice, last: int) -> str | None:
         """How a choice ends behind its last token; None if it goes on."""
         rule = choice.row.constraint
         if choice.text.stopped or self._preparation.ends_choice(choice.job.message, last) or (rule and rule.finished):
             return "stop"
         return "length" if choice.row.position >= choice.row.limit else None
 
-    def _finish(self, choice: Choice, messages: list[ToGateway]) -> None:
+    def _finish(self, choice: RunningChoice, messages: list[ToGateway]) -> None:
         choice.finished = True
         self._ready_batch.release_row(choice.row, keep=choice.row.position > 0)
         running = choice.job

@@ -12,12 +12,12 @@ from worker.batch import caches
 from worker.config import WorkerConfig
 from worker.engines import weights
 from worker.engines.base import EngineLoadError
-from worker.engines.loading import Loaded
+from worker.engines.loading import LoadedModel
 
 log = logging.getLogger("worker")
 
 
-class DraftModel(msgspec.Struct, frozen=True, kw_only=True):
+class LoadedDraft(msgspec.Struct, frozen=True, kw_only=True):
     """A draft model in memory. `vocab_size` are the rows of its table of tokens."""
 
     model: Any
@@ -25,7 +25,7 @@ class DraftModel(msgspec.Struct, frozen=True, kw_only=True):
     weights_bytes: int
 
 
-def load_draft(source: str, config: WorkerConfig, loaded: Loaded) -> DraftModel:
+def load_draft(source: str, config: WorkerConfig, loaded: LoadedModel) -> LoadedDraft:
     """Load the draft model for one that is loaded already. Raises `EngineLoadError`."""
     try:
         path = hub.local_folder(source, config)
@@ -40,7 +40,7 @@ def load_draft(source: str, config: WorkerConfig, loaded: Loaded) -> DraftModel:
     for name, one in (("the model", loaded.model), ("the draft model", model)):
         if not caches.trimmable(caches.new(one)):
             raise EngineLoadError(f"--draft-model: {name} can't take tokens back, as its state is no list of them")
-    return DraftModel(model=model, vocab_size=_table_size(model, model_config), weights_bytes=weights.size(model))
+    return LoadedDraft(model=model, vocab_size=_table_size(model, model_config), weights_bytes=weights.size(model))
 
 
 def _compare(ours: dict[str, int], theirs: dict[str, int], name: str) -> None:

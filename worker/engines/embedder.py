@@ -13,14 +13,14 @@ import msgspec
 from tokenizers import Tokenizer
 
 from worker import hub
-from worker.batch.texts import Text
+from worker.batch.texts import QueuedText
 from worker.config import WorkerConfig
 from worker.engines import sentence_files
 from worker.engines.base import EngineLoadError
 from worker.engines.encoder import Encoder, Vectors
 from worker.engines.qwen2_vl import Qwen2VLEncoder
-from worker.engines.sentence_files import SentenceFiles
-from worker.engines.sentences import QWEN2_VL_FORM, Form, Sentences, unpunctuated
+from worker.engines.sentence_files import EmbeddingFiles
+from worker.engines.sentences import QWEN2_VL_FORM, EmbeddingInputs, InputForm, unpunctuated
 from worker.engines.siglip import SiglipEncoder
 
 SIGLIP_PAD = 1
@@ -42,7 +42,7 @@ class Embedder(Protocol):
     def padding_is_harmless(self) -> bool:
         """Whether inputs of different sizes may share a pass."""
 
-    def encode(self, texts: Sequence[Text], *, normalize: bool) -> Vectors:
+    def encode(self, texts: Sequence[QueuedText], *, normalize: bool) -> Vectors:
         """One vector per input, shape (texts, dimensions), float32; what is no number comes out as it is."""
 
 
@@ -51,8 +51,8 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 
     model: Encoder | SiglipEncoder | Qwen2VLEncoder
     folder: Path
-    sentences: Sentences
-    files: SentenceFiles
+    sentences: EmbeddingInputs
+    files: EmbeddingFiles
     revision: str
 
 
@@ -67,7 +67,7 @@ def open_model(config: WorkerConfig) -> Opened:
         tokenizer = _tokenizer(tokenizer_folder)
         model, form = _model(folder, files, tokenizer, tokenizer_folder, config.quantize)
         picture = None if isinstance(model, Encoder) else model.images.decode_image
-        sentences = Sentences(tokenizer, files, asked=config.context_length, form=form, picture=picture)
+        sentences = EmbeddingInputs(tokenizer, files, asked=config.context_length, form=form, picture=picture)
     except EngineLoadError:
         raise
     except Exception as error:
@@ -79,15 +79,15 @@ def open_model(config: WorkerConfig) -> Opened:
 
 
 def _model(
-    folder: Path, files: SentenceFiles, tokenizer: Tokenizer, tokenizer_folder: Path, quantize: str
-) -> tuple[Encoder | SiglipEncoder | Qwen2VLEncoder, Form]:
+    folder: Path, files: EmbeddingFiles, tokenizer: Tokenizer, tokenizer_folder: Path, quantize: str
+) -> tuple[Encoder | SiglipEncoder | Qwen2VLEncoder, InputForm]:
     match files.config["model_type"]:
         case "siglip":
             said = _json(tokenizer_folder / "tokenizer_config.json")
             pad = tokenizer.token_to_id(str(said.get("pad_token", "")))
             canonical = unpunctuated if said.get("tokenizer_class") == "SiglipTokenizer" else None
             model = SiglipEncoder(folder, files, pad=SIGLIP_PAD if pad is None else pad, quantize=quantize)
-            return model, Form(least=model.length, canonical=canonical)
+            return model, InputForm(least=model.length, canonical=canonical)
         case "qwen2_vl":
             seeing = Qwen2VLEncoder(folder, files, quantize=quantize)
             marks = tokenizer.encode(QWEN2_VL_FORM.image, add_special_tokens=False).ids
@@ -97,7 +97,7 @@ def _model(
                 QWEN2_VL_FORM, image_token=seeing.image_token, control=frozenset(marks)
             )
         case _:
-            return Encoder(folder, files, quantize=quantize), Form()
+            return Encoder(folder, files, quantize=quantize), InputForm()
 
 
 def device_name() -> str:

@@ -28,12 +28,12 @@ from protocol.messages import (
     TokenizeJob,
     Vectors,
 )
-from worker.batch.texts import Text, TextQueue, groups
+from worker.batch.texts import QueuedText, TextQueue, groups
 from worker.config import WorkerConfig
-from worker.engines.backends import Backends, Way
+from worker.engines.backends import Backend, Backends
 from worker.engines.base import Answer, EngineLoadError, Gauges
 from worker.engines.embedder import Embedder, Opened, device_name, open_model
-from worker.engines.sentences import Sentences
+from worker.engines.sentences import EmbeddingInputs
 
 log = logging.getLogger("worker")
 
@@ -55,12 +55,12 @@ SPARE = MappingProxyType({"cpu": 12.0, "gpu": 256.0})
 MOST_SPARE = 1024.0
 
 
-class Prepared(msgspec.Struct, frozen=True):
+class PreparedTexts(msgspec.Struct, frozen=True):
     """A job that has passed every check: its inputs as tokens and pixels, and where they are to be computed."""
 
     job: EmbedJob
-    texts: list[Text]
-    way: Way
+    texts: list[QueuedText]
+    way: Backend
 
 
 class _Running:
@@ -68,7 +68,7 @@ class _Running:
 
     __slots__ = ("admitted_at", "batch_size", "batches", "began_at", "job", "left", "texts", "vectors", "way")
 
-    def __init__(self, prepared: Prepared, dimensions: int, now: float) -> None:
+    def __init__(self, prepared: PreparedTexts, dimensions: int, now: float) -> None:
         self.job = prepared.job
         self.texts = prepared.texts
         self.way = prepared.way
@@ -91,7 +91,7 @@ class EmbeddingEngine:
         self._tokens_per_s: float | None = None
         self._opened: Opened
         self._model: Embedder
-        self._sentences: Sentences
+        self._sentences: EmbeddingInputs
 
     # -- life ----------------------------------------------------------------
 
@@ -128,7 +128,7 @@ class EmbeddingEngine:
         """Tokens of a text as long as it may be, and the seconds that a pass of such texts takes."""
         tokens = [0] * min(length, self._sentences.limit)
         began = self._clock()
-        self._model.encode([Text(0, 0, tokens)] * texts, normalize=True)
+        self._model.encode([QueuedText(0, 0, tokens)] * texts, normalize=True)
         return len(tokens), self._clock() - began
 
     def describe(self) -> Ready:
@@ -154,7 +154,9 @@ class EmbeddingEngine:
 
     # -- jobs ----------------------------------------------------------------
 
-    def prepare(self, job: ModelJob, buffers: Sequence[bytes] = ()) -> Iterator[Prepared | Answer | Future[Any] | None]:
+    def prepare(
+        self, job: ModelJob, buffers: Sequence[bytes] = ()
+    ) -> Iterator[PreparedTexts | Answer | Future[Any] | None]:
         """Read images, tokenise and check, piece by piece; see `Engine.prepare`."""
         match job:
             case EmbedJob():
@@ -164,7 +166,7 @@ class EmbeddingEngine:
             case GenerateJob():
                 raise JobError(Code.INVALID_REQUEST, "This model embeds texts; it generates none.", "model")
 
-    def _prepare(self, job: EmbedJob, buffers: Sequence[bytes]) -> Iterator[Prepared | Future[Any] | None]:
+    def _prepare(self, job: EmbedJob, buffers: Sequence[bytes]) -> Iterator[PreparedTexts | Future[Any] | None]:
         if job.dimensions is not None and not 1 <= job.dimensions <= self._dimensions:
             raise JobError(
                 Code.INVALID_REQUEST, f"The vectors of this model have {self._dimensions} dimensions.", "dimensions"
@@ -174,16 +176,16 @@ class EmbeddingEngine:
             most = LARGEST_ANSWER // (4 * self._dimensions)
             raise JobError(Code.INVALID_REQUEST, f"This model takes at most {most} inputs at a time.", "input")
         way = yield from self._backends.select_backend(job)
-        texts: list[Text] = []
+        texts: list[QueuedText] = []
         for piece in self._sentences.prepare_texts(job, buffers, vocab_size=self._model.vocab_size):
             if isinstance(piece, Future):
                 yield piece
             else:
                 texts += piece
                 yield None
-        yield Prepared(job, texts, way)
+        yield PreparedTexts(job, texts, way)
 
-    def admit(self, prepared: Prepared) -> Sequence[ToGateway]:
+    def admit(self, prepared: PreparedTexts) -> Sequence[ToGateway]:
         """Queue its texts; see `Engine.admit`."""
         job = prepared.job
         self._running[job.job] = _Running(prepared, self._dimensions, self._clock())
@@ -241,7 +243,7 @@ class EmbeddingEngine:
 
     # -- inside --------------------------------------------------------------
 
-    def _compute(self, way: Way, group: list[Text]) -> dict[int, Failed]:
+    def _compute(self, way: Backend, group: list[QueuedText]) -> dict[int, Failed]:
         """One forward pass; returns the jobs that it was the end of."""
         if not group:
             return {}

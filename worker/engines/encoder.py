@@ -7,12 +7,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from worker.batch.texts import Text
+from worker.batch.texts import QueuedText
 from worker.engines import weights
 from worker.engines.architectures import Mask, architecture, flat, window
 from worker.engines.base import EngineLoadError
 from worker.engines.pooling import Dense, pool, stored
-from worker.engines.sentence_files import SentenceFiles
+from worker.engines.sentence_files import EmbeddingFiles
 
 OPTIONAL = ("pooler.",)
 """Weights that a folder may lack: nothing here uses the layers they are for."""
@@ -27,7 +27,7 @@ class Encoder:
 
     capabilities = ("embeddings",)
 
-    def __init__(self, folder: Path, files: SentenceFiles, *, quantize: str = "none") -> None:
+    def __init__(self, folder: Path, files: EmbeddingFiles, *, quantize: str = "none") -> None:
         """Load weights. Raises `EngineLoadError`."""
         self._files = files
         self._config = flat(files.config)
@@ -47,7 +47,7 @@ class Encoder:
         self.weights_bytes = weights.size(self._model)
         self.vocab_size = int(files.config["vocab_size"])
         self._positions = int(files.config.get("max_position_embeddings") or 0)
-        self.dimensions = self.encode([Text(0, 0, [0])], normalize=False).shape[1]
+        self.dimensions = self.encode([QueuedText(0, 0, [0])], normalize=False).shape[1]
 
     def _fill(self, folder: Path) -> list[Dense]:
         """Load the model's weights; answers the layers behind the pooling."""
@@ -64,8 +64,8 @@ class Encoder:
         """Prove that padding changes nothing."""
         # Long enough for padding that sees nothing but padding.
         longest = min(int(self._config.get("max_position_embeddings", 512)) - 8, max(24, window(self._config) + 24))
-        short = Text(0, 0, [at * 7 % self.vocab_size for at in range(1, 6)])
-        long = Text(0, 1, [at * 11 % self.vocab_size for at in range(1, longest)])
+        short = QueuedText(0, 0, [at * 7 % self.vocab_size for at in range(1, 6)])
+        long = QueuedText(0, 1, [at * 11 % self.vocab_size for at in range(1, longest)])
         together = self.encode([short, long], normalize=True)
         alone = np.concatenate([self.encode([text], normalize=True) for text in (short, long)])
         if (together * alone).sum(axis=1).min() >= SAME:
@@ -73,7 +73,7 @@ class Encoder:
         self._length_step = 1
         return False
 
-    def encode(self, texts: Sequence[Text], *, normalize: bool) -> Vectors:
+    def encode(self, texts: Sequence[QueuedText], *, normalize: bool) -> Vectors:
         """One vector per text, shape (texts, dimensions), float32; what is no number comes out as it is."""
         longest = max(len(text.tokens) for text in texts)
         longest = max(longest, min(longest + -longest % self._length_step, self._positions))

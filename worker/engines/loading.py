@@ -20,7 +20,7 @@ UNKNOWN_CONTEXT = 4096
 """For a model that says nothing about its context."""
 
 
-class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model in memory with what its files say about it."""
 
     model: Any
@@ -36,7 +36,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """The model with each of its adapters, by the name that it is served under."""
 
 
-def load(config: WorkerConfig) -> Loaded:
+def load(config: WorkerConfig) -> LoadedModel:
     """Load model, adapters and tokenizer through mlx-lm. Raises `EngineLoadError`."""
     if config.device == "cpu":
         mx.set_default_device(mx.cpu)
@@ -63,14 +63,14 @@ def load(config: WorkerConfig) -> Loaded:
 
 def loaded_from(
     config: WorkerConfig, path: Path, model: Any, model_config: dict[str, Any], quantization: str
-) -> Loaded:
+) -> LoadedModel:
     """A model with its tokenizer and with what its files say about it. Raises what mlx-lm raises."""
     tokenizer = load_tokenizer(
         hub.local_folder(config.tokenizer_path, config) if config.tokenizer_path else path,
         eos_token_ids=model_config.get("eos_token_id"),
     )
     _recognise_calls(tokenizer)
-    return Loaded(
+    return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         config=model_config,

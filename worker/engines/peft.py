@@ -40,7 +40,7 @@ SAME, SAME_QUANTISED = 0.02, 0.25
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class PeftSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What is honoured of `adapter_config.json`, with PEFT's names and defaults."""
 
     peft_type: str = "LORA"
@@ -102,7 +102,7 @@ class _InputEmbedding(LoRAEmbedding):  # type: ignore[misc]
 
 
 def _adapted(
-    name: str, layer: nn.Module, parts: dict[str, mx.array], settings: Settings
+    name: str, layer: nn.Module, parts: dict[str, mx.array], settings: PeftSettings
 ) -> tuple[nn.Module, list[mx.array]]:
     """A layer with its adapter around it, and the tensors that this brought."""
     embeds = isinstance(layer, nn.Embedding | nn.QuantizedEmbedding)
@@ -138,7 +138,7 @@ def _adapted(
     return one, [one.lora_a, one.lora_b, *([one.m] if magnitude else [])]
 
 
-def _settings(config: dict[str, Any]) -> Settings:
+def _settings(config: dict[str, Any]) -> PeftSettings:
     if config.get("peft_type") != "LORA":
         raise _refused(f"has the peft_type {config.get('peft_type')!r}: only LORA is supported", CONFIG)
     uses = [name for name in config if name.startswith("use_") and name not in SUPPORTED_USES]
@@ -146,7 +146,7 @@ def _settings(config: dict[str, Any]) -> Settings:
         if config.get(name):
             raise _refused(f"sets {name}, which is not supported", CONFIG)
     try:
-        settings = msgspec.convert(config, Settings)
+        settings = msgspec.convert(config, PeftSettings)
         for pattern in (*(settings.rank_pattern or {}), *(settings.alpha_pattern or {})):
             re.compile(pattern)
     except (msgspec.ValidationError, re.error) as error:
@@ -198,7 +198,7 @@ def _check_whole(key: str, array: mx.array, layers: Mapping[str, nn.Module]) -> 
         raise _refused(f"holds weights of its own for {match['layer']}, which are not the model's{but}")
 
 
-def _check_targets(settings: Settings, adapted: Set[str], layers: Mapping[str, nn.Module]) -> None:
+def _check_targets(settings: PeftSettings, adapted: Set[str], layers: Mapping[str, nn.Module]) -> None:
     """Raises `EngineLoadError` where the configuration names layers that the model has, and the file has none of."""
     if not isinstance(settings.target_modules, list) or settings.exclude_modules:
         return

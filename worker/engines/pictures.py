@@ -28,7 +28,7 @@ REMEMBERED = 4096
 """Images whose size in tokens is remembered: some hundred bytes each."""
 
 
-class Print(msgspec.Struct, frozen=True):
+class ProcessedImage(msgspec.Struct, frozen=True):
     """One image as text: what stands for it in a prompt, with `tokens` placeholders in it. `grid` as in `Picture`."""
 
     text: str
@@ -36,16 +36,16 @@ class Print(msgspec.Struct, frozen=True):
     grid: NDArray[Any] | None
 
 
-class Shot(msgspec.Struct, frozen=True):
+class ImageTask(msgspec.Struct, frozen=True):
     """One image of one job, ready to be put into its prompt."""
 
     key: tuple[str, bytes]
-    print: Print
+    print: ProcessedImage
     pixels: Pixels | None
     develop: Callable[[], Pixels]
 
 
-class Darkroom:
+class ImageProcessor:
     """Develops images for one model. `shot` is for one thread; `Shot.develop` may be called by any."""
 
     def __init__(
@@ -56,14 +56,14 @@ class Darkroom:
         self._mark = mark
         self._image_token = image_token
         self._seen = seen
-        self._prints: OrderedDict[tuple[str, bytes], Print] = OrderedDict()
+        self._prints: OrderedDict[tuple[str, bytes], ProcessedImage] = OrderedDict()
         self._waiting: WeakSet[Pixels] = WeakSet()
         self._decoders = Decoders()
         self._one_at_a_time = threading.Lock()
 
     def plan_image(
         self, image: Image, buffers: Sequence[bytes], *, tenant: str, param: str
-    ) -> Generator[Future[Any], None, Shot]:
+    ) -> Generator[Future[Any], None, ImageTask]:
         """Take an image of a job; yields what there is to wait for. Raises `JobError`, naming `param` (`images[2]`)."""
         if not 0 <= image.buffer < len(buffers):
             raise JobError(Code.INVALID_REQUEST, "The file of an image did not come with its request.", param)
@@ -76,9 +76,9 @@ class Darkroom:
         known = self._prints.get(key)
         if known is not None and self._seen(key):
             self._prints.move_to_end(key)
-            return Shot(key, known, None, develop)
+            return ImageTask(key, known, None, develop)
 
-        def process(shown: NDArray[np.uint8]) -> tuple[Print, Pixels]:
+        def process(shown: NDArray[np.uint8]) -> tuple[ProcessedImage, Pixels]:
             # A processor holds a large image several times over.
             with self._one_at_a_time:
                 return self._process(shown, param)
@@ -89,7 +89,7 @@ class Darkroom:
         self._prints[key] = found
         if len(self._prints) > REMEMBERED:
             self._prints.popitem(last=False)
-        return Shot(key, found, self._kept(pixels), develop)
+        return ImageTask(key, found, self._kept(pixels), develop)
 
     def _kept(self, pixels: Pixels) -> Pixels | None:
         if pixels.nbytes + sum(other.nbytes for other in self._waiting) > PIXELS_BYTES:
@@ -97,7 +97,7 @@ class Darkroom:
         self._waiting.add(pixels)
         return pixels
 
-    def _process(self, shown: NDArray[np.uint8], param: str) -> tuple[Print, Pixels]:
+    def _process(self, shown: NDArray[np.uint8], param: str) -> tuple[ProcessedImage, Pixels]:
         picture = PILImage.fromarray(shown)
         try:
             made = self._processor(text=[self._mark], images=[picture], add_special_tokens=False)
@@ -108,4 +108,4 @@ class Darkroom:
         ids = arrays.pop("input_ids")[0].tolist()
         arrays.pop("attention_mask", None)
         text = self._processor.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return Print(text, ids.count(self._image_token), arrays.get("image_grid_thw")), Pixels(arrays)
+        return ProcessedImage(text, ids.count(self._image_token), arrays.get("image_grid_thw")), Pixels(arrays)

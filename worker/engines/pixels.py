@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 from PIL import Image
 
-from worker.batch.texts import Picture
+from worker.batch.texts import QueuedImage
 from worker.decoding.decoders import Decoders
 from worker.decoding.fitting import Fit
 
@@ -43,15 +43,15 @@ class Images:
         self._mean = tuple(said.get("image_mean") or HALF)
         self._std = tuple(said.get("image_std") or HALF)
 
-    def decode_image(self, tenant: str, file: bytes, param: str) -> Future[Picture]:
+    def decode_image(self, tenant: str, file: bytes, param: str) -> Future[QueuedImage]:
         """Decode and resize a file; what becomes of it is a `Picture`, or a `JobError` that names `param`."""
         return self._decoders.submit_image(tenant, file, param, self._counted, fit=self._fit)
 
-    def _counted(self, pixels: Any) -> Picture:
+    def _counted(self, pixels: Any) -> QueuedImage:
         height, width = pixels.shape[:2]
-        return Picture(pixels, (height // self.patch) * (width // self.patch))
+        return QueuedImage(pixels, (height // self.patch) * (width // self.patch))
 
-    def normalise_pixels(self, picture: Picture) -> mx.array:
+    def normalise_pixels(self, picture: QueuedImage) -> mx.array:
         """What the model was trained on: (height, width, 3), float32, centred."""
         scaled = mx.array(picture.pixels).astype(mx.float32) * self._scale
         return (scaled - mx.array(self._mean)) / mx.array(self._std)

@@ -26,10 +26,10 @@ from protocol.messages import (
 )
 from worker.batch.draws import row_key
 from worker.batch.row import RowSampling
-from worker.batch.scene import Scene
-from worker.engines.aboard import Prepared
+from worker.batch.scene import PromptImages
+from worker.engines.aboard import PreparedChat
 from worker.engines.aside import Aside
-from worker.engines.loading import Loaded
+from worker.engines.loading import LoadedModel
 from worker.engines.prompts import Prompter
 from worker.engines.vocabulary import Vocabulary
 from worker.grammar.grammars import Grammars
@@ -46,10 +46,10 @@ REPLAYED_TOKENS = 4096
 """Delivered tokens that are brought back to text in one piece: some milliseconds."""
 
 
-class Preparation:
+class ChatPreprocessor:
     """Prepares jobs for one loaded model."""
 
-    def __init__(self, loaded: Loaded, vocabulary: Vocabulary, markers: Markers, grammars: Grammars) -> None:
+    def __init__(self, loaded: LoadedModel, vocabulary: Vocabulary, markers: Markers, grammars: Grammars) -> None:
         self._loaded = loaded
         self._vocabulary = vocabulary
         self._markers = markers
@@ -88,7 +88,7 @@ class Preparation:
         """What `work` returns, of a long job beside."""
         return (yield from self._aside.run_aside(job.tenant, work)) if _is_long(job) else work()
 
-    def _read(self, job: GenerateJob | TokenizeJob, _shown: Sequence[Any]) -> tuple[list[int], Scene | None]:
+    def _read(self, job: GenerateJob | TokenizeJob, _shown: Sequence[Any]) -> tuple[list[int], PromptImages | None]:
         """A job's prompt as tokens, with what it shows."""
         if job.images:
             raise JobError(Code.INVALID_REQUEST, "This model reads text; it sees no images.", "images[0]")
@@ -120,7 +120,7 @@ class Preparation:
                 if _is_long(job):
                     yield None
         constraints = self._grammars.make_constraints(job, prompt, self._initial(job, prompt))
-        yield Prepared(
+        yield PreparedChat(
             job=job,
             prompt=prompt,
             limit=room if job.max_tokens is None else min(room, job.max_tokens),

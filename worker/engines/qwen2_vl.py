@@ -12,16 +12,16 @@ import mlx.core as mx
 import msgspec
 import numpy as np
 
-from worker.batch.texts import Text
+from worker.batch.texts import QueuedText
 from worker.engines import weights
 from worker.engines.bare import enter_package
 from worker.engines.encoder import SAME, Vectors
 from worker.engines.pixels import Images
 from worker.engines.pooling import pool
-from worker.engines.sentence_files import SentenceFiles
+from worker.engines.sentence_files import EmbeddingFiles
 
 
-class Passengers(msgspec.Struct, frozen=True):
+class ImageInputs(msgspec.Struct, frozen=True):
     """What a pass takes: token ids (texts, length) padded behind their `lengths`, rotary positions (3, texts, length).
 
     `shown` says where pieces of images stand; `patches` and `grids` are those of all images, in that order.
@@ -40,7 +40,7 @@ class Qwen2VLEncoder:
 
     capabilities = ("embeddings", "embed_image")
 
-    def __init__(self, folder: Path, files: SentenceFiles, *, quantize: str = "none") -> None:
+    def __init__(self, folder: Path, files: EmbeddingFiles, *, quantize: str = "none") -> None:
         """Load weights."""
         enter_package("mlx_vlm")
         module = importlib.import_module("mlx_vlm.models.qwen2_vl")
@@ -57,7 +57,7 @@ class Qwen2VLEncoder:
         self.quantization = weights.settle(model, config, quantize=quantize, keep=_looks)
         self._tower, self._language = model.vision_tower, model.language_model.model
         self.images = Images(folder, patch=vision.patch_size)
-        self.hidden: Callable[[Passengers], mx.array] = self._hidden
+        self.hidden: Callable[[ImageInputs], mx.array] = self._hidden
         """A pass, to states (texts, length, width)."""
         self._pad = int(config.get("pad_token_id") or 0)
         self.weights_bytes = weights.size(model)
@@ -71,12 +71,14 @@ class Qwen2VLEncoder:
 
     def padding_is_harmless(self) -> bool:
         """Prove that padding changes nothing; see `Encoder.padding_is_harmless`."""
-        texts = [Text(0, at, [at * 7 % self.vocab_size for at in range(1, last)]) for at, last in enumerate((6, 24))]
+        texts = [
+            QueuedText(0, at, [at * 7 % self.vocab_size for at in range(1, last)]) for at, last in enumerate((6, 24))
+        ]
         together = self.encode(texts, normalize=True)
         alone = np.concatenate([self.encode([text], normalize=True) for text in texts])
         return bool((together * alone).sum(axis=1).min() >= SAME)
 
-    def encode(self, texts: Sequence[Text], *, normalize: bool) -> Vectors:
+    def encode(self, texts: Sequence[QueuedText], *, normalize: bool) -> Vectors:
         """One vector per input, shape (texts, dimensions), float32; what is no number comes out as it is."""
         lengths = np.array([len(text.tokens) for text in texts])
         tokens = np.full((len(texts), lengths.max()), self._pad, dtype=np.int32)
@@ -88,14 +90,14 @@ class Qwen2VLEncoder:
         has = np.array([text.picture is not None for text in texts])
         shown = (tokens == self.image_token) & has[:, None]
         patches, grids = self._patches(texts)
-        hidden = self.hidden(Passengers(tokens, lengths, positions, shown, patches, grids))
+        hidden = self.hidden(ImageInputs(tokens, lengths, positions, shown, patches, grids))
         last = mx.array(np.arange(tokens.shape[1]) == lengths[:, None] - 1)
         vectors = pool(hidden.astype(mx.float32), last.astype(mx.float32), "lasttoken")
         if normalize:
             vectors = vectors / mx.maximum(mx.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
         return np.array(vectors, dtype=np.float32)
 
-    def _hidden(self, aboard: Passengers) -> mx.array:
+    def _hidden(self, aboard: ImageInputs) -> mx.array:
         embeddings = self._language.embed_tokens(mx.array(aboard.tokens))
         if aboard.patches is not None:
             pixels = aboard.patches.astype(self._tower.patch_embed.proj.weight.dtype)
@@ -105,7 +107,7 @@ class Qwen2VLEncoder:
         hidden: mx.array = self._language(None, inputs_embeds=embeddings, position_ids=mx.array(aboard.positions))
         return hidden
 
-    def _patches(self, texts: Sequence[Text]) -> tuple[mx.array | None, list[tuple[int, int, int]]]:
+    def _patches(self, texts: Sequence[QueuedText]) -> tuple[mx.array | None, list[tuple[int, int, int]]]:
         """All images of a pass, cut up: (patches of all, floats of one), and each image's (1, rows, columns)."""
         patches, grids = [], []
         side = self.images.patch
@@ -118,7 +120,7 @@ class Qwen2VLEncoder:
             grids.append((1, high, wide))
         return (mx.concatenate(patches) if patches else None), grids
 
-    def _positions(self, text: Text) -> Any:
+    def _positions(self, text: QueuedText) -> Any:
         """Rotary positions in time, height and width, (3, tokens): an image takes as many as its longer side."""
         length = len(text.tokens)
         if text.picture is None:

@@ -47,7 +47,7 @@ class DenseFiles(msgspec.Struct, frozen=True, kw_only=True):
     activation: str
 
 
-class SentenceFiles(msgspec.Struct, frozen=True, kw_only=True):
+class EmbeddingFiles(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the files say. `max_tokens` None: no limit of their own."""
 
     config: dict[str, Any]
@@ -71,7 +71,7 @@ class SentenceFiles(msgspec.Struct, frozen=True, kw_only=True):
         return self.prompts.get(self.default_prompt or "", "")
 
 
-def read(folder: Path) -> SentenceFiles:
+def read(folder: Path) -> EmbeddingFiles:
     """Read a model folder. Raises `EngineLoadError` for a layer that is not known here."""
     config = _json(folder / "config.json")
     if not isinstance(config, dict) or "model_type" not in config:
@@ -80,7 +80,7 @@ def read(folder: Path) -> SentenceFiles:
     extras = _json(folder / "config_sentence_transformers.json") or {}
     usual = "lasttoken" if config["model_type"] in LAST_TOKEN else "mean"
     poolings, include_prompt, dense = _modules(folder, usual)
-    return SentenceFiles(
+    return EmbeddingFiles(
         config=config,
         poolings=poolings,
         include_prompt=include_prompt,

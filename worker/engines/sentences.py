@@ -12,9 +12,9 @@ from tokenizers import Tokenizer
 from protocol import messages
 from protocol.errors import Code, JobError
 from protocol.messages import ChatPrompt, DetokenizeJob, EmbedJob, TextPrompt, TokenizeJob, TokenPrompt
-from worker.batch.texts import Picture, Text
+from worker.batch.texts import QueuedImage, QueuedText
 from worker.engines.aside import Aside
-from worker.engines.sentence_files import INPUT_TYPES, SentenceFiles
+from worker.engines.sentence_files import INPUT_TYPES, EmbeddingFiles
 from worker.engines.tokenizing import (
     CHARACTERS_PER_TOKEN,
     MOST_COUNTED_TOKENS,
@@ -40,7 +40,7 @@ SETTLED_CHARACTERS = 256
 that normalisation joins are shorter, or both beginnings that are compared end within the same one."""
 
 
-class Form(msgspec.Struct, frozen=True, kw_only=True):
+class InputForm(msgspec.Struct, frozen=True, kw_only=True):
     """How a model wants its inputs, apart from what its tokenizer does.
 
     `before` and `behind` (which begins with a control token) stand around every input, `{prompt}` in `before` for the
@@ -64,7 +64,7 @@ def unpunctuated(text: str) -> str:
     return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
 
 
-QWEN2_VL_FORM = Form(
+QWEN2_VL_FORM = InputForm(
     before="<|im_start|>system\n{prompt}<|im_end|>\n<|im_start|>user\n",
     behind="<|im_end|>\n<|im_start|>assistant\n<|endoftext|>",
     prompt="You are a helpful assistant.",
@@ -73,24 +73,24 @@ QWEN2_VL_FORM = Form(
 """Published with Ops-MM-embedding-v1 and GME-Qwen2-VL; the last token's state is the vector."""
 
 
-class Sentences:
+class EmbeddingInputs:
     """Prepares the inputs of one model. `limit` is the most tokens of one text."""
 
     def __init__(
         self,
         tokenizer: Tokenizer,
-        files: SentenceFiles,
+        files: EmbeddingFiles,
         *,
         asked: int | None,
-        form: Form | None = None,
-        picture: Callable[[str, bytes, str], Future[Picture]] | None = None,
+        form: InputForm | None = None,
+        picture: Callable[[str, bytes, str], Future[QueuedImage]] | None = None,
     ) -> None:
         """`picture` reads a tenant's image file, for a model that takes images."""
         # A tokenizer file may come with truncation and padding of its own: silence about either would be a lie.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._files = files
-        self._form = form or Form()
+        self._form = form or InputForm()
         self._picture = picture
         trained = _trained(files.config)
         self.limit = min(trained, asked or files.max_tokens or trained)
@@ -101,7 +101,7 @@ class Sentences:
 
     def prepare_texts(
         self, job: EmbedJob, buffers: Sequence[bytes], *, vocab_size: int
-    ) -> Iterator[list[Text] | Future[Any]]:
+    ) -> Iterator[list[QueuedText] | Future[Any]]:
         """The inputs of a job, in order, in pieces that take some milliseconds each, and what there is to wait for
         before the next one. Raises `JobError`.
         """
@@ -111,7 +111,7 @@ class Sentences:
             return self._ids(job, vocab_size)
         return self._written(job)
 
-    def _written(self, job: EmbedJob) -> Iterator[list[Text] | Future[Any]]:
+    def _written(self, job: EmbedJob) -> Iterator[list[QueuedText] | Future[Any]]:
         before = self._before(job)
         skip = 0
         if before and not self._files.include_prompt:
@@ -125,7 +125,9 @@ class Sentences:
             else:
                 tokens = self._encode([self._formed(before, text) for text in part])
             yield [
-                Text(job.job, at, self._fit(self._checked(ids, 0, at, job), at, job), skip, None, self._form.least)
+                QueuedText(
+                    job.job, at, self._fit(self._checked(ids, 0, at, job), at, job), skip, None, self._form.least
+                )
                 for at, ids in enumerate(tokens, start)
             ]
 
@@ -174,7 +176,7 @@ class Sentences:
         place: tuple[int, int] | None = found.token_to_chars(limit)
         return ids, place is not None and end - place[1] >= SETTLED_CHARACTERS
 
-    def _shown(self, job: EmbedJob, buffers: Sequence[bytes]) -> Iterator[list[Text] | Future[Any]]:
+    def _shown(self, job: EmbedJob, buffers: Sequence[bytes]) -> Iterator[list[QueuedText] | Future[Any]]:
         """Images, each with a text or without."""
         if self._picture is None:
             raise JobError(Code.INVALID_REQUEST, "This model embeds texts; it takes no images.", "input")
@@ -197,7 +199,7 @@ class Sentences:
                     [ids] = self._encode([form(text)])
                 ids = self._filled(self._checked(ids, 1 if self._form.image else 0, at, job), picture)
                 ids = self._fit(ids, at, job)
-            yield [Text(job.job, at, ids, 0, picture, self._form.least)]
+            yield [QueuedText(job.job, at, ids, 0, picture, self._form.least)]
 
     def _own(self, text: str) -> str:
         return self._form.canonical(text) if self._form.canonical else text
@@ -210,7 +212,7 @@ class Sentences:
             raise JobError(Code.INVALID_REQUEST, f"'{where}' holds a control token of images.", where)
         return ids
 
-    def _filled(self, ids: list[int], picture: Picture) -> list[int]:
+    def _filled(self, ids: list[int], picture: QueuedImage) -> list[int]:
         """With the token of the image as often as the image has pieces for the language model."""
         if self._form.image_token is None:
             return ids
@@ -273,7 +275,7 @@ class Sentences:
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return self._coder.encode_all(texts, special=True)
 
-    def _ids(self, job: EmbedJob, vocab_size: int) -> Iterator[list[Text]]:
+    def _ids(self, job: EmbedJob, vocab_size: int) -> Iterator[list[QueuedText]]:
         if job.prompt_name is not None or (job.input_type is not None and self._prompt(job)):
             param = "input_type" if job.prompt_name is None else "prompt_name"
             raise JobError(Code.INVALID_REQUEST, "A prompt can't be put before token ids.", param)
@@ -282,7 +284,7 @@ class Sentences:
             if not tokens:
                 raise JobError(Code.INVALID_REQUEST, f"'{where}' has no tokens.", where)
             _check_ids(tokens, vocab_size, where)
-            yield [Text(job.job, at, self._fit(tokens, at, job), 0, None, self._form.least)]
+            yield [QueuedText(job.job, at, self._fit(tokens, at, job), 0, None, self._form.least)]
 
     def _fit(self, tokens: list[int], at: int, job: EmbedJob) -> list[int]:
         """The tokens, cut where that was asked for; special tokens at the end survive a cut. Raises `JobError`."""

@@ -12,10 +12,10 @@ from mlx.utils import tree_flatten
 
 from worker.batch import packing
 from worker.config import WorkerConfig
-from worker.engines.loading import Loaded, read_json
-from worker.shelf.folder import Folder, ShelfError
+from worker.engines.loading import LoadedModel, read_json
+from worker.shelf.folder import CacheFolder, DiskCacheError
 from worker.shelf.parcel import Contents
-from worker.shelf.shelf import Shelf
+from worker.shelf.shelf import DiskPrefixCache
 
 log = logging.getLogger("worker")
 
@@ -26,25 +26,25 @@ FEW = 16
 """So many numbers of each weight are looked at one by one."""
 
 
-def open_shelf(config: WorkerConfig, loaded: Loaded) -> Shelf | None:
+def open_shelf(config: WorkerConfig, loaded: LoadedModel) -> DiskPrefixCache | None:
     """The prefixes of this model on disk; None where that is off or can't be had, which the log says."""
     if config.prefix_disk_folder is None or not config.prefix_disk_bytes:
         return None
     try:
         contents = packing.prove(loaded.model)
-        folder = Folder(config.prefix_disk_folder, config.prefix_disk_bytes)
+        folder = CacheFolder(config.prefix_disk_folder, config.prefix_disk_bytes)
     except packing.Unpackable as error:
         log.warning("prefixes are not kept on disk: this model's caches can't be: %s", error)
         return None
-    except ShelfError as error:
+    except DiskCacheError as error:
         log.warning("prefixes are not kept on disk: %s", error)
         return None
     model = identity(config, loaded, contents)
     log.info("prefixes are kept in %s: %d MB there", config.prefix_disk_folder, folder.used_bytes >> 20)
-    return Shelf(folder, model=model, strips=bool(contents.strips), rest=bool(contents.rest))
+    return DiskPrefixCache(folder, model=model, strips=bool(contents.strips), rest=bool(contents.rest))
 
 
-def identity(config: WorkerConfig, loaded: Loaded, contents: Contents) -> str:
+def identity(config: WorkerConfig, loaded: LoadedModel, contents: Contents) -> str:
     """A digest of all that a cache depends on: weights as they are in memory, configuration, libraries, layout."""
     adapter = read_json(Path(config.adapter_path) / "adapter_config.json") if config.adapter_path else {}
     facts = {

@@ -11,12 +11,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from worker.batch.texts import Text
+from worker.batch.texts import QueuedText
 from worker.engines import weights
 from worker.engines.bare import enter_package
 from worker.engines.encoder import Vectors
 from worker.engines.pixels import Images
-from worker.engines.sentence_files import SentenceFiles
+from worker.engines.sentence_files import EmbeddingFiles
 
 OPTIONAL = ("logit_scale", "logit_bias")
 """For scores between texts and images, which nothing here computes."""
@@ -27,7 +27,7 @@ class SiglipEncoder:
 
     capabilities = ("embeddings", "embed_image")
 
-    def __init__(self, folder: Path, files: SentenceFiles, *, pad: int, quantize: str = "none") -> None:
+    def __init__(self, folder: Path, files: EmbeddingFiles, *, pad: int, quantize: str = "none") -> None:
         """Load weights. `pad` is the token that stands behind every text up to the full length."""
         enter_package("mlx_embeddings")
         module = importlib.import_module("mlx_embeddings.models.siglip")
@@ -54,7 +54,7 @@ class SiglipEncoder:
         """Nothing is ever padded further: texts are all computed at full length, as in training, images at one size."""
         return False
 
-    def encode(self, texts: Sequence[Text], *, normalize: bool) -> Vectors:
+    def encode(self, texts: Sequence[QueuedText], *, normalize: bool) -> Vectors:
         """One vector per input, shape (texts, dimensions), float32; what is no number comes out as it is."""
         read = [at for at, text in enumerate(texts) if text.tokens]
         seen = [at for at, text in enumerate(texts) if text.picture]
@@ -70,13 +70,13 @@ class SiglipEncoder:
             vectors[mx.array(both)] /= 2
         return np.array(_unit(vectors) if normalize else vectors, dtype=np.float32)
 
-    def _texts(self, texts: Sequence[Text]) -> mx.array:
+    def _texts(self, texts: Sequence[QueuedText]) -> mx.array:
         tokens = np.full((len(texts), self.length), self._pad, dtype=np.int32)
         for row, text in enumerate(texts):
             tokens[row, : len(text.tokens)] = text.tokens
         return self.read(tokens)
 
-    def _pictures(self, texts: Sequence[Text]) -> mx.array:
+    def _pictures(self, texts: Sequence[QueuedText]) -> mx.array:
         return self.see(mx.stack([self.images.normalise_pixels(text.picture) for text in texts if text.picture]))
 
     def _read(self, tokens: Any) -> mx.array:

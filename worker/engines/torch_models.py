@@ -15,7 +15,7 @@ import numpy as np
 
 from protocol.errors import Code, JobError
 from worker.engines.encoder import Encoder
-from worker.engines.qwen2_vl import Passengers, Qwen2VLEncoder
+from worker.engines.qwen2_vl import ImageInputs, Qwen2VLEncoder
 from worker.engines.siglip import SiglipEncoder
 
 INSTALL = "pip install 'mlx-pool[torch]'"
@@ -89,7 +89,7 @@ class _Passes:
         channels_first = np.array(pixels.transpose(0, 3, 1, 2))
         return self._run(self._model.get_image_features, "pooler_output", pixel_values=channels_first)
 
-    def qwen(self, aboard: Passengers) -> mx.array:
+    def qwen(self, aboard: ImageInputs) -> mx.array:
         mask = np.arange(aboard.tokens.shape[1]) < aboard.lengths[:, None]
         more: dict[str, Any] = {}
         if aboard.patches is not None:

@@ -9,15 +9,15 @@ import msgspec
 
 from protocol.errors import Code
 from protocol.messages import Failed, Ready, ToGateway
-from worker.batch.features import FeatureCache
-from worker.batch.scene import Picture
+from worker.batch.features import EncoderCache
+from worker.batch.scene import Placeholder
 from worker.config import WorkerConfig
 from worker.engines.base import EngineLoadError, Gauges
 from worker.engines.chat import ChatEngine
-from worker.engines.loading import Loaded
-from worker.engines.preparation import Preparation
-from worker.engines.vision_loading import Seeing, load_vision
-from worker.engines.vision_preparation import VisionPreparation
+from worker.engines.loading import LoadedModel
+from worker.engines.preparation import ChatPreprocessor
+from worker.engines.vision_loading import LoadedVision, load_vision
+from worker.engines.vision_preparation import VisionPreprocessor
 from worker.engines.visual import VisualModel
 
 log = logging.getLogger("worker")
@@ -28,20 +28,20 @@ class VisionEngine(ChatEngine):
 
     def __init__(self, config: WorkerConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(config, clock=clock)
-        self._features = FeatureCache(config.feature_cache_bytes)
-        self._unseeable: list[Picture] = []
-        self._seeing: Seeing
+        self._features = EncoderCache(config.feature_cache_bytes)
+        self._unseeable: list[Placeholder] = []
+        self._seeing: LoadedVision
         self._visual: VisualModel
 
-    def _load(self) -> Loaded:
+    def _load(self) -> LoadedModel:
         self._seeing = load_vision(self._config)
         self._visual = VisualModel(self._seeing.text.model)
         return msgspec.structs.replace(self._seeing.text, model=self._visual)
 
-    def _make_preparation(self) -> Preparation:
+    def _make_preparation(self) -> ChatPreprocessor:
         name = self._seeing.model_type
         try:
-            found = VisionPreparation(
+            found = VisionPreprocessor(
                 self._seeing, self._vocabulary, self._markers, self._grammars, seen=self._features.__contains__
             )
             tokens, scene = found.make_probe()
@@ -53,10 +53,10 @@ class VisionEngine(ChatEngine):
             raise EngineLoadError(f"vision models of type {name!r} are not supported: they can't be computed in pieces")
         return found
 
-    def _eyes(self) -> Callable[[Picture], None]:
+    def _eyes(self) -> Callable[[Placeholder], None]:
         return self._look
 
-    def _look(self, picture: Picture) -> None:
+    def _look(self, picture: Placeholder) -> None:
         picture.features = self._features.find_features(picture.key)
         if picture.features is None:
             try:

@@ -16,18 +16,18 @@ from worker.config import WorkerConfig
 from worker.engines import adapters, peft, weights
 from worker.engines.bare import enter_package
 from worker.engines.base import EngineLoadError
-from worker.engines.loading import Loaded, loaded_from, read_json
+from worker.engines.loading import LoadedModel, loaded_from, read_json
 
 
-class Seeing(msgspec.Struct, frozen=True, kw_only=True):
+class LoadedVision(msgspec.Struct, frozen=True, kw_only=True):
     """A vision model in memory: `model` is mlx-vlm's, `processor` its family's own."""
 
-    text: Loaded
+    text: LoadedModel
     processor: Any
     model_type: str
 
 
-def load_vision(config: WorkerConfig) -> Seeing:
+def load_vision(config: WorkerConfig) -> LoadedVision:
     """Load model, processor and tokenizer. Raises `EngineLoadError`."""
     if config.device == "cpu":
         mx.set_default_device(mx.cpu)
@@ -57,7 +57,7 @@ def load_vision(config: WorkerConfig) -> Seeing:
         raise
     except Exception as error:
         raise EngineLoadError(f"{type(error).__name__}: {error}") from error
-    return Seeing(text=text, processor=processor, model_type=model_type)
+    return LoadedVision(text=text, processor=processor, model_type=model_type)
 
 
 def _adapted(model: Any, folder: Path, apply: Callable[[Any, str], Any]) -> Any:

@@ -11,12 +11,12 @@ from PIL import Image as PILImage
 
 from protocol.errors import Code, JobError
 from protocol.messages import ChatPrompt, GenerateJob, Image, ModelJob, TokenizeJob
-from worker.batch.scene import Picture, Scene
+from worker.batch.scene import Placeholder, PromptImages
 from worker.engines.base import EngineLoadError
-from worker.engines.pictures import Darkroom, Shot
-from worker.engines.preparation import Preparation
+from worker.engines.pictures import ImageProcessor, ImageTask
+from worker.engines.preparation import ChatPreprocessor
 from worker.engines.prompts import Prompter
-from worker.engines.vision_loading import Seeing
+from worker.engines.vision_loading import LoadedVision
 from worker.engines.vocabulary import Vocabulary
 from worker.grammar.grammars import Grammars
 from worker.text.markers import Markers
@@ -28,7 +28,7 @@ PROBE_SIZE = (96, 64)
 class VisionPrompter(Prompter):
     """Renders conversations in the form that mlx-vlm has for the family."""
 
-    def __init__(self, seeing: Seeing) -> None:
+    def __init__(self, seeing: LoadedVision) -> None:
         text = seeing.text
         super().__init__(text.tokenizer, vocab_size=text.vocab_size, context_length=text.context_length)
         self._model_type = seeing.model_type
@@ -50,12 +50,12 @@ class VisionPrompter(Prompter):
         return {**message, **formed}
 
 
-class VisionPreparation(Preparation):
+class VisionPreprocessor(ChatPreprocessor):
     """Prepares jobs for one loaded vision model."""
 
     def __init__(
         self,
-        seeing: Seeing,
+        seeing: LoadedVision,
         vocabulary: Vocabulary,
         markers: Markers,
         grammars: Grammars,
@@ -67,7 +67,7 @@ class VisionPreparation(Preparation):
         config = seeing.text.config
         self._image_token = int(config.get("image_token_id") or config["image_token_index"])
         self._mark = self._find_mark()
-        self._darkroom = Darkroom(seeing.processor, mark=self._mark, image_token=self._image_token, seen=seen)
+        self._darkroom = ImageProcessor(seeing.processor, mark=self._mark, image_token=self._image_token, seen=seen)
 
     def _make_prompter(self) -> Prompter:
         return VisionPrompter(self._seeing)
@@ -82,7 +82,7 @@ class VisionPreparation(Preparation):
                 return mark
         raise EngineLoadError(f"vision models of type {self._seeing.model_type!r} are not supported")
 
-    def make_probe(self) -> tuple[list[int], Scene]:
+    def make_probe(self) -> tuple[list[int], PromptImages]:
         """A prompt with a small picture, as any other would be prepared. Raises `JobError`."""
         data = io.BytesIO()
         PILImage.effect_noise(PROBE_SIZE, 64).save(data, "PNG")
@@ -101,14 +101,16 @@ class VisionPreparation(Preparation):
 
     def _in_pieces(self, job: GenerateJob | TokenizeJob, files: Sequence[bytes]) -> Iterator[Any]:
         """Image by image; what is yielded between is what there is to wait for, while others are prepared."""
-        shots: list[Shot] = []
+        shots: list[ImageTask] = []
         for index, image in enumerate(job.images):
             shots.append(
                 (yield from self._darkroom.plan_image(image, files, tenant=job.tenant, param=f"images[{index}]"))
             )
         yield from self._pieces(job, shots)
 
-    def _read(self, job: GenerateJob | TokenizeJob, shots: Sequence[Shot]) -> tuple[list[int], Scene | None]:
+    def _read(
+        self, job: GenerateJob | TokenizeJob, shots: Sequence[ImageTask]
+    ) -> tuple[list[int], PromptImages | None]:
         if not shots:
             return super()._read(job, shots)
         if not isinstance(job.prompt, ChatPrompt):
@@ -122,9 +124,9 @@ class VisionPreparation(Preparation):
             )
         shown = [piece for pair in zip(pieces, (shot.print.text for shot in shots), strict=False) for piece in pair]
         tokens = self._prompter.encode_text("".join([*shown, pieces[-1]]), counted=isinstance(job, TokenizeJob))
-        return tokens, Scene(self._place(shots, tokens))
+        return tokens, PromptImages(self._place(shots, tokens))
 
-    def _place(self, shots: Sequence[Shot], tokens: list[int]) -> list[Picture]:
+    def _place(self, shots: Sequence[ImageTask], tokens: list[int]) -> list[Placeholder]:
         places = np.flatnonzero(np.asarray(tokens) == self._image_token)
         if len(places) != sum(shot.print.tokens for shot in shots):
             raise JobError(Code.INVALID_REQUEST, "The model's tokenizer gives these images no room.", "messages")
@@ -133,7 +135,7 @@ class VisionPreparation(Preparation):
             own = places[taken : taken + shot.print.tokens]
             taken += shot.print.tokens
             pictures.append(
-                Picture(
+                Placeholder(
                     key=shot.key,
                     places=own,
                     span=tokens[own[0] : own[-1] + 1],
@@ -145,10 +147,10 @@ class VisionPreparation(Preparation):
         return pictures
 
 
-def _awaited(steps: Generator[Future[Any], None, Shot]) -> Shot:
+def _awaited(steps: Generator[Future[Any], None, ImageTask]) -> ImageTask:
     while True:
         try:
             next(steps).result()
         except StopIteration as end:
-            shot: Shot = end.value
+            shot: ImageTask = end.value
             return shot

@@ -14,7 +14,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from worker.batch import proof
 from worker.batch.caches import Cache
 from worker.batch.positions import Positions
-from worker.batch.scene import Features, Part, Picture, Scene
+from worker.batch.scene import Features, Placeholder, PromptImages, PromptPart
 
 
 class VisualModel:
@@ -46,7 +46,7 @@ class VisualModel:
         logits: mx.array = self._language(tokens, cache=cache, **more).logits
         return logits
 
-    def set_positions(self, scene: Scene, tokens: list[int]) -> None:
+    def set_positions(self, scene: PromptImages, tokens: list[int]) -> None:
         """Find out where the pictures of a prompt put its tokens."""
         if not self._positioned:
             return
@@ -57,7 +57,7 @@ class VisualModel:
         scene.positions = np.array(positions[:, 0], dtype=np.int64)
         scene.shift = int(shift.item())
 
-    def encode_image(self, picture: Picture) -> Features:
+    def encode_image(self, picture: Placeholder) -> Features:
         """Run the vision tower over one picture; the result is computed when this returns."""
         pixels = picture.pixels or picture.develop()
         arrays = {name: mx.array(array) for name, array in pixels.arrays.items()}
@@ -69,7 +69,7 @@ class VisualModel:
         mx.eval(features.rows, *features.deep)
         return features
 
-    def check_pieces(self, scene: Scene, tokens: list[int]) -> bool:
+    def check_pieces(self, scene: PromptImages, tokens: list[int]) -> bool:
         """Whether a prompt with a picture, computed in pieces, comes out as mlx-vlm itself has it in one.
 
         The picture is cut in two, and what follows it is fed token by token. Judged by the middle one of the picture's
@@ -88,7 +88,7 @@ class VisualModel:
         middle = int(picture.places[len(picture.places) // 2])
         first, behind = int(picture.places[0]), int(picture.places[-1]) + 1
         logits = [
-            self.forward_parts(ids[:, start:end], [Part(tokens[start:end], start, scene)], cache=cache)
+            self.forward_parts(ids[:, start:end], [PromptPart(tokens[start:end], start, scene)], cache=cache)
             for start, end in ((0, middle), (middle, behind))
         ]
         logits += [self(ids[:, at : at + 1], cache=cache) for at in range(behind, len(tokens))]
@@ -96,7 +96,7 @@ class VisualModel:
         worst = max(mx.median(off[first:behind]).item(), mx.median(off[behind:]).item())
         return bool(worst <= proof.TOLERANCE)
 
-    def forward_parts(self, tokens: mx.array, parts: Sequence[Part], *, cache: Cache) -> mx.array:
+    def forward_parts(self, tokens: mx.array, parts: Sequence[PromptPart], *, cache: Cache) -> mx.array:
         """As a call, where rows show something: `parts` say which tokens of which row `tokens` are, padding apart."""
         embeddings = self._model.get_input_embeddings(tokens, None).inputs_embeds
         shown = np.zeros(tokens.shape, dtype=np.bool_)
@@ -118,7 +118,7 @@ class VisualModel:
         if not self._positioned:
             return self._logits(tokens, cache, inputs_embeds=embeddings, **more)
         width = tokens.shape[1]
-        positions = [(part.scene or Scene([])).positions_of(part.start, width) for part in parts]
+        positions = [(part.scene or PromptImages([])).positions_of(part.start, width) for part in parts]
         cache[-1].place([part.start + width + (part.scene.shift if part.scene else 0) for part in parts])
         more["position_ids"] = mx.array(np.stack(positions, axis=1))
         return self._logits(tokens, cache[:-1], inputs_embeds=embeddings, **more)

@@ -25,10 +25,10 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from protocol.errors import Code, JobError
 from worker.grammar import plans
-from worker.grammar.constraint import Plan
+from worker.grammar.constraint import GrammarSpec
 from worker.grammar.formats import format_of
-from worker.grammar.plans import Dialect
-from worker.grammar.sheet import Spelling
+from worker.grammar.plans import OutputFormat
+from worker.grammar.sheet import TokenSpelling
 from worker.grammar.tools import ToolCase, callable_tools
 from worker.grammar.wire import Compile, Compiled, Follow, Status, Step
 
@@ -50,15 +50,15 @@ class Compiler:
     def __init__(self, tokenizer: LLTokenizer, control: Mapping[str, int]) -> None:
         """`control` are names and ids of the tokens that grammars know as control tokens."""
         self._tokenizer = tokenizer
-        self._spell = Spelling(control)
+        self._spell = TokenSpelling(control)
 
-    def compile(self, asked: Compile) -> tuple[Plan, LLMatcher] | None:
+    def compile(self, asked: Compile) -> tuple[GrammarSpec, LLMatcher] | None:
         """The plan with a matcher at its start; None where nothing is ruled. Raises `JobError`."""
         job, tools = asked.job, callable_tools(asked.job)
         if asked.loosened:
             tools = [tool if tool.strict else tool.without_strictness() for tool in tools]
         form = format_of(asked.parser, self._spell) if asked.parser is not None else None
-        dialect = Dialect(tools=form, spell=self._spell)
+        dialect = OutputFormat(tools=form, spell=self._spell)
         plan = plans.plan(job, tools, dialect)
         if plan is None:
             return None
@@ -100,7 +100,7 @@ class Compiler:
         return made
 
 
-class Steps:
+class MaskSteps:
     """Serves the steps of an engine: a mask a slot, in shared memory, whose last bytes name the slot at work, or -1."""
 
     def __init__(self, start: LLMatcher, tokenizer: LLTokenizer, memory: mmap.mmap) -> None:
@@ -165,7 +165,7 @@ def run_child(
     matcher = found[1] if len(found) > 1 else None
     if isinstance(matcher, LLMatcher):
         _bound_memory(FOLLOW_BYTES)
-        Steps(matcher, tokenizer, memory).serve_steps(connection)
+        MaskSteps(matcher, tokenizer, memory).serve_steps(connection)
 
 
 def _compile(asked: Compile, compiler: Compiler, nice: int) -> list[Compiled | LLMatcher]:

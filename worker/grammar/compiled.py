@@ -1,6 +1,6 @@
 """A grammar that has been compiled for one tenant, with the process that holds it."""
 
-from worker.grammar.constraint import Plan
+from worker.grammar.constraint import GrammarSpec
 from worker.grammar.process import GrammarProcess
 from worker.grammar.wire import Compile
 
@@ -17,7 +17,7 @@ class CompiledGrammar:
     def __init__(
         self,
         name: tuple[str, bytes],
-        plan: Plan,
+        plan: GrammarSpec,
         request: Compile,
         process: GrammarProcess,
         *,

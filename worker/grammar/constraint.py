@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from worker.grammar.guard import Guard
+from worker.grammar.guard import MarkerMask
 
 _SPACE = b" \t\r\n"
 
@@ -31,11 +31,11 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     eos: frozenset[int]
     think_end: bytes
     think_start: int | None
-    guard: Guard
-    thinking_guard: Guard
+    guard: MarkerMask
+    thinking_guard: MarkerMask
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class GrammarSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a job holds its answers to.
 
     `grammar` is llguidance's (empty where it has been compiled). It rules the answer from its start, or, with a
@@ -68,7 +68,7 @@ class Constraint:
         "tokens",
     )
 
-    def __init__(self, plan: Plan, form: Format, phase: Phase, *, ignore_eos: bool, source: Any = None) -> None:
+    def __init__(self, plan: GrammarSpec, form: Format, phase: Phase, *, ignore_eos: bool, source: Any = None) -> None:
         self.plan = plan
         self.source = source
         self.format = form

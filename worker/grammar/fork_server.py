@@ -20,7 +20,7 @@ from llguidance import LLTokenizer
 
 from worker.grammar.child import ERROR_CHARS, run_child
 from worker.grammar.footprint import footprint_bytes
-from worker.grammar.wire import Specials, Vocabulary
+from worker.grammar.wire import Specials, TokenTable
 
 ORDER = Struct("<BBI")
 """What is to be done, the niceness of what is compiled, the number of the child."""
@@ -105,7 +105,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     orders = Connection(orders_fd)
-    vocabulary = msgspec.msgpack.decode(orders.recv_bytes(), type=Vocabulary)
+    vocabulary = msgspec.msgpack.decode(orders.recv_bytes(), type=TokenTable)
     try:
         with os.fdopen(tokenizer_fd, encoding="utf-8") as file:
             file.seek(0)

@@ -12,10 +12,10 @@ import msgspec
 
 from protocol.errors import Code, JobError
 from worker.grammar.notations import Literals, Tags
-from worker.grammar.sheet import SPACE, Sheet, Spelling, quoted
+from worker.grammar.sheet import SPACE, LarkBuilder, TokenSpelling, quoted
 from worker.grammar.tools import ToolCase
 
-ToolCall = Callable[[Sheet, ToolCase], str]
+ToolCall = Callable[[LarkBuilder, ToolCase], str]
 """What one call of a tool looks like, in Lark; it writes what that needs to the sheet."""
 
 
@@ -36,29 +36,29 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _object(arguments: str) -> ToolCall:
-    def call(sheet: Sheet, tool: ToolCase) -> str:
+    def call(sheet: LarkBuilder, tool: ToolCase) -> str:
         head = quoted('"name"') + f' ":" /[ ]?/ {quoted(json.dumps(tool.name))} "," /[ ]?/ ' + quoted(f'"{arguments}"')
         return f'"{{" /[ ]?/ {head} ":" /[ ]?/ {sheet.add_json(tool.schema)} /[ ]?/ "}}"'
 
     return call
 
 
-def _llama(sheet: Sheet, tool: ToolCase) -> str:
+def _llama(sheet: LarkBuilder, tool: ToolCase) -> str:
     head = f'":" /[ ]?/ {quoted(json.dumps(tool.name))} "," /[ ]?/ ' + quoted('"parameters"')
     return f'{head} ":" /[ ]?/ {sheet.add_json(tool.schema)} /[ ]?/ "}}"'
 
 
-def _headed(sheet: Sheet, tool: ToolCase) -> str:
+def _headed(sheet: LarkBuilder, tool: ToolCase) -> str:
     return f"{quoted(tool.name)} {sheet.spell('[ARGS]')} /[ ]?/ {sheet.add_json(tool.schema)}"
 
 
-def _numbered(sheet: Sheet, tool: ToolCase) -> str:
+def _numbered(sheet: LarkBuilder, tool: ToolCase) -> str:
     begin, argument = sheet.spell("<|tool_call_begin|>"), sheet.spell("<|tool_call_argument_begin|>")
     name, end = quoted(f"functions.{tool.name}:"), sheet.spell("<|tool_call_end|>")
     return f"{begin} {name} /[0-9]{{1,2}}/ {argument} {sheet.add_json(tool.schema)} {end}"
 
 
-def _opened(sheet: Sheet, tool: ToolCase) -> str:
+def _opened(sheet: LarkBuilder, tool: ToolCase) -> str:
     opening = f'<|open|>call tool="{tool.name}" index="'
     rest = ('"<|sep|><|open|>json type="object"<|sep|>', "<|close|>json<|sep|><|close|>call<|sep|>")
     head, tail = (sheet.spell(text) for text in rest)
@@ -189,12 +189,12 @@ _MISTRAL = MappingProxyType(
 """By whether the tokenizer has a token between name and arguments, as newer ones do."""
 
 
-def format_of(parser: str, spell: Spelling) -> ToolFormat | None:
+def format_of(parser: str, spell: TokenSpelling) -> ToolFormat | None:
     """The format behind a parser, by its name; None where calls in it can't be enforced."""
     return _MISTRAL[spell.spell_token("[ARGS]") is not None] if parser == "mistral" else FORMATS.get(parser)
 
 
-def rules(form: ToolFormat, tools: Sequence[ToolCase], sheet: Sheet, *, parallel: bool) -> None:
+def rules(form: ToolFormat, tools: Sequence[ToolCase], sheet: LarkBuilder, *, parallel: bool) -> None:
     """Write `calls`, one call or more, and `tail`, what follows a start marker up to its end marker.
 
     Raises `ValueError` for what this format can't say, `JobError` where that is a schema of a strict tool.
@@ -216,7 +216,7 @@ def rules(form: ToolFormat, tools: Sequence[ToolCase], sheet: Sheet, *, parallel
     ]
 
 
-def _call(form: ToolFormat, tool: ToolCase, sheet: Sheet) -> str:
+def _call(form: ToolFormat, tool: ToolCase, sheet: LarkBuilder) -> str:
     before = len(sheet.lines), len(sheet.parts)
     try:
         return form.call(sheet, tool)

@@ -20,13 +20,13 @@ from worker.grammar.compile_queue import CompileQueue, Ended, Name, PendingGramm
 from worker.grammar.compiled import CompiledGrammar
 from worker.grammar.compilers import GrammarCompiler, param_of
 from worker.grammar.constraint import Constraint, Format, Phase
-from worker.grammar.guard import Guard
+from worker.grammar.guard import MarkerMask
 from worker.grammar.masks import Masks
 from worker.grammar.memory import GrammarMemory, Verdict
 from worker.grammar.plans import LARGEST_BYTES
 from worker.grammar.process import GrammarProcess, ProcessLostError
 from worker.grammar.process_source import UNSUPPORTED, ProcessSource
-from worker.grammar.sheet import Spelling
+from worker.grammar.sheet import TokenSpelling
 from worker.grammar.standing import Standing
 from worker.grammar.wire import Compile
 from worker.text.calls import parser_name
@@ -277,7 +277,7 @@ class Grammars:
 
     def _read_format(self, specials: frozenset[int]) -> Format:
         markers = self._markers
-        spell = Spelling({text: token for text, token in self._processes.added.items() if token in specials})
+        spell = TokenSpelling({text: token for text, token in self._processes.added.items() if token in specials})
         edges = [edge for state in (NORMAL, TOOL) for edge in markers.transitions.get(state, ())]
         calls = [text for text, target in markers.transitions.get(REASONING, ()) if target == TOOL]
         guarded = {text for text, _ in edges}
@@ -289,6 +289,6 @@ class Grammars:
             eos=self._eos,
             think_end=(markers.think_end or "").encode(),
             think_start=self._think_start,
-            guard=Guard(guarded, self._raws, specials),
-            thinking_guard=Guard(calls, self._raws, ()),
+            guard=MarkerMask(guarded, self._raws, specials),
+            thinking_guard=MarkerMask(calls, self._raws, ()),
         )

@@ -40,7 +40,7 @@ class Marker:
                 yield self._completing[count]
 
 
-class Guard:
+class MarkerMask:
     """Several markers, and the end of the text that each row has written."""
 
     def __init__(self, texts: Iterable[str], raws: Sequence[bytes], ignored: Collection[int]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from worker.grammar.sheet import Sheet, quoted
+from worker.grammar.sheet import LarkBuilder, quoted
 from worker.grammar.tools import ToolCase
 from worker.text.schemas import DEEPEST, resolved, types_of
 
@@ -28,7 +28,7 @@ class Tags(msgspec.Struct, frozen=True, kw_only=True):
     gap: str = ""
     without: Sequence[str] = ()
 
-    def write_call(self, sheet: Sheet, tool: ToolCase) -> str:
+    def write_call(self, sheet: LarkBuilder, tool: ToolCase) -> str:
         """What one call of a tool is. Raises `ValueError` where its strict schema can't be kept."""
         pieces = [sheet.spell(self.before.format(tool.name)), self.gap]
         for name, schema, required in tool.arguments_schema():
@@ -41,7 +41,7 @@ class Tags(msgspec.Struct, frozen=True, kw_only=True):
             pieces.append(piece if required else f"{piece}?")
         return " ".join([*pieces, sheet.spell(self.after)])
 
-    def _value(self, sheet: Sheet, tool: ToolCase, schema: Mapping[str, Any]) -> str:
+    def _value(self, sheet: LarkBuilder, tool: ToolCase, schema: Mapping[str, Any]) -> str:
         text = _text_of(schema, tool.schema)
         if text is None:
             return f"{sheet.add_json(_within(schema, tool.schema))} {sheet.spell(self.closing)}"
@@ -76,7 +76,7 @@ class Literals(msgspec.Struct, frozen=True, kw_only=True):
     without: Sequence[str] = ()
     flat: bool = False
 
-    def write_call(self, sheet: Sheet, tool: ToolCase) -> str:
+    def write_call(self, sheet: LarkBuilder, tool: ToolCase) -> str:
         """What one call of a tool is. Raises `ValueError` where its strict schema can't be kept."""
         written = _Writer(self, sheet, tool)
         inside = written.members(tool.arguments_schema())
@@ -86,7 +86,7 @@ class Literals(msgspec.Struct, frozen=True, kw_only=True):
 class _Writer:
     """Turns schemas of one tool into rules."""
 
-    def __init__(self, form: Literals, sheet: Sheet, tool: ToolCase) -> None:
+    def __init__(self, form: Literals, sheet: LarkBuilder, tool: ToolCase) -> None:
         self._form = form
         self._sheet = sheet
         self._tool = tool

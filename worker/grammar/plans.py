@@ -8,30 +8,30 @@ import msgspec
 
 from protocol.errors import Code, JobError
 from protocol.messages import GenerateJob, Grammar
-from worker.grammar.constraint import Plan
+from worker.grammar.constraint import GrammarSpec
 from worker.grammar.formats import ToolFormat, rules
-from worker.grammar.sheet import Sheet, Spelling, json_part, quoted, slashed
+from worker.grammar.sheet import LarkBuilder, TokenSpelling, json_part, quoted, slashed
 from worker.grammar.tools import ANY_OBJECT, ToolCase
 
 LARGEST_BYTES = 1 << 20
 """All schemas of one request together."""
 
 
-class Dialect(msgspec.Struct, frozen=True, kw_only=True):
+class OutputFormat(msgspec.Struct, frozen=True, kw_only=True):
     """What of a model's output format matters here. `tools` is None where calls can't be enforced."""
 
     tools: ToolFormat | None
-    spell: Spelling
+    spell: TokenSpelling
 
 
-def plan(job: GenerateJob, tools: list[ToolCase], dialect: Dialect) -> Plan | None:
+def plan(job: GenerateJob, tools: list[ToolCase], dialect: OutputFormat) -> GrammarSpec | None:
     """What the job's answers are held to; None where to nothing. Raises `JobError`."""
     forced = job.tool_choice == "required"
     ruled = forced or bool(job.tool_names) or any(tool.strict for tool in tools)
     answer = job.grammar if not forced else None
     if answer is None and not ruled:
         return None
-    sheet = Sheet(dialect.spell)
+    sheet = LarkBuilder(dialect.spell)
     if tools and (ruled or answer is not None):
         _write_tools(tools, dialect, sheet, parallel=job.parallel_tool_calls)
     lines, parts = sheet.lines, sheet.parts
@@ -40,11 +40,13 @@ def plan(job: GenerateJob, tools: list[ToolCase], dialect: Dialect) -> Plan | No
     param = answer.param if answer is not None else "tool_choice" if forced else "tools"
     if forced or answer is not None:
         start = " | ".join([*(["@answer"] if answer is not None else []), *(["calls"] if lines else [])])
-        return Plan(grammar=_text([f"start: {start}", *lines], parts), param=param)
+        return GrammarSpec(grammar=_text([f"start: {start}", *lines], parts), param=param)
     if dialect.tools is None:
         raise RuntimeError("rules were made for a format that is not known")
     grammar = _text(["start: tail", *(line for line in lines if not line.startswith("calls:"))], parts)
-    return Plan(grammar=grammar, param=param, trigger=dialect.tools.start.encode(), end=dialect.tools.end.encode())
+    return GrammarSpec(
+        grammar=grammar, param=param, trigger=dialect.tools.start.encode(), end=dialect.tools.end.encode()
+    )
 
 
 def alone(schema: Mapping[str, Any]) -> str:
@@ -52,7 +54,7 @@ def alone(schema: Mapping[str, Any]) -> str:
     return _text(["start: @args0"], [json_part("args0", schema)])
 
 
-def _write_tools(tools: list[ToolCase], dialect: Dialect, sheet: Sheet, *, parallel: bool) -> None:
+def _write_tools(tools: list[ToolCase], dialect: OutputFormat, sheet: LarkBuilder, *, parallel: bool) -> None:
     if dialect.tools is None:
         raise JobError(
             Code.UNSUPPORTED,

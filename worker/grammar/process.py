@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.config import grammar_environment
-from worker.grammar.wire import Compile, Compiled, Follow, Specials, Status, Step, Vocabulary
+from worker.grammar.wire import Compile, Compiled, Follow, Specials, Status, Step, TokenTable
 
 START_S = 120.0
 """For a tokenizer of a quarter million tokens on a busy machine."""
@@ -42,7 +42,7 @@ class ProcessLostError(Exception):
 class ForkServer:
     """What `worker.grammar.fork_server` is to its engine. `fork` may be called by any thread."""
 
-    def __init__(self, vocabulary: Vocabulary, tokenizer: IO[bytes], *, slots: int) -> None:
+    def __init__(self, vocabulary: TokenTable, tokenizer: IO[bytes], *, slots: int) -> None:
         """Start it; `tokenizer` is a file that holds the text of a `tokenizer.json`.
 
         Raises `OSError`, `ProcessLostError`.

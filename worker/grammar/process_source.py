@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from protocol.errors import Code, JobError
 from worker.grammar.process import ForkServer, GrammarProcess, ProcessLostError
-from worker.grammar.wire import Vocabulary
+from worker.grammar.wire import TokenTable
 
 log = logging.getLogger("worker")
 
@@ -26,7 +26,7 @@ class ProcessSource:
         self.specials: frozenset[int] = frozenset()
         """What grammars know as control tokens, once the first process was started."""
         self.error = "" if getattr(tokenizer, "is_fast", False) else UNSUPPORTED
-        self._vocabulary = Vocabulary(size, sorted(tokenizer.eos_token_ids), self.added)
+        self._vocabulary = TokenTable(size, sorted(tokenizer.eos_token_ids), self.added)
         self._slots = slots
         self._lock = threading.Lock()
         self._server: ForkServer | None = None

@@ -33,7 +33,7 @@ def json_part(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, "json_schema": {**schema, "x-guidance": options}}
 
 
-class Spelling:
+class TokenSpelling:
     """How a model's tokens write a text: control tokens by number, the rest as text."""
 
     def __init__(self, control: Mapping[str, int]) -> None:
@@ -71,10 +71,10 @@ class Spelling:
         return pieces
 
 
-class Sheet:
+class LarkBuilder:
     """Lark rules and named schemas, as they are needed."""
 
-    def __init__(self, spelling: Spelling) -> None:
+    def __init__(self, spelling: TokenSpelling) -> None:
         self.spell = spelling
         self.lines: list[str] = []
         self.parts: list[dict[str, Any]] = []

@@ -5,7 +5,7 @@ from enum import IntEnum
 import msgspec
 
 from protocol.messages import GenerateJob
-from worker.grammar.constraint import Plan
+from worker.grammar.constraint import GrammarSpec
 
 
 class Status(IntEnum):
@@ -17,7 +17,7 @@ class Status(IntEnum):
     SLOW = 3
 
 
-class Vocabulary(msgspec.Struct, frozen=True, array_like=True):
+class TokenTable(msgspec.Struct, frozen=True, array_like=True):
     """What a fork server needs besides the text of the tokenizer's `tokenizer.json`, which is in a file.
 
     `size` is the number of ids that masks cover, `eos` the ids that end an answer. `added` are names and ids, of which
@@ -57,7 +57,7 @@ class Compiled(msgspec.Struct, frozen=True, array_like=True):
     `spent_s` is processor time, `grown_bytes` how much larger the process has become.
     """
 
-    plan: Plan | None = None
+    plan: GrammarSpec | None = None
     code: str = ""
     message: str = ""
     param: str | None = None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from protocol.private import ForeignPathError, check_own, prepare_folder
 from worker.shelf import tensors
-from worker.shelf.shares import Held, victims
+from worker.shelf.shares import TenantShare, victims
 from worker.shelf.tensors import Damaged, Tensor
 
 SUFFIX = ".safetensors"
@@ -32,11 +32,11 @@ LEAVE = 0.9
 """How full the folder is after clearing up."""
 
 
-class ShelfError(Exception):
+class DiskCacheError(Exception):
     """The folder can't be used. The message says why."""
 
 
-class Folder:
+class CacheFolder:
     """Files below one folder. For one thread; other processes may do the same in it."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
@@ -53,9 +53,9 @@ class Folder:
                 tag.write(TAG)
             self.clear_up()
         except ForeignPathError as error:
-            raise ShelfError(str(error)) from None
+            raise DiskCacheError(str(error)) from None
         except OSError as error:
-            raise ShelfError(f"{path}: {error.strerror or error}") from None
+            raise DiskCacheError(f"{path}: {error.strerror or error}") from None
 
     def has_file(self, folder: str, name: str) -> bool:
         """Whether a file is there now."""
@@ -140,7 +140,7 @@ class Folder:
                 item.key.unlink()
         self.used_bytes = self._unseen_bytes = 0
 
-    def _files(self, now: float) -> Iterator[Held]:
+    def _files(self, now: float) -> Iterator[TenantShare]:
         """Every file of every tenant and model; abandoned drafts and empty folders are removed in passing."""
         for model in _folders(self._path):
             for tenant in _folders(model):
@@ -150,7 +150,7 @@ class Folder:
                         status = path.stat()
                         count += 1
                         if path.suffix == SUFFIX:
-                            yield Held(path, str(tenant), status.st_size, status.st_mtime)
+                            yield TenantShare(path, str(tenant), status.st_size, status.st_mtime)
                         elif status.st_mtime < now - ABANDONED_S:
                             path.unlink()
                 if not count:

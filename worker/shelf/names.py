@@ -18,7 +18,7 @@ LENGTH_BYTES = 4
 Tokens = NDArray[np.int64]
 
 
-class Names:
+class BlockNames:
     """The names of one tenant's files, of one model."""
 
     def __init__(self, key: bytes, model: str, tenant: str) -> None:
@@ -26,9 +26,9 @@ class Names:
         self.folder = f"{_hash(key, b'model', model.encode()).hex()}/{_hash(self._key, b'folder').hex()}"
         """Where they are, below the shelf's own folder."""
 
-    def hash_prompt(self, tokens: Tokens) -> "Trail":
+    def hash_prompt(self, tokens: Tokens) -> "BlockHashes":
         """Those of a prompt's files."""
-        return Trail(self, tokens)
+        return BlockHashes(self, tokens)
 
     def name_snapshot(self, before: bytes, rest: bytes, length: int) -> str:
         """The name of what stands for exactly `length` tokens. Its length can be told with the key alone."""
@@ -58,10 +58,10 @@ class Names:
         return (length ^ mask).to_bytes(LENGTH_BYTES, "little")
 
 
-class Trail:
+class BlockHashes:
     """The names of one prompt's files."""
 
-    def __init__(self, names: Names, tokens: Tokens) -> None:
+    def __init__(self, names: BlockNames, tokens: Tokens) -> None:
         self._names = names
         self._data = tokens.astype("<i8").tobytes()
         self._chain = names.hash_blocks(self._data)

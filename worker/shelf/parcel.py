@@ -26,7 +26,7 @@ class Contents(msgspec.Struct, frozen=True, eq=False):
     owner: Any = None
 
 
-class Parcel(msgspec.Struct, frozen=True, eq=False):
+class CacheEntry(msgspec.Struct, frozen=True, eq=False):
     """A cache that covers exactly `tokens`."""
 
     tenant: str
@@ -40,7 +40,7 @@ class Parcel(msgspec.Struct, frozen=True, eq=False):
         return strips + sum(tensor.bits.nbytes for tensor in self.contents.rest.values())
 
 
-class Fetch:
+class Lookup:
     """A prompt looked up on the shelf. Whoever asked reads `done` and then `found`, and may `drop` it before.
 
     What covers `beyond` tokens or a little more is not worth reading; it may be raised while nothing is found yet.

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 
-class Held(msgspec.Struct, frozen=True, gc=False):
+class TenantShare(msgspec.Struct, frozen=True, gc=False):
     """Something that `holder` keeps."""
 
     key: Any
@@ -20,13 +20,13 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     used_at: float
 
 
-def victims(items: Iterable[Held], excess_bytes: int, *, stale_before: float) -> list[Any]:
+def victims(items: Iterable[TenantShare], excess_bytes: int, *, stale_before: float) -> list[Any]:
     """The keys to drop so that `excess_bytes` are free. `items` come least recently used first.
 
     What was not used since `stale_before` goes first, whosever it is; then the oldest of the holder with most bytes.
     """
     found: list[Any] = []
-    lines: defaultdict[str, deque[Held]] = defaultdict(deque)
+    lines: defaultdict[str, deque[TenantShare]] = defaultdict(deque)
     held: defaultdict[str, int] = defaultdict(int)
     for item in items:
         if excess_bytes > 0 and item.used_at < stale_before:

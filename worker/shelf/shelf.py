@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from worker.shelf.folder import Folder
-from worker.shelf.names import BLOCK, Names, Trail
-from worker.shelf.parcel import Contents, Fetch, Parcel, Tokens
+from worker.shelf.folder import CacheFolder
+from worker.shelf.names import BLOCK, BlockHashes, BlockNames
+from worker.shelf.parcel import CacheEntry, Contents, Lookup, Tokens
 from worker.shelf.tensors import Tensor
 
 log = logging.getLogger("worker")
@@ -31,12 +31,12 @@ PAUSE_S = 600.0
 """How long nothing is written after a write has failed."""
 
 
-class Shelf:
+class DiskPrefixCache:
     """The prefixes of one model. All methods may be called from any thread, and none waits but `wait` and `flush`."""
 
     def __init__(
         self,
-        folder: Folder,
+        folder: CacheFolder,
         *,
         model: str,
         strips: bool,
@@ -50,8 +50,8 @@ class Shelf:
         self._rest = rest
         self._clock = clock
         self._changed = threading.Condition()
-        self._fetches: deque[Fetch] = deque()
-        self._parcels: deque[Parcel] = deque()
+        self._fetches: deque[Lookup] = deque()
+        self._parcels: deque[CacheEntry] = deque()
         self._backlog_bytes = 0
         self._writing: Iterator[None] | None = None
         self._clearing = False
@@ -65,12 +65,12 @@ class Shelf:
         """Bytes in the folder, of all models, as far as this process knows."""
         return self._folder.used_bytes
 
-    def is_stuck(self, fetch: Fetch | None = None) -> bool:
+    def is_stuck(self, fetch: Lookup | None = None) -> bool:
         """Whether the disk has had something to do for long, this fetch for one, and done nothing."""
         since = max(fetch.asked_at, self._moved_at) if fetch else self._moved_at
         return (self._busy or fetch is not None) and self._clock() - since > PATIENCE_S
 
-    def write_entry(self, parcel: Parcel) -> None:
+    def write_entry(self, parcel: CacheEntry) -> None:
         """Have a cache written, some time."""
         if len(parcel.tokens) < WORTH or self._clock() < self._paused_until:
             return
@@ -81,17 +81,17 @@ class Shelf:
                 self._backlog_bytes -= self._parcels.popleft().nbytes
             self._changed.notify_all()
 
-    def lookup_prefix(self, tenant: str, tokens: Tokens, *, beyond: int) -> Fetch | None:
+    def lookup_prefix(self, tenant: str, tokens: Tokens, *, beyond: int) -> Lookup | None:
         """Look for more than the first `beyond` tokens of a prompt. None: there is no use in it."""
         if len(tokens) < beyond + WORTH or self.is_stuck():
             return None
-        fetch = Fetch(tenant, tokens, beyond, self._clock())
+        fetch = Lookup(tenant, tokens, beyond, self._clock())
         with self._changed:
             self._fetches.append(fetch)
             self._changed.notify_all()
         return fetch
 
-    def wait_for_lookups(self, fetches: Sequence[Fetch], timeout_s: float) -> None:
+    def wait_for_lookups(self, fetches: Sequence[Lookup], timeout_s: float) -> None:
         """Until one of these is done, or the time is up."""
         with self._changed:
             self._changed.wait_for(lambda: any(fetch.done for fetch in fetches), timeout_s)
@@ -150,7 +150,7 @@ class Shelf:
             except StopIteration:
                 self._writing = None
 
-    def _serve(self, fetch: Fetch) -> None:
+    def _serve(self, fetch: Lookup) -> None:
         try:
             if not fetch.dropped:
                 fetch.found = self._found(fetch)
@@ -168,7 +168,7 @@ class Shelf:
 
     # -- writing ---------------------------------------------------------------
 
-    def _written(self, parcel: Parcel) -> Iterator[None]:
+    def _written(self, parcel: CacheEntry) -> Iterator[None]:
         """Write file by file what is not there yet."""
         contents, tokens = parcel.contents, parcel.tokens
         trail = self._trail(parcel.tenant, tokens)
@@ -188,13 +188,13 @@ class Shelf:
                 content |= {f"rest.{key}": tensor for key, tensor in contents.rest.items()}
                 self._folder.write_file(trail.folder, name, content, {"shape": contents.shape}, used_at=used_at)
 
-    def _trail(self, tenant: str, tokens: Tokens) -> Trail:
-        return Names(self._folder.key, self._model, tenant).hash_prompt(tokens)
+    def _trail(self, tenant: str, tokens: Tokens) -> BlockHashes:
+        return BlockNames(self._folder.key, self._model, tenant).hash_prompt(tokens)
 
     # -- reading ---------------------------------------------------------------
 
-    def _found(self, fetch: Fetch) -> Contents | None:
-        names = Names(self._folder.key, self._model, fetch.tenant)
+    def _found(self, fetch: Lookup) -> Contents | None:
+        names = BlockNames(self._folder.key, self._model, fetch.tenant)
         trail = names.hash_prompt(fetch.tokens)
         if not self._rest:
             strips, fetch.length = self._blocks(trail, fetch, len(fetch.tokens))
@@ -210,7 +210,7 @@ class Shelf:
                 return found
         return None
 
-    def _snapshot(self, trail: Trail, fetch: Fetch, name: str, length: int) -> Contents | None:
+    def _snapshot(self, trail: BlockHashes, fetch: Lookup, name: str, length: int) -> Contents | None:
         """The whole of it, or nothing."""
         read = self._folder.read_file(trail.folder, name)
         if read is None:
@@ -229,7 +229,7 @@ class Shelf:
         self._folder.touch_file(trail.folder, name, time.time())
         return Contents(strips, rest, read[1].get("shape", ""))
 
-    def _blocks(self, trail: Trail, fetch: Fetch, length: int) -> tuple[dict[str, Tensor], int]:
+    def _blocks(self, trail: BlockHashes, fetch: Lookup, length: int) -> tuple[dict[str, Tensor], int]:
         """As many blocks of the first `length` tokens as follow each other, in space for all; and how far they go."""
         blocks = trail.block_names(length)
         there = next(

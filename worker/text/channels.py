@@ -13,7 +13,7 @@ from protocol.messages import ToolCall
 from worker.text.blocks import ToolBlocks
 from worker.text.calls import Call
 from worker.text.markers import NORMAL, REASONING, TOOL, Markers
-from worker.text.states import VISIBLE, Edge, State, compile_states
+from worker.text.states import VISIBLE, Edge, TextState, compile_states
 from worker.text.writing import Emit, Writing
 
 MALFORMED_LIMIT = 8
@@ -156,7 +156,7 @@ class ChannelText:
 
     def _enter(self, name: str) -> None:
         state = self._states[name]
-        self._state: State = state
+        self._state: TextState = state
         self._may_begin = state.may_begin
         self._thinking = name == REASONING
         # Hidden text collects in a list that nobody reads.

@@ -11,9 +11,9 @@ from typing import Any
 
 from worker.text import certainty
 from worker.text.calls import Call
-from worker.text.marks import CLOSE, ESCAPE, ESCAPES, OTHER, TEXT, Marks, Slot
+from worker.text.marks import CLOSE, ESCAPE, ESCAPES, OTHER, TEXT, Delimiters, Slot
 from worker.text.schemas import types_of
-from worker.text.states import State
+from worker.text.states import TextState
 
 LONGEST_OPENING = 400
 """What is longer is none, so that what is not understood is not searched over and over."""
@@ -23,7 +23,7 @@ LONGEST_DOUBT = 64
 Parse = Callable[[str], list[Call]]
 
 
-class Told:
+class PartialJson:
     """A JSON object as far as it has been told; the end of a text only with what follows it."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
@@ -81,14 +81,14 @@ class MarkedArguments:
     """Those of one call."""
 
     def __init__(
-        self, marks: Marks, name: str, schema: Mapping[str, Any], parse: Parse, tell: Callable[[str], None]
+        self, marks: Delimiters, name: str, schema: Mapping[str, Any], parse: Parse, tell: Callable[[str], None]
     ) -> None:
         """`parse` reads whole blocks and raises `ValueError`; `tell` gets what is certain."""
         self._marks = marks
         self._before, self._after = marks.alone[0].replace("{}", name), marks.alone[1]
         self._schema = schema
         self._parse = parse
-        self._told = Told(tell)
+        self._told = PartialJson(tell)
         self._held = ""
         self._lost = False
         self._slot: Slot | None = None
@@ -152,7 +152,7 @@ class MarkedArguments:
 
     # -- within a value
 
-    def _go_on(self, text: str, slot: Slot, state: State) -> str:
+    def _go_on(self, text: str, slot: Slot, state: TextState) -> str:
         """Take what belongs to the value; returns what follows it."""
         found = state.first_match(text)
         if found is None:

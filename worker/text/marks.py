@@ -10,7 +10,7 @@ from types import MappingProxyType
 import msgspec
 
 from worker.text import certainty
-from worker.text.states import Edge, State
+from worker.text.states import Edge, TextState
 
 TEXT, TYPED, OTHER = "text", "typed", "other"
 """Kinds of `Slot`."""
@@ -32,13 +32,13 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     opening: re.Pattern[str]
     closing: str = ""
     kind: str = TYPED
-    state: State | None = None
+    state: TextState | None = None
     cut: certainty.Cut = certainty.stripped
     ended: re.Pattern[str] | None = None
     doubt: certainty.Doubt | None = None
 
 
-class Marks(msgspec.Struct, frozen=True, kw_only=True):
+class Delimiters(msgspec.Struct, frozen=True, kw_only=True):
     """A format.
 
     `head` is what stands before a call's arguments, `end` what ends it where others may follow in its block, `alone`
@@ -51,15 +51,15 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
     end: re.Pattern[str] | None = None
 
 
-def _state(closing: str, *breaks: str, escape: bool = False) -> State:
+def _state(closing: str, *breaks: str, escape: bool = False) -> TextState:
     edges = [Edge(closing, CLOSE), *(Edge(text, BREAK) for text in breaks)]
-    return State(closing, [*edges, Edge("\\", ESCAPE)] if escape else edges)
+    return TextState(closing, [*edges, Edge("\\", ESCAPE)] if escape else edges)
 
 
-def _pairs(tag: str) -> Marks:
+def _pairs(tag: str) -> Delimiters:
     key, value, close = f"<{tag}_key>", f"<{tag}_value>", f"</{tag}_value>"
     gap = r"(?:\\n|\s)*"
-    return Marks(
+    return Delimiters(
         head=re.compile(rf"\s*(?P<name>[\w.:-]+)\s*(?={key})"),
         slots=(
             Slot(
@@ -111,7 +111,7 @@ MARKS = MappingProxyType(
         "glm47": _GLM,
         "laguna": _GLM,
         "longcat": _pairs("longcat_arg"),
-        "qwen3_coder": Marks(
+        "qwen3_coder": Delimiters(
             head=re.compile(r"\s*<function=(?P<name>[\w.:-]+)>"),
             slots=(
                 Slot(
@@ -124,7 +124,7 @@ MARKS = MappingProxyType(
             ),
             alone=("<function={}>", "</function>"),
         ),
-        "minimax_m2": Marks(
+        "minimax_m2": Delimiters(
             head=re.compile(r'\s*<invoke name="(?P<name>[\w.:-]+)">'),
             slots=(
                 Slot(
@@ -137,10 +137,10 @@ MARKS = MappingProxyType(
             alone=('<invoke name="{}">', "</invoke>"),
             end=re.compile(r"\s*</invoke>"),
         ),
-        "minicpm5": Marks(
+        "minicpm5": Delimiters(
             head=re.compile(r"\s*([\"']?)(?P<name>[\w.:-]+)\1\s*>"), slots=_cdata_or_not(), alone=('"{}">', "")
         ),
-        "muse_spark": Marks(
+        "muse_spark": Delimiters(
             head=re.compile(r'\s*<atem:invoke name="(?P<name>[\w.:-]+)">'),
             slots=(
                 Slot(
@@ -153,7 +153,7 @@ MARKS = MappingProxyType(
             alone=('<atem:invoke name="{}">', "</atem:invoke>"),
             end=re.compile(r"\s*</atem:invoke>"),
         ),
-        "kimi_k3": Marks(
+        "kimi_k3": Delimiters(
             head=re.compile(
                 r'\s*<\|open\|>call tool="(?P<name>[\w.:-]+)"(?: index="\d+")?<\|sep\|>'
                 r"(?=\s*<\|(?:open\|>argument|close\|>call))"
@@ -171,7 +171,7 @@ MARKS = MappingProxyType(
             alone=('<|open|>call tool="{}"<|sep|>', "<|close|>call<|sep|>"),
             end=re.compile(r"\s*<\|close\|>call<\|sep\|>"),
         ),
-        "gemma4": Marks(
+        "gemma4": Delimiters(
             head=re.compile(r"\s*call:(?P<name>[\w-]+)(?=\{)"),
             slots=(
                 Slot(
@@ -186,7 +186,7 @@ MARKS = MappingProxyType(
             alone=("call:{}{", "}"),
             end=re.compile(r"\{?\}"),
         ),
-        "pythonic": Marks(
+        "pythonic": Delimiters(
             head=re.compile(r"\s*[\[,]\s*(?P<name>[^\W\d][\w.]*)(?=\()"),
             slots=(
                 _quoted('"'),

@@ -22,7 +22,7 @@ class Edge:
         self.target = target
 
 
-class State:
+class TextState:
     """One state and the texts that end it."""
 
     __slots__ = ("edges", "may_begin", "name")
@@ -71,7 +71,7 @@ def _never(_: str) -> None:
     return None
 
 
-def compile_states(markers: Markers, *, stop: Sequence[str], tools: bool, initial: str) -> dict[str, State]:
+def compile_states(markers: Markers, *, stop: Sequence[str], tools: bool, initial: str) -> dict[str, TextState]:
     """Every state that can be reached, by name.
 
     Stops end visible states only: text that no client sees can't end its answer, and a stop such as a newline
@@ -91,5 +91,5 @@ def compile_states(markers: Markers, *, stop: Sequence[str], tools: bool, initia
         }
         if visible:
             texts.update(dict.fromkeys(stop))
-        states[name] = State(name, [Edge(text, target) for text, target in texts.items() if text])
+        states[name] = TextState(name, [Edge(text, target) for text, target in texts.items() if text])
     return states

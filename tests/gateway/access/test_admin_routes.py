@@ -12,10 +12,10 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 
-from gateway.access.record import Limits
+from gateway.access.record import RateLimits
 from gateway.app import make_app
 from gateway.config import GatewayConfig, parse_arguments
-from gateway.context import CUSTODY, EVENTS
+from gateway.context import EVENTS, KEY_SYNC
 from gateway.settings import ConfigError
 
 ADMIN = bearer(MASTER)
@@ -90,7 +90,7 @@ async def test_key_is_refused_by_name_of_the_field_when_asked_for_wrongly(
 WEAK: dict[str, Any] = {
     "permissions": ("admin", "chat"),
     "models": ("a", "b"),
-    "limits": Limits(rpm=10),
+    "limits": RateLimits(rpm=10),
     "expires_at": 4e9,
 }
 
@@ -165,7 +165,7 @@ async def test_unknown_key_is_404_and_lost_database_503_when_managed(client: Cli
         body = {} if method == "PATCH" else None
         assert (await call(client, method, f"/admin/api-keys/nobody{path}", body, status=404))["error"]["param"] == "id"
     (tmp_path / "data" / "pepper").write_bytes(b"short")
-    custody = app_of(client)[CUSTODY]
+    custody = app_of(client)[KEY_SYNC]
     await custody._run(custody._drop)
     assert (await call(client, "POST", "/admin/api-keys", MINIMAL, status=503))["error"]["code"] == "keys_unavailable"
     assert (await call(client, "GET", "/admin/stats"))["keys"]["trouble"] is True

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.access.custody import Custody, Unavailable
-from gateway.access.journal import Journal
+from gateway.access.custody import KeysUnavailable, KeySync
+from gateway.access.journal import RevocationJournal
 from gateway.access.keyring import Caller, Keyring
 from gateway.access.record import UNLIMITED, new_key
 from gateway.access.store import KeyStore
-from gateway.access.usage import Usage
+from gateway.access.usage import UsageLedger
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ async def test_keys_work_and_usage_waits_when_the_disk_is_full(
     small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An alarm, no crash; nobody new gets in, changes are refused; with room again, every token is written."""
-    keys = Custody(small_disk / "data", Keyring("the master key"), Usage(UNLIMITED), look_s=0.02)
+    keys = KeySync(small_disk / "data", Keyring("the master key"), UsageLedger(UNLIMITED), look_s=0.02)
     await keys.start()
     key, text = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x"))
     filler = fill(small_disk)
@@ -63,7 +63,7 @@ async def test_keys_work_and_usage_waits_when_the_disk_is_full(
     assert "The key database fails" in caplog.text
     assert isinstance(keys.keyring.identify_caller(text, 11.0), Caller)
     assert isinstance(keys.keyring.identify_caller("the master key", 11.0), Caller)
-    with pytest.raises(Unavailable):
+    with pytest.raises(KeysUnavailable):
         for _ in range(100):
             _, stranger = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="y" * 100))
             assert isinstance(keys.keyring.identify_caller(stranger, 11.0), Caller)
@@ -82,7 +82,7 @@ async def test_revocation_holds_and_survives_when_the_disk_is_full(
 ) -> None:
     """Closed at once here, and after a kill; said; in the database as soon as there is room."""
     folder = small_disk / "data"
-    keys = Custody(folder, Keyring("the master key"), Usage(UNLIMITED), look_s=0.02)
+    keys = KeySync(folder, Keyring("the master key"), UsageLedger(UNLIMITED), look_s=0.02)
     await keys.start()
     made = [await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x")) for _ in range(8)]
     fill(small_disk)
@@ -99,7 +99,7 @@ async def test_revocation_holds_and_survives_when_the_disk_is_full(
     assert "journal" in kept
     assert "is revoked here, but that is in the journal alone yet" in caplog.text
     # As after SIGKILL.
-    again = Custody(folder, Keyring(None), Usage(UNLIMITED), look_s=0.02)
+    again = KeySync(folder, Keyring(None), UsageLedger(UNLIMITED), look_s=0.02)
     await again.start()
     assert {again.keyring.identify_caller(text, 11.0) for _, text in made} <= {"revoked", "unavailable"}
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)  # noqa: ASYNC221
@@ -109,5 +109,5 @@ async def test_revocation_holds_and_survives_when_the_disk_is_full(
     await keys.close()
     store = KeyStore(folder, timeout_s=1)
     assert all(found.revoked_at is not None for found in store.read_keys())
-    assert Journal(folder).read_revocations() == {}
+    assert RevocationJournal(folder).read_revocations() == {}
     store.close()

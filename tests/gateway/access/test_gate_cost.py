@@ -11,8 +11,8 @@ from aiohttp.test_utils import make_mocked_request
 from gateway.access.gate import GATE, TICKET, Gate, add_headers, guard
 from gateway.access.keyring import Keyring
 from gateway.access.limits import HOUR_NS
-from gateway.access.record import Limits, new_key
-from gateway.access.usage import Usage
+from gateway.access.record import RateLimits, new_key
+from gateway.access.usage import UsageLedger
 from gateway.openapi import Operation, mount
 
 ROUNDS, REQUESTS = 11, 50
@@ -31,9 +31,11 @@ async def test_guard_costs_less_than_a_hundred_microseconds_when_everything_is_o
 ) -> None:
     """One key of a thousand, all limits with full logs, a reservation, headers, sums; above what it is without."""
     keyring, now = Keyring("master"), [10**15]
-    made = [new_key(b"p" * 32, 1.0, name="x", limits=Limits(tpm=10**9, tpd=10**10)) for _ in range(1000)]
+    made = [new_key(b"p" * 32, 1.0, name="x", limits=RateLimits(tpm=10**9, tpd=10**10)) for _ in range(1000)]
     keyring.replace_keys([key for key, _ in made], b"p" * 32)
-    usage = Usage(Limits(burst=10, rpm=60, rph=1000, rpd=10_000, tpm=0, tpd=0, parallel=8), clock_ns=lambda: now[0])
+    usage = UsageLedger(
+        RateLimits(burst=10, rpm=60, rph=1000, rpd=10_000, tpm=0, tpd=0, parallel=8), clock_ns=lambda: now[0]
+    )
     headers = {"Authorization": f"Bearer {made[500][1]}"}
     costs: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(ROUNDS):

@@ -12,7 +12,7 @@ from yarl import URL
 
 from gateway.access.gate import GATE, duration
 from gateway.access.keyring import Caller
-from gateway.access.record import METERED, OPEN, PERMISSIONS, Limits
+from gateway.access.record import METERED, OPEN, PERMISSIONS, RateLimits
 from gateway.openapi import OPERATIONS, ROUTES, Operation
 
 OPEN_PATHS = {
@@ -138,7 +138,7 @@ async def test_limits_are_shown_and_hold_to_the_millisecond_when_a_key_is_used(c
     """Headers on every answer, 429 with how long to wait; a millisecond less is too early, exactly that is not."""
     gate, now = app_of(client)[GATE], [10**12]
     gate.clock_ns = lambda: now[0]
-    headers = bearer(await issue(client, "chat", limits=Limits(burst=3, rpm=60, tpm=1000)))
+    headers = bearer(await issue(client, "chat", limits=RateLimits(burst=3, rpm=60, tpm=1000)))
     body = {"messages": [{"role": "user", "content": "x"}]}
 
     async def ask() -> Any:
@@ -167,7 +167,7 @@ async def test_thousand_requests_at_once_never_exceed_the_burst_when_they_come_o
     """In one instant, by the whole application: ten are let in, and as many as are told so."""
     gate = app_of(client)[GATE]
     gate.clock_ns = lambda: 10**12
-    headers = bearer(await issue(client, "chat", limits=Limits(burst=10, rpm=60)))
+    headers = bearer(await issue(client, "chat", limits=RateLimits(burst=10, rpm=60)))
 
     async def ask() -> int:
         async with client.post("/v1/completions", json={}, headers=headers) as answer:
@@ -180,8 +180,8 @@ async def test_thousand_requests_at_once_never_exceed_the_burst_when_they_come_o
 async def test_limits_are_the_configured_ones_when_the_key_has_none(client: Client) -> None:
     """Burst 10, 60 a minute, 1,000 an hour, 10,000 a day; the master key has none; models and queues cost nothing."""
     usage = app_of(client)[GATE].usage
-    caller = Caller(id="k", permissions=frozenset("*"), limits=Limits(rph=7))
-    assert usage.limiter_for(caller).limits == Limits(burst=10, rpm=60, rph=7, rpd=10_000, tpm=0, tpd=0, parallel=0)
+    caller = Caller(id="k", permissions=frozenset("*"), limits=RateLimits(rph=7))
+    assert usage.limiter_for(caller).limits == RateLimits(burst=10, rpm=60, rph=7, rpd=10_000, tpm=0, tpd=0, parallel=0)
     headers = bearer(await issue(client, "*"))
     for _ in range(30):
         assert (await client.get("/v1/models", headers=headers)).status == 200

@@ -8,7 +8,7 @@ import pytest
 from guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 
 from gateway.access.gate import GATE
-from gateway.access.guesses import ADDRESSES, FORGET_S, FREE, MOST_DELAY_S, REMEMBERED, TRUSTED, Guesses
+from gateway.access.guesses import ADDRESSES, FORGET_S, FREE, MOST_DELAY_S, REMEMBERED, TRUSTED, LoginGuesses
 from gateway.access.strength import LEAST_CHARS, weakness
 from gateway.config import parse_arguments
 from gateway.settings import ConfigError
@@ -22,14 +22,14 @@ class Clock:
         return self.now_s
 
 
-def guess(guesses: Guesses, count: int, address: str = "10.0.0.1", first: int = 0) -> None:
+def guess(guesses: LoginGuesses, count: int, address: str = "10.0.0.1", first: int = 0) -> None:
     for at in range(first, first + count):
         guesses.count_failure(address, f"guess-{at}", "invalid")
 
 
 def test_delay_grows_with_each_guess_and_is_bounded() -> None:
     """None for the first few; then 1, 2, 4 … s, at most five minutes; after half an hour of quiet all is forgotten."""
-    guesses = Guesses(clock := Clock())
+    guesses = LoginGuesses(clock := Clock())
     guess(guesses, FREE - 1)
     assert guesses.wait_s("10.0.0.1") == 0
     waits = []
@@ -47,7 +47,7 @@ def test_delay_grows_with_each_guess_and_is_bounded() -> None:
 
 def test_wrong_key_that_comes_again_is_no_guess() -> None:
     """A client with an old key that asks every second locks nobody out, nor do some of them."""
-    guesses = Guesses(Clock())
+    guesses = LoginGuesses(Clock())
     for _ in range(1000):
         for at in range(FREE - 1):
             guesses.count_failure("10.0.0.1", f"old-{at}", "invalid")
@@ -58,7 +58,7 @@ def test_wrong_key_that_comes_again_is_no_guess() -> None:
 
 def test_network_counts_as_one_address_when_it_is_of_version_six() -> None:
     """Whoever has one address of a /64 has them all."""
-    guesses = Guesses(Clock())
+    guesses = LoginGuesses(Clock())
     for at in range(FREE):
         guesses.count_failure(f"2001:db8::{at:x}", f"guess-{at}", "invalid")
     assert guesses.wait_s("2001:db8::ffff") > 0
@@ -67,7 +67,7 @@ def test_network_counts_as_one_address_when_it_is_of_version_six() -> None:
 
 def test_table_is_bounded_when_very_many_addresses_fail() -> None:
     """The oldest are forgotten."""
-    guesses = Guesses(Clock())
+    guesses = LoginGuesses(Clock())
     for at in range(ADDRESSES + 100):
         guesses.count_failure(f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}", "x", "invalid")
     assert len(guesses) == ADDRESSES
@@ -75,7 +75,7 @@ def test_table_is_bounded_when_very_many_addresses_fail() -> None:
 
 def test_addresses_of_the_master_key_are_bounded() -> None:
     """It came from very many: the last ones are known."""
-    guesses = Guesses(Clock())
+    guesses = LoginGuesses(Clock())
     for at in range(TRUSTED + 1):
         guesses.trust_address(f"10.0.{at >> 8}.{at & 255}")
     assert not guesses.is_trusted("10.0.0.0")
@@ -95,7 +95,7 @@ async def test_guesser_is_slowed_down_and_others_are_not(proxied: Client, caplog
     """429 with how long to wait, also for the right master key; other addresses and issued keys go on."""
     gate, now = app_of(proxied)[GATE], [10**12]
     gate.clock_ns = lambda: now[0]
-    gate.guesses = Guesses(lambda: now[0] / 1e9)
+    gate.guesses = LoginGuesses(lambda: now[0] / 1e9)
     evil, good = {"X-Forwarded-For": "203.0.113.9"}, {"X-Forwarded-For": "203.0.113.10"}
     issued = await issue(proxied, "models")
     statuses = [

@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 
 from gateway.access import cli
-from gateway.access.custody import Custody, Unavailable
+from gateway.access.custody import KeysUnavailable, KeySync
 from gateway.access.keyring import Caller, Keyring
 from gateway.access.limits import DAY_NS
-from gateway.access.record import UNLIMITED, BadKey, Key, Limits, new_key
-from gateway.access.store import DATABASE, PEPPER, KeyStore, Spent
-from gateway.access.usage import Usage
+from gateway.access.record import UNLIMITED, BadKey, Key, RateLimits, new_key
+from gateway.access.store import DATABASE, PEPPER, KeyStore, UsageRow
+from gateway.access.usage import UsageLedger
 
-Make = Callable[..., Custody]
+Make = Callable[..., KeySync]
 
 
-def custody(folder: Path, master: str | None = None, **options: Any) -> Custody:
-    return Custody(folder, Keyring(master), Usage(UNLIMITED), look_s=0.02, **options)
+def custody(folder: Path, master: str | None = None, **options: Any) -> KeySync:
+    return KeySync(folder, Keyring(master), UsageLedger(UNLIMITED), look_s=0.02, **options)
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -58,18 +58,18 @@ async def test_key_is_known_within_a_second_when_the_command_line_makes_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Made, changed, rotated and revoked from outside: a running gateway follows, and the text is stored nowhere."""
-    keys = Custody(tmp_path, Keyring(None), Usage(UNLIMITED))
+    keys = KeySync(tmp_path, Keyring(None), UsageLedger(UNLIMITED))
     await keys.start()
     text = made(tmp_path, capsys, "outside", "--permissions", "chat", "--models", "a,b", "--rpm", "7")
     key_id = text[4:12]
     await eventually(lambda: isinstance(keys.keyring.identify_caller(text, time.time()), Caller))
     caller = keys.keyring.identify_caller(text, time.time())
     assert caller == Caller(
-        id=key_id, permissions=frozenset({"chat"}), models=frozenset("ab"), limits=Limits(rpm=7), tenant=key_id
+        id=key_id, permissions=frozenset({"chat"}), models=frozenset("ab"), limits=RateLimits(rpm=7), tenant=key_id
     )
     assert command(tmp_path, "change", key_id, "--permissions", "*", "--burst", "3") == 0
     await eventually(lambda: keys.keyring.identify_caller(text, time.time()) != caller)
-    assert keys.keyring.identify_caller(text, time.time()).limits == Limits(rpm=7, burst=3)  # type: ignore[union-attr]
+    assert keys.keyring.identify_caller(text, time.time()).limits == RateLimits(rpm=7, burst=3)  # type: ignore[union-attr]
     capsys.readouterr()
     assert command(tmp_path, "rotate", key_id, "--grace", "1h") == 0
     fresh = capsys.readouterr().out.strip()
@@ -107,8 +107,8 @@ def test_files_are_private_when_made(tmp_path: Path) -> None:
         ({"models": ("",)}, "models"),
         ({"models": ("m",) * 101}, "models"),
         ({"expires_at": 1.0}, "expires_at"),
-        ({"limits": Limits(rpm=-1)}, "limits.rpm"),
-        ({"limits": Limits(rpd=100_001)}, "limits.rpd"),
+        ({"limits": RateLimits(rpm=-1)}, "limits.rpm"),
+        ({"limits": RateLimits(rpd=100_001)}, "limits.rpd"),
     ],
 )
 def test_key_is_refused_when_a_field_is_wrong(fields: dict[str, Any], field: str) -> None:
@@ -137,7 +137,7 @@ async def test_usage_survives_when_the_process_does_not(tmp_path: Path) -> None:
     """What was counted is on disk within a look, per key and per minute; a new process goes on counting from there."""
     keys = custody(tmp_path)
     await keys.start()
-    key, _ = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x", limits=Limits(rpd=5, rph=4)))
+    key, _ = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x", limits=RateLimits(rpd=5, rph=4)))
     for _ in range(3):
         keys.usage.count_use(key.id, requests=1, tokens=7)
     await eventually(lambda: read(tmp_path)[0].requests == 3)
@@ -180,7 +180,7 @@ async def test_keys_stay_good_and_usage_waits_when_the_database_is_locked(
     assert "The key database fails" in caplog.text
     assert "serving the keys last read" in caplog.text
     assert isinstance(keys.keyring.identify_caller(text, 11.0), Caller)
-    with pytest.raises(Unavailable):
+    with pytest.raises(KeysUnavailable):
         await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="y"))
     keys.usage.count_use(key.id, requests=1, tokens=5)
     blocker.execute("ROLLBACK")
@@ -297,7 +297,7 @@ async def test_writes_fail_whole_when_the_disk_is_full(tmp_path: Path) -> None:
 def test_pending_usage_is_bounded_when_nothing_can_be_written() -> None:
     """Minutes pile up to a bound; sums stay right."""
     now = [0.0]
-    usage = Usage(UNLIMITED, wall=lambda: now[0])
+    usage = UsageLedger(UNLIMITED, wall=lambda: now[0])
     for at in range(45_000):
         now[0] = at * 60.0
         usage.count_use(f"k{at % 3}", requests=1, tokens=2)
@@ -305,7 +305,7 @@ def test_pending_usage_is_bounded_when_nothing_can_be_written() -> None:
     assert len(taken) <= 20_001
     assert (sum(spent.requests for spent in taken), sum(spent.tokens for spent in taken)) == (45_000, 90_000)
     usage.count_use("k0", requests=1)
-    usage.give_back([*taken, Spent("k0", int(now[0] // 60), 1, 1)])
+    usage.give_back([*taken, UsageRow("k0", int(now[0] // 60), 1, 1)])
     assert sum(spent.requests for spent in usage.take_pending()) == 45_002
 
 

@@ -14,25 +14,25 @@ import pytest
 from guarded_app import MASTER, Client, app_of, bearer, guarded
 
 from gateway.access import cli
-from gateway.access.custody import Custody
+from gateway.access.custody import KeySync
 from gateway.access.gate import GATE
-from gateway.access.journal import FILE, FILE_BYTES, RECORD_BYTES, RECORDS, Journal
+from gateway.access.journal import FILE, FILE_BYTES, RECORD_BYTES, RECORDS, RevocationJournal
 from gateway.access.keyring import Caller, Keyring
 from gateway.access.record import UNLIMITED, Key, new_key
 from gateway.access.store import DATABASE, PEPPER, KeyStore, RevokedKey
-from gateway.access.usage import Usage
-from gateway.context import CUSTODY
+from gateway.access.usage import UsageLedger
+from gateway.context import KEY_SYNC
 
 PAIRS = 200
 ADMIN = bearer(MASTER)
 
 
-def custody(folder: Path) -> Custody:
-    return Custody(folder, Keyring(None), Usage(UNLIMITED), look_s=0.02)
+def custody(folder: Path) -> KeySync:
+    return KeySync(folder, Keyring(None), UsageLedger(UNLIMITED), look_s=0.02)
 
 
 @contextlib.asynccontextmanager
-async def started(folder: Path) -> AsyncIterator[Custody]:
+async def started(folder: Path) -> AsyncIterator[KeySync]:
     keys = custody(folder)
     await keys.start()
     try:
@@ -47,11 +47,11 @@ async def eventually(condition: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-async def made(keys: Custody, **fields: Any) -> tuple[Key, str]:
+async def made(keys: KeySync, **fields: Any) -> tuple[Key, str]:
     return await keys.write_key(lambda pepper: new_key(pepper, 1.0, **{"name": "x", "permissions": ("*",), **fields}))
 
 
-def state(keys: Custody, text: str) -> object:
+def state(keys: KeySync, text: str) -> object:
     found = keys.keyring.identify_caller(text, time.time())
     return "open" if isinstance(found, Caller) else found
 
@@ -83,7 +83,7 @@ async def test_revoked_keys_stay_revoked_when_they_are_changed_at_that_moment(tm
         guarded(tmp_path, run_dir=tmp_path / "a", data_dir=data) as one,
         guarded(tmp_path, run_dir=tmp_path / "b", data_dir=data) as other,
     ):
-        texts = [(await made(app_of(one)[CUSTODY]))[1] for _ in range(PAIRS)]
+        texts = [(await made(app_of(one)[KEY_SYNC]))[1] for _ in range(PAIRS)]
         await eventually(lambda: len(app_of(other)[GATE].keyring) == PAIRS)
 
         async def pair(at: int, text: str) -> int:
@@ -99,7 +99,7 @@ async def test_revoked_keys_stay_revoked_when_they_are_changed_at_that_moment(tm
         statuses = [status for at in range(0, PAIRS, 40) for status in await asyncio.gather(*waves[at : at + 40])]
         assert set(statuses) == {200}
         for app in (app_of(one), app_of(other)):
-            await eventually(lambda app=app: {state(app[CUSTODY], text) for text in texts} == {"revoked"})
+            await eventually(lambda app=app: {state(app[KEY_SYNC], text) for text in texts} == {"revoked"})
             await eventually(lambda app=app: not app[GATE].keyring.revoked)
         refused = await one.patch(f"/admin/api-keys/{texts[0][4:12]}", json={"name": "y"}, headers=ADMIN)
         assert (refused.status, (await refused.json())["error"]["code"]) == (409, "key_revoked")
@@ -152,14 +152,14 @@ async def test_revocation_holds_at_once_when_the_database_is_locked(
 ) -> None:
     """The answer says where it stands; others that share the folder follow, and a restart does not forget it."""
     async with guarded(tmp_path) as client, started(tmp_path / "data") as neighbour:
-        key, text = await made(app_of(client)[CUSTODY])
+        key, text = await made(app_of(client)[KEY_SYNC])
         await eventually(lambda: state(neighbour, text) == "open")
         blocker = sqlite3.connect(tmp_path / "data" / DATABASE, isolation_level=None)
         blocker.execute("BEGIN IMMEDIATE")
         answer = await client.delete(f"/admin/api-keys/{key.id}", headers=ADMIN)
         body = await answer.json()
         assert (answer.status, body["state"], body["pending"]) == (200, "revoked", "journal")
-        assert state(app_of(client)[CUSTODY], text) == "revoked"
+        assert state(app_of(client)[KEY_SYNC], text) == "revoked"
         assert "is revoked here, but that is in the journal alone yet" in caplog.text
         await eventually(lambda: state(neighbour, text) == "revoked")
         listed = (await (await client.get(f"/admin/api-keys/{key.id}", headers=ADMIN)).json())["state"]
@@ -172,7 +172,7 @@ async def test_revocation_holds_at_once_when_the_database_is_locked(
         blocker.execute("ROLLBACK")
         blocker.close()
         await eventually(lambda: not app_of(client)[GATE].keyring.revoked)
-        assert Journal(tmp_path / "data").read_revocations() == {}
+        assert RevocationJournal(tmp_path / "data").read_revocations() == {}
         again_body = await (await client.delete(f"/admin/api-keys/{key.id}", headers=ADMIN)).json()
         assert "pending" not in again_body
     store = KeyStore(tmp_path / "data", timeout_s=1)
@@ -199,7 +199,7 @@ async def test_command_leaves_a_note_when_it_cannot_write(
 
 def test_journal_keeps_what_is_whole_when_a_record_is_not(tmp_path: Path) -> None:
     """Cut short, scribbled over, or full: what can be read is read, and nothing else is taken for a revocation."""
-    journal = Journal(tmp_path)
+    journal = RevocationJournal(tmp_path)
     assert journal.read_revocations() == {}
     with pytest.raises(FileNotFoundError):
         journal.write_revocation("AAAAAAAA", 1.0)

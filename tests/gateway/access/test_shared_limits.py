@@ -13,9 +13,9 @@ from redis_server import RedisServer, needs_redis, redis_server
 
 from gateway.access.gate import GATE
 from gateway.access.limits import DAY_NS, HOUR_NS, MINUTE_NS
-from gateway.access.meter import Meter, Refused, Reservation
-from gateway.access.record import UNLIMITED, Limits
-from gateway.access.shared import LEASE_S, Place, SharedLimits, Verdict
+from gateway.access.meter import LimitRefusal, RateLimiter, Reservation
+from gateway.access.record import UNLIMITED, RateLimits
+from gateway.access.shared import LEASE_S, LimitDecision, LimitEntry, RedisLimits
 from gateway.settings import ConfigError
 
 __all__ = ["redis_server"]
@@ -26,12 +26,12 @@ US = 1000
 class Both:
     """Two gateways that share a store, told the same time as one meter that has everything in memory."""
 
-    def __init__(self, server: RedisServer, limits: Limits, key: str) -> None:
+    def __init__(self, server: RedisServer, limits: RateLimits, key: str) -> None:
         self.now_us = 10**15
-        self.meter, self.limits, self.key = Meter(limits), limits, key
-        self.gateways = [SharedLimits(server.url, clock_us=lambda: self.now_us) for _ in range(2)]
+        self.meter, self.limits, self.key = RateLimiter(limits), limits, key
+        self.gateways = [RedisLimits(server.url, clock_us=lambda: self.now_us) for _ in range(2)]
         self.log: list[int] = []
-        self.running: list[tuple[SharedLimits, Place, Verdict, Any]] = []
+        self.running: list[tuple[RedisLimits, LimitEntry, LimitDecision, Any]] = []
 
     async def begin(self, chance: random.Random) -> None:
         gateway = chance.choice(self.gateways)
@@ -49,7 +49,7 @@ class Both:
         reserved = await gateway.reserve_tokens(place, tokens)
         assert reserved is not None
         taken = self.meter.reserve_tokens(tokens, now)
-        assert reserved.refused == (taken if isinstance(taken, Refused) else None)
+        assert reserved.refused == (taken if isinstance(taken, LimitRefusal) else None)
         assert (reserved.requests, reserved.tokens) == (self.meter.requests_left(now), self.meter.tokens_left(now))
         self.running.append((gateway, place, reserved, taken if isinstance(taken, Reservation) else None))
 
@@ -99,7 +99,7 @@ async def test_two_gateways_decide_as_one_log_would(redis_server: RedisServer, s
 async def test_waiting_exactly_as_told_is_accepted_and_a_millisecond_less_is_not(redis_server: RedisServer) -> None:
     """At the other gateway, too."""
     now = [10**15]
-    one, other = (SharedLimits(redis_server.url, clock_us=lambda: now[0]) for _ in range(2))
+    one, other = (RedisLimits(redis_server.url, clock_us=lambda: now[0]) for _ in range(2))
     limits = replace(UNLIMITED, burst=10, rpm=60)
     refused = None
     while refused is None:
@@ -119,7 +119,7 @@ async def test_waiting_exactly_as_told_is_accepted_and_a_millisecond_less_is_not
 
 async def test_thousand_at_once_over_two_gateways_never_exceed_the_burst(redis_server: RedisServer) -> None:
     """By the server's own clock; and of requests that run together there are never more than allowed."""
-    gateways = [SharedLimits(redis_server.url) for _ in range(2)]
+    gateways = [RedisLimits(redis_server.url) for _ in range(2)]
     limits = replace(UNLIMITED, rph=25, parallel=15)
 
     async def ask(at: int) -> bool:
@@ -141,10 +141,10 @@ async def test_thousand_at_once_over_two_gateways_never_exceed_the_burst(redis_s
 async def test_room_of_a_gateway_that_was_killed_is_free_when_its_lease_is_over(redis_server: RedisServer) -> None:
     """Not sooner, and a gateway that lives renews it."""
     now = [10**15]
-    killed, other = (SharedLimits(redis_server.url, clock_us=lambda: now[0]) for _ in range(2))
+    killed, other = (RedisLimits(redis_server.url, clock_us=lambda: now[0]) for _ in range(2))
     limits = replace(UNLIMITED, parallel=1)
 
-    async def let_in(gateway: SharedLimits) -> bool:
+    async def let_in(gateway: RedisLimits) -> bool:
         found = await gateway.start_request(gateway.make_entry("k", limits))
         assert found is not None
         return found.refused is None
@@ -179,7 +179,7 @@ async def test_each_gateway_limits_for_itself_when_the_store_is_lost_and_togethe
     """Over HTTP: one limit for both; without the store the local ones, and an alarm; with it, together again."""
     first, second = pair(tmp_path, redis_server.url)
     async with first as a, second as b:
-        text = await issue(a, "chat", limits=Limits(burst=0, rpm=6))
+        text = await issue(a, "chat", limits=RateLimits(burst=0, rpm=6))
         async with asyncio.timeout(10):
             while (await b.get("/v1/queue/stats", headers=bearer(text))).status == 401:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
@@ -205,7 +205,7 @@ async def test_each_gateway_limits_for_itself_when_the_store_is_lost_and_togethe
 async def test_gateway_starts_without_its_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """With an alarm, and limits of its own."""
     async with guarded(tmp_path, rate_limit_storage="redis://127.0.0.1:1/0") as client:
-        text = await issue(client, "chat", limits=Limits(burst=2))
+        text = await issue(client, "chat", limits=RateLimits(burst=2))
         assert await statuses(client, text, 3) == [400, 400, 429]
     assert "each gateway limits for itself" in caplog.text
 

@@ -6,8 +6,8 @@ import tracemalloc
 import msgspec
 from dispatch_rig import Rig, generate
 
-from gateway.dispatch.affinity import REMEMBERED, Affinity, keys_of
-from gateway.dispatch.flight import Flight
+from gateway.dispatch.affinity import REMEMBERED, PrefixAffinity, keys_of
+from gateway.dispatch.flight import JobState
 from protocol.messages import ChatPrompt, EmbedJob, GenerateJob, TextPrompt, TokenPrompt
 
 
@@ -18,7 +18,7 @@ def talk(*texts: str, tenant: str = "t") -> GenerateJob:
     return generate(prompt=ChatPrompt(msgspec.json.encode(messages)), tenant=tenant)
 
 
-def uid(flight: Flight) -> str:
+def uid(flight: JobState) -> str:
     assert flight.worker is not None
     return flight.worker.uid
 
@@ -91,7 +91,7 @@ async def test_a_conversation_moves_on_when_its_worker_is_gone(rig: Rig) -> None
 
 def test_memory_is_bounded_when_prompts_never_repeat() -> None:
     """A million different chunks leave some megabytes behind."""
-    affinity = Affinity()
+    affinity = PrefixAffinity()
     tracemalloc.start()
     for at in range(0, 1_000_000, 500):
         affinity.record_prompt([hash((at, step)) for step in range(500)], "w1")

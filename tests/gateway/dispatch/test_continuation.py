@@ -5,8 +5,8 @@ import random
 import pytest
 from dispatch_rig import Rig, failure_code, generate, supervision
 
-from gateway.dispatch.flight import Flight
-from gateway.dispatch.limits import Limits
+from gateway.dispatch.flight import JobState
+from gateway.dispatch.limits import PoolTimeouts
 from protocol.errors import Code
 from protocol.messages import (
     Beat,
@@ -130,7 +130,7 @@ async def test_a_stream_waits_for_the_next_engine_when_there_is_none(rig: Rig) -
 
 async def test_a_stream_ends_in_good_order_when_no_engine_comes_in_time() -> None:
     """Past the deadline, with a code that says that trying again may help; who has not begun may wait longer."""
-    rig = Rig(Limits(resume_s=10.0))
+    rig = Rig(PoolTimeouts(resume_s=10.0))
     rig.supervise(supervision("w1"))
     worker = rig.join("w1", slots=3)
     begun, fresh = rig.submit(), rig.submit()
@@ -193,7 +193,7 @@ async def test_nobody_is_blamed_when_a_worker_that_was_told_to_leave_had_not_hea
 async def test_a_job_ends_when_worker_after_worker_hands_it_back(rig: Rig) -> None:
     """Without getting any further it is not sent round for ever."""
     rig.supervise(supervision("none"))
-    flight: Flight | None = None
+    flight: JobState | None = None
     for at in range(40):
         rig.join(f"w{at}")
         flight = flight or rig.submit()
@@ -230,7 +230,7 @@ async def test_every_stream_is_whole_when_workers_are_lost_at_random(seed: int) 
     rig = Rig()
     rig.supervise(supervision("none"))
     lengths = [chance.randint(1, 30) for _ in range(12)]
-    flights: list[Flight] = []
+    flights: list[JobState] = []
     born = 0
     for turn in range(4000):
         if len(rig.roster.workers) < 2:

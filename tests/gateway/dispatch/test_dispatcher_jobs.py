@@ -5,8 +5,8 @@ import random
 import pytest
 from dispatch_rig import Rig, announcement, failure_code, generate, supervision
 
-from gateway.dispatch.flight import Flight
-from gateway.dispatch.limits import Limits
+from gateway.dispatch.flight import JobState
+from gateway.dispatch.limits import PoolTimeouts
 from gateway.dispatch.stream import JobFailed
 from protocol.errors import Code
 from protocol.messages import (
@@ -88,7 +88,7 @@ async def test_light_jobs_pass_the_queue_when_every_slot_is_taken(rig: Rig) -> N
 
 async def test_light_jobs_are_bounded_when_many_come() -> None:
     """They queue beyond the bound, and go on as others end."""
-    rig = Rig(Limits(light_jobs=2))
+    rig = Rig(PoolTimeouts(light_jobs=2))
     worker = rig.join()
     flights = [rig.submit(DetokenizeJob(0, 0, [1])) for _ in range(4)]
     assert worker.light == 2
@@ -461,7 +461,7 @@ async def test_every_job_ends_exactly_once_when_anything_happens(seed: int) -> N
     rig, chance = Rig(), random.Random(seed)
     rig.supervise(supervision("none"))
     rig.join("w0", slots=chance.randint(1, 4), queue_size=chance.randint(0, 8))
-    flights: list[Flight] = []
+    flights: list[JobState] = []
     names = 0
     for _ in range(300):
         workers = list(rig.roster.workers.values())

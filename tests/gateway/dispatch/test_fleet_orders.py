@@ -7,7 +7,7 @@ from dispatch_rig import EPOCH, Rig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.dispatch.fleet import SHOWN_S, Fleet
+from gateway.dispatch.fleet import SHOWN_S, Scaling
 from protocol.codec import decode_to_worker
 from protocol.messages import Drain, EndEngine, Kind, StartEngine, Supervision, Watch
 
@@ -39,7 +39,7 @@ class World:
 
     def __init__(self) -> None:
         self.rig = Rig()
-        self.fleet = Fleet(epoch=EPOCH, line=self, clock=self.rig.clock, roster=self.rig.roster)
+        self.fleet = Scaling(epoch=EPOCH, line=self, clock=self.rig.clock, roster=self.rig.roster)
         self.units = [Unit("u0")]
         self.orders: deque[EndEngine | StartEngine] = deque()
         self.reports: deque[tuple[str, Supervision]] = deque()

@@ -2,7 +2,7 @@
 
 from dispatch_rig import Rig, generate
 
-from gateway.dispatch.flight import Flight
+from gateway.dispatch.flight import JobState
 from protocol.messages import ChatPrompt, GenerateJob, Grammar, TextPrompt
 
 
@@ -15,7 +15,7 @@ def plain(tenant: str, number: int = 0) -> GenerateJob:
     return generate(tenant=tenant, prompt=TextPrompt(f"plain {tenant} {number}"))
 
 
-def aboard(*flights: Flight) -> list[bool]:
+def aboard(*flights: JobState) -> list[bool]:
     return [flight.worker is not None for flight in flights]
 
 

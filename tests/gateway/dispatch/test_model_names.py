@@ -3,7 +3,7 @@
 import pytest
 from dispatch_rig import Rig, announcement, readiness, supervision
 
-from gateway.dispatch.model import Model
+from gateway.dispatch.model import ModelState
 from gateway.dispatch.stream import JobFailed
 from protocol.messages import GenerateJob, Kind, State, Watch
 
@@ -230,7 +230,7 @@ async def test_names_lead_only_to_what_is_usable() -> None:
     rig.join("w1", "hidden", source="org/m", adapters={"sql": "a"})
     rig.join("w2", "own", source="org/m", adapters={"poems": "p"})
 
-    def usable(model: Model) -> bool:
+    def usable(model: ModelState) -> bool:
         return model.name in ("own", "sql")
 
     def find(name: str | None) -> str:

@@ -4,7 +4,7 @@ import pytest
 from dispatch_rig import Rig, generate
 
 from gateway.dispatch.stats import model_snapshot, request_type
-from gateway.dispatch.steps import BOUNDS, Steps
+from gateway.dispatch.steps import BOUNDS, StepCounts
 from protocol.errors import Code
 from protocol.messages import Delta, Done, EmbedJob, Failed, Image, Kind, TextPrompt, TokenizeJob, Usage, Vectors
 
@@ -120,7 +120,7 @@ async def test_batch_sizes_are_counted_when_steps_come(rig: Rig) -> None:
 @pytest.mark.parametrize("rows", [1, BOUNDS[-1], BOUNDS[-1] + 1, 10**9])
 def test_batch_of_any_size_is_counted_once(rows: int) -> None:
     """Also beyond the last bound."""
-    steps = Steps()
+    steps = StepCounts()
     steps.count_step("m", "decode", rows)
     ((_, buckets, total),) = steps.histograms()
     assert (buckets[-1], total) == (("+Inf", 1.0), rows)

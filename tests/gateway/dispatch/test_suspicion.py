@@ -6,7 +6,7 @@ import time
 import pytest
 from dispatch_rig import Rig, failure_code, generate, supervision
 
-from gateway.dispatch.flight import Flight
+from gateway.dispatch.flight import JobState
 from protocol.errors import Code
 from protocol.messages import EmbedJob, Failed, Image, Sampling, TextPrompt, TokenizeJob
 
@@ -28,7 +28,7 @@ class Town:
         self.rig.lose(worker)
         self.rig.join(f"w{self.deaths}", slots=self.slots)
 
-    def live(self, flights: list[Flight], killers: dict[int, int], *, turns: int = 400, length: int = 20) -> None:
+    def live(self, flights: list[JobState], killers: dict[int, int], *, turns: int = 400, length: int = 20) -> None:
         """Every flight aboard gets a token a turn; one in `killers` kills when it should get that one."""
         for _ in range(turns):
             for flight in flights:

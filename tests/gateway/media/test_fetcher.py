@@ -12,12 +12,12 @@ from remote_servers import Names, PublicHost, answering
 
 from gateway.errors import ApiError
 from gateway.media.fetcher import UNREACHABLE, Fetcher, FetchLimits
-from gateway.media.gallery import Gallery
-from gateway.media.inline import File
+from gateway.media.gallery import ImageResolver
+from gateway.media.inline import ImageFile
 from gateway.media.remote_urls import UrlRules
 from gateway.memory_account import MemoryAccount
 from gateway.schema.bounds import MAX_IMAGE_BYTES
-from gateway.schema.pictures import Picture
+from gateway.schema.pictures import ShownImage
 from protocol.messages import Image
 
 PNG = picture()
@@ -33,19 +33,19 @@ class Client:
         names = Names(public_example=[[public.address]], cdn_public_example=[[public.address]])
         rules = UrlRules(ports=(port,), domains=domains)
         self.fetcher = Fetcher(rules, limits=limits, lookup=names, allowed=public.address.__eq__)
-        self.gallery = Gallery(remote=self.fetcher)
+        self.gallery = ImageResolver(remote=self.fetcher)
         self.port = port
 
     def url(self, path: str, host: str = "public.example") -> str:
         return f"http://{host}:{self.port}{path}"
 
-    async def get(self, path: str, host: str = "public.example") -> File:
+    async def get(self, path: str, host: str = "public.example") -> ImageFile:
         return await self.fetcher.fetch_image(self.url(path, host), "p", lambda _size: None)
 
     async def refused(self, path: str, host: str = "public.example") -> ApiError:
         with pytest.raises(ApiError) as raised:
             async with self.gallery.resolve_images(
-                [Picture(where="p", url=self.url(path, host))], MemoryAccount().open_share("")
+                [ShownImage(where="p", url=self.url(path, host))], MemoryAccount().open_share("")
             ):
                 pass
         assert raised.value.param == "p"
@@ -80,7 +80,7 @@ async def test_a_file_is_fetched_with_its_digest_and_nothing_of_ours(public: Pub
     """Plain GETs: no cookie, no referrer, no authorization, no compression asked for; signatures stay as written."""
     public.serve("/set", answering(PNG, headers={"Set-Cookie": "id=1"}))
     client = await connect()
-    assert await client.get("/set") == File(PNG, hashlib.sha256(PNG).digest())
+    assert await client.get("/set") == ImageFile(PNG, hashlib.sha256(PNG).digest())
     await client.get("/set?sig=a%2Fb%7Ec+d%20e&x=%41")
     first, second = public.requests
     assert second.raw_path == "/set?sig=a%2Fb%7Ec+d%20e&x=%41"
@@ -109,7 +109,7 @@ async def test_a_file_is_taken_for_what_it_is_when_its_type_says_otherwise(
     public.serve("/a", answering(PNG, headers={"Content-Type": media}))
     client = await connect()
     async with client.gallery.resolve_images(
-        [Picture(where="p", url=client.url("/a"))], MemoryAccount().open_share("")
+        [ShownImage(where="p", url=client.url("/a"))], MemoryAccount().open_share("")
     ) as album:
         assert album.images == [Image(0, hashlib.sha256(PNG).digest())]
 
@@ -278,7 +278,7 @@ async def test_fetches_take_turns_when_too_many_are_wanted(public: PublicHost, c
     gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [found.status for found in results if isinstance(found, ApiError)] == [429] * 4
-    assert [found.data for found in results if isinstance(found, File)] == [PNG] * 2
+    assert [found.data for found in results if isinstance(found, ImageFile)] == [PNG] * 2
     assert {(await client.get("/a")).data for _ in range(6)} == {PNG}
     assert most == 2
 
@@ -287,8 +287,8 @@ async def test_memory_is_bounded_when_large_files_come_together(public: PublicHo
     """What is held is counted while it arrives: over the bound, a request is told to come again."""
     public.files(large_png=padded(5_000_000))
     client = await connect()
-    gallery, account = Gallery(remote=client.fetcher), MemoryAccount(9_000_000)
-    picture = [Picture(where="p", url=client.url("/large.png"))]
+    gallery, account = ImageResolver(remote=client.fetcher), MemoryAccount(9_000_000)
+    picture = [ShownImage(where="p", url=client.url("/large.png"))]
     async with gallery.resolve_images(picture, account.open_share("one")):
         with pytest.raises(ApiError) as raised:
             async with gallery.resolve_images(picture, account.open_share("two")):
@@ -303,7 +303,7 @@ async def test_request_is_refused_for_good_when_its_images_never_fit(public: Pub
     client = await connect()
     with pytest.raises(ApiError) as raised:
         async with client.gallery.resolve_images(
-            [Picture(where="p", url=client.url("/large.png"))], MemoryAccount(6_000_000).open_share("")
+            [ShownImage(where="p", url=client.url("/large.png"))], MemoryAccount(6_000_000).open_share("")
         ):
             pass
     assert (raised.value.status, raised.value.retry_after_s) == (413, None)

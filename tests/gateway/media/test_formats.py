@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from picture_files import picture
 
-from gateway.media.formats import Header, read_header
+from gateway.media.formats import ImageHeader, read_header
 
 SIZE = (321, 45)
 FILES = {
@@ -23,7 +23,7 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_header_is_that_of_the_file_when_a_library_wrote_it(name: str) -> None:
     """Format and size of every kind of file that is accepted."""
-    assert read_header(FILES[name]) == Header(name.partition(",")[0], *SIZE)  # type: ignore[arg-type]
+    assert read_header(FILES[name]) == ImageHeader(name.partition(",")[0], *SIZE)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", FILES)

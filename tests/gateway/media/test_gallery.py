@@ -7,10 +7,10 @@ import pytest
 from picture_files import data_url, padded, picture
 
 from gateway.errors import ApiError
-from gateway.media.gallery import SMALL, Gallery, Hold
-from gateway.media.inline import File
+from gateway.media.gallery import SMALL, Hold, ImageResolver
+from gateway.media.inline import ImageFile
 from gateway.memory_account import MemoryAccount, MemoryShare
-from gateway.schema.pictures import Picture
+from gateway.schema.pictures import ShownImage
 from protocol.messages import Image
 
 RED, BLUE = picture(colour="red"), picture(colour="blue")
@@ -25,7 +25,7 @@ class Shelf:
         self.cancelled: list[str] = []
         self.all_asked = asyncio.Event()
 
-    async def fetch(self, url: str, where: str, hold: Hold, *, tenant: str) -> File:
+    async def fetch(self, url: str, where: str, hold: Hold, *, tenant: str) -> ImageFile:
         self.asked.append(url)
         if len(self.asked) == len(self.files):
             self.all_asked.set()
@@ -38,7 +38,7 @@ class Shelf:
                 raise
         assert data is not None
         hold(len(data))
-        return File(data, hashlib.sha256(data).digest())
+        return ImageFile(data, hashlib.sha256(data).digest())
 
 
 def share() -> MemoryShare:
@@ -46,11 +46,11 @@ def share() -> MemoryShare:
     return MemoryAccount().open_share("")
 
 
-def shown(*urls: str) -> list[Picture]:
-    return [Picture(where=f"p{at}", url=url, detail="low" if at == 1 else "auto") for at, url in enumerate(urls)]
+def shown(*urls: str) -> list[ShownImage]:
+    return [ShownImage(where=f"p{at}", url=url, detail="low" if at == 1 else "auto") for at, url in enumerate(urls)]
 
 
-async def refusal(gallery: Gallery, *urls: str) -> ApiError:
+async def refusal(gallery: ImageResolver, *urls: str) -> ApiError:
     with pytest.raises(ApiError) as raised:
         async with gallery.resolve_images(shown(*urls), share()):
             pass
@@ -62,7 +62,7 @@ async def test_each_file_travels_once_when_it_is_shown_twice() -> None:
     """One image per picture, in order, by URL or by content the same; each with its own detail."""
     shelf = Shelf(far=RED)
     urls = data_url(RED), data_url(BLUE), data_url(RED), "far", "far"
-    async with Gallery(remote=shelf).resolve_images(shown(*urls), share()) as album:
+    async with ImageResolver(remote=shelf).resolve_images(shown(*urls), share()) as album:
         assert album.buffers == [RED, BLUE]
         red, blue = hashlib.sha256(RED).digest(), hashlib.sha256(BLUE).digest()
         assert album.images == [Image(0, red), Image(1, blue, "low"), Image(0, red), Image(0, red), Image(0, red)]
@@ -71,13 +71,13 @@ async def test_each_file_travels_once_when_it_is_shown_twice() -> None:
 
 async def test_nothing_is_collected_when_nothing_is_shown() -> None:
     """A text request has an empty album."""
-    async with Gallery(remote=None).resolve_images([], share()) as album:
+    async with ImageResolver(remote=None).resolve_images([], share()) as album:
         assert (album.images, album.buffers) == ([], [])
 
 
 async def test_bytes_are_held_for_as_long_as_the_block_lasts() -> None:
     """And given back however it ends."""
-    gallery = Gallery(remote=Shelf(far=BLUE))
+    gallery = ImageResolver(remote=Shelf(far=BLUE))
     with pytest.raises(ValueError, match="mine"):
         async with gallery.resolve_images(shown(data_url(RED), "far"), share()):
             assert gallery.held_bytes >= len(RED) + len(BLUE)
@@ -97,14 +97,14 @@ async def test_others_have_their_turns_when_a_large_image_is_decoded() -> None:
 
     url = data_url(padded(15_000_000))
     other = asyncio.create_task(turn())
-    async with Gallery(remote=None).resolve_images(shown(url), share()):
+    async with ImageResolver(remote=None).resolve_images(shown(url), share()):
         other.cancel()
     assert turns > 5
 
 
 async def test_a_request_is_turned_away_when_too_much_is_held() -> None:
     """Another one's images leave no room: come again later, rather than no memory."""
-    gallery, account = Gallery(remote=None), MemoryAccount(9 * SMALL)
+    gallery, account = ImageResolver(remote=None), MemoryAccount(9 * SMALL)
     large = data_url(padded(SMALL))
     async with gallery.resolve_images(shown(large, data_url(padded(SMALL, colour="blue"))), account.open_share("one")):
         with pytest.raises(ApiError) as raised:
@@ -121,7 +121,7 @@ async def test_a_request_is_turned_away_when_too_much_is_held() -> None:
 async def test_other_fetches_are_cancelled_when_one_image_fails() -> None:
     """And the error is that of the image that failed, with its parameter."""
     shelf = Shelf(slow=None, text=b"<html>")
-    error = await refusal(Gallery(remote=shelf), "slow", "text")
+    error = await refusal(ImageResolver(remote=shelf), "slow", "text")
     assert (error.code, error.param) == ("invalid_request", "p1")
     assert shelf.cancelled == ["slow"]
 
@@ -129,7 +129,7 @@ async def test_other_fetches_are_cancelled_when_one_image_fails() -> None:
 async def test_fetches_are_cancelled_when_the_client_leaves() -> None:
     """Nothing goes on for nobody."""
     shelf = Shelf(slow=None, slower=None)
-    gallery = Gallery(remote=shelf)
+    gallery = ImageResolver(remote=shelf)
 
     async def handler() -> None:
         async with gallery.resolve_images(shown("slow", "slower"), share()):
@@ -147,21 +147,21 @@ async def test_fetches_are_cancelled_when_the_client_leaves() -> None:
 @pytest.mark.parametrize("url", ["https://example.com/a.png", "file:///etc/passwd", "/etc/passwd", "blob:x", "x"])
 async def test_other_urls_are_refused_when_nothing_is_fetched(url: str) -> None:
     """A gateway that fetches nothing takes data: URLs alone."""
-    error = await refusal(Gallery(remote=None), url)
+    error = await refusal(ImageResolver(remote=None), url)
     assert (error.code, error.param) == ("invalid_request", "p0")
 
 
 @pytest.mark.parametrize("data", [b"", b"<svg/>", b"<html>", b"\x89PNG\r\n\x1a\n"])
 async def test_a_file_is_refused_when_it_is_no_image(data: bytes) -> None:
     """By its bytes, whatever its URL calls it."""
-    assert "not a PNG, JPEG, WebP or GIF" in (await refusal(Gallery(remote=None), data_url(data))).message
+    assert "not a PNG, JPEG, WebP or GIF" in (await refusal(ImageResolver(remote=None), data_url(data))).message
 
 
 async def test_a_bomb_is_refused_when_its_header_says_so() -> None:
     """33 megapixels pass, more are named with their size; no pixel is decoded to find out."""
-    async with Gallery(remote=None).resolve_images(shown(data_url(_claiming(6000, 5500))), share()):
+    async with ImageResolver(remote=None).resolve_images(shown(data_url(_claiming(6000, 5500))), share()):
         pass
-    error = await refusal(Gallery(remote=None), data_url(_claiming(9000, 9000)))
+    error = await refusal(ImageResolver(remote=None), data_url(_claiming(9000, 9000)))
     assert (error.status, error.param) == (400, "p0")
     assert "9000 x 9000" in error.message
 

@@ -15,12 +15,12 @@ from aiohttp.test_utils import TestClient, TestServer
 from gateway.access.gate import GATE, Gate
 from gateway.access.keyring import Keyring
 from gateway.access.record import UNLIMITED
-from gateway.access.usage import Usage as KeyUsage
-from gateway.context import ANSWERS, GALLERY, HTTP, POOL, HttpSettings
+from gateway.access.usage import UsageLedger as KeyUsage
+from gateway.context import HTTP, IMAGE_RESOLVER, POOL, RESPONSE_COUNTS, HttpSettings
 from gateway.dispatch.merge import merge
 from gateway.dispatch.stream import JobFailed
 from gateway.logs import TextLines
-from gateway.media.gallery import Gallery
+from gateway.media.gallery import ImageResolver
 from gateway.memory_account import MEMORY, MemoryAccount, MemoryShare
 from gateway.middleware import MIDDLEWARES
 from gateway.routes import chat, completions, docs, models, tokenize
@@ -210,10 +210,10 @@ async def client(
 ) -> AsyncIterator[TestClient[web.Request, web.Application]]:
     app = web.Application(middlewares=MIDDLEWARES, client_max_size=100_000)
     app[GATE] = Gate(auth=False, keyring=Keyring(None), usage=KeyUsage(UNLIMITED))
-    app[ANSWERS] = Counter()
+    app[RESPONSE_COUNTS] = Counter()
     app[POOL] = pool  # type: ignore[assignment]
     app[HTTP] = http_settings
-    app[GALLERY] = Gallery(remote=None)
+    app[IMAGE_RESOLVER] = ImageResolver(remote=None)
     app[MEMORY], app[PARSING] = MemoryAccount(), ParsingTurns()
     for module in (chat, completions, models, tokenize, docs):
         module.setup(app)

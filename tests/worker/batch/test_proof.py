@@ -7,7 +7,7 @@ import pytest
 from mlx_lm.models.base import create_attention_mask
 from mlx_lm.models.cache import ArraysCache, KVCache
 
-from worker.batch.proof import Batching, prove
+from worker.batch.proof import Batchability, prove
 
 WIDTH = 16
 
@@ -67,14 +67,14 @@ class Unmergeable(Recurrent):
 @pytest.mark.parametrize(
     ("model", "found"),
     [
-        (Attentive(heeds_mask=True), Batching(joins=True, pads=True)),
-        (Attentive(heeds_mask=False), Batching(joins=False, pads=False)),
-        (Recurrent(heeds_lengths=True), Batching(joins=True, pads=True)),
-        (Recurrent(heeds_lengths=False), Batching(joins=True, pads=False)),
-        (Unmergeable(heeds_lengths=True), Batching(joins=False, pads=False)),
+        (Attentive(heeds_mask=True), Batchability(joins=True, pads=True)),
+        (Attentive(heeds_mask=False), Batchability(joins=False, pads=False)),
+        (Recurrent(heeds_lengths=True), Batchability(joins=True, pads=True)),
+        (Recurrent(heeds_lengths=False), Batchability(joins=True, pads=False)),
+        (Unmergeable(heeds_lengths=True), Batchability(joins=False, pads=False)),
     ],
     ids=["attention", "attention that ignores its mask", "recurrence", "recurrence over padding", "private cache"],
 )
-def test_fault_is_found(model: Any, found: Batching) -> None:
+def test_fault_is_found(model: Any, found: Batchability) -> None:
     """A model batches as far as its rows stay themselves, no further."""
     assert prove(model) == found

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.batch.texts import Text, TextQueue, groups
+from worker.batch.texts import QueuedText, TextQueue, groups
 
 
-def texts(job: int, *lengths: int) -> list[Text]:
-    return [Text(job, index, [0] * length) for index, length in enumerate(lengths)]
+def texts(job: int, *lengths: int) -> list[QueuedText]:
+    return [QueuedText(job, index, [0] * length) for index, length in enumerate(lengths)]
 
 
-def taken(batch: list[Text]) -> list[tuple[int, int]]:
+def taken(batch: list[QueuedText]) -> list[tuple[int, int]]:
     return [(text.job, text.index) for text in batch]
 
 

@@ -15,7 +15,7 @@ from protocol.errors import Code
 from protocol.messages import Failed, TextPrompt, TokenizeJob, Tokens
 from worker.config import WorkerConfig
 from worker.engines.vision import VisionEngine
-from worker.reception import Admit, Reception
+from worker.reception import Admitted, Preprocessor
 
 pytestmark = pytest.mark.mlx
 
@@ -29,7 +29,7 @@ class Answers:
     def __init__(self, engine: VisionEngine) -> None:
         self._out: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self.came: dict[int, Any] = {}
-        self.reception = Reception(
+        self.reception = Preprocessor(
             prepare=engine.prepare,
             admit=lambda admit: self._out.put((admit.job, admit)),
             send=lambda _epoch, messages: [self._out.put((message.job, message)) for message in messages],  # type: ignore[union-attr]
@@ -74,7 +74,7 @@ def test_texts_wait_no_longer_when_images_are_made_to_hurt(engine: VisionEngine)
         time.sleep(0.01)
     assert len(waits_s) > 10
     assert max(waits_s) - alone_s <= LONGER_S
-    assert isinstance(answers.wait(0), Admit)
+    assert isinstance(answers.wait(0), Admitted)
     for number, name in enumerate(hostile, 1):
         failed = answers.wait(number)
         assert isinstance(failed, Failed), name
@@ -93,7 +93,7 @@ def test_image_work_ends_when_its_request_is_cancelled(engine: VisionEngine) -> 
     began = time.perf_counter()
     file = picture((64, 64))
     answers.reception.take_job(1, look(3, [file], (0, "?"), tenant="left", max_tokens=1), [file])
-    assert isinstance(answers.wait(3), Admit)
+    assert isinstance(answers.wait(3), Admitted)
     # All sixteen take ten times as long.
     assert time.perf_counter() - began < 5
     assert 1 not in answers.came

@@ -13,7 +13,7 @@ from tiny_drafts import make_draft
 
 from protocol.messages import GenerateJob, Grammar, TextPrompt, TokenPrompt
 from worker.batch import caches
-from worker.batch.drafted import Draft, Drafted, fitted
+from worker.batch.drafted import DraftModelState, SpeculativeGroup, fitted
 from worker.batch.drafting import CHUNK, TRIAL
 from worker.config import WorkerConfig
 from worker.engines.base import EngineLoadError
@@ -230,7 +230,7 @@ def test_long_prompt_is_read_beside_the_steps(engine: ChatEngine, plain: ChatEng
         for message in engine.step():
             note(outcomes, message)
         batch = engine._ready_batch
-        seen.append([isinstance(cohort, Drafted) for cohort in batch._cohorts])
+        seen.append([isinstance(cohort, SpeculativeGroup) for cohort in batch._cohorts])
     same(outcomes[1], only(plain, one))
     # The row has joined at the end of the first step; three chunks follow.
     assert seen.index([True]) - seen.index([False]) == 3
@@ -309,7 +309,7 @@ def test_tokens_that_the_draft_lacks_are_guesses(plain: ChatEngine) -> None:
     model = plain._loaded.model
 
     def behind(token: int) -> list[float]:
-        draft = Draft(model, 50, caches.new(model), 0)
+        draft = DraftModelState(model, 50, caches.new(model), 0)
         logits: list[float] = draft.feed_tokens(mx.array([token], dtype=mx.uint32))[0].tolist()
         return logits
 

@@ -8,7 +8,7 @@ import pytest
 from embedding_runs import Rows, embed_job, loaded, rows, run, table, unpacked
 from models import encoders
 
-from worker.batch.texts import Text
+from worker.batch.texts import QueuedText
 from worker.engines.base import EngineLoadError
 from worker.engines.embedding import EmbeddingEngine
 
@@ -49,7 +49,7 @@ def test_padding_is_proved_harmless(engine_of_kind: Callable[[str], EmbeddingEng
     """So texts of different lengths may share a pass; a very short one beside the longest keeps its vector."""
     encoder = engine_of_kind(name)._model
     assert encoder.padding_is_harmless()
-    texts = [Text(0, at, tokens) for at, tokens in enumerate(encoders.texts())]
+    texts = [QueuedText(0, at, tokens) for at, tokens in enumerate(encoders.texts())]
     padded = encoder.encode(texts, normalize=True)
     assert np.isfinite(padded).all()
     alone = np.concatenate([encoder.encode([text], normalize=True) for text in texts])

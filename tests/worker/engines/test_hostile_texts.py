@@ -24,7 +24,7 @@ from protocol.messages import ChatPrompt, DetokenizeJob, EmbedJob, Failed, TextP
 from worker.config import WorkerConfig
 from worker.engines.chat import ChatEngine
 from worker.engines.embedding import EmbeddingEngine
-from worker.reception import Admit, Reception
+from worker.reception import Admitted, Preprocessor
 from worker.text.disarming import JOINER
 
 PATIENCE_S = 60.0
@@ -45,7 +45,7 @@ class Desk:
     def __init__(self, engine: Any) -> None:
         self.engine = engine
         self._out: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.reception = Reception(
+        self.reception = Preprocessor(
             prepare=engine.prepare,
             admit=self._out.put,
             send=lambda _, messages: [self._out.put(message) for message in messages],
@@ -187,7 +187,7 @@ def test_running_stream_goes_on_beside_megabytes(model_folder: Callable[[str], P
 def test_thousand_tokenizations_of_one_key_do_not_delay_a_chat_of_another(crowded: ChatEngine) -> None:
     """They take turns: it waits for one or two of them."""
     found: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    reception = Reception(
+    reception = Preprocessor(
         prepare=crowded.prepare, admit=found.put, send=lambda _, messages: [found.put(one) for one in messages]
     )
     reception.start()
@@ -196,7 +196,7 @@ def test_thousand_tokenizations_of_one_key_do_not_delay_a_chat_of_another(crowde
         reception.take_job(0, TokenizeJob(number, 1, text, tenant="many"))
     began = time.perf_counter()
     reception.take_job(0, job(ORDINARY, chat("Hello"), tenant="other"))
-    while not isinstance(found.get(timeout=PATIENCE_S), Admit):
+    while not isinstance(found.get(timeout=PATIENCE_S), Admitted):
         pass
     assert time.perf_counter() - began < LONGEST_GAP_S
     reception.drop_waiting()

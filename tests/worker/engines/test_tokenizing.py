@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 
 from protocol.errors import Code, JobError
 from protocol.messages import DetokenizeJob, EmbedJob, TextPrompt, TokenizeJob
-from worker.engines.sentence_files import SentenceFiles
-from worker.engines.sentences import Form, Sentences
+from worker.engines.sentence_files import EmbeddingFiles
+from worker.engines.sentences import EmbeddingInputs, InputForm
 from worker.engines.tokenizing import MOST_COUNTED_TOKENS, TokenCoder
 
 LIMIT = 200
@@ -44,12 +44,12 @@ def tokenizer_of(name: str) -> Tokenizer:
 
 
 @cache
-def sentences_of(name: str, *, lower_case: bool = False, behind: str = "") -> Sentences:
-    files = SentenceFiles(config={"model_type": "any", "max_position_embeddings": LIMIT}, lower_case=lower_case)
-    return Sentences(tokenizer_of(name), files, asked=None, form=Form(behind=behind))
+def sentences_of(name: str, *, lower_case: bool = False, behind: str = "") -> EmbeddingInputs:
+    files = EmbeddingFiles(config={"model_type": "any", "max_position_embeddings": LIMIT}, lower_case=lower_case)
+    return EmbeddingInputs(tokenizer_of(name), files, asked=None, form=InputForm(behind=behind))
 
 
-def read(sentences: Sentences, job: EmbedJob) -> list[list[int]]:
+def read(sentences: EmbeddingInputs, job: EmbedJob) -> list[list[int]]:
     """The tokens of each text of a job."""
     pieces = sentences.prepare_texts(job, (), vocab_size=1 << 20)
     return [text.tokens for piece in pieces if not isinstance(piece, Future) for text in piece]
@@ -142,7 +142,7 @@ def test_others_run_while_a_text_is_tokenised_whole() -> None:
     assert watch.longest_gap_s < 0.25
 
 
-def done(sentences: Sentences, job: Any) -> None:
+def done(sentences: EmbeddingInputs, job: Any) -> None:
     """To its end, whatever that is."""
     pieces: Iterator[Any]
     if isinstance(job, EmbedJob):

@@ -17,7 +17,7 @@ from protocol.errors import Code, JobError
 from protocol.parts import joined_calls
 from worker.config import WorkerConfig
 from worker.engines.chat import ChatEngine
-from worker.engines.preparation import Preparation
+from worker.engines.preparation import ChatPreprocessor
 from worker.grammar import compilers
 from worker.grammar.formats import FORMATS
 from worker.grammar.grammars import Grammars
@@ -103,7 +103,7 @@ def speaking(_many_tongued: ChatEngine) -> Iterator[Callable[[str], ChatEngine]]
             # Their vocabulary is the same, and starting them is what takes long.
             processes=former._processes,
         )
-        engine._preparation = Preparation(engine._loaded, engine._vocabulary, engine._markers, grammars)
+        engine._preparation = ChatPreprocessor(engine._loaded, engine._vocabulary, engine._markers, grammars)
         engine._ready_batch._masks = grammars.masks
         return engine
 

@@ -7,7 +7,7 @@ from protocol.errors import Code, JobError
 from protocol.messages import GenerateJob, Sampling, TextPrompt
 from worker.grammar.compile_queue import WAITING_HEAVY, WAITING_LIGHT, CompileQueue, PendingGrammar
 from worker.grammar.compiled import CompiledGrammar
-from worker.grammar.constraint import Plan
+from worker.grammar.constraint import GrammarSpec
 from worker.grammar.memory import (
     FIRST_DOUBT_S,
     KEPT,
@@ -184,7 +184,7 @@ def test_grammars_are_kept_within_bounds_and_who_holds_most_gives_first() -> Non
     def keep(tenant: str, number: int, grown_bytes: int) -> None:
         name, process = (tenant, number.to_bytes(4, "big")), Mock(alive=True)
         memory.keep_grammar(
-            CompiledGrammar(name, Mock(spec=Plan), REQUEST, process, spent_s=0.0, grown_bytes=grown_bytes)
+            CompiledGrammar(name, Mock(spec=GrammarSpec), REQUEST, process, spent_s=0.0, grown_bytes=grown_bytes)
         )
 
     keep("small", 0, 1)

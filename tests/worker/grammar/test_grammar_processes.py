@@ -17,7 +17,7 @@ from worker.engines.chat import ChatEngine
 from worker.grammar import compilers, process
 from worker.grammar.footprint import footprint_bytes
 from worker.grammar.process import ForkServer, GrammarProcess
-from worker.grammar.wire import Vocabulary
+from worker.grammar.wire import TokenTable
 
 pytestmark = pytest.mark.mlx
 
@@ -267,7 +267,7 @@ def test_processes_end_with_their_engine() -> None:
     with tempfile.TemporaryFile() as file:
         file.write(tokenizer.encode())
         file.flush()
-        server = ForkServer(Vocabulary(2, [1], {}), file, slots=1)
+        server = ForkServer(TokenTable(2, [1], {}), file, slots=1)
     assert server.error == ""
     child = server.fork_process()
     until(lambda: len(children(server.pid)) == 1)

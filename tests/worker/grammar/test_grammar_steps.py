@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 
 from worker.grammar import child
-from worker.grammar.child import GRACE_PER_TOKEN_S, GRACE_S, Steps
+from worker.grammar.child import GRACE_PER_TOKEN_S, GRACE_S, MaskSteps
 from worker.grammar.wire import Follow, Status
 
 MASK_WORK_S = GRACE_S / 2.5
@@ -34,7 +34,7 @@ def test_grammar_is_slow_when_its_masks_take_too_long_together(monkeypatch: pyte
     monkeypatch.setattr(child, "_bound_time", lambda _: None)
     many = [1] * int(2 * MASK_WORK_S / GRACE_PER_TOKEN_S)
     for tokens, last in (([1], Status.SLOW), (many, Status.OPEN)):
-        steps = Steps(slow_matcher(), Mock(vocab_size=32), mmap.mmap(-1, 64))
+        steps = MaskSteps(slow_matcher(), Mock(vocab_size=32), mmap.mmap(-1, 64))
         assert steps._take(Follow(0, [], begins=True)) is Status.OPEN
         assert steps._take(Follow(0, [1])) is Status.OPEN
         assert steps._take(Follow(0, tokens)) is last

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from worker.grammar.constraint import Constraint, Format, Phase, Plan
-from worker.grammar.guard import Guard
+from worker.grammar.constraint import Constraint, Format, GrammarSpec, Phase
+from worker.grammar.guard import MarkerMask
 
 RAWS = [b"<", b"tool", b">", b"<tool>", b"a", b"ol>x", b"<to", b"l", b" ", b"</t>", b"</", b"t>"]
 NAMES = {raw: token for token, raw in enumerate(RAWS)}
@@ -12,7 +12,7 @@ NAMES = {raw: token for token, raw in enumerate(RAWS)}
 
 def allowed(tail: bytes, *, ignored: tuple[int, ...] = ()) -> set[bytes]:
     mask = np.array([0xFFFFFFFF], dtype=np.uint32)
-    Guard(["<tool>"], RAWS, ignored).forbid_marker(mask, tail)
+    MarkerMask(["<tool>"], RAWS, ignored).forbid_marker(mask, tail)
     return {raw for token, raw in enumerate(RAWS) if int(mask[0]) >> token & 1}
 
 
@@ -31,11 +31,11 @@ def test_token_of_the_marker_is_left_to_the_grammar_when_it_is_a_control_token()
 
 
 def constraint(phase: Phase, *, trigger: bytes | None = None) -> Constraint:
-    guard = Guard([], RAWS, ())
+    guard = MarkerMask([], RAWS, ())
     form = Format(
         raws=RAWS, eos=frozenset({99}), think_end=b"</t>", think_start=NAMES[b"a"], guard=guard, thinking_guard=guard
     )
-    return Constraint(Plan(grammar="g", param="p", trigger=trigger, end=b"</t>"), form, phase, ignore_eos=False)
+    return Constraint(GrammarSpec(grammar="g", param="p", trigger=trigger, end=b"</t>"), form, phase, ignore_eos=False)
 
 
 def test_ruled_part_begins_behind_reasoning_when_its_end_is_spelled_out() -> None:

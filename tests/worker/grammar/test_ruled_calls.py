@@ -15,7 +15,7 @@ from protocol.parts import joined_calls
 from worker.engines.chat import ChatEngine
 from worker.grammar import grammars
 from worker.grammar.formats import FORMATS, rules
-from worker.grammar.sheet import Sheet, Spelling
+from worker.grammar.sheet import LarkBuilder, TokenSpelling
 from worker.grammar.tools import ToolCase
 from worker.text.calls import calls_from
 
@@ -179,11 +179,11 @@ def test_demand_is_refused_when_the_format_is_not_json(engine: ChatEngine, monke
 def test_demand_is_refused_when_markers_are_mere_text() -> None:
     """Without a token for the end of a call nothing could keep its strings free of it; a start may be text."""
     case = ToolCase(number=0, name="f", schema={"type": "object"}, strict=False)
-    plain, control = Spelling({}), Spelling({form.end: 7 for form in FORMATS.values() if form.end})
+    plain, control = TokenSpelling({}), TokenSpelling({form.end: 7 for form in FORMATS.values() if form.end})
     for form in FORMATS.values():
         if form.end:
             with pytest.raises(ValueError, match="marker"):
-                rules(form, [case], Sheet(plain), parallel=True)
-        sheet = Sheet(control)
+                rules(form, [case], LarkBuilder(plain), parallel=True)
+        sheet = LarkBuilder(control)
         rules(form, [case], sheet, parallel=True)
         assert [line for line in sheet.lines if line.startswith("calls:")]

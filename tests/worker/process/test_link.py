@@ -29,7 +29,7 @@ from protocol.messages import (
     Ready,
     State,
 )
-from worker.link import Link
+from worker.link import GatewayLink
 from worker.loop import Reset, Stop
 
 PATIENCE_S = 10.0
@@ -63,7 +63,7 @@ class Rig:
         self.step = 0
         self.failed = threading.Event()
         self.busy: Callable[[], bool] = bool
-        self.link = Link(
+        self.link = GatewayLink(
             endpoint=endpoint(run_dir),
             identity=b"m/uid1",
             announce=lambda: Announce("uid1", "m", "org/m", Kind.CHAT, State.LOADING, 1, 2, 3, 4.0, 5),

@@ -10,8 +10,8 @@ from protocol.errors import Code
 from protocol.messages import Accepted, Cancel, Delta, Done, Failed, State, ToGateway, Usage
 from worker.engines.base import Gauges
 from worker.loop import Loop, Reset, Stop
-from worker.pulse import Pulse
-from worker.reception import Admit
+from worker.pulse import StepClock
+from worker.reception import Admitted
 
 
 class Script:
@@ -60,7 +60,7 @@ class Stage:
     def __init__(self) -> None:
         self.now = 100.0
         self.engine = Script()
-        self.pulse = Pulse(lambda: self.now)
+        self.pulse = StepClock(lambda: self.now)
         self.pulse.enter_state(State.READY)
         self.sent: list[tuple[int, ToGateway]] = []
         self.proofs: list[int] = []
@@ -77,8 +77,8 @@ class Stage:
         for command in commands:
             self.loop.inbox.put(command)
 
-    def job(self, number: int, steps: int, *, attempt: int = 1, epoch: int = 7) -> Admit:
-        return Admit(epoch, number, attempt, (number, attempt, steps))
+    def job(self, number: int, steps: int, *, attempt: int = 1, epoch: int = 7) -> Admitted:
+        return Admitted(epoch, number, attempt, (number, attempt, steps))
 
     def at(self, step: int, *commands: Any) -> None:
         self.engine.at[step] = lambda: self.put(*commands)

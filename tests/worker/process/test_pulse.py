@@ -6,7 +6,7 @@ import time
 import pytest
 
 from protocol.messages import State
-from worker.pulse import Pulse
+from worker.pulse import StepClock
 from worker.work import OwnWork
 
 
@@ -22,7 +22,7 @@ class Clock:
 def test_step_clock_starts_anew_when_the_engine_becomes_ready(load_s: float) -> None:
     """However long it loaded: the first reading that says ready has nothing to do, and is no second old."""
     clock = Clock()
-    pulse = Pulse(clock)
+    pulse = StepClock(clock)
     clock.now += load_s
     before = pulse.read_state()
     assert (before.state, before.busy) == (State.LOADING, False)
@@ -36,7 +36,7 @@ def test_step_clock_starts_anew_when_the_engine_becomes_ready(load_s: float) -> 
 def test_reading_is_of_one_moment_when_the_phase_changes_meanwhile() -> None:
     """What was read before stays together: an old age never goes with a new phase."""
     clock = Clock()
-    pulse = Pulse(clock)
+    pulse = StepClock(clock)
     pulse.mark_busy()
     before = pulse.read_state()
     clock.now += 99.0

@@ -10,7 +10,7 @@ import pytest
 
 from protocol.errors import Code, JobError
 from protocol.messages import DetokenizeJob, Failed, GenerateJob, Grammar, Job, Sampling, Text, TextPrompt
-from worker.reception import Admit, Compiler, Reception
+from worker.reception import Admitted, Compiler, Preprocessor
 
 PATIENCE_S = 10.0
 
@@ -24,7 +24,7 @@ class Desk:
 
     def __init__(self, prepare: Callable[[Job, Sequence[bytes]], Any], compiler: Compiler | None = None) -> None:
         self.out: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.reception = Reception(
+        self.reception = Preprocessor(
             prepare=prepare,
             compiler=compiler,
             admit=self.out.put,
@@ -86,11 +86,11 @@ def test_nobody_waits_for_a_grammar_of_others() -> None:
         desk.reception.take_job(7, ruled(number, kind))
     assert desk.next() == (7, Failed(3, 1, Code.RATE_LIMITED, "too many", "where"))
     desk.reception.take_job(7, job(4))
-    assert desk.next() == Admit(7, 4, 1, 4)
+    assert desk.next() == Admitted(7, 4, 1, 4)
     compiler.finish(1, JobError(Code.INVALID_REQUEST, "no", "where"))
     assert desk.next() == (7, Failed(1, 1, Code.INVALID_REQUEST, "no", "where"))
     compiler.finish(2)
-    assert desk.next() == Admit(7, 2, 1, 2)
+    assert desk.next() == Admitted(7, 2, 1, 2)
     assert desk.reception.waiting == 0
     assert compiler.dropped == [3, 1, 2]
 
@@ -108,7 +108,7 @@ def test_compiler_is_told_when_a_job_that_waits_for_it_is_cancelled() -> None:
     desk.reception.drop_waiting()
     assert compiler.endings == {}
     desk.reception.take_job(7, job(3))
-    assert desk.next() == Admit(7, 3, 1, 3)
+    assert desk.next() == Admitted(7, 3, 1, 3)
 
 
 def test_prepared_job_goes_to_the_loop() -> None:
@@ -116,8 +116,8 @@ def test_prepared_job_goes_to_the_loop() -> None:
     desk = Desk(lambda job, _buffers: job.job * 10)
     desk.reception.take_job(7, job(1))
     desk.reception.take_job(7, job(2, attempt=3))
-    assert desk.next() == Admit(7, 1, 1, 10)
-    assert desk.next() == Admit(7, 2, 3, 20)
+    assert desk.next() == Admitted(7, 1, 1, 10)
+    assert desk.next() == Admitted(7, 2, 3, 20)
     assert desk.reception.waiting == 0
 
 
@@ -152,7 +152,7 @@ def test_cancel_during_preparation_stops_it_there() -> None:
     assert not desk.reception.cancel_job(7, 1, 1)
     gate.go.set()
     desk.reception.take_job(7, job(2))
-    assert desk.next() == Admit(7, 2, 1, "prepared 2")
+    assert desk.next() == Admitted(7, 2, 1, "prepared 2")
 
 
 @pytest.mark.parametrize("wrong", [(6, 1, 1), (7, 2, 1), (7, 1, 2)])
@@ -164,7 +164,7 @@ def test_cancel_of_another_job_finds_nothing(wrong: tuple[int, int, int]) -> Non
     assert gate.reached.wait(PATIENCE_S)
     assert not desk.reception.cancel_job(*wrong)
     gate.go.set()
-    assert desk.next() == Admit(7, 1, 1, "prepared 1")
+    assert desk.next() == Admitted(7, 1, 1, "prepared 1")
     assert not desk.reception.cancel_job(7, 1, 1)
 
 
@@ -179,7 +179,7 @@ def test_cleared_epoch_goes_no_further() -> None:
     assert desk.reception.waiting == 0
     desk.reception.take_job(8, job(2))
     gate.go.set()
-    assert desk.next() == Admit(8, 2, 1, "prepared 2")
+    assert desk.next() == Admitted(8, 2, 1, "prepared 2")
     assert gate.prepared == [1, 2]
 
 
@@ -211,7 +211,7 @@ def test_crash_of_one_preparation_is_its_own(error: Exception) -> None:
     epoch, failed = desk.next()
     assert (epoch, failed.job, failed.code) == (7, 1, Code.ENGINE_ERROR)
     assert "secret" not in failed.message
-    assert desk.next() == Admit(7, 2, 1, "fine")
+    assert desk.next() == Admitted(7, 2, 1, "fine")
 
 
 def test_long_preparation_lets_others_pass() -> None:
@@ -259,7 +259,7 @@ def test_cancelled_preparation_goes_no_further() -> None:
     assert desk.reception.cancel_job(7, 1, 1)
     desk.reception.take_job(7, job(2))
     gate.go.set()
-    assert desk.next() == Admit(7, 2, 1, "done")
+    assert desk.next() == Admitted(7, 2, 1, "done")
     assert begun == [1, 2, 2, 2]
 
 
@@ -306,7 +306,7 @@ def test_job_that_waits_for_work_elsewhere_holds_nobody_up() -> None:
     elsewhere.pending[3].set_result("three")
     elsewhere.pending[1].set_exception(JobError(Code.INVALID_REQUEST, "no good", "images[0]"))
     found = [desk.next(), desk.next()]
-    assert Admit(7, 3, 1, "three") in found
+    assert Admitted(7, 3, 1, "three") in found
     assert (7, Failed(1, 1, Code.INVALID_REQUEST, "no good", "images[0]")) in found
     assert desk.reception.waiting == 0
 

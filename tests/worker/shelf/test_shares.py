@@ -2,11 +2,11 @@
 
 import random
 
-from worker.shelf.shares import Held, victims
+from worker.shelf.shares import TenantShare, victims
 
 
-def held(*items: tuple[str, int, float]) -> list[Held]:
-    return [Held(index, holder, size, used_at) for index, (holder, size, used_at) in enumerate(items)]
+def held(*items: tuple[str, int, float]) -> list[TenantShare]:
+    return [TenantShare(index, holder, size, used_at) for index, (holder, size, used_at) in enumerate(items)]
 
 
 def test_nobody_makes_room_where_there_is_enough() -> None:

@@ -14,7 +14,7 @@ import pytest
 from shelf_rig import Rig, parcel
 
 from worker.shelf import folder as folders
-from worker.shelf.folder import Folder, ShelfError
+from worker.shelf.folder import CacheFolder, DiskCacheError
 from worker.shelf.names import BLOCK
 from worker.shelf.shelf import WORTH
 
@@ -176,10 +176,10 @@ def test_cleared_shelf_has_nothing(rig: RigOf) -> None:
 def test_folder_that_cant_be_had_is_refused(tmp_path: Path) -> None:
     """The message says which and why; a folder that others could read is closed to them."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(ShelfError, match=r"file/shelf: Not a directory"):
-        Folder(tmp_path / "file" / "shelf", 1 << 20)
+    with pytest.raises(DiskCacheError, match=r"file/shelf: Not a directory"):
+        CacheFolder(tmp_path / "file" / "shelf", 1 << 20)
     (tmp_path / "open").mkdir(mode=0o755)
-    Folder(tmp_path / "open", 1 << 20)
+    CacheFolder(tmp_path / "open", 1 << 20)
     assert (tmp_path / "open").stat().st_mode & 0o777 == 0o700
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from worker import logs
 from worker.config import WorkerConfig
 from worker.supervisor import Supervisor
-from worker.watch import Policy
+from worker.watch import RestartPolicy
 
 STUB = Path(__file__).with_name("stub_engine.py")
 
@@ -18,4 +18,4 @@ def command(config: WorkerConfig, _worker_uid: str, lifeline_fd: int) -> list[st
 run_dir, act, drain_s = (*sys.argv[1:], "4.0")[:3]
 logs.configure("info")
 config = WorkerConfig(model_path=act, served_name="qwen3", run_dir=Path(run_dir), spare=False)
-sys.exit(Supervisor(config, command=command, policy=Policy(drain_s=float(drain_s))).run())
+sys.exit(Supervisor(config, command=command, policy=RestartPolicy(drain_s=float(drain_s))).run())

@@ -6,18 +6,18 @@ import pytest
 
 from protocol.messages import Watch
 from worker.watch import (
+    BecameHealthy,
     BecameReady,
     Begin,
     EndAsked,
-    EngineWatch,
+    EngineLifecycle,
     Exited,
     Instruction,
     Kill,
     KillAsked,
     Leave,
-    Proven,
+    Log,
     Report,
-    Say,
     Spawned,
     SpawnFailed,
     Start,
@@ -32,7 +32,7 @@ class Story:
     """Drives an `EngineWatch` the way a supervisor does, with a clock that only the test moves."""
 
     def __init__(self) -> None:
-        self.watch = EngineWatch("qwen3")
+        self.watch = EngineLifecycle("qwen3")
         self.now = 1000.0
         self.starts: list[float] = []
         self.lines: list[str] = []
@@ -49,7 +49,7 @@ class Story:
                     self.starts.append(self.now)
                     worker = next(self._ids)
                     self.event(Spawned(worker, 100 + len(self.starts)))
-                case Say():
+                case Log():
                     self.lines.append(instruction.text)
         return done
 
@@ -124,7 +124,7 @@ def test_killed_engines_are_replaced_at_once_when_each_had_done_work(story: Stor
     """A hundred kills a few seconds apart are no crash loop: every one of them served."""
     for killed in range(100):
         story.event(BecameReady(story.watch.worker), after_s=1)
-        story.event(Proven(story.watch.worker), after_s=0.1)
+        story.event(BecameHealthy(story.watch.worker), after_s=0.1)
         story.die(after_s=0.5, code=-9)
         assert len(story.starts) == killed + 2
     assert story.watch.phase is Watch.RUNNING
@@ -145,7 +145,7 @@ def test_words_of_a_predecessor_prove_nothing(story: Story) -> None:
     first = story.watch.worker
     story.die(after_s=1)
     for _ in range(4):
-        story.event(Proven(first), after_s=0.5)
+        story.event(BecameHealthy(first), after_s=0.5)
         story.die(after_s=0.5)
         if story.watch.phase is Watch.BACKOFF:
             story.wait_for_start()
@@ -272,7 +272,7 @@ def test_stop_leaves_at_once_when_no_engine_runs(story: Story) -> None:
 
 def test_failed_start_backs_off_like_a_death() -> None:
     """A system out of processes is asked again later, not for ever at once."""
-    watch = EngineWatch("qwen3")
+    watch = EngineLifecycle("qwen3")
     assert watch.handle(Begin(), 0.0) == [Start()]
     done = watch.handle(SpawnFailed("Resource temporarily unavailable"), 0.0)
     assert done[-1] == Start()
@@ -282,9 +282,9 @@ def test_failed_start_backs_off_like_a_death() -> None:
 
 def test_every_bad_line_says_what_comes_next(story: Story) -> None:
     """A reader of the log never has to guess whether the pool will help itself."""
-    lines: list[Say] = []
+    lines: list[Log] = []
     for _ in range(6):
-        lines += [step for step in story.die(after_s=1, code=-6, last_line="boom") if isinstance(step, Say)]
+        lines += [step for step in story.die(after_s=1, code=-6, last_line="boom") if isinstance(step, Log)]
         if story.watch.deadline is not None:
             story.wait_for_start()
     assert len(lines) == 6

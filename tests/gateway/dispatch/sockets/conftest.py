@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from gateway.dispatch.limits import Limits
-from gateway.dispatch.model import Model
+from gateway.dispatch.limits import PoolTimeouts
+from gateway.dispatch.model import ModelState
 from gateway.dispatch.pool import Pool
 
 Until = Callable[[Callable[[], bool]], Awaitable[float]]
@@ -33,7 +33,7 @@ def run_dir() -> Iterator[Path]:
 async def pool(run_dir: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Pool]:
     """A running pool with quick timers. After the test, nothing of it may be left, nor any error have been logged."""
     handles = open_files()
-    pool = Pool(run_dir, limits=Limits(tick_s=0.05, settle_s=0.0))
+    pool = Pool(run_dir, limits=PoolTimeouts(tick_s=0.05, settle_s=0.0))
     await pool.start()
     yield pool
     await pool.close()
@@ -59,10 +59,10 @@ def until_fixture() -> Until:
 
 
 @pytest.fixture
-def serving(pool: Pool) -> Callable[[int], Awaitable[Model]]:
+def serving(pool: Pool) -> Callable[[int], Awaitable[ModelState]]:
     """Waits until model `m` has so many ready workers."""
 
-    async def wait(replicas: int = 1) -> Model:
+    async def wait(replicas: int = 1) -> ModelState:
         await until(lambda: any(model.name == "m" and model.replicas == replicas for model in pool.models()))
         return pool.models()[0]
 

@@ -12,8 +12,8 @@ import pytest
 from dispatch_peers import Peer
 
 from gateway.dispatch import link as link_module
-from gateway.dispatch.limits import Limits
-from gateway.dispatch.link import TURN_MESSAGES, Link
+from gateway.dispatch.limits import PoolTimeouts
+from gateway.dispatch.link import TURN_MESSAGES, WorkerLink
 from gateway.dispatch.pool import Pool
 from protocol.messages import Beat, State
 
@@ -28,13 +28,13 @@ def seen() -> list[bytes]:
 
 
 @pytest.fixture
-async def link(run_dir: Path, seen: list[bytes]) -> AsyncIterator[Link]:
+async def link(run_dir: Path, seen: list[bytes]) -> AsyncIterator[WorkerLink]:
     """A link whose messages are only noted."""
 
     def receive(identity: bytes, frames: Sequence[bytes]) -> None:
         seen.extend(frames)
 
-    link = Link(run_dir, probe=b"probe", receive=receive, gone=lambda identity, frozen: None, peers=list)
+    link = WorkerLink(run_dir, probe=b"probe", receive=receive, gone=lambda identity, frozen: None, peers=list)
     await link.open()
     yield link
     await link.close()
@@ -46,7 +46,7 @@ def arrive() -> None:
 
 
 async def test_the_rest_is_received_when_a_drain_stops_halfway(
-    link: Link, run_dir: Path, seen: list[bytes], until: Until, monkeypatch: pytest.MonkeyPatch
+    link: WorkerLink, run_dir: Path, seen: list[bytes], until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A drain consumes the signal that the receiver waits for; what it leaves must not lie there for ever."""
     monkeypatch.setattr(link_module, "DRAIN_MESSAGES", 3)
@@ -62,7 +62,7 @@ async def test_the_rest_is_received_when_a_drain_stops_halfway(
 
 
 async def test_order_is_kept_when_the_socket_is_drained_while_the_receiver_is_being_woken(
-    link: Link, run_dir: Path, seen: list[bytes]
+    link: WorkerLink, run_dir: Path, seen: list[bytes]
 ) -> None:
     """What the receiver has been handed and not yet looked at came before all that a drain finds."""
     sent = 3000
@@ -82,7 +82,9 @@ async def test_order_is_kept_when_the_socket_is_drained_while_the_receiver_is_be
     assert seen == [b"%d" % number for number in range(sent)]
 
 
-async def test_others_get_their_turn_when_messages_never_end(link: Link, run_dir: Path, seen: list[bytes]) -> None:
+async def test_others_get_their_turn_when_messages_never_end(
+    link: WorkerLink, run_dir: Path, seen: list[bytes]
+) -> None:
     """The receiver takes a bounded number at a time, in order, and loses none."""
     sent = 8 * TURN_MESSAGES
     async with Peer(run_dir) as peer, asyncio.timeout(10):
@@ -101,7 +103,7 @@ async def test_others_get_their_turn_when_messages_never_end(link: Link, run_dir
 async def test_a_worker_is_kept_when_its_beat_waits_unread_in_our_own_socket(run_dir: Path, until: Until) -> None:
     """A gateway that was busy for longer than its patience blames nobody for it."""
     now = 0.0
-    pool = Pool(run_dir, limits=Limits(tick_s=3600.0), clock=lambda: now)
+    pool = Pool(run_dir, limits=PoolTimeouts(tick_s=3600.0), clock=lambda: now)
     await pool.start()
     async with Peer(run_dir) as peer:
         await peer.register()

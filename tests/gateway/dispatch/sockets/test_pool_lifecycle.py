@@ -10,7 +10,7 @@ import pytest
 from dispatch_peers import Peer
 from dispatch_rig import generate
 
-from gateway.dispatch.link import Link
+from gateway.dispatch.link import WorkerLink
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.stream import JobFailed
 from protocol.address import LOCK_NAME, SOCKET_NAME, AddressError
@@ -97,7 +97,7 @@ async def test_the_link_goes_on_when_a_message_can_not_be_handled(
     def reached(number: int) -> bool:
         return len(seen) >= number
 
-    link = Link(run_dir, probe=b"", receive=receive, gone=lambda identity, frozen: None, peers=list)
+    link = WorkerLink(run_dir, probe=b"", receive=receive, gone=lambda identity, frozen: None, peers=list)
     await link.open()
     async with Peer(run_dir) as peer, asyncio.timeout(5):
         for number in range(1, 4):
@@ -112,7 +112,7 @@ async def test_the_link_goes_on_when_a_message_can_not_be_handled(
 async def test_sending_says_no_when_the_link_is_closed_or_the_peer_unknown(run_dir: Path) -> None:
     """Never an exception, never a wait; the unknown one is reported gone in a later turn."""
     gone: list[tuple[bytes, bool]] = []
-    link = Link(
+    link = WorkerLink(
         run_dir,
         probe=b"",
         receive=lambda identity, frames: None,

@@ -17,15 +17,15 @@ import pytest
 from dispatch_peers import Peer
 from dispatch_rig import generate, supervision
 
-from gateway.dispatch.limits import Limits
-from gateway.dispatch.model import Model
+from gateway.dispatch.limits import PoolTimeouts
+from gateway.dispatch.model import ModelState
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.stream import JobFailed
 from protocol.address import SOCKET_NAME
 from protocol.codec import encode
 from protocol.messages import Beat, Delta, KillEngine, State, TextPrompt
 
-Serving = Callable[..., Awaitable[Model]]
+Serving = Callable[..., Awaitable[ModelState]]
 Until = Callable[[Callable[[], bool]], Awaitable[float]]
 Spawn = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -50,7 +50,7 @@ def spawn(run_dir: Path) -> Iterator[Spawn]:
 
 async def test_jobs_wait_when_the_gateway_has_only_just_started(run_dir: Path, until: Until) -> None:
     """A worker that dies before its supervisor has registered: another may be on its way, so its jobs wait a little."""
-    pool = Pool(run_dir, limits=Limits(tick_s=0.05, settle_s=0.6))
+    pool = Pool(run_dir, limits=PoolTimeouts(tick_s=0.05, settle_s=0.6))
     await pool.start()
     began = time.perf_counter()
     async with Peer(run_dir, f"m/{uuid.uuid4().hex}") as worker:
@@ -132,7 +132,7 @@ async def test_a_stopped_worker_is_given_up_and_killed_when_its_beats_end(
     run_dir: Path, spawn: Spawn, until: Until
 ) -> None:
     """SIGSTOP shows nowhere but in silence; its supervisor is told to end it, and if it wakes it may register again."""
-    pool = Pool(run_dir, limits=Limits(beat_timeout_s=0.6, tick_s=0.05))
+    pool = Pool(run_dir, limits=PoolTimeouts(beat_timeout_s=0.6, tick_s=0.05))
     await pool.start()
     process = spawn("frozen")
     async with Peer(run_dir, f"m/sup/{uuid.uuid4().hex}") as supervisor:

@@ -8,8 +8,8 @@ import pytest
 from dispatch_peers import Peer
 from dispatch_rig import announcement, generate, readiness
 
-from gateway.dispatch.limits import Limits
-from gateway.dispatch.model import Model
+from gateway.dispatch.limits import PoolTimeouts
+from gateway.dispatch.model import ModelState
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.stream import JobFailed, JobStream
 from protocol.errors import Code
@@ -30,7 +30,7 @@ from protocol.messages import (
     Usage,
 )
 
-Serving = Callable[..., Awaitable[Model]]
+Serving = Callable[..., Awaitable[ModelState]]
 Until = Callable[[Callable[[], bool]], Awaitable[float]]
 
 
@@ -77,7 +77,7 @@ async def test_streams_get_their_own_text_when_many_run_on_two_workers(
             await peer.send(*[Delta(job.job, job.attempt, 0, [step], f"{job.job}:{step} ") for job in jobs])
         await peer.send(*[Done(job.job, job.attempt, Usage(3, steps)) for job in jobs])
 
-    async def client(model: Model, collected: bool) -> None:
+    async def client(model: ModelState, collected: bool) -> None:
         async with pool.run_job(model, generate()) as stream:
             accepted = await stream.wait_accepted()
             text = (await stream.collect_all())[0].text if collected else await text_of(stream)
@@ -215,7 +215,7 @@ async def test_a_greeted_worker_keeps_its_jobs_when_it_answers_again(
         model = await serving()
         async with pool.run_job(model, generate()) as stream:
             job = await peer.take_job()
-            await asyncio.sleep(Limits().hello_interval_s)
+            await asyncio.sleep(PoolTimeouts().hello_interval_s)
             await peer.send(Beat(State.READY, 1, 0.0, False), epoch=1)
             assert isinstance((await peer.receive())[0], Hello)
             await peer.send(announcement(peer.uid), readiness())
