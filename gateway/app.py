@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from gateway.access.wiring import guard_application
+from gateway.access_setup import guard_application
 from gateway.config import BODY_BYTES, GatewayConfig, LoadedConfig, honcho_process
-from gateway.context import (
+from gateway.dispatch.pool import Pool
+from gateway.dispatch.timeouts import PoolTimeouts
+from gateway.embedding_cache import EmbeddingCache
+from gateway.http.context import (
     EMBEDDING_CACHE,
     FETCHER,
     HTTP,
@@ -24,24 +27,19 @@ from gateway.context import (
     RESPONSE_COUNTS,
     HttpSettings,
 )
-from gateway.dispatch.limits import PoolTimeouts
-from gateway.dispatch.pool import Pool
-from gateway.lag import LAG, LoopLag, measure_lag
-from gateway.listener import LOOPBACK, Listener
+from gateway.http.listener import LOOPBACK, Listener
+from gateway.http.middleware import MIDDLEWARES
 from gateway.media.fetcher import Fetcher
-from gateway.media.gallery import ImageResolver
+from gateway.media.image_resolver import ImageResolver
 from gateway.media.remote_urls import UrlRules
 from gateway.memory_account import MEMORY, MemoryAccount
-from gateway.middleware import MIDDLEWARES
 from gateway.routes import (
     admin,
     admin_keys,
     chat,
     completions,
     docs,
-    embed,
     embeddings,
-    fleet,
     health,
     info,
     metrics,
@@ -50,13 +48,15 @@ from gateway.routes import (
     similarity,
     tokenize,
 )
+from gateway.routes import admin_workers as fleet
+from gateway.routes import embed_native as embed
 from gateway.routes.parsing import PARSING, ParsingTurns
 from gateway.settings import ConfigError
-from gateway.vectors import EmbeddingCache
+from gateway.telemetry.lag import LAG, LoopLag, measure_lag
 from protocol.ancestry import Ancestry
 
 if TYPE_CHECKING:
-    from gateway.tracing import Tracing
+    from gateway.telemetry.tracing import Tracing
 
 log = logging.getLogger("gateway")
 
@@ -109,7 +109,7 @@ def _tracing(config: GatewayConfig) -> "Tracing | None":
     if not config.tracing:
         return None
     try:
-        from gateway.tracing import open_tracing
+        from gateway.telemetry.tracing import open_tracing
     except ImportError as error:
         raise ConfigError(f"--tracing: {error}; install it with pip install 'mlx-pool[otel]'") from error
     return open_tracing()

@@ -14,7 +14,7 @@ import msgspec
 import yaml
 
 from gateway import settings, settings_file
-from gateway.access.strength import HOW, weakness
+from gateway.access.keys.strength import HOW, weakness
 from gateway.settings import SECRET, ConfigError, Setting, nearest
 from protocol.address import default_run_dir
 from protocol.values import seconds, size, switch

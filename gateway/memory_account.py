@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gateway.access.gate import CALLER
-from gateway.errors import ApiError
+from gateway.schema.errors import ApiError
 
 BODY_MEMORY_BYTES = 256 << 20
 

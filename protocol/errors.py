@@ -1,7 +1,7 @@
 """What can go wrong with a job, by name.
 
 Workers say *what* happened; the gateway alone decides what that means over HTTP
-(`gateway/errors.py`). A code is added here and in that table, nowhere else.
+(`gateway/schema/errors.py`). A code is added here and in that table, nowhere else.
 """
 
 from enum import StrEnum

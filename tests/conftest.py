@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from key_traces import LOGGERS, Listener, noting
 
-from gateway.access import record
+from gateway.access.keys import key as record
 
 pytest_plugins = ["pool_fixtures"]
 ROOT = Path(__file__).parents[1]

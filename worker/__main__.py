@@ -28,7 +28,7 @@ def main() -> int:
     logging.captureWarnings(True)
     forbid_core_dumps()
     # Only now: it takes longer to import than all that comes before.
-    from worker.supervisor import Supervisor
+    from worker.supervisor.supervisor import Supervisor
 
     with run:
         return Supervisor(config).run()

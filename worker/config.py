@@ -23,9 +23,9 @@ from worker import parsing
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 BUILT_IN_ENGINES = MappingProxyType(
     {
-        Kind.CHAT: "worker.engines.chat:ChatEngine",
-        Kind.VISION: "worker.engines.vision:VisionEngine",
-        Kind.EMBEDDING: "worker.engines.embedding:EmbeddingEngine",
+        Kind.CHAT: "worker.engines.chat.engine:ChatEngine",
+        Kind.VISION: "worker.engines.vision.engine:VisionEngine",
+        Kind.EMBEDDING: "worker.engines.embedding.engine:EmbeddingEngine",
     }
 )
 """Which engine serves a kind of model when none is named."""

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
 
-from gateway.access.keys import masked
-from gateway.logs import CLIENT, json_line
+from gateway.access.keys.text import masked
+from gateway.telemetry.logs import CLIENT, json_line
 from protocol.private import WRITING, open_private, prepare_folder
 
 FILE = "audit.log"

@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 
 from gateway.access.audit import audit, close_audit, open_audit
-from gateway.access.journal import RevocationJournal
-from gateway.access.keys import ID_CHARS
-from gateway.access.record import PERMISSIONS, BadKey, Key, RateLimits, new_key
-from gateway.access.store import KeyStore, RevokedKey, UnknownKey
+from gateway.access.keys.journal import RevocationJournal
+from gateway.access.keys.key import PERMISSIONS, BadKey, Key, RateLimits, new_key
+from gateway.access.keys.store import KeyStore, RevokedKey, UnknownKey
+from gateway.access.keys.text import ID_CHARS
 from gateway.config import load
 from gateway.settings import ConfigError, names
 

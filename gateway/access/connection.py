@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from aiohttp import hdrs, web
 
-from gateway.errors import ApiError
+from gateway.schema.errors import ApiError
 from gateway.settings import Network
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")

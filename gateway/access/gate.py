@@ -15,20 +15,20 @@ from aiohttp.typedefs import Handler
 
 from gateway.access.connection import Connections, client_address
 from gateway.access.guesses import LoginGuesses
-from gateway.access.keyring import ANYBODY, Caller, Keyring
+from gateway.access.keys.key import MASTER, METERED, OPEN
+from gateway.access.keys.keyring import ANYBODY, Caller, Keyring
 from gateway.access.limits import Remaining
-from gateway.access.meter import LimitRefusal, RateLimiter, Reservation
 from gateway.access.price import Work, ours
-from gateway.access.record import MASTER, METERED, OPEN
+from gateway.access.rate_limiter import LimitRefusal, RateLimiter, Reservation
 from gateway.access.usage import UsageLedger
-from gateway.errors import ApiError
-from gateway.http_connection import invite_body, of_request
-from gateway.logs import LineBudget
-from gateway.openapi import ROUTES
+from gateway.http.connection import invite_body, of_request
+from gateway.http.openapi import ROUTES
+from gateway.schema.errors import ApiError
+from gateway.telemetry.logs import LineBudget
 
 if TYPE_CHECKING:
-    from gateway.access.shared import LimitDecision, LimitEntry, RedisLimits
-    from gateway.openapi import Operation
+    from gateway.access.redis_limits import LimitDecision, LimitEntry, RedisLimits
+    from gateway.http.openapi import Operation
 
 log = logging.getLogger(__name__)
 

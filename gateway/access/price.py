@@ -6,8 +6,8 @@ Pure and cheap: once a request, nothing per token. The table in docs/keys.md say
 from collections.abc import Callable
 
 from gateway.access.estimate import IMAGE_TOKENS
-from gateway.dispatch.stream import JobFailed, JobStream
-from gateway.errors import TABLE, ApiError
+from gateway.dispatch.jobs.stream import JobFailed, JobStream
+from gateway.schema.errors import TABLE, ApiError
 from protocol.messages import Usage
 
 COUNTED_PER_TOKEN = 100

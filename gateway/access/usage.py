@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from gateway.access.keyring import Caller
+from gateway.access.keys.key import RateLimits
+from gateway.access.keys.keyring import Caller
+from gateway.access.keys.store import UsageRow
 from gateway.access.limits import DAY_NS, SECOND_NS
-from gateway.access.meter import RateLimiter
-from gateway.access.record import RateLimits
-from gateway.access.store import UsageRow
+from gateway.access.rate_limiter import RateLimiter
 
 MAX_PENDING = 20_000
 """Minutes of keys that may wait for a database that is away; beyond it they are added to each key's last one."""

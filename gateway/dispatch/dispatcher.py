@@ -1,8 +1,7 @@
 """Moves jobs: into the queue, onto workers, back after a loss, out to their streams. Never waits, reads no socket.
 
 At most `slots + 1` rows are aboard one worker; the rest queue here, where they can still be given to another.
-A job keeps its room until its worker says that it has ended, however long its client has been gone. One that loses its
-worker goes on at another, behind what its client already has; what may have killed the worker is tried alone.
+A job keeps its room until its worker says that it has ended. One that loses its worker goes on at another.
 """
 
 import logging
@@ -12,14 +11,14 @@ from typing import Protocol
 import msgspec
 
 from gateway.dispatch import failures
-from gateway.dispatch.affinity import keys_of
 from gateway.dispatch.flight import UNBEGUN, JobState, Outcome
-from gateway.dispatch.ledger import JobTable
-from gateway.dispatch.limits import PoolTimeouts
+from gateway.dispatch.job_table import JobTable
+from gateway.dispatch.jobs.stream import JobFailed, JobStream
 from gateway.dispatch.model import ModelState, WorkerState
+from gateway.dispatch.prefix_affinity import keys_of
+from gateway.dispatch.quarantine import BEHIND_S, Quarantine, innocence
 from gateway.dispatch.stats import PoolStats
-from gateway.dispatch.stream import JobFailed, JobStream
-from gateway.dispatch.suspicion import BEHIND_S, Quarantine, innocence
+from gateway.dispatch.timeouts import PoolTimeouts
 from protocol.codec import MAX_FRAME_BYTES, encode
 from protocol.errors import Code
 from protocol.messages import (
@@ -396,6 +395,6 @@ class Dispatcher:
 
     def _over(self, flight: JobState, outcome: Outcome) -> None:
         flight.outcome = outcome
-        # It is not sent again; a worker that is slow to let go of it need not keep its images in our memory.
+        # It is not sent again: what a worker is slow to let go of need not keep its images in memory here.
         flight.buffers = ()
         flight.over_at = self._clock()

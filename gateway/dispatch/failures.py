@@ -1,7 +1,7 @@
 """What the dispatcher tells the clients of jobs that it gives up. Words only."""
 
+from gateway.dispatch.jobs.stream import JobFailed
 from gateway.dispatch.model import ModelState
-from gateway.dispatch.stream import JobFailed
 from protocol.errors import Code
 
 LOST_MESSAGE = "The model's process ended while it was working on this request."

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from gateway.dispatch.stream import JobStream
+from gateway.dispatch.jobs.stream import JobStream
 from protocol.messages import EmbedJob, GenerateJob, Job
 
 if TYPE_CHECKING:
+    from gateway.dispatch.jobs.queue import Queue
     from gateway.dispatch.model import ModelState, WorkerState
-    from gateway.dispatch.queue import Queue
-    from gateway.dispatch.suspicion import CrashRecord
+    from gateway.dispatch.quarantine import CrashRecord
 
 
 MAX_RETURNS = 24

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from gateway.dispatch.affinity import PrefixAffinity
 from gateway.dispatch.flight import JobState
-from gateway.dispatch.queue import Queue
+from gateway.dispatch.jobs.queue import Queue
+from gateway.dispatch.prefix_affinity import PrefixAffinity
 from protocol.messages import Announce, Beat, Kind, Ready, State, Supervision, Watch
 
 DEFAULT_QUEUE_SIZE = 100

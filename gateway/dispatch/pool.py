@@ -15,18 +15,18 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry
 
 from gateway.dispatch.dispatcher import Dispatcher
-from gateway.dispatch.fleet import Scaling
 from gateway.dispatch.flight import JobState
-from gateway.dispatch.intake import Receiver
-from gateway.dispatch.limits import PoolTimeouts
+from gateway.dispatch.jobs.stream import JobFailed, JobStream
 from gateway.dispatch.link import WorkerLink
-from gateway.dispatch.liveness import Liveness
 from gateway.dispatch.model import ModelState, WorkerState
-from gateway.dispatch.names import everybody
-from gateway.dispatch.roster import Registry
+from gateway.dispatch.receiver import Receiver
 from gateway.dispatch.stats import PoolStats, Snapshot, WorkerSnapshot, model_snapshot
 from gateway.dispatch.steps import StepCounts
-from gateway.dispatch.stream import JobFailed, JobStream
+from gateway.dispatch.timeouts import PoolTimeouts
+from gateway.dispatch.workers.liveness import Liveness
+from gateway.dispatch.workers.lookup import everybody
+from gateway.dispatch.workers.registry import Registry
+from gateway.dispatch.workers.scaling import Scaling
 from protocol.codec import encode
 from protocol.messages import GenerateJob, Job, Kind
 

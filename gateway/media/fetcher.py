@@ -17,14 +17,14 @@ import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
-from gateway.errors import ApiError, invalid
 from gateway.media.addresses import is_public
-from gateway.media.gallery import Hold
+from gateway.media.image_resolver import Hold
 from gateway.media.inline import ImageFile, too_large
 from gateway.media.lookup import TENANT, Allowed, Lookup, NotAllowed, SystemLookup, make_connector
 from gateway.media.places import FairPlaces
 from gateway.media.remote_urls import BadUrl, UrlRules, read_url
 from gateway.schema.bounds import MAX_IMAGE_BYTES
+from gateway.schema.errors import ApiError, invalid
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 OUTCOMES = ("done", "refused", "failed")

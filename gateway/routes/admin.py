@@ -5,14 +5,14 @@ from aiohttp import hdrs, web
 
 from gateway.access.audit import audit
 from gateway.access.gate import CALLER, GATE
-from gateway.context import EMBEDDING_CACHE, EVENTS, KEY_SYNC, LOADED, POOL
-from gateway.errors import invalid
-from gateway.events import KEPT
+from gateway.http.context import EMBEDDING_CACHE, EVENTS, KEY_SYNC, LOADED, POOL
+from gateway.http.openapi import Operation, mount
 from gateway.memory_account import MEMORY
-from gateway.openapi import Operation, mount
 from gateway.routes.body import answer
 from gateway.routes.caller import allowed
 from gateway.schema.admin import AdminStats, Cleared, Configuration, EventList, WorkerInfo, WorkerList
+from gateway.schema.errors import invalid
+from gateway.telemetry.events import KEPT
 
 
 async def stats(request: web.Request) -> web.Response:

@@ -8,16 +8,16 @@ from typing import Any, TypeVar
 from aiohttp import hdrs, web
 
 from gateway.access.audit import audit
-from gateway.access.custody import KeysUnavailable
 from gateway.access.gate import CALLER, GATE
-from gateway.access.grants import NotGranted, check_grant
-from gateway.access.record import BadKey, Key, new_key
-from gateway.access.store import RevokedKey, UnknownKey
-from gateway.context import KEY_SYNC
-from gateway.errors import ApiError, invalid
-from gateway.openapi import Operation, mount
+from gateway.access.keys.grants import NotGranted, check_grant
+from gateway.access.keys.key import BadKey, Key, new_key
+from gateway.access.keys.store import RevokedKey, UnknownKey
+from gateway.access.keys.sync import KeysUnavailable
+from gateway.http.context import KEY_SYNC
+from gateway.http.openapi import Operation, mount
 from gateway.routes.body import answer, read
 from gateway.schema.admin import KeyChange, KeyInfo, KeyList, KeyRequest, KeyRotation
+from gateway.schema.errors import ApiError, invalid
 
 GRACE_S = 86_400.0
 

@@ -10,10 +10,10 @@ from aiohttp import web
 
 from gateway.access.estimate import IMAGE_TOKENS, tokens_of_job, tokens_of_text
 from gateway.access.gate import CALLER, TICKET, WORK
-from gateway.context import POOL
-from gateway.dispatch.stream import JobFailed, JobStream
-from gateway.errors import ApiError
-from gateway.vectors import CacheKey
+from gateway.dispatch.jobs.stream import JobFailed, JobStream
+from gateway.embedding_cache import CacheKey
+from gateway.http.context import POOL
+from gateway.schema.errors import ApiError
 from protocol.messages import ChatPrompt, EmbedJob, GenerateJob, Kind, TextPrompt, TokenizeJob, TokenPrompt
 
 if TYPE_CHECKING:

@@ -6,11 +6,12 @@ from typing import cast
 import msgspec
 from aiohttp import hdrs, web
 
-from gateway.context import GENERATION_STATS, IMAGE_RESOLVER, POOL, REQUEST_ID, GenerationStats
+from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.stats import type_of
-from gateway.dispatch.stream import JobStream
+from gateway.http.context import GENERATION_STATS, IMAGE_RESOLVER, POOL, REQUEST_ID, GenerationStats
+from gateway.http.openapi import Operation, mount
+from gateway.http.sse import EventStream
 from gateway.memory_account import SHARE
-from gateway.openapi import Operation, mount
 from gateway.routes.body import answer, read
 from gateway.routes.caller import count_job, payload_bytes, reserve, tenant, text_memory
 from gateway.routes.chat_chunks import ChatChunks
@@ -23,7 +24,7 @@ from gateway.routes.generation import (
     model_for,
     timings_asked,
 )
-from gateway.routes.origin import ResponseMeta, finish_of, logprob_of
+from gateway.routes.response_meta import ResponseMeta, finish_of, logprob_of
 from gateway.schema.answers import (
     ChatChoice,
     ChatCompletion,
@@ -36,7 +37,6 @@ from gateway.schema.answers import (
     usage_of,
 )
 from gateway.schema.chat import ChatCompletionRequest
-from gateway.sse import EventStream
 from protocol.messages import Delta
 from protocol.messages import TokenLogprob as JobLogprob
 

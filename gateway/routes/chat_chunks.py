@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 import orjson
 
-from gateway.routes.origin import ResponseMeta, closing_frame, finish_of, logprob_of
+from gateway.routes.response_meta import ResponseMeta, closing_frame, finish_of, logprob_of
 from gateway.schema.answers import (
     ChatChunkChoice,
     ChatDelta,

@@ -12,9 +12,9 @@ from types import MappingProxyType
 import orjson
 from aiohttp import hdrs, web
 
-from gateway.access.record import OPEN
-from gateway.openapi import OPERATIONS as MOUNTED
-from gateway.openapi import Operation, document, mount
+from gateway.access.keys.key import OPEN
+from gateway.http.openapi import OPERATIONS as MOUNTED
+from gateway.http.openapi import Operation, document, mount
 
 DOCUMENT = "openapi.json"
 FILES: web.AppKey[dict[str, bytes]] = web.AppKey("files", dict)

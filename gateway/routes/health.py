@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 
 from gateway.access.gate import GATE
-from gateway.access.record import OPEN
-from gateway.context import POOL
-from gateway.errors import ApiError
-from gateway.openapi import Operation, mount
+from gateway.access.keys.key import OPEN
+from gateway.http.context import POOL
+from gateway.http.openapi import Operation, mount
 from gateway.routes.body import answer
 from gateway.routes.caller import allowed
+from gateway.schema.errors import ApiError
 from gateway.schema.health import Alive, Health, HealthSummary, Memory, ModelHealth
 from protocol.messages import Kind, State
 

@@ -11,19 +11,19 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.access.custody import KeySync
 from gateway.access.gate import CALLER, GATE, Gate
-from gateway.context import EMBEDDING_CACHE, FETCHER, IMAGE_RESOLVER, KEY_SYNC, LISTENER, POOL, RESPONSE_COUNTS
+from gateway.access.keys.sync import KeySync
 from gateway.dispatch.stats import Snapshot
 from gateway.dispatch.steps import StepCounts
-from gateway.lag import LAG, LoopLag
-from gateway.listener import Listener
+from gateway.embedding_cache import EmbeddingCache
+from gateway.http.context import EMBEDDING_CACHE, FETCHER, IMAGE_RESOLVER, KEY_SYNC, LISTENER, POOL, RESPONSE_COUNTS
+from gateway.http.listener import Listener
+from gateway.http.openapi import Operation, mount
 from gateway.media.fetcher import Fetcher
-from gateway.media.gallery import ImageResolver
+from gateway.media.image_resolver import ImageResolver
 from gateway.memory_account import MEMORY, MemoryAccount
-from gateway.openapi import Operation, mount
 from gateway.routes.caller import allowed
-from gateway.vectors import EmbeddingCache
+from gateway.telemetry.lag import LAG, LoopLag
 
 WORKER_GAUGES = (
     ("running_rows", "running", "Rows that decode."),

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import hdrs, web
 
-from gateway.context import HTTP, POOL
-from gateway.openapi import Operation, mount
+from gateway.http.context import HTTP, POOL
+from gateway.http.openapi import Operation, mount
 from gateway.routes.body import answer
 from gateway.routes.caller import allowed, shown
 from gateway.schema.models import ModelCard, ModelList

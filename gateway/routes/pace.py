@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from aiohttp import StreamReader
 
-from gateway.errors import ApiError
+from gateway.schema.errors import ApiError
 
 T = TypeVar("T")
 

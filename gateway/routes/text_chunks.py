@@ -6,7 +6,7 @@ from statistics import fmean
 import msgspec
 import orjson
 
-from gateway.routes.origin import ResponseMeta, closing_frame, finite
+from gateway.routes.response_meta import ResponseMeta, closing_frame, finite
 from gateway.schema.answers import TextChoice, TextFinish, TextLogprobs, Timings, UsageBody
 from protocol.messages import Delta, TokenLogprob
 

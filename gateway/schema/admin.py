@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from gateway.access.record import RateLimits
-from gateway.events import Event
+from gateway.access.keys.key import RateLimits
 from gateway.schema.base import Answer, ContentPart, Request
+from gateway.telemetry.events import Event
 
 YEARS_S = 100 * 366 * 86_400
 Seconds = Annotated[float, Meta(ge=0, le=YEARS_S)]

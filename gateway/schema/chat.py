@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.errors import invalid, unsupported
 from gateway.schema.base import ContentPart
 from gateway.schema.bounds import CONVERSATION, Bookkeeping, Effort, MaxTokens, Metadata, TopLogprobs
+from gateway.schema.errors import invalid, unsupported
 from gateway.schema.messages import Message, Messages
-from gateway.schema.pictures import ShownImage, pictures
 from gateway.schema.sampling import Generation
+from gateway.schema.shown_images import ShownImage, pictures
 from gateway.schema.structure import Bounds
 from gateway.schema.structured import ResponseFormat, format_grammar
 from gateway.schema.template import check_messages, inner_arguments, template_messages

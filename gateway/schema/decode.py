@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import msgspec
 import orjson
 
-from gateway.errors import ApiError, invalid, unsupported
 from gateway.schema.base import Request
+from gateway.schema.errors import ApiError, invalid, unsupported
 
 R = TypeVar("R", bound=Request)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_type_hints
 
-from gateway.errors import invalid
+from gateway.embedding_cache import CacheKey
 from gateway.schema.base import Request
 from gateway.schema.bounds import BatchSize, Dimensions, MaxTokensPerText, ModelName, PromptName
-from gateway.vectors import CacheKey
+from gateway.schema.errors import invalid
 from protocol.messages import EmbedJob, Image, Ready
 
 OPTIONS = MappingProxyType(

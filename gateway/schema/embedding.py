@@ -4,13 +4,13 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from gateway.errors import ApiError, invalid
+from gateway.embedding_cache import CacheKey
 from gateway.schema.base import Answer
 from gateway.schema.bounds import MAX_EMBEDDING_INPUTS, NUMBERS, Bookkeeping, EmbeddingText, EmbeddingTokens, TokenId
 from gateway.schema.embed_options import Inputs, TextOptions, places
+from gateway.schema.errors import ApiError, invalid
 from gateway.schema.sampling import check_tokens
 from gateway.schema.structure import Bounds
-from gateway.vectors import CacheKey
 from protocol.messages import Ready
 
 FOREIGN_IDS = (

@@ -4,7 +4,6 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.errors import ApiError, invalid, unsupported
 from gateway.schema.base import ContentPart, Request
 from gateway.schema.bounds import (
     MAX_TOKEN_ID,
@@ -22,6 +21,7 @@ from gateway.schema.bounds import (
     TopK,
     TopP,
 )
+from gateway.schema.errors import ApiError, invalid, unsupported
 from gateway.schema.structured import StructuredOutputs, extra_grammar
 from protocol.messages import Grammar, Ready, Sampling
 

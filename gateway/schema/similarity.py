@@ -4,7 +4,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from gateway.errors import invalid
 from gateway.schema.base import Answer
 from gateway.schema.bounds import (
     MAX_EMBEDDING_INPUTS,
@@ -16,6 +15,7 @@ from gateway.schema.bounds import (
     TopPairs,
 )
 from gateway.schema.embed_options import Inputs, TextOptions
+from gateway.schema.errors import invalid
 from gateway.schema.structure import Bounds
 
 Side = Annotated[list[EmbeddingText | EmbeddingVector], Meta(min_length=1, max_length=MAX_EMBEDDING_INPUTS)]

@@ -6,10 +6,10 @@ import msgspec
 import orjson
 from msgspec import Meta
 
-from gateway.errors import ApiError, invalid
 from gateway.schema.base import ContentPart
 from gateway.schema.bounds import MAX_CHOICES, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, NAME_PATTERN
 from gateway.schema.decode import depth
+from gateway.schema.errors import ApiError, invalid
 from protocol.messages import Grammar
 
 

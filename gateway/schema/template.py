@@ -8,9 +8,9 @@ from typing import Any, assert_never
 
 import orjson
 
-from gateway.errors import invalid
 from gateway.schema.bounds import MAX_JSON_DEPTH
 from gateway.schema.decode import depth
+from gateway.schema.errors import invalid
 from gateway.schema.messages import (
     AssistantMessage,
     CalledTool,

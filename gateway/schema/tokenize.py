@@ -5,13 +5,13 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from gateway.errors import invalid, unsupported
 from gateway.schema.base import Answer, Request
 from gateway.schema.bounds import CONVERSATION, NUMBERS, ModelName, TokenId
 from gateway.schema.chat import TemplateOptions, chat_prompt, template_options
+from gateway.schema.errors import invalid, unsupported
 from gateway.schema.messages import Messages
-from gateway.schema.pictures import ShownImage, pictures
 from gateway.schema.sampling import check_tokens
+from gateway.schema.shown_images import ShownImage, pictures
 from gateway.schema.structure import Bounds
 from gateway.schema.template import check_messages, inner_arguments
 from gateway.schema.tools import Tools, check_tools

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from gateway.errors import invalid
 from gateway.schema.base import ContentPart
 from gateway.schema.bounds import MAX_TOOLS, NAME_PATTERN
+from gateway.schema.errors import invalid
 from gateway.schema.structured import checked_schema
 
 FunctionName = Annotated[str, Meta(pattern=NAME_PATTERN)]

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.direct import serve
 from worker.engines import weights
-from worker.engines.bare import enter_package
+from worker.engines.skip_init import enter_package
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 

@@ -13,15 +13,15 @@ from aiohttp.test_utils import make_mocked_request
 
 from benchmarks.table import Table, median
 from gateway.access.gate import GATE, TICKET, Gate, add_headers, guard
-from gateway.access.keyring import Keyring
+from gateway.access.keys.key import RateLimits, new_key
+from gateway.access.keys.keyring import Keyring
 from gateway.access.limits import HOUR_NS
-from gateway.access.record import RateLimits, new_key
 from gateway.access.usage import UsageLedger
 from gateway.dispatch.flight import JobState
+from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.model import ModelState
 from gateway.dispatch.stats import PoolStats
-from gateway.dispatch.stream import JobStream
-from gateway.openapi import Operation, mount
+from gateway.http.openapi import Operation, mount
 from protocol.messages import GenerateJob, Kind, Sampling, TextPrompt
 from protocol.messages import Usage as Cost
 

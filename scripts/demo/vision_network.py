@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from demo import quick
-from worker.engines.bare import enter_package
+from worker.engines.skip_init import enter_package
 
 CONTEXT_LENGTH = 2048
 """What the configuration promises; rows of training are shorter."""

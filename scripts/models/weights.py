@@ -15,7 +15,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes
 
-from worker.engines.bare import enter_package
+from worker.engines.skip_init import enter_package
 
 
 def write(config: dict[str, Any], folder: Path, *, seed: int, norm_centre: float, silent: list[int]) -> int:

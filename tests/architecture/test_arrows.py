@@ -18,7 +18,7 @@ MAX_FUNCTION_LINES = 60
 
 MLX = ("mlx", "mlx_lm", "mlx_vlm", "mlx_embeddings")
 HEAVY = (*MLX, "transformers", "tokenizers", "torch", "numpy")
-ZMQ_FILES = ("gateway/dispatch/link.py", "worker/link.py", "worker/supervisor.py")
+ZMQ_FILES = ("gateway/dispatch/link.py", "worker/process/link.py", "worker/supervisor/supervisor.py")
 CODE_AS_DATA = ("pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib", "jsonpickle")
 MUTABLE_TYPES = (
     "list",
@@ -275,22 +275,22 @@ LONG_FILE = '"""Doc."""\n' + "x = 1\n" * MAX_FILE_LINES
         (gateway_knows_no_model, "gateway/a.py", "import numpy as np"),
         (gateway_knows_no_model, "gateway/routes/a.py", "from worker.config import WorkerConfig"),
         (gateway_knows_no_model, "gateway/a.py", "if TYPE_CHECKING:\n    import worker"),
-        (gateway_knows_no_model, "gateway/a.py", "importlib.import_module('worker.process')"),
+        (gateway_knows_no_model, "gateway/a.py", "importlib.import_module('worker.process.main')"),
         (gateway_knows_no_model, "gateway/a.py", "from mlx_lm.utils import load"),
         (gateway_knows_no_model, "gateway/a.py", "import transformers.models"),
         (worker_knows_no_http, "worker/text/a.py", "import aiohttp"),
-        (worker_knows_no_http, "worker/a.py", "from gateway.errors import TABLE"),
-        (mlx_stays_in_its_place, "worker/loop.py", "import mlx.core as mx"),
+        (worker_knows_no_http, "worker/a.py", "from gateway.schema.errors import TABLE"),
+        (mlx_stays_in_its_place, "worker/process/loop.py", "import mlx.core as mx"),
         (mlx_stays_in_its_place, "worker/text/a.py", "from mlx_lm import tokenizer_utils"),
         (mlx_stays_in_its_place, "worker/batch.py", "import mlx_vlm"),
-        (sockets_have_owners, "worker/process.py", "import zmq"),
+        (sockets_have_owners, "worker/process/main.py", "import zmq"),
         (sockets_have_owners, "gateway/link.py", "import zmq.asyncio"),
-        (environment_is_configuration, "worker/blas.py", "x = os.environ.get('A')"),
+        (environment_is_configuration, "worker/supervisor/blas.py", "x = os.environ.get('A')"),
         (environment_is_configuration, "gateway/app.py", "os.getenv('A')"),
         (environment_is_configuration, "gateway/app.py", "from os import environ"),
         (data_is_never_code, "worker/a.py", "import pickle"),
         (data_is_never_code, "worker/a.py", "from pickle import loads"),
-        (data_is_never_code, "worker/link.py", "socket.recv_pyobj()"),
+        (data_is_never_code, "worker/process/link.py", "socket.recv_pyobj()"),
         (data_is_never_code, "worker/a.py", "eval(text)"),
         (data_is_never_code, "worker/a.py", "exec(text)"),
         (data_is_never_code, "worker/a.py", "AutoTokenizer.from_pretrained(path, trust_remote_code=True)"),
@@ -339,7 +339,7 @@ def test_rule_objects_when_broken(rule: Rule, path: str, snippet: str) -> None:
         ),
         ("gateway/a.py", "from protocol.messages import Job\nfrom gateway import errors\nimport aiohttp"),
         ("worker/engines/a.py", "import mlx.core as mx\nmx.eval(x)\nmodel.eval()\nload(trust_remote_code=False)"),
-        ("worker/link.py", "import zmq"),
+        ("worker/process/link.py", "import zmq"),
         ("worker/config.py", "import os\nx = os.environ['A']"),
         ("worker/a.py", "A = re.compile('x')\nB = frozenset({1})\nC = MappingProxyType({1: 2})\nD = (1, 'a')"),
         (
@@ -374,11 +374,19 @@ def imported_by(*arguments: str) -> set[str]:
     ("arguments", "sign", "unwanted"),
     [
         (("-m", "worker", "--help"), "worker.config", ("zmq", "gateway", "aiohttp", "jinja2", *HEAVY)),
-        (("-c", "import worker.supervisor"), "worker.supervisor", ("gateway", "aiohttp", "jinja2", *HEAVY)),
+        (
+            ("-c", "import worker.supervisor.supervisor"),
+            "worker.supervisor.supervisor",
+            ("gateway", "aiohttp", "jinja2", *HEAVY),
+        ),
         (("-m", "gateway", "--help"), "gateway.config", ("worker", *HEAVY)),
         (("-c", "import gateway.app"), "gateway.dispatch.link", ("worker", *HEAVY)),
-        (("-c", "import worker.launch"), "worker.launch", ("gateway", "zmq", *HEAVY)),
-        (("-c", "import worker.process, worker.engines.fake"), "worker.loop", ("gateway", "aiohttp", *HEAVY)),
+        (("-c", "import worker.process.launch"), "worker.process.launch", ("gateway", "zmq", *HEAVY)),
+        (
+            ("-c", "import worker.process.main, worker.engines.fake"),
+            "worker.process.loop",
+            ("gateway", "aiohttp", *HEAVY),
+        ),
         (("-c", "import protocol.codec, protocol.address"), "protocol.messages", ("zmq", "gateway", "worker", *HEAVY)),
     ],
 )
@@ -393,4 +401,4 @@ def test_program_starts_without_what_it_must_not_know(
 
 def test_import_listing_sees_what_is_imported() -> None:
     """The listing that the test above reads does name such modules when they are there."""
-    assert "numpy" in imported_by("-c", "import worker.batch.draws")
+    assert "numpy" in imported_by("-c", "import worker.batch.random")

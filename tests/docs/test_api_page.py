@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from guarded_app import app_of, guarded
 
-from gateway.access.record import OPEN
-from gateway.errors import TABLE
-from gateway.openapi import ROUTES
+from gateway.access.keys.key import OPEN
+from gateway.http.openapi import ROUTES
 from gateway.routes import health
+from gateway.schema.errors import TABLE
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 

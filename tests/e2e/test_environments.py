@@ -54,7 +54,7 @@ def test_no_process_that_runs_models_knows_a_key(
 
     def all_there() -> bool:
         running = " ".join(descendants(supervisor).values())
-        return running.count("worker.launch") == 2 and "worker.grammar.child" in running
+        return running.count("worker.process.launch") == 2 and "worker.grammar.compiling.fork_server" in running
 
     until(all_there, what="engine, spare and grammar processes run")
     assert not known_to(supervisor)
@@ -88,5 +88,5 @@ def test_workers_know_no_key_when_honcho_gives_it_to_all(with_env_file: Procfile
     gateway = with_env_file.gateway_pid()
     assert known_to(gateway)
     running = check(with_env_file.honcho.pid, without=gateway)
-    assert any("worker.launch" in args for args in running)
+    assert any("worker.process.launch" in args for args in running)
     assert any("-m worker " in f"{args} " for args in running)

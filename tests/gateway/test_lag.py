@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from raw_clients import MASTER, raw_site, until
 
-from gateway import lag as module
-from gateway.lag import BOUNDS_S, RECENT_S, LoopLag
+from gateway.telemetry import lag as module
+from gateway.telemetry.lag import BOUNDS_S, RECENT_S, LoopLag
 
 
 def hold(seconds: float) -> None:

@@ -8,9 +8,9 @@ from urllib.parse import quote
 import orjson
 import pytest
 
-from gateway.access.keys import mint
-from gateway.events import Events
-from gateway.logs import JsonLines, LineBudget, Redaction, TextLines
+from gateway.access.keys.text import mint
+from gateway.telemetry.events import Events
+from gateway.telemetry.logs import JsonLines, LineBudget, Redaction, TextLines
 
 MASTER = 'pear/harbour+velvet=é"71'
 SEPARATORS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"

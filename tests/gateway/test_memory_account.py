@@ -8,10 +8,10 @@ from dispatch_rig import Rig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.dispatch.jobs.stream import JobFailed, JobStream
 from gateway.dispatch.pool import _Run
-from gateway.dispatch.stream import JobFailed, JobStream
-from gateway.errors import ApiError
 from gateway.memory_account import MemoryAccount
+from gateway.schema.errors import ApiError
 from protocol.messages import Cancel, Failed, GenerateJob, Sampling, TextPrompt
 
 JOB = GenerateJob(0, 0, "request", "tenant", TextPrompt("hello"), Sampling(1))

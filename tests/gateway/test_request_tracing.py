@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from gateway.config import GatewayConfig
 from gateway.dispatch.flight import JobState
-from gateway.logs import JsonLines, TextLines
-from gateway.tracing import Tracing
+from gateway.telemetry.logs import JsonLines, TextLines
+from gateway.telemetry.tracing import Tracing
 from protocol.messages import Done, Usage
 
 ROOT = Path(__file__).parents[2]

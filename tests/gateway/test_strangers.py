@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from raw_clients import MASTER, RawSite, make_certificate, raw_site, until
 
-from gateway import listener as module
-from gateway.listener import BACKLOG, address_of, bind
+from gateway.http import listener as module
+from gateway.http.listener import BACKLOG, address_of, bind
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 KEY = f"Authorization: Bearer {MASTER}\r\n".encode()

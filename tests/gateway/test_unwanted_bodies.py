@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from raw_clients import MASTER, RawSite, raw_site, until
 
-from gateway import http_connection
-from gateway.access.keys import mint
-from gateway.http_connection import DISCARDED, HEAD_BYTES
-from gateway.logs import TextLines
+from gateway.access.keys.text import mint
+from gateway.http import connection as http_connection
+from gateway.http.connection import DISCARDED, HEAD_BYTES
+from gateway.telemetry.logs import TextLines
 
 CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 KEY = f"Authorization: Bearer {MASTER}\r\n".encode()

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.vectors import LONG_CHARS, EmbeddingCache
+from gateway.embedding_cache import LONG_CHARS, EmbeddingCache
 
 SPACE = EmbeddingCache.namespace_of("model", "revision")
 

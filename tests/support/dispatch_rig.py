@@ -6,13 +6,13 @@ import msgspec
 
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.flight import JobState
-from gateway.dispatch.intake import Receiver
-from gateway.dispatch.limits import PoolTimeouts
-from gateway.dispatch.liveness import Liveness
+from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.model import ModelState, WorkerState
-from gateway.dispatch.roster import Registry
+from gateway.dispatch.receiver import Receiver
 from gateway.dispatch.stats import PoolStats
-from gateway.dispatch.stream import JobStream
+from gateway.dispatch.timeouts import PoolTimeouts
+from gateway.dispatch.workers.liveness import Liveness
+from gateway.dispatch.workers.registry import Registry
 from protocol.codec import decode_to_worker, encode
 from protocol.messages import (
     Accepted,

@@ -11,7 +11,7 @@ import numpy as np
 
 from protocol.messages import Accepted, EmbedJob, Failed, Image, Job, ToGateway, Vectors
 from worker.config import WorkerConfig
-from worker.engines.embedding import EmbeddingEngine, PreparedTexts
+from worker.engines.embedding.engine import EmbeddingEngine, PreparedTexts
 
 TABLES = Path(__file__).parents[1] / "worker" / "engines"
 Rows = np.ndarray[Any, np.dtype[np.float32]]

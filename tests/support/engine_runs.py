@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from protocol.messages import ChatPrompt, Delta, Done, Failed, GenerateJob, Job, Prompt, Sampling, TextPrompt, Usage
-from worker.engines.chat import ChatEngine
+from worker.engines.chat.engine import ChatEngine
 
 
 class Outcome(msgspec.Struct):

@@ -6,8 +6,8 @@ import sys
 
 from aiohttp import web
 
-from gateway.context import EMBEDDING_CACHE, EVENTS, POOL
-from gateway.openapi import Operation, mount
+from gateway.http.context import EMBEDDING_CACHE, EVENTS, POOL
+from gateway.http.openapi import Operation, mount
 
 
 async def scale(request: web.Request) -> web.Response:

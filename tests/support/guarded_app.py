@@ -9,10 +9,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from key_traces import shown
 
-from gateway.access.record import new_key
+from gateway.access.keys.key import new_key
 from gateway.app import make_app
 from gateway.config import GatewayConfig
-from gateway.context import KEY_SYNC
+from gateway.http.context import KEY_SYNC
 
 MASTER = shown("the-master-key-of-this-test")
 Client = TestClient[web.Request, web.Application]

@@ -40,7 +40,7 @@ class Procfile(Api):
 
     def engines(self) -> list[int]:
         """The engine processes."""
-        return [pid for pid, args in descendants(self.honcho.pid).items() if "-m worker.launch" in args]
+        return [pid for pid, args in descendants(self.honcho.pid).items() if "-m worker.process.launch" in args]
 
     def stop(self) -> None:
         """End honcho, and so everything."""

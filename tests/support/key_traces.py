@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from urllib.parse import parse_qs, urlsplit
 
-from gateway.access.keys import id_of
-from gateway.logs import JsonLines, TextLines
+from gateway.access.keys.text import id_of
+from gateway.telemetry.logs import JsonLines, TextLines
 
 CLIENT_KEY = "sk-of-every-client-library-in-the-tests"
 LOGGERS = ("gateway", "worker", "protocol", "asyncio", "aiohttp.client", "aiohttp.internal", "aiohttp.server")
@@ -46,7 +46,7 @@ def traces(text: str) -> list[str]:
 
 
 def noting(mint: Callable[..., tuple[str, str]]) -> Callable[..., tuple[str, str]]:
-    """`gateway.access.keys.mint`, with every key noted that it makes."""
+    """`gateway.access.keys.text.mint`, with every key noted that it makes."""
 
     def minted(*args: str | None) -> tuple[str, str]:
         key_id, text = mint(*args)

@@ -14,8 +14,8 @@ from key_traces import shown
 
 from gateway.app import make_app
 from gateway.config import GatewayConfig
-from gateway.context import LISTENER
-from gateway.listener import Listener
+from gateway.http.context import LISTENER
+from gateway.http.listener import Listener
 
 MASTER = shown("quince-71-harbour-velvet-orbit")
 PATIENCE_S = 20.0

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from worker.shelf.folder import CacheFolder
-from worker.shelf.parcel import CacheEntry, Contents, Lookup
-from worker.shelf.shelf import DiskPrefixCache
-from worker.shelf.tensors import Tensor
+from worker.disk_cache.cache import DiskPrefixCache
+from worker.disk_cache.entry import CacheEntry, Contents, Lookup
+from worker.disk_cache.folder import CacheFolder
+from worker.disk_cache.tensors import Tensor
 
 PATIENCE_S = 20.0
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from protocol.messages import ChatPrompt, GenerateJob
 from protocol.messages import Image as Shown
-from worker.engines.bare import enter_package
+from worker.engines.skip_init import enter_package
 
 Part = str | int
 """A piece of a message: text, or the number of a file."""

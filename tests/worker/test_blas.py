@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from worker.blas import find_openblas
+from worker.supervisor.blas import find_openblas
 
 
 def test_library_is_found_in_the_places_of_distributions(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from protocol.errors import Code, JobError
-from worker.images import LOW_PIXELS, MAX_FILE_BYTES, decode
+from worker.image_files import LOW_PIXELS, MAX_FILE_BYTES, decode
 
 SIZE = (40, 24)
 REFUSED_S = 1.0

@@ -8,8 +8,8 @@ import pytest
 
 from protocol.errors import JobError
 from protocol.messages import Scores, SimilarityJob
-from worker.similarity import BLOCK_ROWS
-from worker.similarity import compare as pieces
+from worker.process.similarity import BLOCK_ROWS
+from worker.process.similarity import compare as pieces
 
 RANDOM = np.random.default_rng(7)
 LEFT = RANDOM.normal(size=(BLOCK_ROWS * 2 + 5, 6)).astype("<f4")

@@ -18,7 +18,7 @@ from worker.config import (
     parse_arguments,
     public_environment,
 )
-from worker.launch import engine_command, read_config
+from worker.process.launch import engine_command, read_config
 
 MODEL = ["--model-path", "mlx-community/Qwen3-0.6B-4bit"]
 

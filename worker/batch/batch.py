@@ -11,16 +11,17 @@ from typing import Any
 
 import mlx.core as mx
 
-from worker.batch import caches, proof
+from worker.batch import batchability as proof
+from worker.batch import caches
 from worker.batch.caches import Cache
+from worker.batch.chunk_size import ChunkSizer
 from worker.batch.cohort import Cohort
-from worker.batch.drafted import SpeculativeGroup
-from worker.batch.drafting import SpeculationPolicy
-from worker.batch.pace import ChunkSizer
+from worker.batch.images import Placeholder
+from worker.batch.prefix_store import PrefixStore
 from worker.batch.prompt import Prompt, cache_of
-from worker.batch.recall import PrefixStore
 from worker.batch.row import Emission, Row
-from worker.batch.scene import Placeholder
+from worker.batch.speculation.group import SpeculativeGroup
+from worker.batch.speculation.policy import SpeculationPolicy
 from worker.grammar.masks import Masks
 
 PASS_BYTES = 8_000_000

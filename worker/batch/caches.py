@@ -17,7 +17,7 @@ from mlx_lm.models.cache import (
     trim_prompt_cache,
 )
 
-from worker.batch.scene import PromptPart
+from worker.batch.images import PromptPart
 
 Cache = list[Any]
 GROUP, SMALLEST_GROUP = 64, 32

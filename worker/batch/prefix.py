@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from worker.batch import caches
 from worker.batch.caches import Cache
-from worker.shelf.shares import TenantShare, victims
+from worker.disk_cache.eviction import TenantShare, victims
 
 SHORTEST = 16
 """Prefixes of fewer tokens cost more to look after than to compute."""

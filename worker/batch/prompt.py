@@ -2,10 +2,10 @@
 
 from worker.batch import caches
 from worker.batch.caches import Cache
+from worker.batch.images import Placeholder, PromptPart
+from worker.batch.prompt_logprobs import PromptLogprobs
 from worker.batch.row import Row
-from worker.batch.scene import Placeholder, PromptPart
-from worker.batch.scores import PromptLogprobs
-from worker.shelf.parcel import Lookup
+from worker.disk_cache.entry import Lookup
 
 
 class Prompt:

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from worker.batch.scene import PromptImages, PromptPart
+from worker.batch.images import PromptImages, PromptPart
 from worker.grammar.constraint import Constraint
 
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.batch.draws import uniforms
+from worker.batch.random import uniforms
 from worker.batch.row import Emission, Logprobs, Row
 
 FEW, MANY = 64, 256

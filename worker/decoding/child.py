@@ -16,7 +16,7 @@ import msgspec
 from PIL import GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from protocol.errors import JobError
-from worker import images
+from worker import image_files as images
 from worker.decoding.limits import HEADER_S, TOO_MUCH_MEMORY, budget_s
 from worker.decoding.wire import Decode, Decoded, fill, receive, send
 

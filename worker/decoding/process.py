@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from worker import images
+from worker import image_files as images
 from worker.decoding.limits import MEMORY_BYTES, NICE, TOO_MUCH_MEMORY, WALL_S
 from worker.decoding.wire import Decode, Decoded, fill, receive, send
 

@@ -14,7 +14,7 @@ from worker.config import WorkerConfig
 from worker.engines import adapters, weights
 from worker.engines.adapters import Adapted
 from worker.engines.base import EngineLoadError
-from worker.text import llama3
+from worker.text.tool_calls import llama3
 
 UNKNOWN_CONTEXT = 4096
 """For a model that says nothing about its context."""

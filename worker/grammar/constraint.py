@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from worker.grammar.guard import MarkerMask
+from worker.grammar.marker_mask import MarkerMask
 
 _SPACE = b" \t\r\n"
 

@@ -11,8 +11,8 @@ from types import MappingProxyType
 import msgspec
 
 from protocol.errors import Code, JobError
-from worker.grammar.notations import Literals, Tags
-from worker.grammar.sheet import SPACE, LarkBuilder, TokenSpelling, quoted
+from worker.grammar.argument_rules import Literals, Tags
+from worker.grammar.lark import SPACE, LarkBuilder, TokenSpelling, quoted
 from worker.grammar.tools import ToolCase
 
 ToolCall = Callable[[LarkBuilder, ToolCase], str]

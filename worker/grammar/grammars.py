@@ -15,22 +15,22 @@ import msgspec
 
 from protocol.errors import Code, JobError
 from protocol.messages import ChatPrompt, GenerateJob, Sampling, TextPrompt
-from worker.grammar import compilers
-from worker.grammar.compile_queue import CompileQueue, Ended, Name, PendingGrammar
-from worker.grammar.compiled import CompiledGrammar
-from worker.grammar.compilers import GrammarCompiler, param_of
+from worker.grammar.compiling import compilers
+from worker.grammar.compiling.compiled import CompiledGrammar
+from worker.grammar.compiling.compilers import GrammarCompiler, param_of
+from worker.grammar.compiling.memory import GrammarMemory, Verdict
+from worker.grammar.compiling.process import GrammarProcess, ProcessLostError
+from worker.grammar.compiling.process_source import UNSUPPORTED, ProcessSource
+from worker.grammar.compiling.queue import CompileQueue, Ended, Name, PendingGrammar
+from worker.grammar.compiling.standing import Standing
+from worker.grammar.compiling.wire import Compile
 from worker.grammar.constraint import Constraint, Format, Phase
-from worker.grammar.guard import MarkerMask
+from worker.grammar.lark import TokenSpelling
+from worker.grammar.marker_mask import MarkerMask
 from worker.grammar.masks import Masks
-from worker.grammar.memory import GrammarMemory, Verdict
-from worker.grammar.plans import LARGEST_BYTES
-from worker.grammar.process import GrammarProcess, ProcessLostError
-from worker.grammar.process_source import UNSUPPORTED, ProcessSource
-from worker.grammar.sheet import TokenSpelling
-from worker.grammar.standing import Standing
-from worker.grammar.wire import Compile
-from worker.text.calls import parser_name
+from worker.grammar.specs import LARGEST_BYTES
 from worker.text.markers import NORMAL, REASONING, TOOL, Markers
+from worker.text.tool_calls.calls import parser_name
 
 log = logging.getLogger("worker")
 

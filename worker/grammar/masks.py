@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.grammar.compiled import CompiledGrammar
+from worker.grammar.compiling.compiled import CompiledGrammar
+from worker.grammar.compiling.process import GrammarProcess, ProcessLostError
+from worker.grammar.compiling.wire import Follow, Status
 from worker.grammar.constraint import Constraint, Phase
-from worker.grammar.process import GrammarProcess, ProcessLostError
-from worker.grammar.wire import Follow, Status
 
 log = logging.getLogger("worker")
 

@@ -10,11 +10,11 @@ from typing import Protocol
 import msgspec
 
 from protocol.messages import ToolCall
-from worker.text.blocks import ToolBlocks
-from worker.text.calls import Call
 from worker.text.markers import NORMAL, REASONING, TOOL, Markers
 from worker.text.states import VISIBLE, Edge, TextState, compile_states
-from worker.text.writing import Emit, Writing
+from worker.text.tool_calls.blocks import ToolBlocks
+from worker.text.tool_calls.calls import Call
+from worker.text.tool_calls.streaming import Emit, Writing
 
 MALFORMED_LIMIT = 8
 """After so many blocks that are no calls, tool markers are plain text: it bounds the work of reading them again."""

@@ -12,10 +12,10 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 
-from gateway.access.record import RateLimits
+from gateway.access.keys.key import RateLimits
 from gateway.app import make_app
 from gateway.config import GatewayConfig, parse_arguments
-from gateway.context import EVENTS, KEY_SYNC
+from gateway.http.context import EVENTS, KEY_SYNC
 from gateway.settings import ConfigError
 
 ADMIN = bearer(MASTER)

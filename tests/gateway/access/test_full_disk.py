@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.access.custody import KeysUnavailable, KeySync
-from gateway.access.journal import RevocationJournal
-from gateway.access.keyring import Caller, Keyring
-from gateway.access.record import UNLIMITED, new_key
-from gateway.access.store import KeyStore
+from gateway.access.keys.journal import RevocationJournal
+from gateway.access.keys.key import UNLIMITED, new_key
+from gateway.access.keys.keyring import Caller, Keyring
+from gateway.access.keys.store import KeyStore
+from gateway.access.keys.sync import KeysUnavailable, KeySync
 from gateway.access.usage import UsageLedger
 
 

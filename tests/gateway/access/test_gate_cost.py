@@ -9,11 +9,11 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from gateway.access.gate import GATE, TICKET, Gate, add_headers, guard
-from gateway.access.keyring import Keyring
+from gateway.access.keys.key import RateLimits, new_key
+from gateway.access.keys.keyring import Keyring
 from gateway.access.limits import HOUR_NS
-from gateway.access.record import RateLimits, new_key
 from gateway.access.usage import UsageLedger
-from gateway.openapi import Operation, mount
+from gateway.http.openapi import Operation, mount
 
 ROUNDS, REQUESTS = 11, 50
 

@@ -11,9 +11,9 @@ from guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 from yarl import URL
 
 from gateway.access.gate import GATE, duration
-from gateway.access.keyring import Caller
-from gateway.access.record import METERED, OPEN, PERMISSIONS, RateLimits
-from gateway.openapi import OPERATIONS, ROUTES, Operation
+from gateway.access.keys.key import METERED, OPEN, PERMISSIONS, RateLimits
+from gateway.access.keys.keyring import Caller
+from gateway.http.openapi import OPERATIONS, ROUTES, Operation
 
 OPEN_PATHS = {
     "/ping", "/health", "/health/live", "/health/ready",
@@ -37,7 +37,7 @@ async def test_every_route_has_a_policy_when_it_is_there(client: Client) -> None
     """A new route without one is closed in production. Give its `Operation` an `access`."""
     lacking = [f"{method} {path}" for method, path, known in routes(client) if known is None or not known.access]
     assert not lacking, (
-        f"no access=(...) on the Operation of: {', '.join(lacking)}; see gateway.access.record.PERMISSIONS"
+        f"no access=(...) on the Operation of: {', '.join(lacking)}; see gateway.access.keys.key.PERMISSIONS"
     )
     for operation in app_of(client)[OPERATIONS]:
         assert set(operation.access) <= {*PERMISSIONS, OPEN}, operation.path

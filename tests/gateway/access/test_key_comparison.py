@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.access import keyring
-from gateway.access.keyring import Keyring
-from gateway.access.keys import mint
-from gateway.access.record import new_key
+from gateway.access.keys import keyring
+from gateway.access.keys.key import new_key
+from gateway.access.keys.keyring import Keyring
+from gateway.access.keys.text import mint
 
 PEPPER = b"p" * 32
 

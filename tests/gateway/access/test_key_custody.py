@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from gateway.access import cli
-from gateway.access.custody import KeysUnavailable, KeySync
-from gateway.access.keyring import Caller, Keyring
+from gateway.access.keys.key import UNLIMITED, BadKey, Key, RateLimits, new_key
+from gateway.access.keys.keyring import Caller, Keyring
+from gateway.access.keys.store import DATABASE, PEPPER, KeyStore, UsageRow
+from gateway.access.keys.sync import KeysUnavailable, KeySync
 from gateway.access.limits import DAY_NS
-from gateway.access.record import UNLIMITED, BadKey, Key, RateLimits, new_key
-from gateway.access.store import DATABASE, PEPPER, KeyStore, UsageRow
 from gateway.access.usage import UsageLedger
 
 Make = Callable[..., KeySync]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access.keys import digest, id_of, masked, mint
+from gateway.access.keys.text import digest, id_of, masked, mint
 
 
 def test_key_is_recognised_when_minted() -> None:

@@ -7,8 +7,8 @@ from guarded_app import MASTER, Client, bearer, issue
 from key_traces import CLIENT_KEY, Listener, noting, sent, shown, traces
 
 from gateway.access import gate
-from gateway.access.keyring import Keyring
-from gateway.access.keys import mint
+from gateway.access.keys.keyring import Keyring
+from gateway.access.keys.text import mint
 
 
 def test_trace_is_found_however_a_key_was_shown() -> None:

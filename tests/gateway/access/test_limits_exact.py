@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from gateway.access.keys.key import UNLIMITED, RateLimits
 from gateway.access.limits import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS, Burst, RequestLog, TokenBucket
-from gateway.access.meter import LimitRefusal, RateLimiter, Reservation
-from gateway.access.record import UNLIMITED, RateLimits
+from gateway.access.rate_limiter import LimitRefusal, RateLimiter, Reservation
 
 MS = 1_000_000
 STEPS = st.lists(

@@ -55,7 +55,7 @@ async def test_addresses_are_in_request_lines_and_the_audit_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where a request came from, as far as it can be trusted."""
-    from gateway.logs import TextLines
+    from gateway.telemetry.logs import TextLines
 
     lines: list[str] = []
     caplog.set_level("INFO", "gateway")

@@ -14,14 +14,14 @@ import pytest
 from guarded_app import MASTER, Client, app_of, bearer, guarded
 
 from gateway.access import cli
-from gateway.access.custody import KeySync
 from gateway.access.gate import GATE
-from gateway.access.journal import FILE, FILE_BYTES, RECORD_BYTES, RECORDS, RevocationJournal
-from gateway.access.keyring import Caller, Keyring
-from gateway.access.record import UNLIMITED, Key, new_key
-from gateway.access.store import DATABASE, PEPPER, KeyStore, RevokedKey
+from gateway.access.keys.journal import FILE, FILE_BYTES, RECORD_BYTES, RECORDS, RevocationJournal
+from gateway.access.keys.key import UNLIMITED, Key, new_key
+from gateway.access.keys.keyring import Caller, Keyring
+from gateway.access.keys.store import DATABASE, PEPPER, KeyStore, RevokedKey
+from gateway.access.keys.sync import KeySync
 from gateway.access.usage import UsageLedger
-from gateway.context import KEY_SYNC
+from gateway.http.context import KEY_SYNC
 
 PAIRS = 200
 ADMIN = bearer(MASTER)

@@ -12,10 +12,10 @@ from msgspec.structs import replace
 from redis_server import RedisServer, needs_redis, redis_server
 
 from gateway.access.gate import GATE
+from gateway.access.keys.key import UNLIMITED, RateLimits
 from gateway.access.limits import DAY_NS, HOUR_NS, MINUTE_NS
-from gateway.access.meter import LimitRefusal, RateLimiter, Reservation
-from gateway.access.record import UNLIMITED, RateLimits
-from gateway.access.shared import LEASE_S, LimitDecision, LimitEntry, RedisLimits
+from gateway.access.rate_limiter import LimitRefusal, RateLimiter, Reservation
+from gateway.access.redis_limits import LEASE_S, LimitDecision, LimitEntry, RedisLimits
 from gateway.settings import ConfigError
 
 __all__ = ["redis_server"]

@@ -8,10 +8,10 @@ import pytest
 from guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.access.keys import mint
-from gateway.context import POOL
-from gateway.errors import ApiError
+from gateway.access.keys.text import mint
+from gateway.http.context import POOL
 from gateway.schema.decode import read_option
+from gateway.schema.errors import ApiError
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/ready"])

@@ -6,8 +6,8 @@ import tracemalloc
 import msgspec
 from dispatch_rig import Rig, generate
 
-from gateway.dispatch.affinity import REMEMBERED, PrefixAffinity, keys_of
 from gateway.dispatch.flight import JobState
+from gateway.dispatch.prefix_affinity import REMEMBERED, PrefixAffinity, keys_of
 from protocol.messages import ChatPrompt, EmbedJob, GenerateJob, TextPrompt, TokenPrompt
 
 

@@ -6,7 +6,7 @@ import pytest
 from dispatch_rig import Rig, failure_code, generate, supervision
 
 from gateway.dispatch.flight import JobState
-from gateway.dispatch.limits import PoolTimeouts
+from gateway.dispatch.timeouts import PoolTimeouts
 from protocol.errors import Code
 from protocol.messages import (
     Beat,

@@ -6,8 +6,8 @@ import pytest
 from dispatch_rig import Rig, announcement, failure_code, generate, supervision
 
 from gateway.dispatch.flight import JobState
-from gateway.dispatch.limits import PoolTimeouts
-from gateway.dispatch.stream import JobFailed
+from gateway.dispatch.jobs.stream import JobFailed
+from gateway.dispatch.timeouts import PoolTimeouts
 from protocol.errors import Code
 from protocol.messages import (
     Beat,

@@ -7,7 +7,7 @@ from dispatch_rig import EPOCH, Rig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.dispatch.fleet import SHOWN_S, Scaling
+from gateway.dispatch.workers.scaling import SHOWN_S, Scaling
 from protocol.codec import decode_to_worker
 from protocol.messages import Drain, EndEngine, Kind, StartEngine, Supervision, Watch
 

@@ -10,7 +10,7 @@ from dispatch_rig import EPOCH, Rig, announcement, failure_code, readiness, supe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.dispatch.intake import REMEMBERED_PEERS
+from gateway.dispatch.receiver import REMEMBERED_PEERS
 from protocol.codec import encode
 from protocol.messages import (
     Announce,

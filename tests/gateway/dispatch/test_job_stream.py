@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.dispatch.stream import JobFailed, JobStream
+from gateway.dispatch.jobs.stream import JobFailed, JobStream
 from protocol.messages import Accepted, Delta, Text, TokenLogprob, ToolCall, Usage
 
 

@@ -3,8 +3,8 @@
 import pytest
 from dispatch_rig import Rig, announcement, readiness, supervision
 
+from gateway.dispatch.jobs.stream import JobFailed
 from gateway.dispatch.model import ModelState
-from gateway.dispatch.stream import JobFailed
 from protocol.messages import GenerateJob, Kind, State, Watch
 
 

@@ -10,14 +10,14 @@ from aiohttp import web
 from picture_files import padded, picture
 from remote_servers import Names, PublicHost, answering
 
-from gateway.errors import ApiError
 from gateway.media.fetcher import UNREACHABLE, Fetcher, FetchLimits
-from gateway.media.gallery import ImageResolver
+from gateway.media.image_resolver import ImageResolver
 from gateway.media.inline import ImageFile
 from gateway.media.remote_urls import UrlRules
 from gateway.memory_account import MemoryAccount
 from gateway.schema.bounds import MAX_IMAGE_BYTES
-from gateway.schema.pictures import ShownImage
+from gateway.schema.errors import ApiError
+from gateway.schema.shown_images import ShownImage
 from protocol.messages import Image
 
 PNG = picture()

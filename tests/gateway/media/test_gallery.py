@@ -6,11 +6,11 @@ import hashlib
 import pytest
 from picture_files import data_url, padded, picture
 
-from gateway.errors import ApiError
-from gateway.media.gallery import SMALL, Hold, ImageResolver
+from gateway.media.image_resolver import SMALL, Hold, ImageResolver
 from gateway.media.inline import ImageFile
 from gateway.memory_account import MemoryAccount, MemoryShare
-from gateway.schema.pictures import ShownImage
+from gateway.schema.errors import ApiError
+from gateway.schema.shown_images import ShownImage
 from protocol.messages import Image
 
 RED, BLUE = picture(colour="red"), picture(colour="blue")

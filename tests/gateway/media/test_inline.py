@@ -7,9 +7,9 @@ import os
 import pytest
 from picture_files import data_url, picture
 
-from gateway.errors import ApiError
 from gateway.media.inline import CHUNK, read_inline
 from gateway.schema.bounds import MAX_IMAGE_BYTES
+from gateway.schema.errors import ApiError
 
 PNG = picture()
 

@@ -10,11 +10,12 @@ import orjson
 import pytest
 from yarl import URL
 
-from gateway.errors import TABLE
-from gateway.openapi import OPERATIONS
+from gateway.http.openapi import OPERATIONS
 from gateway.routes.docs import ASSETS, PAGES
-from gateway.schema import answers, chat, completion, error, messages, models, sampling, structured, tokenize, tools
+from gateway.schema import answers, chat, completion, messages, models, sampling, structured, tokenize, tools
+from gateway.schema import error_body as error
 from gateway.schema.decode import decode
+from gateway.schema.errors import TABLE
 
 MODULES = (answers, chat, completion, error, messages, models, sampling, structured, tokenize, tools)
 

@@ -13,13 +13,13 @@ import pytest
 from aiohttp import FormData, StreamReader
 from guarded_app import Client, app_of, guarded
 
-from gateway.access.keyring import ANYBODY
-from gateway.errors import ApiError
+from gateway.access.keys.keyring import ANYBODY
 from gateway.memory_account import MEMORY
 from gateway.routes import pace
 from gateway.routes.parsing import ParsingTurns
 from gateway.schema.chat import ChatCompletionRequest
 from gateway.schema.decode import check, decode
+from gateway.schema.errors import ApiError
 
 SIZE = 20 * 1024 * 1024 - 200
 HOLD_S = 0.4

@@ -13,7 +13,7 @@ import pytest
 from yarl import URL
 
 from gateway.config import GatewayConfig
-from gateway.logs import REQUEST, JsonLines, TextLines, setup_logging
+from gateway.telemetry.logs import REQUEST, JsonLines, TextLines, setup_logging
 
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "sesame"}]}

@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from gateway.dispatch.stream import JobFailed
-from gateway.errors import AT_CAPACITY, TABLE, ApiError
-from gateway.schema.error import ErrorBody
+from gateway.dispatch.jobs.stream import JobFailed
+from gateway.schema.error_body import ErrorBody
+from gateway.schema.errors import AT_CAPACITY, TABLE, ApiError
 from protocol.errors import Code
 
 STATUSES = {

@@ -5,10 +5,10 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.errors import ApiError
 from gateway.schema.chat import ChatCompletionRequest
 from gateway.schema.completion import CompletionRequest
 from gateway.schema.decode import decode
+from gateway.schema.errors import ApiError
 from gateway.schema.tokenize import DetokenizeRequest, TokenizeRequest
 from protocol.messages import ChatPrompt, GenerateJob, Grammar, Ready, TextPrompt, TokenPrompt
 

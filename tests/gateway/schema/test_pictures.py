@@ -6,10 +6,10 @@ import orjson
 import pytest
 from picture_files import data_url, image_part, picture, showing
 
-from gateway.errors import ApiError
 from gateway.schema.bounds import MAX_IMAGES
 from gateway.schema.chat import ChatCompletionRequest
 from gateway.schema.decode import decode
+from gateway.schema.errors import ApiError
 from gateway.schema.tokenize import TokenizeRequest
 from protocol.messages import ChatPrompt
 

@@ -6,11 +6,11 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.errors import ApiError
 from gateway.schema.base import Request
 from gateway.schema.chat import ChatCompletionRequest
 from gateway.schema.completion import CompletionRequest
 from gateway.schema.decode import decode
+from gateway.schema.errors import ApiError
 from gateway.schema.tokenize import DetokenizeRequest, TokenizeRequest
 
 USER = {"role": "user", "content": "hi"}

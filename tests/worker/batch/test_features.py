@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.batch.features import EncoderCache
-from worker.batch.scene import Features
+from worker.batch.encoder_cache import EncoderCache
+from worker.batch.images import Features
 
 mx = pytest.importorskip("mlx.core")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.batch.pace import FIRST, SHARE, SMALLEST, ChunkSizer
+from worker.batch.chunk_size import FIRST, SHARE, SMALLEST, ChunkSizer
 
 
 def settle(pace: ChunkSizer, decode_s: float, token_s: float) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.batch.positions import BatchPositions, Positions
+from worker.engines.vision.positions import BatchPositions, Positions
 
 mx = pytest.importorskip("mlx.core")
 

@@ -7,7 +7,7 @@ import pytest
 from mlx_lm.models.base import create_attention_mask
 from mlx_lm.models.cache import ArraysCache, KVCache
 
-from worker.batch.proof import Batchability, prove
+from worker.batch.batchability import Batchability, prove
 
 WIDTH = 16
 

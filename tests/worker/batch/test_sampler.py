@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from worker.batch.draws import row_key
+from worker.batch.random import row_key
 from worker.batch.row import Row, RowSampling
 from worker.batch.sampler import History, Sampler, likeliest_of
 

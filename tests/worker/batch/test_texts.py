@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.batch.texts import QueuedText, TextQueue, groups
+from worker.engines.embedding.queue import QueuedText, TextQueue, groups
 
 
 def texts(job: int, *lengths: int) -> list[QueuedText]:

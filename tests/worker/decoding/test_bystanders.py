@@ -14,8 +14,8 @@ from vision_runs import look
 from protocol.errors import Code
 from protocol.messages import Failed, TextPrompt, TokenizeJob, Tokens
 from worker.config import WorkerConfig
-from worker.engines.vision import VisionEngine
-from worker.reception import Admitted, Preprocessor
+from worker.engines.vision.engine import VisionEngine
+from worker.process.preprocessor import Admitted, Preprocessor
 
 pytestmark = pytest.mark.mlx
 

@@ -21,7 +21,7 @@ from picture_files import picture
 from PIL import Image
 
 from protocol.errors import Code, JobError
-from worker import images
+from worker import image_files as images
 from worker.decoding import process as process_module
 from worker.decoding.decoders import Decoders
 from worker.decoding.fitting import Fit

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from worker.config import WorkerConfig
-from worker.engines.chat import ChatEngine
+from worker.engines.chat.engine import ChatEngine
 
 
 @pytest.fixture(scope="session")

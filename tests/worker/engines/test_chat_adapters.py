@@ -16,7 +16,7 @@ from protocol.errors import JobError
 from protocol.messages import GenerateJob, TokenPrompt
 from worker.config import WorkerConfig
 from worker.engines.base import EngineLoadError
-from worker.engines.chat import ChatEngine
+from worker.engines.chat.engine import ChatEngine
 
 ANSWER = {"ignore_eos": True}
 SEEDED = {"ignore_eos": True, "temperature": 0.9, "top_p": 0.95, "seed": 5}
@@ -108,7 +108,7 @@ def test_prefix_is_shared_within_an_adapter_only(engine: ChatEngine) -> None:
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every buffer is as large as asked for: of those that MLX keeps when they are freed, it hands out larger ones."""
-    monkeypatch.setattr("worker.engines.chat.BUFFER_CACHE_BYTES", 0)
+    monkeypatch.setattr("worker.engines.chat.engine.BUFFER_CACHE_BYTES", 0)
     kept_bytes = mx.set_cache_limit(0)
     # What other tests left behind must not go away in between.
     gc.collect()

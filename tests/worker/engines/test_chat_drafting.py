@@ -13,11 +13,11 @@ from tiny_drafts import make_draft
 
 from protocol.messages import GenerateJob, Grammar, TextPrompt, TokenPrompt
 from worker.batch import caches
-from worker.batch.drafted import DraftModelState, SpeculativeGroup, fitted
-from worker.batch.drafting import CHUNK, TRIAL
+from worker.batch.speculation.group import DraftModelState, SpeculativeGroup, fitted
+from worker.batch.speculation.policy import CHUNK, TRIAL
 from worker.config import WorkerConfig
 from worker.engines.base import EngineLoadError
-from worker.engines.chat import ChatEngine
+from worker.engines.chat.engine import ChatEngine
 
 PROMPT = TokenPrompt(list(range(100, 140)))
 SAMPLINGS: dict[str, dict[str, Any]] = {

@@ -27,7 +27,7 @@ from protocol.messages import (
     Tokens,
 )
 from worker.config import WorkerConfig
-from worker.engines.chat import ChatEngine
+from worker.engines.chat.engine import ChatEngine
 
 EngineOf = Callable[..., ChatEngine]
 PROMPT = TokenPrompt(list(range(100, 140)))

@@ -10,8 +10,9 @@ import pytest
 from engine_runs import job, run
 
 from protocol.messages import GenerateJob, TokenPrompt
-from worker.batch import draws, sampler
-from worker.engines.chat import ChatEngine
+from worker.batch import random as draws
+from worker.batch import sampler
+from worker.engines.chat.engine import ChatEngine
 
 ARCHITECTURES = ("qwen3", "llama", "gemma3", "granitemoehybrid", "mamba2", "mamba")
 

@@ -9,7 +9,7 @@ from engine_runs import Outcome, chat, job, run
 from protocol.errors import Code, JobError
 from protocol.messages import Accepted, Done, TextPrompt, TokenizeJob, TokenPrompt, Tokens
 from protocol.parts import joined_calls
-from worker.engines.chat import ChatEngine
+from worker.engines.chat.engine import ChatEngine
 
 EngineOf = Callable[..., ChatEngine]
 PROMPT = TokenPrompt(list(range(100, 140)))

@@ -26,9 +26,9 @@ from protocol.messages import (
     Tokens,
     Vectors,
 )
-from worker.engines import embedding
 from worker.engines.base import EngineLoadError
-from worker.engines.embedding import EmbeddingEngine
+from worker.engines.embedding import engine as embedding
+from worker.engines.embedding.engine import EmbeddingEngine
 
 pytestmark = pytest.mark.mlx
 

@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from protocol.errors import Code, JobError
 from protocol.messages import Failed, Image, Vectors
 from worker.engines.base import EngineLoadError
-from worker.engines.embedding import EmbeddingEngine
+from worker.engines.embedding.engine import EmbeddingEngine
 
 pytestmark = pytest.mark.mlx
 

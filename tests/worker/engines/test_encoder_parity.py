@@ -8,9 +8,9 @@ import pytest
 from embedding_runs import Rows, embed_job, loaded, rows, run, table, unpacked
 from models import encoders
 
-from worker.batch.texts import QueuedText
 from worker.engines.base import EngineLoadError
-from worker.engines.embedding import EmbeddingEngine
+from worker.engines.embedding.engine import EmbeddingEngine
+from worker.engines.embedding.queue import QueuedText
 
 pytestmark = pytest.mark.mlx
 

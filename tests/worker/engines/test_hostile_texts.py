@@ -22,9 +22,9 @@ from tokenizer_kinds import MINILM
 from protocol.errors import Code
 from protocol.messages import ChatPrompt, DetokenizeJob, EmbedJob, Failed, TextPrompt, TokenizeJob, TokenPrompt, Tokens
 from worker.config import WorkerConfig
-from worker.engines.chat import ChatEngine
-from worker.engines.embedding import EmbeddingEngine
-from worker.reception import Admitted, Preprocessor
+from worker.engines.chat.engine import ChatEngine
+from worker.engines.embedding.engine import EmbeddingEngine
+from worker.process.preprocessor import Admitted, Preprocessor
 from worker.text.disarming import JOINER
 
 PATIENCE_S = 60.0

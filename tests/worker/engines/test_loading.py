@@ -11,9 +11,9 @@ from mlx.utils import tree_flatten
 from worker.config import WorkerConfig
 from worker.engines.base import EngineLoadError
 from worker.engines.loading import family, load
-from worker.text import llama3
-from worker.text.calls import parser_name
 from worker.text.markers import markers_of
+from worker.text.tool_calls import llama3
+from worker.text.tool_calls.calls import parser_name
 
 
 def configured(folder: Path, **fields: object) -> WorkerConfig:

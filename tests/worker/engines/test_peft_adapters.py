@@ -16,7 +16,7 @@ from protocol.messages import TokenPrompt
 from worker.config import WorkerConfig
 from worker.engines.adapters import adapt
 from worker.engines.base import EngineLoadError
-from worker.engines.chat import ChatEngine
+from worker.engines.chat.engine import ChatEngine
 
 GOLDEN = Path(__file__).parent / "peft"
 """Saved by PEFT 0.21.2 from the tiny Qwen3; loaded by PEFT and by us they gave the same logits within 4e-5 of 15."""

@@ -8,7 +8,7 @@ from engine_runs import job, prepared
 
 from protocol.messages import Delta, GenerateJob, TokenPrompt
 from worker.config import WorkerConfig
-from worker.engines.chat import ChatEngine
+from worker.engines.chat.engine import ChatEngine
 
 pytestmark = pytest.mark.mlx
 

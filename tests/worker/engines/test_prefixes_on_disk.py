@@ -12,12 +12,12 @@ import pytest
 from engine_runs import Outcome, job, run
 
 from protocol.messages import TokenPrompt
-from worker.batch import packing
-from worker.batch.packing import Unpackable
+from worker.batch import serialization as packing
+from worker.batch.serialization import Unpackable
 from worker.config import WorkerConfig
-from worker.engines.chat import ChatEngine
-from worker.engines.shelving import identity
-from worker.shelf.names import BLOCK
+from worker.disk_cache.block_names import BLOCK
+from worker.engines.chat.disk_cache import identity
+from worker.engines.chat.engine import ChatEngine
 
 pytestmark = pytest.mark.mlx
 
@@ -143,7 +143,7 @@ def test_disk_that_stands_still_is_not_waited_for(
     assert shelf is not None
     recall._prefix.clear()
     released = threading.Event()
-    monkeypatch.setattr("worker.shelf.shelf.PATIENCE_S", 0.05)
+    monkeypatch.setattr("worker.disk_cache.cache.PATIENCE_S", 0.05)
     with monkeypatch.context() as patch:
         patch.setattr(shelf._folder, "has_file", lambda *_: released.wait(20))
         for _ in range(2):
@@ -204,7 +204,7 @@ def test_cache_that_cant_be_kept_turns_the_disk_off(
         return mx.zeros(tensor.bits.shape)
 
     with monkeypatch.context() as patch:
-        patch.setattr("worker.batch.packing._array", wrong)
+        patch.setattr("worker.batch.serialization._array", wrong)
         engine = make(model_folder("qwen3"), tmp_path / "shelf")
         with pytest.raises(Unpackable, match="does not come out"):
             packing.prove(engine._loaded.model)

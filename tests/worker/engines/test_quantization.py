@@ -11,7 +11,7 @@ from models import encoders
 from worker.config import ConfigError, parse_arguments
 from worker.engines import weights
 from worker.engines.base import EngineLoadError
-from worker.engines.chat import ChatEngine
+from worker.engines.chat.engine import ChatEngine
 
 pytestmark = pytest.mark.mlx
 

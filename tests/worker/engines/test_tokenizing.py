@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 
 from protocol.errors import Code, JobError
 from protocol.messages import DetokenizeJob, EmbedJob, TextPrompt, TokenizeJob
-from worker.engines.sentence_files import EmbeddingFiles
-from worker.engines.sentences import EmbeddingInputs, InputForm
+from worker.engines.embedding.inputs import EmbeddingInputs, InputForm
+from worker.engines.embedding.model_files import EmbeddingFiles
 from worker.engines.tokenizing import MOST_COUNTED_TOKENS, TokenCoder
 
 LIMIT = 200

@@ -11,8 +11,8 @@ from embedding_runs import embed_job, images, loaded, prepared, rows, run
 from models import encoders, seeing
 
 from protocol.errors import Code, JobError
-from worker.engines import torch_models
-from worker.engines.embedding import EmbeddingEngine
+from worker.engines.embedding import torch_models
+from worker.engines.embedding.engine import EmbeddingEngine
 
 pytestmark = pytest.mark.mlx
 

@@ -19,9 +19,9 @@ from protocol.messages import ChatPrompt, Failed, GenerateJob, Grammar, TextProm
 from worker.config import WorkerConfig
 from worker.decoding.decoders import Decoders
 from worker.engines.base import EngineLoadError
-from worker.engines.vision import VisionEngine
-from worker.engines.vision_loading import load_vision
-from worker.engines.visual import VisualModel
+from worker.engines.vision.engine import VisionEngine
+from worker.engines.vision.loading import load_vision
+from worker.engines.vision.model import VisualModel
 
 pytestmark = pytest.mark.mlx
 
@@ -266,7 +266,7 @@ def test_pixels_beyond_their_bound_are_made_when_needed(
     """Nothing waits in memory but the files, and the answer is the same."""
     asked = look(1, FILES, (12, 13, "What are these?"), max_tokens=8, tenant="bound")
     expected = tokens(fresh, asked)
-    monkeypatch.setattr("worker.engines.pictures.PIXELS_BYTES", 0)
+    monkeypatch.setattr("worker.engines.vision.image_processor.PIXELS_BYTES", 0)
     assert all(picture.pixels is None for picture in prepared(engine, asked, FILES).scene.pictures)
     assert tokens(engine, asked) == expected
 
@@ -344,7 +344,7 @@ def test_wide_image_that_the_family_refuses(engine: VisionEngine) -> None:
 
 def test_text_model_refuses_images(model_folder: Callable[[str], Path]) -> None:
     """By name, before anything is computed."""
-    from worker.engines.chat import ChatEngine
+    from worker.engines.chat.engine import ChatEngine
 
     engine = ChatEngine(WorkerConfig(model_path=str(model_folder("qwen3")), served_name="m"))
     engine.load()

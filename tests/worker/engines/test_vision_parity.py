@@ -10,7 +10,7 @@ from make_models import VISION_NAMES
 from vision_runs import Part, look, noise, reference
 
 from worker.config import WorkerConfig
-from worker.engines.vision import VisionEngine
+from worker.engines.vision.engine import VisionEngine
 
 pytestmark = pytest.mark.mlx
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from worker.config import WorkerConfig
-from worker.engines.chat import ChatEngine
+from worker.engines.chat.engine import ChatEngine
 
 
 @pytest.fixture(scope="session")

@@ -16,13 +16,13 @@ from models import bpe, corpus, tokenizer
 from protocol.errors import Code, JobError
 from protocol.parts import joined_calls
 from worker.config import WorkerConfig
-from worker.engines.chat import ChatEngine
-from worker.engines.preparation import ChatPreprocessor
-from worker.grammar import compilers
+from worker.engines.chat.engine import ChatEngine
+from worker.engines.chat.preprocessing import ChatPreprocessor
+from worker.grammar.compiling import compilers
 from worker.grammar.formats import FORMATS
 from worker.grammar.grammars import Grammars
-from worker.text import llama3
 from worker.text.markers import markers_of
+from worker.text.tool_calls import llama3
 
 pytestmark = pytest.mark.mlx
 

@@ -5,10 +5,8 @@ from unittest.mock import Mock
 
 from protocol.errors import Code, JobError
 from protocol.messages import GenerateJob, Sampling, TextPrompt
-from worker.grammar.compile_queue import WAITING_HEAVY, WAITING_LIGHT, CompileQueue, PendingGrammar
-from worker.grammar.compiled import CompiledGrammar
-from worker.grammar.constraint import GrammarSpec
-from worker.grammar.memory import (
+from worker.grammar.compiling.compiled import CompiledGrammar
+from worker.grammar.compiling.memory import (
     FIRST_DOUBT_S,
     KEPT,
     KEPT_BYTES,
@@ -17,9 +15,11 @@ from worker.grammar.memory import (
     GrammarMemory,
     Verdict,
 )
-from worker.grammar.standing import FIRST_PAUSE_S, LIGHT_S, LONGEST_PAUSE_S, MOST_S, PAID_PER_S, Standing
-from worker.grammar.standing import REMEMBERED as REMEMBERED_TENANTS
-from worker.grammar.wire import Compile
+from worker.grammar.compiling.queue import WAITING_HEAVY, WAITING_LIGHT, CompileQueue, PendingGrammar
+from worker.grammar.compiling.standing import FIRST_PAUSE_S, LIGHT_S, LONGEST_PAUSE_S, MOST_S, PAID_PER_S, Standing
+from worker.grammar.compiling.standing import REMEMBERED as REMEMBERED_TENANTS
+from worker.grammar.compiling.wire import Compile
+from worker.grammar.constraint import GrammarSpec
 
 REQUEST = Compile(GenerateJob(0, 0, "", "", TextPrompt(""), Sampling(0)), None, 5.0, 1 << 30)
 PATIENCE_S = 10.0

@@ -13,11 +13,11 @@ from engine_runs import chat, job, run
 
 from protocol.errors import Code, JobError
 from protocol.messages import GenerateJob, Grammar
-from worker.engines.chat import ChatEngine
-from worker.grammar import compilers, process
-from worker.grammar.footprint import footprint_bytes
-from worker.grammar.process import ForkServer, GrammarProcess
-from worker.grammar.wire import TokenTable
+from worker.engines.chat.engine import ChatEngine
+from worker.grammar.compiling import compilers, process
+from worker.grammar.compiling.footprint import footprint_bytes
+from worker.grammar.compiling.process import ForkServer, GrammarProcess
+from worker.grammar.compiling.wire import TokenTable
 
 pytestmark = pytest.mark.mlx
 

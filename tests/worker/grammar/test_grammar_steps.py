@@ -8,9 +8,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from worker.grammar import child
-from worker.grammar.child import GRACE_PER_TOKEN_S, GRACE_S, MaskSteps
-from worker.grammar.wire import Follow, Status
+from worker.grammar.compiling import child
+from worker.grammar.compiling.child import GRACE_PER_TOKEN_S, GRACE_S, MaskSteps
+from worker.grammar.compiling.wire import Follow, Status
 
 MASK_WORK_S = GRACE_S / 2.5
 
@@ -44,7 +44,7 @@ def test_grammar_is_slow_when_its_masks_take_too_long_together(monkeypatch: pyte
 def test_process_gets_no_more_memory_when_its_bound_is_reached() -> None:
     """Half of what following a grammar may add is there, and twice as much is not."""
     script = (
-        "from worker.grammar.child import FOLLOW_BYTES, _bound_memory\n"
+        "from worker.grammar.compiling.child import FOLLOW_BYTES, _bound_memory\n"
         "_bound_memory(FOLLOW_BYTES)\n"
         "half = bytearray(FOLLOW_BYTES // 2)\n"
         "print('half')\n"

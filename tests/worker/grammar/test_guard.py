@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from worker.grammar.constraint import Constraint, Format, GrammarSpec, Phase
-from worker.grammar.guard import MarkerMask
+from worker.grammar.marker_mask import MarkerMask
 
 RAWS = [b"<", b"tool", b">", b"<tool>", b"a", b"ol>x", b"<to", b"l", b" ", b"</t>", b"</", b"t>"]
 NAMES = {raw: token for token, raw in enumerate(RAWS)}

@@ -9,7 +9,7 @@ from engine_runs import Outcome, chat, job, run
 
 from protocol.errors import Code, JobError
 from protocol.messages import GenerateJob, Grammar, TextPrompt
-from worker.engines.chat import ChatEngine
+from worker.engines.chat.engine import ChatEngine
 
 pytestmark = pytest.mark.mlx
 

@@ -12,12 +12,12 @@ from engine_runs import Outcome, chat, job, run
 from protocol.errors import Code, JobError
 from protocol.messages import GenerateJob, Grammar, ToolCall
 from protocol.parts import joined_calls
-from worker.engines.chat import ChatEngine
+from worker.engines.chat.engine import ChatEngine
 from worker.grammar import grammars
 from worker.grammar.formats import FORMATS, rules
-from worker.grammar.sheet import LarkBuilder, TokenSpelling
+from worker.grammar.lark import LarkBuilder, TokenSpelling
 from worker.grammar.tools import ToolCase
-from worker.text.calls import calls_from
+from worker.text.tool_calls.calls import calls_from
 
 pytestmark = pytest.mark.mlx
 

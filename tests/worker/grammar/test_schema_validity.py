@@ -10,7 +10,7 @@ from engine_runs import chat, job, run
 from schema_corpus import corpus
 
 from protocol.messages import GenerateJob, Grammar
-from worker.engines.chat import ChatEngine
+from worker.engines.chat.engine import ChatEngine
 
 pytestmark = pytest.mark.mlx
 

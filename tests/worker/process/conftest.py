@@ -16,7 +16,7 @@ from protocol import codec
 from protocol.address import endpoint
 from protocol.messages import Hello, ToGateway, ToWorker
 from worker.config import WorkerConfig
-from worker.launch import engine_command
+from worker.process.launch import engine_command
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 20.0

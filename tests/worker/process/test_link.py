@@ -29,8 +29,8 @@ from protocol.messages import (
     Ready,
     State,
 )
-from worker.link import GatewayLink
-from worker.loop import Reset, Stop
+from worker.process.link import GatewayLink
+from worker.process.loop import Reset, Stop
 
 PATIENCE_S = 10.0
 READY = Ready(64, 100, "f", "", [], [], 1, 0.1, True, 0.1)

@@ -9,9 +9,9 @@ import pytest
 from protocol.errors import Code
 from protocol.messages import Accepted, Cancel, Delta, Done, Failed, State, ToGateway, Usage
 from worker.engines.base import Gauges
-from worker.loop import Loop, Reset, Stop
-from worker.pulse import StepClock
-from worker.reception import Admitted
+from worker.process.heartbeat import StepClock
+from worker.process.loop import Loop, Reset, Stop
+from worker.process.preprocessor import Admitted
 
 
 class Script:

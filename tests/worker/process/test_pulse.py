@@ -6,7 +6,7 @@ import time
 import pytest
 
 from protocol.messages import State
-from worker.pulse import StepClock
+from worker.process.heartbeat import StepClock
 from worker.work import OwnWork
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from protocol.errors import Code, JobError
 from protocol.messages import DetokenizeJob, Failed, GenerateJob, Grammar, Job, Sampling, Text, TextPrompt
-from worker.reception import Admitted, Compiler, Preprocessor
+from worker.process.preprocessor import Admitted, Compiler, Preprocessor
 
 PATIENCE_S = 10.0
 

@@ -2,7 +2,7 @@
 
 import random
 
-from worker.shelf.shares import TenantShare, victims
+from worker.disk_cache.eviction import TenantShare, victims
 
 
 def held(*items: tuple[str, int, float]) -> list[TenantShare]:

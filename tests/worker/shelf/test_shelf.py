@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from shelf_rig import Rig, parcel
 
-from worker.shelf import folder as folders
-from worker.shelf.folder import CacheFolder, DiskCacheError
-from worker.shelf.names import BLOCK
-from worker.shelf.shelf import WORTH
+from worker.disk_cache import folder as folders
+from worker.disk_cache.block_names import BLOCK
+from worker.disk_cache.cache import WORTH
+from worker.disk_cache.folder import CacheFolder, DiskCacheError
 
 ROOT = Path(__file__).resolve().parents[3]
 LONG = list(range(1000, 1000 + 5 * BLOCK + 17))

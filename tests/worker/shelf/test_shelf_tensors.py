@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from worker.shelf import tensors
-from worker.shelf.tensors import Damaged, Tensor
+from worker.disk_cache import tensors
+from worker.disk_cache.tensors import Damaged, Tensor
 
 
 def content() -> dict[str, Tensor]:

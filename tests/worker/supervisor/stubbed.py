@@ -5,8 +5,8 @@ from pathlib import Path
 
 from worker import logs
 from worker.config import WorkerConfig
-from worker.supervisor import Supervisor
-from worker.watch import RestartPolicy
+from worker.supervisor.lifecycle import RestartPolicy
+from worker.supervisor.supervisor import Supervisor
 
 STUB = Path(__file__).with_name("stub_engine.py")
 

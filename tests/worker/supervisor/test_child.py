@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.child import Child
+from worker.supervisor.child import Child
 
 Exits = queue.SimpleQueue[tuple[int, str]]
 Run = Callable[..., tuple[Child, Exits]]
@@ -44,7 +44,7 @@ def test_last_line_is_reported_when_stderr_is_passed_on_slowly(
     ours, theirs = os.pipe()
     with os.fdopen(ours, "rb") as reader, os.fdopen(theirs, "wb", buffering=0) as full:
         full.write(bytes(select.PIPE_BUF * 16))
-        monkeypatch.setattr("worker.child.TAIL_WAIT_S", 20.0)
+        monkeypatch.setattr("worker.supervisor.child.TAIL_WAIT_S", 20.0)
         monkeypatch.setattr("sys.stderr", full)
         # Two reads of whoever passes it on, who stands still between them.
         child, exits = run("import os, time; os.write(2, b'first\\n'); time.sleep(0.1); os.write(2, b'second\\n')")
@@ -67,7 +67,7 @@ def test_end_is_reported_while_a_grandchild_holds_stderr(
     run: Run, reap: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that left the engine's session keeps stderr open; that must not hide or delay a death."""
-    monkeypatch.setattr("worker.child.TAIL_WAIT_S", 60.0)
+    monkeypatch.setattr("worker.supervisor.child.TAIL_WAIT_S", 60.0)
     grandchild = "subprocess.Popen(['sleep', '60'], start_new_session=True).pid"
     _, exits = run(f"import subprocess, sys; print({grandchild}, file=sys.stderr); sys.exit(4)")
     code, last_line = exits.get(timeout=20)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from protocol.messages import Watch
-from worker.watch import (
+from worker.supervisor.lifecycle import (
     BecameHealthy,
     BecameReady,
     Begin,

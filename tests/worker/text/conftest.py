@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
-from worker.text.calls import Call
 from worker.text.channels import ChannelText, Detokenizer, Piece
 from worker.text.markers import Markers
-from worker.text.writing import Emit, Writing
+from worker.text.tool_calls.calls import Call
+from worker.text.tool_calls.streaming import Emit, Writing
 
 
 class Pieces:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.text.calls import Call
 from worker.text.markers import Markers
+from worker.text.tool_calls.calls import Call
 
 FRAGMENTS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_call>ab</tool_call>", "<tool_call>b\n a"]
 FRAGMENTS += ["a", "b", "ab", "abc", " ", "\n", "<", "</t", "é", "€", "😀", "1"]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.text.calls import Call
 from worker.text.markers import Markers
+from worker.text.tool_calls.calls import Call
 
 
 def test_content_goes_through_at_once_when_nothing_may_match(run):

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from worker.text import llama3
-from worker.text.calls import Call, calls_from
-from worker.text.fitting import TEXTUAL
-from worker.text.schemas import types_of
+from worker.text.tool_calls import llama3
+from worker.text.tool_calls.calls import Call, calls_from
+from worker.text.tool_calls.coercion import TEXTUAL
+from worker.text.tool_calls.schemas import types_of
 
 SCHEMA = {
     "type": "object",

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.parts import joined_calls
-from worker.text import certainty
-from worker.text.calls import calls_from
-from worker.text.fitting import _fit
 from worker.text.markers import Markers
-from worker.text.marks import MARKS
-from worker.text.writing import written_calls
+from worker.text.tool_calls import holdback as certainty
+from worker.text.tool_calls.calls import calls_from
+from worker.text.tool_calls.coercion import _fit
+from worker.text.tool_calls.delimiters import MARKS
+from worker.text.tool_calls.streaming import written_calls
 
 SCHEMA = {
     "type": "object",

@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 
-from worker.text.calls import calls_from
 from worker.text.markers import initial_state, markers_of
+from worker.text.tool_calls.calls import calls_from
 
 pytestmark = pytest.mark.mlx
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from worker.text.calls import MOST_BEGINNINGS, Call, calls_from
 from worker.text.markers import Markers
+from worker.text.tool_calls.calls import MOST_BEGINNINGS, Call, calls_from
 
 TOOLS = [
     {

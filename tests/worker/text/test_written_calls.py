@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.parts import joined_calls
-from worker.text.calls import calls_from
 from worker.text.markers import Markers
-from worker.text.writing import LONGEST_HEAD, written_calls
+from worker.text.tool_calls.calls import calls_from
+from worker.text.tool_calls.streaming import LONGEST_HEAD, written_calls
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("f",)]
 ARGUMENTS = '{"a": "x}\\"{\\\\", "b": [1, {"c": "]"}], "é": null}'

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from gateway.dispatch.limits import PoolTimeouts
 from gateway.dispatch.model import ModelState
 from gateway.dispatch.pool import Pool
+from gateway.dispatch.timeouts import PoolTimeouts
 
 Until = Callable[[Callable[[], bool]], Awaitable[float]]
 

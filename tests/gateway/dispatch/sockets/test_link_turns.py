@@ -12,9 +12,9 @@ import pytest
 from dispatch_peers import Peer
 
 from gateway.dispatch import link as link_module
-from gateway.dispatch.limits import PoolTimeouts
 from gateway.dispatch.link import TURN_MESSAGES, WorkerLink
 from gateway.dispatch.pool import Pool
+from gateway.dispatch.timeouts import PoolTimeouts
 from protocol.messages import Beat, State
 
 Until = Callable[[Callable[[], bool]], Awaitable[float]]

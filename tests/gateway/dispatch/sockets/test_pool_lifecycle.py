@@ -10,9 +10,9 @@ import pytest
 from dispatch_peers import Peer
 from dispatch_rig import generate
 
+from gateway.dispatch.jobs.stream import JobFailed
 from gateway.dispatch.link import WorkerLink
 from gateway.dispatch.pool import Pool
-from gateway.dispatch.stream import JobFailed
 from protocol.address import LOCK_NAME, SOCKET_NAME, AddressError
 from protocol.messages import Beat, State
 

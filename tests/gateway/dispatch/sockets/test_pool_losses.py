@@ -17,10 +17,10 @@ import pytest
 from dispatch_peers import Peer
 from dispatch_rig import generate, supervision
 
-from gateway.dispatch.limits import PoolTimeouts
+from gateway.dispatch.jobs.stream import JobFailed
 from gateway.dispatch.model import ModelState
 from gateway.dispatch.pool import Pool
-from gateway.dispatch.stream import JobFailed
+from gateway.dispatch.timeouts import PoolTimeouts
 from protocol.address import SOCKET_NAME
 from protocol.codec import encode
 from protocol.messages import Beat, Delta, KillEngine, State, TextPrompt

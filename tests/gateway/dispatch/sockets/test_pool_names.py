@@ -8,8 +8,8 @@ import pytest
 from dispatch_peers import Peer
 from dispatch_rig import generate
 
+from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.pool import Pool
-from gateway.dispatch.stream import JobStream
 from protocol.messages import Kind
 
 Until = Callable[[Callable[[], bool]], Awaitable[float]]

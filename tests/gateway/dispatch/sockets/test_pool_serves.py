@@ -8,10 +8,10 @@ import pytest
 from dispatch_peers import Peer
 from dispatch_rig import announcement, generate, readiness
 
-from gateway.dispatch.limits import PoolTimeouts
+from gateway.dispatch.jobs.stream import JobFailed, JobStream
 from gateway.dispatch.model import ModelState
 from gateway.dispatch.pool import Pool
-from gateway.dispatch.stream import JobFailed, JobStream
+from gateway.dispatch.timeouts import PoolTimeouts
 from protocol.errors import Code
 from protocol.messages import (
     Accepted,

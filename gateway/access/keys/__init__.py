@@ -1,0 +1,1 @@
+"""API keys: what one is, where it is kept, who holds which."""

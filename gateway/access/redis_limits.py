@@ -1,0 +1,208 @@
+"""Limits that several gateways keep together, in a Redis or Valkey server: exact over all of them, by one script.
+
+Where the server is away, each gateway goes on with limits of its own, says so loudly, and tries again every second:
+neither an open door nor an outage. Imported only where such a server is configured.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.exceptions import RedisError
+
+from gateway.access.keys.key import RateLimits
+from gateway.access.limits import Family, Remaining
+from gateway.access.rate_limiter import LimitRefusal
+
+log = logging.getLogger(__name__)
+
+PREFIX = "mlx-pool:limits"
+PATIENCE_S = 1.0
+"""How long an answer may take before the server counts as away."""
+CONNECTIONS = 32
+AGAIN_S = 1.0
+ALARM_S = 60.0
+"""A trouble that lasts is logged again after so long."""
+LEASE_S = 15.0
+"""So long the requests of a gateway that was killed count as running."""
+MAX_OWED = 10_000
+"""Ends of requests that are kept for a server that is away."""
+US = 1_000_000
+
+Act = Literal["begin", "reserve", "end", "renew"]
+_FAMILIES: tuple[Family | None, ...] = (None, "requests", "tokens", "parallel")
+
+
+class LimitDecision(msgspec.Struct, frozen=True):
+    """What the store said: no, or what was taken; and what is left."""
+
+    refused: LimitRefusal | None
+    requests: Remaining | None
+    tokens: Remaining | None
+    taken: tuple[int, int]
+    at_us: int
+
+
+class LimitEntry(msgspec.Struct, frozen=True):
+    """One request of one key under these limits (no None in them)."""
+
+    key_id: str
+    limits: RateLimits
+    ticket: str
+
+
+class RedisLimits:
+    """One gateway's share. `clock_us` replaces the server's clock; for tests."""
+
+    def __init__(self, url: str, *, clock_us: Callable[[], int] | None = None) -> None:
+        """Raises `ValueError` for an address that is none. Connects only when it is first asked."""
+        self.trouble: str | None = None
+        """Why each gateway limits for itself at the moment; None: the store does."""
+        # Who finds no free connection waits for one: a crowd is no sign that the server is away.
+        pool = BlockingConnectionPool.from_url(
+            url, socket_timeout=PATIENCE_S, socket_connect_timeout=PATIENCE_S, max_connections=CONNECTIONS, timeout=None
+        )
+        self._redis: Redis = Redis.from_pool(pool)
+        self._script = self._redis.register_script(Path(__file__).with_name("redis_limits.lua").read_text())
+        self._clock_us = clock_us
+        self._name = secrets.token_hex(6)
+        self._tickets = 0
+        self._running: set[LimitEntry] = set()
+        self._ending: dict[str, asyncio.Task[None]] = {}
+        self._owed: list[tuple[LimitEntry, int, tuple[int, int]]] = []
+        self._alarmed_at = float("-inf")
+        self._keeper: asyncio.Task[None] | None = None
+
+    def is_up(self) -> bool:
+        """Whether the store answers."""
+        return self.trouble is None
+
+    async def start(self) -> None:
+        """Look whether the store is there; go on without where it is not."""
+        await self._try(self._redis.ping())
+        self._keeper = asyncio.create_task(self._keep(), name="shared-limits")
+
+    async def close(self) -> None:
+        """Write what is owed, let go."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        await asyncio.gather(*self._ending.values())
+        await self._redis.aclose()
+
+    def make_entry(self, key_id: str, limits: RateLimits) -> LimitEntry:
+        """A new request of a key."""
+        self._tickets += 1
+        return LimitEntry(key_id, limits, f"{self._name}-{self._tickets}")
+
+    async def start_request(self, place: LimitEntry) -> LimitDecision | None:
+        """Let a request in, until `end`; None where the store is away: then this gateway decides."""
+        if (ending := self._ending.get(place.key_id)) is not None:
+            # Who has just finished one must find its room free.
+            await asyncio.wait([ending])
+        found = await self._ask("begin", place)
+        if found is not None and found.refused is None and place.limits.parallel:
+            self._running.add(place)
+        return found
+
+    async def reserve_tokens(self, place: LimitEntry, tokens: int) -> LimitDecision | None:
+        """Take tokens; None where the store is away."""
+        return await self._ask("reserve", place, tokens)
+
+    def end_request(self, place: LimitEntry, spent: int, taken: tuple[int, int]) -> None:
+        """A request is over, or may never have begun. Never waits; written later where the store is away."""
+        self._running.discard(place)
+        if len(self._owed) >= MAX_OWED:
+            del self._owed[0]
+        self._owed.append((place, spent, taken))
+        if self.is_up():
+            before = self._ending.get(place.key_id)
+            task = self._ending[place.key_id] = asyncio.create_task(self._pay(before))
+            task.add_done_callback(lambda task: self._paid(place.key_id, task))
+
+    async def _pay(self, before: "asyncio.Task[None] | None" = None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        while self._owed and self.is_up():
+            place, spent, taken = debt = self._owed.pop(0)
+            await self._ask("end", place, spent, taken)
+            if not self.is_up():
+                self._owed.insert(0, debt)
+
+    def _paid(self, key_id: str, task: "asyncio.Task[None]") -> None:
+        if self._ending.get(key_id) is task:
+            del self._ending[key_id]
+
+    async def _keep(self) -> None:
+        """Renew what runs, and look for a store that was away."""
+        renewed_at = time.monotonic()
+        while True:
+            await asyncio.sleep(AGAIN_S)
+            if not self.is_up():
+                await self._try(self._redis.ping())
+                if self.is_up():
+                    log.warning("The store of shared limits is back")
+                    await self._pay()
+            elif time.monotonic() - renewed_at > LEASE_S / 3:
+                renewed_at = time.monotonic()
+                for place in [*self._running]:
+                    await self._ask("renew", place)
+
+    async def _ask(
+        self, act: Act, place: LimitEntry, tokens: int = 0, taken: tuple[int, int] = (0, 0)
+    ) -> LimitDecision | None:
+        if not self.is_up():
+            return None
+        limits = place.limits
+        keys = [f"{PREFIX}:{{{place.key_id}}}:{part}" for part in ("state", "log", "running")]
+        now = self._clock_us() if self._clock_us else ""
+        arguments: list[str | int] = [
+            act, place.ticket, int(LEASE_S * US), now, limits.burst or 0, interval_us(limits), limits.parallel or 0,
+            limits.rpm or 0, limits.rph or 0, limits.rpd or 0, limits.tpm or 0, limits.tpd or 0, tokens, *taken,
+        ]  # fmt: skip
+        found: list[int] | None = await self._try(self._script(keys=keys, args=arguments))
+        return _verdict(found) if found else None
+
+    async def _try(self, asking: Awaitable[Any]) -> Any:
+        try:
+            answer = await asking
+        except (RedisError, OSError, TimeoutError) as error:
+            self._alarm(error)
+            return None
+        self.trouble = None
+        return answer
+
+    def _alarm(self, error: Exception) -> None:
+        self.trouble = type(error).__name__
+        if time.monotonic() - self._alarmed_at < ALARM_S:
+            return
+        self._alarmed_at = time.monotonic()
+        log.error("The store of shared limits fails (%s): each gateway limits for itself", self.trouble)
+
+
+def interval_us(limits: RateLimits) -> int:
+    """How fast a burst refills: as in `Meter`, in whole microseconds."""
+    return -(-60 * US // limits.rpm) if limits.rpm else US // max(1, limits.burst or 0)
+
+
+def _verdict(found: list[int]) -> LimitDecision:
+    family = _FAMILIES[found[0]]
+    return LimitDecision(
+        refused=LimitRefusal(family, found[1] * 1000) if family else None,
+        requests=_left(found[2:5]),
+        tokens=_left(found[5:8]),
+        taken=(found[8], found[9]),
+        at_us=found[10],
+    )
+
+
+def _left(found: list[int]) -> Remaining | None:
+    return Remaining(found[0], found[1], found[2] * 1000) if found[0] >= 0 else None

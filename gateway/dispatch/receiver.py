@@ -1,0 +1,237 @@
+"""Reads what peers send and applies it: registrations to the roster, job frames to the dispatcher.
+
+Nothing a peer sends can raise out of here; what can't be used is counted and logged once per peer.
+A peer counts only in the epoch of this gateway: any other is greeted, and its frame ignored.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar, assert_never
+
+from gateway.dispatch.dispatcher import Dispatcher, Transport
+from gateway.dispatch.model import SupervisorState, WorkerState
+from gateway.dispatch.stats import PoolStats
+from gateway.dispatch.timeouts import PoolTimeouts
+from gateway.dispatch.workers.registry import Registry
+from protocol.codec import BadFrame, decode_to_gateway, encode
+from protocol.messages import (
+    Accepted,
+    Announce,
+    Beat,
+    Bye,
+    Cancel,
+    Delta,
+    Done,
+    Failed,
+    Hello,
+    KillEngine,
+    Progress,
+    Ready,
+    Scores,
+    State,
+    Supervision,
+    Text,
+    ToGateway,
+    Tokens,
+    Vectors,
+    Watch,
+)
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+REMEMBERED_PEERS = 1024
+"""Strangers and lost workers are remembered by name; this bounds how many."""
+
+
+class Receiver:
+    """Frames in, effects on roster and dispatcher out."""
+
+    def __init__(
+        self,
+        *,
+        epoch: int,
+        pid: int,
+        line: Transport,
+        clock: Callable[[], float],
+        limits: PoolTimeouts,
+        roster: Registry,
+        dispatcher: Dispatcher,
+        stats: PoolStats,
+    ) -> None:
+        self._epoch = epoch
+        self._line = line
+        self._clock = clock
+        self._limits = limits
+        self._roster = roster
+        self._dispatcher = dispatcher
+        self._stats = stats
+        self._hello = encode([Hello(pid)], epoch=epoch)
+        self._greeted: dict[bytes, float] = {}
+        self._complained: dict[bytes, float] = {}
+        self._orphans: dict[str, list[Cancel]] = {}
+
+    def on_frame(self, identity: bytes, frames: Sequence[bytes]) -> None:
+        """Take in one multipart message (frame 0: an envelope)."""
+        try:
+            envelope = decode_to_gateway(frames[0] if frames else b"")
+        except BadFrame as error:
+            self._complain(identity, "bad_frame", str(error))
+            return
+        now = self._clock()
+        if envelope.epoch != self._epoch:
+            self._greet(identity, now)
+            return
+        worker = self._roster.workers.get(identity)
+        if worker is None:
+            self._from_others(identity, envelope.messages, now)
+        else:
+            worker.last_seen = now
+            self._from_worker(worker, envelope.messages)
+
+    def on_gone(self, identity: bytes, *, frozen: bool) -> None:
+        """The socket says that this peer can't be reached any more; `frozen`: still there, but it reads nothing."""
+        worker = self._roster.workers.get(identity)
+        supervisor = self._roster.supervisors.get(identity)
+        if worker is not None:
+            self.remove_worker(worker, "it reads nothing" if frozen else "its connection is gone", kill=frozen)
+        elif supervisor is not None:
+            # Not for good yet: jobs hope for an engine as long as there is a supervisor, and a connection that
+            # was only interrupted is back with its next beat. Its silence will tell.
+            grace_s = self._limits.supervisor_grace_s
+            supervisor.last_seen = min(supervisor.last_seen, self._clock() - self._limits.beat_timeout_s + grace_s)
+
+    def remove_supervisor(self, supervisor: SupervisorState) -> None:
+        """A supervisor has been silent for too long."""
+        log.warning("the supervisor of %s is gone", supervisor.report.model)
+        self._dispatcher.assign_waiting(self._roster.remove_peer(supervisor))
+
+    def remove_worker(self, worker: WorkerState, why: str, *, kill: bool) -> None:
+        """Strike a worker off and pass its jobs on; `kill` has its supervisor end a process that may still be there."""
+        aboard = [*worker.in_flight.values()]
+        log.warning("worker %s of %s is lost with %d jobs aboard: %s", worker.uid, worker.model.name, len(aboard), why)
+        self._stats.wire["lost_workers"] += 1
+        # Should it come back to life, it still works on these.
+        _remember(self._orphans, worker.uid, [Cancel(flight.id, flight.attempt) for flight in aboard])
+        model = self._roster.remove_peer(worker)
+        supervisor = self._roster.supervisor_of(worker.uid)
+        if kill and supervisor is not None:
+            self.order_kill(supervisor, why)
+        # One that was leaving anyway, or has already said that it died, proves nothing against its jobs.
+        leaving = supervisor is not None and supervisor.leaving
+        crashed = worker.state not in (State.DRAINING, State.STOPPED) and not leaving
+        # What we end ourselves did not die of a request that it had not begun.
+        suspects = [flight for flight in aboard if flight.begun or not kill] if crashed else None
+        self._dispatcher.on_worker_lost(model, aboard, suspects=suspects)
+
+    def order_kill(self, supervisor: SupervisorState, why: str) -> None:
+        """Have a supervisor end its engine process."""
+        uid = supervisor.report.engine
+        log.warning("the engine process %s of %s is to be killed: %s", uid, supervisor.report.model, why)
+        # It gets its full time before it is told again.
+        supervisor.worked_at = self._clock()
+        self._line.send_frame(supervisor.identity, encode([KillEngine(uid, why)], epoch=self._epoch))
+
+    # -- inside ------------------------------------------------------------
+
+    def _from_worker(self, worker: WorkerState, messages: Sequence[ToGateway]) -> None:
+        on_delta = self._dispatcher.on_delta
+        others = 0
+        for message in messages:
+            if type(message) is Delta:
+                on_delta(worker, message)
+            else:
+                others += 1
+                self._apply(worker, message)
+        # What one step of an engine brings comes in one frame.
+        if rows := len(messages) - others:
+            self._stats.steps.count_step(worker.model.name, "decode", rows)
+
+    def _apply(self, worker: WorkerState, message: ToGateway) -> None:
+        match message:
+            case Delta():
+                self._dispatcher.on_delta(worker, message)
+            case Accepted() | Progress():
+                self._dispatcher.on_progress(worker, message)
+            case Done() | Tokens() | Text() | Vectors() | Scores() | Failed():
+                self._dispatcher.on_terminal(worker, message)
+                if isinstance(message, Vectors) and message.batch_size > 0:
+                    self._stats.steps.count_step(worker.model.name, "embed", message.batch_size)
+            case Beat():
+                worker.take_beat(message, self._clock())
+                self._dispatcher.assign_waiting(worker.model)
+            case Announce():
+                if self._roster.register_worker(worker.identity, message, self._clock()) is None:
+                    self._complain(worker.identity, "contradiction", f"{worker.uid} now calls itself {message.worker}")
+                self._dispatcher.assign_waiting(worker.model)
+            case Ready():
+                self._roster.mark_ready(worker, message, self._clock())
+                self._dispatcher.assign_waiting(worker.model)
+            case Bye():
+                self.remove_worker(worker, f"it left: {message.reason[:200]}", kill=False)
+            case Supervision():
+                self._complain(worker.identity, "contradiction", "a worker that reports as a supervisor")
+            case _:
+                assert_never(message)
+
+    def _from_others(self, identity: bytes, messages: Sequence[ToGateway], now: float) -> None:
+        """Take in the first words of a worker, or any of a supervisor."""
+        for at, message in enumerate(messages):
+            if isinstance(message, Announce):
+                worker = self._announced(identity, message, now)
+                if worker is not None:
+                    self._from_worker(worker, messages[at + 1 :])
+                    return
+            elif isinstance(message, Supervision):
+                self._supervised(identity, message, now)
+        if identity not in self._roster.supervisors:
+            self._greet(identity, now)
+
+    def _announced(self, identity: bytes, announce: Announce, now: float) -> WorkerState | None:
+        worker = self._roster.register_worker(identity, announce, now)
+        if worker is None:
+            self._complain(identity, "contradiction", f"worker {announce.worker!r} of {announce.model!r} can't join")
+            return None
+        self._greeted.pop(identity, None)
+        for cancel in self._orphans.pop(worker.uid, []):
+            self._dispatcher.send_message(worker, cancel)
+        return worker
+
+    def _supervised(self, identity: bytes, report: Supervision, now: float) -> None:
+        supervisor: SupervisorState | None = self._roster.register_supervisor(identity, report, now)
+        if supervisor is None:
+            self._complain(identity, "contradiction", f"a supervisor of {report.model!r} can't join")
+            return
+        supervisor.last_seen = now
+        self._greeted.pop(identity, None)
+        worker = self._roster.find_worker(report.engine)
+        if worker is not None and _ended(report):
+            self.remove_worker(worker, f"its process ended ({report.exit_code})", kill=False)
+        self._dispatcher.assign_waiting(self._roster.models[report.model])
+
+    def _greet(self, identity: bytes, now: float) -> None:
+        """Ask a peer who it is, not at its own rate."""
+        self._stats.wire["stranger"] += 1
+        if now - self._greeted.get(identity, float("-inf")) < self._limits.hello_interval_s:
+            return
+        _remember(self._greeted, identity, now)
+        self._line.send_frame(identity, self._hello)
+
+    def _complain(self, identity: bytes, kind: str, why: str) -> None:
+        self._stats.wire[kind] += 1
+        if identity not in self._complained:
+            _remember(self._complained, identity, self._clock())
+            log.warning("peer %r: %s; more of the kind goes unmentioned", identity[:64], why[:300])
+
+
+def _ended(report: Supervision) -> bool:
+    """Whether the engine that a report names is dead. Its exit code says nothing: it may be its predecessor's."""
+    return report.engine_pid == 0 or report.watch in (Watch.BACKOFF, Watch.CRASH_LOOP)
+
+
+def _remember(memory: dict[K, V], key: K, value: V) -> None:
+    while len(memory) >= REMEMBERED_PEERS:
+        del memory[next(iter(memory))]
+    memory[key] = value

@@ -1,0 +1,176 @@
+"""Who is there: workers and supervisors by socket identity, models by name.
+
+Knows nothing of jobs. A model, once heard of, stays known for the gateway's life.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from gateway.dispatch.jobs.stream import JobFailed
+from gateway.dispatch.model import ModelState, SupervisorState, WorkerState
+from gateway.dispatch.workers.adapter_names import aliases_of, settle_names
+from gateway.dispatch.workers.lookup import SERVES, default_of, everybody, named
+from protocol.errors import Code
+from protocol.messages import Announce, Kind, Ready, State, Supervision
+
+log = logging.getLogger(__name__)
+
+
+class Registry:
+    """All peers that have said who they are in this epoch."""
+
+    def __init__(self, *, aliases: Mapping[str, str], wall: Callable[[], float] = time.time) -> None:
+        self.workers: dict[bytes, WorkerState] = {}
+        self.supervisors: dict[bytes, SupervisorState] = {}
+        self.models: dict[str, ModelState] = {}
+        self.settling = False
+        self._aliases = aliases
+        self._wall = wall
+
+    def list_identities(self) -> list[bytes]:
+        """Everyone who can be written to."""
+        return [*self.workers, *self.supervisors]
+
+    def end_startup_grace(self) -> None:
+        """Whoever was there before the gateway has registered by now."""
+        self.settling = False
+        for model in self.models.values():
+            model.settling = False
+
+    def register_worker(self, identity: bytes, announce: Announce, now: float) -> WorkerState | None:
+        """Register or update a worker; None if it contradicts what is known (then it is ignored)."""
+        worker = self.workers.get(identity)
+        if worker is not None:
+            if (worker.uid, worker.model.name) != (announce.worker, announce.model):
+                return None
+            worker.announce = announce
+            worker.advance_to(announce.state, now)
+            worker.model.resize_queues()
+            self._name_adapters(worker.model)
+            return worker
+        if identity in self.supervisors or self.find_worker(announce.worker) is not None:
+            return None
+        model = self._model(announce.model, announce.kind, created=announce.created)
+        if model is None:
+            return None
+        worker = WorkerState(identity, announce, model, now)
+        model.source = announce.source
+        self.workers[identity] = model.workers[identity] = worker
+        model.resize_queues()
+        self._name_adapters(model)
+        log.info("worker %s of %s is here (pid %d, %s)", worker.uid, model.name, announce.pid, announce.state.value)
+        return worker
+
+    def mark_ready(self, worker: WorkerState, ready: Ready, now: float) -> None:
+        """Note that a worker takes jobs from now on."""
+        worker.up_at = now
+        worker.ready = worker.model.ready = ready
+        worker.advance_to(State.READY, now)
+
+    def register_supervisor(self, identity: bytes, report: Supervision, now: float) -> SupervisorState | None:
+        """Register or update a supervisor; None if it contradicts what is known."""
+        supervisor = self.supervisors.get(identity)
+        if supervisor is not None:
+            if supervisor.report.model != report.model:
+                return None
+            before = supervisor.wanted
+            self.models[report.model].count_restarts(supervisor.report, report, now)
+            supervisor.take_report(report, now)
+            if report.parked:
+                supervisor.ending = ""
+            if supervisor.wanted and not before:
+                self.models[report.model].appeared.append(supervisor)
+            return supervisor
+        if identity in self.workers or self._model(report.model, report.kind) is None:
+            return None
+        supervisor = SupervisorState(identity, report, now)
+        model = self.models[report.model]
+        self.supervisors[identity] = model.supervisors[identity] = supervisor
+        if supervisor.wanted:
+            model.appeared.append(supervisor)
+        return supervisor
+
+    def remove_peer(self, member: WorkerState | SupervisorState) -> ModelState:
+        """Strike a peer off; return the model that it was for."""
+        model = member.model if isinstance(member, WorkerState) else self.models[member.report.model]
+        self.workers.pop(member.identity, None)
+        self.supervisors.pop(member.identity, None)
+        model.workers.pop(member.identity, None)
+        model.supervisors.pop(member.identity, None)
+        self._settle_names()
+        return model
+
+    def find_worker(self, uid: str) -> WorkerState | None:
+        """Return the worker of that uid."""
+        return next((worker for worker in self.workers.values() if worker.uid == uid), None)
+
+    def supervisor_of(self, uid: str) -> SupervisorState | None:
+        """Return the supervisor whose engine is the worker of that uid."""
+        return next((found for found in self.supervisors.values() if found.report.engine == uid), None)
+
+    def wanted_engines(self, model: ModelState) -> list[SupervisorState]:
+        """The supervisors of a model that run an engine, or are about to; but for those that were told to end it."""
+        return [found for found in model.supervisors.values() if found.wanted]
+
+    def __iter__(self) -> Iterator[ModelState]:
+        return iter(sorted(self.models.values(), key=lambda model: model.name))
+
+    def find_model(
+        self,
+        name: str | None,
+        kind: Kind | None,
+        capability: str = "",
+        *,
+        settling: bool,
+        usable: Callable[[ModelState], bool] = everybody,
+    ) -> ModelState:
+        """Find the model for a request of that kind. Raises `JobFailed`: `model_not_found`, `model_not_ready`,
+        or `invalid_request` where the model exists but cannot do that.
+
+        `settling` says that workers may still be registering. What is not `usable` is not there.
+        """
+        models = self.models.values()
+        if name is None:
+            model = default_of(filter(usable, models), kind, capability)
+        else:
+            model = named(models, name, kind, capability, usable)
+        if model is None:
+            if settling or not models:
+                raise JobFailed(
+                    "model_not_ready", "No such model is up yet.", param="model", retryable=True, retry_after_s=1.0
+                )
+            if name is None:
+                needed = f"{kind.value} model" if kind else "model"
+                raise JobFailed(Code.INVALID_REQUEST, f"No {needed} is served here.", param="model")
+            raise JobFailed("model_not_found", f"The model {name[:100]!r} does not exist.", param="model")
+        if kind is not None and model.kind not in SERVES[kind]:
+            raise JobFailed(
+                Code.INVALID_REQUEST,
+                f"The model {model.name!r} is for {model.kind.value} requests, not for {kind.value} ones.",
+                param="model",
+            )
+        return model
+
+    def _name_adapters(self, model: ModelState) -> None:
+        """Take a model's adapters from the workers that it has now."""
+        workers = model.workers.values()
+        model.offered = {name: source for worker in workers for name, source in worker.announce.adapters.items()}
+        self._settle_names()
+
+    def _settle_names(self) -> None:
+        settle_names(self.models.values(), self._aliases, settling=self.settling)
+
+    def _model(self, name: str, kind: Kind, *, created: int | None = None) -> ModelState | None:
+        model = self.models.get(name)
+        if model is None:
+            aliases = aliases_of(name, self._aliases)
+            born = int(self._wall()) if created is None else created
+            model = self.models[name] = ModelState(name, kind, created=born, aliases=aliases)
+            model.settling = self.settling
+            self._settle_names()
+        elif model.kind is not kind:
+            if model.workers or model.supervisors:
+                return None
+            model.kind = kind
+        return model

@@ -1,0 +1,160 @@
+"""Engines on request: more of a model, fewer, or fresh ones in place of old ones. Never loses a job by it.
+
+What a worker does not finish in its grace goes on at another one, or at the engine that follows it.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+
+from gateway.dispatch.dispatcher import Transport
+from gateway.dispatch.jobs.stream import JobFailed
+from gateway.dispatch.model import ModelState, SupervisorState, WorkerState
+from gateway.dispatch.workers.registry import Registry
+from protocol.codec import encode
+from protocol.errors import Code
+from protocol.messages import ClearCaches, Drain, EndEngine, StartEngine, State
+
+log = logging.getLogger(__name__)
+
+MOST_REPLICAS = 64
+LOOK_S = 0.02
+SHOWN_S = 10.0
+"""A start that was asked for shows in a supervisor's reports within this time, or it was not heard."""
+
+
+class _Orders:
+    """What was asked for a model and does not show yet: `starts` (whom, when), of which some are `unwanted` by now."""
+
+    def __init__(self) -> None:
+        self.starts: list[tuple[bytes, float]] = []
+        self.unwanted = 0
+
+
+class Scaling:
+    """Tells supervisors what to run.
+
+    The newest order holds, whatever was asked for before and shows in no report yet: who was told to end counts as
+    gone, who was told to start as there, and a start that is not wanted any more is ended as soon as it shows.
+    """
+
+    def __init__(self, *, epoch: int, line: Transport, clock: Callable[[], float], roster: Registry) -> None:
+        self._epoch = epoch
+        self._line = line
+        self._clock = clock
+        self._roster = roster
+        self._orders: defaultdict[str, _Orders] = defaultdict(_Orders)
+
+    def end_worker(self, worker: WorkerState, *, grace_s: float, again: bool, reason: str) -> None:
+        """Drain a worker; `again`: a fresh engine follows. Raises `JobFailed` where nobody supervises it."""
+        supervisor = self._roster.supervisor_of(worker.uid)
+        if supervisor is None:
+            raise JobFailed(Code.INVALID_REQUEST, f"The worker {worker.uid!r} has no supervisor.", param="worker")
+        log.info("worker %s of %s is to end within %g s: %s", worker.uid, worker.model.name, grace_s, reason)
+        self._tell(supervisor, EndEngine(worker.uid, grace_s, again, reason))
+        supervisor.ending = "" if again else worker.uid
+        # Not by its next beat: nothing more is to be sent to it from now on.
+        worker.state = State.DRAINING
+        self._line.send_frame(worker.identity, encode([Drain(grace_s)], epoch=self._epoch))
+
+    def scale_model(self, model: ModelState, replicas: int, *, grace_s: float) -> None:
+        """Have so many engines of a model. Raises `JobFailed` for a number out of bounds or without supervisors."""
+        if not 0 <= replicas <= MOST_REPLICAS:
+            message = f"The number of replicas is from 0 to {MOST_REPLICAS}."
+            raise JobFailed(Code.INVALID_REQUEST, message, param="replicas")
+        if not model.supervisors:
+            raise JobFailed("model_not_ready", f"No supervisor of {model.name!r} is here.", retryable=True)
+        self._look_at(model)
+        orders, wanted = self._orders[model.name], self._roster.wanted_engines(model)
+        more = replicas - self.count_replicas(model)
+        log.info("%s is scaled from %d to %d", model.name, replicas - more, replicas)
+        if more > 0:
+            spared = min(more, orders.unwanted)
+            orders.unwanted -= spared
+            for _ in range(more - spared):
+                orders.starts.append((self._start_one(model), self._clock()))
+            return
+        recalled = min(-more, len(orders.starts) - orders.unwanted)
+        orders.unwanted += recalled
+        workers = {worker.uid: worker for worker in model.workers.values()}
+        # Those without a running engine first, then those with the least to hand over.
+        wanted.sort(key=lambda found: workers[found.report.engine].rows if found.report.engine in workers else -1)
+        for supervisor in wanted[: -more - recalled]:
+            self._end_engine_of(supervisor, grace_s, f"scaled to {replicas}")
+
+    def count_replicas(self, model: ModelState) -> int:
+        """How many engines a model has, or will have once every order was obeyed."""
+        orders = self._orders[model.name]
+        return len(self._roster.wanted_engines(model)) + len(orders.starts) - orders.unwanted
+
+    def reconcile_orders(self) -> None:
+        """See which orders show by now; end what came although it is not wanted any more."""
+        for model in self._roster:
+            self._look_at(model)
+
+    async def replace_engines(self, model: ModelState, *, grace_s: float, patience_s: float) -> None:
+        """Replace every engine of a model by a fresh one, one after the other.
+
+        Raises `JobFailed` (`model_not_ready`) if one is not up again within `patience_s`; the others are left alone.
+        """
+        for worker in [*model.up]:
+            replicas = model.replicas
+            if worker.identity not in model.workers:
+                continue
+            self.end_worker(worker, grace_s=grace_s, again=True, reason="replaced by a fresh one")
+            deadline = self._clock() + grace_s + patience_s
+            while worker.identity in model.workers or model.replicas < replicas:
+                if self._clock() > deadline:
+                    message = f"A fresh engine of {model.name!r} is not up yet; the others were left alone."
+                    raise JobFailed("model_not_ready", message, retryable=True)
+                await asyncio.sleep(LOOK_S)
+
+    def clear_caches(self) -> list[WorkerState]:
+        """Have every worker forget what it kept of earlier jobs. Returns those that were told."""
+        told = [worker for model in self._roster for worker in model.workers.values()]
+        for worker in told:
+            self._line.send_frame(worker.identity, encode([ClearCaches()], epoch=self._epoch))
+        return told
+
+    def _look_at(self, model: ModelState) -> None:
+        orders, now = self._orders[model.name], self._clock()
+        for supervisor in model.appeared:
+            # It was never parked, so its engine died and was replaced before the order to end it came.
+            missed = bool(supervisor.ending)
+            if not missed and orders.starts:
+                del orders.starts[0]
+                missed = orders.unwanted > 0
+                orders.unwanted -= missed
+            if missed and supervisor.wanted:
+                self._end_engine_of(supervisor, 0.0, "not wanted any more")
+        model.appeared.clear()
+        orders.starts = [
+            (identity, at) for identity, at in orders.starts if identity in model.supervisors and now - at < SHOWN_S
+        ]
+        orders.unwanted = min(orders.unwanted, len(orders.starts))
+
+    def _end_engine_of(self, supervisor: SupervisorState, grace_s: float, reason: str) -> None:
+        uid = supervisor.report.engine
+        worker = self._roster.find_worker(uid)
+        if worker is not None:
+            self.end_worker(worker, grace_s=grace_s, again=False, reason=reason)
+            return
+        # It has nothing to hand over.
+        self._tell(supervisor, EndEngine(uid, 0.0, False, reason))
+        supervisor.ending = uid
+
+    def _start_one(self, model: ModelState) -> bytes:
+        """At a parked engine's place, else beside the others: by the supervisor process that runs fewest."""
+        crew = [*model.supervisors.values()]
+        sizes = {found.report.pid: 0 for found in crew}
+        for found in self._roster.wanted_engines(model):
+            sizes[found.report.pid] += 1
+        # Equal sizes: they change only with the next report, so each call takes the next one in turn.
+        supervisor = min(crew, key=lambda found: (sizes[found.report.pid] + found.asked, found.asked))
+        supervisor.asked += 1
+        self._tell(supervisor, StartEngine())
+        return supervisor.identity
+
+    def _tell(self, supervisor: SupervisorState, order: EndEngine | StartEngine) -> None:
+        self._line.send_frame(supervisor.identity, encode([order], epoch=self._epoch))

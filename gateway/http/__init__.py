@@ -1,0 +1,1 @@
+"""HTTP itself: connections, middlewares, event streams, the OpenAPI document. Knows nothing of models."""

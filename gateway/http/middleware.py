@@ -1,0 +1,168 @@
+"""What happens around every request: its id, its time, its log lines, and one shape for every error."""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from types import MappingProxyType
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+from aiohttp.web_protocol import RequestPayloadError
+
+from gateway.access.connection import client_address
+from gateway.access.gate import guard
+from gateway.access.keys.text import masked
+from gateway.dispatch.jobs.stream import JobFailed
+from gateway.http.connection import of_request, respond
+from gateway.http.context import GENERATION_STATS, REDACT, REQUEST_ID, RESPONSE_COUNTS
+from gateway.http.openapi import ROUTES, Operation
+from gateway.memory_account import account_memory
+from gateway.schema.errors import ApiError
+from gateway.telemetry.logs import CLIENT, REQUEST
+
+CLIENT_LEFT = 499
+"""Logged, never sent: the client was gone before its answer was."""
+
+PATH_CHARS = 200
+PARTS = 6
+_PLAIN = re.compile(r"[A-Za-z0-9._-]{0,16}")
+_LEGAL_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HTTP_CODES = MappingProxyType(
+    {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
+)
+
+logger = logging.getLogger(__name__)
+
+
+@web.middleware
+async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request an id and the answer its time; log both ends, without query, headers or body."""
+    request_id = request[REQUEST_ID] = _request_id(request)
+    token = REQUEST.set(request_id)
+    client = client_address(request)
+    client_token = CLIENT.set(client)
+    started = time.perf_counter()
+    status = CLIENT_LEFT
+    operation = request.app[ROUTES].get(request.match_info.route)
+    line = f"{request.method} {_safe_path(request, operation)}"
+    level = logging.DEBUG if operation is not None and operation.quiet else logging.INFO
+    logger.log(level, "Request started: %s", line, extra={"fields": {"method": request.method}})
+    try:
+        response = await handler(request)
+        if not response.prepared:
+            response.headers["X-Request-ID"] = request_id
+            response.headers["X-Process-Time"] = f"{time.perf_counter() - started:.4f}"
+        status = response.status
+        return response
+    except ConnectionError:
+        # The client left between two writes, a moment before this task would have been cancelled for it. Nobody gets
+        # this answer; raising instead would make aiohttp log a traceback.
+        return web.Response(status=CLIENT_LEFT)
+    finally:
+        duration_s = time.perf_counter() - started
+        # A client may invent methods: what is not ours has one name, or the counts would grow without bound.
+        route = (operation.path, operation.method) if operation is not None else ("other", "other")
+        request.app[RESPONSE_COUNTS][(*route, status)] += 1
+        _report_generation(request, duration_s)
+        fields = {"method": request.method, "status": status, "duration_s": round(duration_s, 6)}
+        logger.log(
+            level, "Request completed: %s status=%d duration=%.3fs", line, status, duration_s, extra={"fields": fields}
+        )
+        CLIENT.reset(client_token)
+        REQUEST.reset(token)
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever a handler raises into the one shape of errors. Cancellation and lost connections pass."""
+    connection = of_request(request)
+    try:
+        if connection is not None:
+            connection.on_request()
+            if connection.place.refused:
+                raise ApiError("too_many_connections")
+        if hdrs.CONTENT_ENCODING in request.headers:
+            # A small body can hold a very large one.
+            raise ApiError("unsupported_media_type", "Request bodies with a 'Content-Encoding' are not accepted.")
+        return await handler(request)
+    except ApiError as error:
+        return _refusal(error)
+    except JobFailed as failure:
+        return _refusal(ApiError.of_job(failure))
+    except web.HTTPException as error:
+        return _http_refusal(request, error)
+    except RequestPayloadError:
+        return _refusal(ApiError("invalid_request", "The request body is malformed."))
+    except (asyncio.CancelledError, ConnectionError):
+        raise
+    except Exception:
+        unknown = ApiError("internal_error")
+        logger.exception("Unhandled error: error_id=%s", unknown.error_id)
+        return _refusal(unknown)
+
+
+MIDDLEWARES = (observe, answer_errors, guard, account_memory)
+"""In the order in which the application needs them."""
+
+
+def _refusal(error: ApiError) -> web.Response:
+    logger.log(
+        logging.INFO if error.status < 500 else logging.WARNING,
+        "Request failed: code=%s status=%d error_id=%s%s",
+        error.code,
+        error.status,
+        error.error_id,
+        f" ({error.detail})" if error.detail else "",
+    )
+    return respond(error)
+
+
+def _http_refusal(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+    """Show aiohttp's own refusals in our shape; redirects stay what they are."""
+    if error.status < 400:
+        raise error
+    code = _HTTP_CODES.get(error.status) or ("invalid_request" if error.status < 500 else "internal_error")
+    message = f"The request body is larger than {request.client_max_size} bytes." if error.status == 413 else None
+    response = _refusal(ApiError(code, message, status=error.status))
+    if hdrs.ALLOW in error.headers:
+        response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+    return response
+
+
+def _report_generation(request: web.Request, duration_s: float) -> None:
+    generated = request.get(GENERATION_STATS)
+    if generated is None:
+        return
+    words, chars = generated.count()
+    fields = {
+        "request_type": generated.request_type,
+        "model": generated.model,
+        "tokens": generated.tokens,
+        "words": words,
+        "chars": chars,
+        "time_s": round(duration_s, 6),
+        "tps": round(generated.tokens / duration_s, 2) if duration_s > 0 else 0.0,
+    }
+    logger.info(
+        "Generation ended: %s model=%s tokens=%d words=%d chars=%d time=%.2fs tps=%.2f",
+        *(fields[name] for name in ("request_type", "model", "tokens", "words", "chars", "time_s", "tps")),
+        extra={"fields": fields},
+    )
+
+
+def _request_id(request: web.Request) -> str:
+    """The id that came with a request, if it is a legal one and no key; else a new one."""
+    given = request.headers.get("X-Request-ID", "")
+    legal = _LEGAL_ID.fullmatch(given) and request.app.get(REDACT, masked)(given) == given
+    return given if legal else str(uuid.uuid4())
+
+
+def _safe_path(request: web.Request, operation: Operation | None) -> str:
+    """The path of a request for the log: of what a client has chosen itself nothing that could be part of a key."""
+    resource = request.match_info.route.resource
+    if operation is not None and resource is not None:
+        return resource.canonical
+    parts = request.app.get(REDACT, masked)(request.rel_url.path[:PATH_CHARS]).split("/")
+    return "/".join(part if _PLAIN.fullmatch(part) else "…" for part in parts[:PARTS]) + "/…" * (len(parts) > PARTS)

@@ -1,0 +1,1 @@
+"""Speculative decoding: rows with a draft, and when that pays."""

@@ -1,0 +1,1 @@
+"""The chat engine, on mlx-lm."""

@@ -1,0 +1,380 @@
+"""The chat engine: an mlx-lm model behind continuous batching. Jobs in, deltas out.
+
+Composes what others own: the prompter (text to tokens), the batch (tokens to tokens), the channels (tokens to text).
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from protocol.errors import Code, JobError
+from protocol.messages import (
+    Accepted,
+    Delta,
+    Done,
+    Failed,
+    GenerateJob,
+    ModelJob,
+    Progress,
+    Ready,
+    ToGateway,
+    TokenLogprob,
+    Usage,
+)
+from worker.batch.batch import Batch
+from worker.batch.images import Placeholder
+from worker.batch.prefix import PrefixCache
+from worker.batch.prefix_store import PrefixStore
+from worker.batch.prompt import Prompt as BatchPrompt
+from worker.batch.prompt_logprobs import PromptLogprobs
+from worker.batch.row import Emission, Logprobs, Row
+from worker.batch.speculation.policy import SpeculationPolicy
+from worker.batch.warmup import warm
+from worker.config import WorkerConfig
+from worker.engines.base import Gauges
+from worker.engines.chat.disk_cache import open_shelf
+from worker.engines.chat.draft_model import load_draft
+from worker.engines.chat.preprocessing import ChatPreprocessor
+from worker.engines.chat.running import Running, RunningChoice
+from worker.engines.loading import LoadedModel, family, load
+from worker.engines.vocabulary import Vocabulary
+from worker.grammar.grammars import Grammars
+from worker.text.markers import markers_of
+
+log = logging.getLogger("worker")
+
+LARGEST_CHUNK = 1024
+"""Prompt tokens in one forward pass when nobody is decoding; also the limit of the adaptive chunk."""
+BUFFER_CACHE_BYTES = 1 << 30
+"""What MLX may keep of freed buffers. Its own default is nearly all memory, per process."""
+DRAFT_SHARE = 8
+"""A draft model's prefixes may take so much less than the model's own."""
+LARGEST_GROUP = 8
+"""Choices of one job: it may enter an idle batch even where they are more than its rows."""
+
+
+class ChatEngine:
+    """See `worker.engines.base.Engine`."""
+
+    def __init__(self, config: WorkerConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._clock = clock
+        self._running: dict[int, Running] = {}
+        self._recall: PrefixStore | None = None
+        self._loaded: LoadedModel
+        self._batch: Batch | None = None
+        self._drafting: SpeculationPolicy | None = None
+        self._draft_bytes = 0
+
+    # -- life ----------------------------------------------------------------
+
+    def load(self) -> None:
+        """Load the model; see `Engine.load`."""
+        mx.set_cache_limit(BUFFER_CACHE_BYTES)
+        self._loaded = loaded = self._load()
+        self._vocabulary = Vocabulary(loaded.tokenizer)
+        self._markers = markers_of(loaded.tokenizer)
+        self._grammars = Grammars(
+            tokenizer=loaded.tokenizer,
+            raws=self._vocabulary.raws,
+            markers=self._markers,
+            size=loaded.vocab_size,
+            slots=self._config.max_concurrency + LARGEST_GROUP,
+        )
+        self._preparation = self._make_preparation()
+        self._drafting = self._load_draft()
+        prefix = PrefixCache(self._config.prefix_cache_bytes)
+        bits = self._config.prefix_kv_bits
+        self._recall = PrefixStore(loaded.model, prefix, open_shelf(self._config, loaded), bits=bits)
+        self._batch = Batch(
+            model=loaded.model,
+            vocab_size=loaded.vocab_size,
+            weights_bytes=loaded.weights_bytes,
+            max_rows=self._config.max_concurrency,
+            recall=self._recall,
+            masks=self._grammars.masks,
+            largest_chunk=self._config.prefill_chunk or LARGEST_CHUNK,
+            look=self._eyes(),
+            adapted={name: one.model for name, one in loaded.adapted.items()},
+            drafting=self._drafting,
+        )
+        self._batch.measure_cache()
+
+    def _load(self) -> LoadedModel:
+        return load(self._config)
+
+    def _load_draft(self) -> SpeculationPolicy | None:
+        config = self._config
+        if config.draft_model is None:
+            return None
+        draft = load_draft(config.draft_model, config, self._loaded)
+        self._draft_bytes = draft.weights_bytes
+        return SpeculationPolicy(
+            model=draft.model,
+            own_vocab_size=draft.vocab_size,
+            vocab_size=self._loaded.vocab_size,
+            count=config.draft_tokens,
+            prefix=PrefixCache(config.prefix_cache_bytes // DRAFT_SHARE),
+        )
+
+    def _make_preparation(self) -> ChatPreprocessor:
+        return ChatPreprocessor(self._loaded, self._vocabulary, self._markers, self._grammars)
+
+    def _eyes(self) -> Callable[[Placeholder], None] | None:
+        """What finds out what the model makes of a picture, where it sees any."""
+        return None
+
+    def warm(self) -> None:
+        """See `Engine.warm`."""
+        warm(self._ready_batch, self._loaded.adapted)
+
+    def describe(self) -> Ready:
+        """See `Engine.describe`."""
+        loaded = self._loaded
+        name = family(str(loaded.config.get("model_type", "")))
+        quantised = loaded.quantization != "none"
+        capabilities = ["chat"] if loaded.tokenizer.has_chat_template else []
+        capabilities += ["completions", "tokenize"]
+        capabilities += ["structured_outputs"] if self._grammars.available else []
+        capabilities += ["tools"] if self._markers.tool_start else []
+        capabilities += ["reasoning"] if self._markers.think_start else []
+        return Ready(
+            context_length=loaded.context_length,
+            vocab_size=loaded.vocab_size,
+            family=name,
+            description=f"{name.capitalize()} language model running on MLX",
+            tags=["local", "chat", *(["quantized"] if quantised else [])],
+            capabilities=capabilities,
+            weights_bytes=loaded.weights_bytes + self._draft_bytes,
+            load_s=0.0,
+            warmup_enabled=False,
+            warmup_s=0.0,
+            device="cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu",
+            quantization=loaded.quantization,
+        )
+
+    @property
+    def _ready_batch(self) -> Batch:
+        if self._batch is None:
+            raise RuntimeError("the engine was used before it was loaded")
+        return self._batch
+
+    def prepare(self, job: ModelJob, buffers: Sequence[bytes] = ()) -> Any:
+        """See `Engine.prepare`."""
+        return self._preparation.prepare_job(job, buffers)
+
+    def compile_job(self, job: GenerateJob, ended: Callable[[JobError | None], None]) -> bool:
+        """Whether the job has to wait until what its answers are held to is compiled; see `Compiler`."""
+        return self._grammars.compile_job(job, ended)
+
+    def drop_job(self, job: GenerateJob) -> None:
+        """See `Compiler`."""
+        self._grammars.drop_job(job)
+
+    # -- aboard --------------------------------------------------------------
+
+    def admit(self, prepared: Any) -> Sequence[ToGateway]:
+        """See `Engine.admit`."""
+        job: GenerateJob = prepared.job
+        # What was sent before came with the prompt's text.
+        running = Running(job, self._clock(), echo="" if job.delivered else prepared.echo, compile_s=prepared.compile_s)
+        self._running[job.job] = running
+        for index, text in enumerate(prepared.texts):
+            choice = RunningChoice(running, text, index)
+            choice.row = Row(
+                owner=choice,
+                tenant=self._shelf(job),
+                prompt=prepared.prompt,
+                delivered=job.delivered[index] if job.delivered else [],
+                limit=prepared.limit,
+                sampling=prepared.samplings[index],
+                scene=prepared.scene,
+                constraint=prepared.constraints[index] if prepared.constraints else None,
+                adapter=job.adapter,
+            )
+            # Its client has all of it: only its tokens still count.
+            choice.finished = bool(choice.row.position) and self._finish_of(choice, choice.row.tokens[-1]) is not None
+            choice.finished = choice.finished or (prepared.limit == 0 and bool(job.delivered))
+            running.choices.append(choice)
+        running.open = sum(not choice.finished for choice in running.choices)
+        messages: list[ToGateway] = [Accepted(job.job, job.attempt, len(prepared.prompt))]
+        if running.open == 0:
+            return [*messages, self._done(running)]
+        if not running.echo or job.logprobs is None:
+            self._tell_prompt(running, [], messages)
+        if running.open:
+            self._queue(running)
+        return messages
+
+    def _tell_prompt(self, running: Running, scores: list[Logprobs], messages: list[ToGateway]) -> None:
+        """What comes before anything generated, which may be all that was asked for."""
+        job = running.message
+        logprobs = [self._logprob(*pair) for pair in zip(running.choices[0].row.tokens, scores, strict=False)]
+        for choice in running.choices:
+            finish = "length" if choice.row.limit == 0 else None
+            if running.echo or finish:
+                messages.append(
+                    Delta(job.job, job.attempt, choice.index, [], running.echo, logprobs=logprobs, finish=finish)
+                )
+            if finish:
+                self._finish(choice, messages)
+
+    def _shelf(self, job: GenerateJob) -> str:
+        """Whose prefixes a job may use: its tenant's, of the very adapter, whatever that was called."""
+        return f"{job.tenant}\0{self._loaded.adapted[job.adapter].digest}" if job.adapter else job.tenant
+
+    def _queue(self, running: Running) -> None:
+        rows = [choice.row for choice in running.choices if not choice.finished]
+        # Choices share a prompt, and so one prefill, unless they are resumed behind different tokens.
+        shared = [rows] if not running.message.delivered else [[row] for row in rows]
+        asked = running.message.logprobs
+        for group in shared:
+            scores = PromptLogprobs(asked, self._loaded.vocab_size) if running.echo and asked is not None else None
+            running.prompt = BatchPrompt(group, scores)
+            self._ready_batch.add_prompt(running.prompt)
+
+    def cancel(self, job: int) -> bool:
+        """See `Engine.cancel`."""
+        running = self._running.pop(job, None)
+        if running is None:
+            return False
+        for choice in running.choices:
+            if not choice.finished:
+                self._ready_batch.release_row(choice.row, keep=False)
+        return True
+
+    def step(self) -> Sequence[ToGateway]:
+        """See `Engine.step`."""
+        messages: list[ToGateway] = []
+        emissions = self._ready_batch.step()
+        for scored in self._ready_batch.take_scored():
+            if scored.scores is not None:
+                self._tell_prompt(scored.rows[0].owner.job, scored.scores.found, messages)
+        for emission in emissions:
+            choice: RunningChoice = emission.row.owner
+            if choice.finished:
+                continue
+            try:
+                self._advance(choice, emission, messages)
+            except JobError as error:
+                messages.append(self._fail(choice.job, error))
+            except Exception:
+                # The text pipeline belongs to this row alone: its failure must not end the others.
+                log.exception("the text of job %d failed", choice.job.message.job)
+                undecoded = JobError(Code.ENGINE_ERROR, "The output could not be decoded.")
+                messages.append(self._fail(choice.job, undecoded))
+        if (prompt := self._ready_batch.progress) is not None:
+            job = prompt.rows[0].owner.job.message
+            messages.append(Progress(job.job, job.attempt, prompt.covered, prompt.covered + prompt.left))
+        return messages
+
+    def spent(self, job: int) -> Usage | None:
+        """See `Counting.spent`."""
+        running = self._running.get(job)
+        return None if running is None else running.usage(self._clock())
+
+    def _fail(self, running: Running, error: JobError) -> Failed:
+        job, usage = running.message, running.usage(self._clock())
+        self.cancel(job.job)
+        for choice in running.choices:
+            choice.finished = True
+        return Failed(job.job, job.attempt, error.code, error.message, error.param, usage=usage)
+
+    def _advance(self, choice: RunningChoice, emission: Emission, messages: list[ToGateway]) -> None:
+        """One token further: to text, to a delta if there is something to say, to the end if it was the last."""
+        row, token = emission.row, emission.token
+        job = choice.job.message
+        rule = row.constraint
+        if rule is not None and rule.failed is not None:
+            raise JobError(Code.INVALID_REQUEST, rule.failed, rule.plan.param)
+        tokens, logprobs = choice.held
+        tokens.append(token)
+        if not self._preparation.ends_choice(job, token):
+            choice.text.feed_token(token)
+            if emission.logprobs is not None:
+                logprobs.append(self._logprob(token, emission.logprobs))
+        finish = self._finish_of(choice, token)
+        if choice.job.first_at == 0.0:
+            choice.job.first_at = self._clock()
+        piece = choice.text.take_pieces() if finish is None else choice.text.finish_text(finish)
+        if piece is None:
+            return
+        choice.held = ([], [])
+        messages.append(
+            Delta(
+                job.job,
+                job.attempt,
+                choice.index,
+                tokens,
+                piece.text,
+                piece.reasoning,
+                piece.calls,
+                logprobs,
+                piece.finish,
+            )
+        )
+        if finish is not None:
+            self._finish(choice, messages)
+
+    def _finish_of(self, choice: RunningChoice, last: int) -> str | None:
+        """How a choice ends behind its last token; None if it goes on."""
+        rule = choice.row.constraint
+        if choice.text.stopped or self._preparation.ends_choice(choice.job.message, last) or (rule and rule.finished):
+            return "stop"
+        return "length" if choice.row.position >= choice.row.limit else None
+
+    def _finish(self, choice: RunningChoice, messages: list[ToGateway]) -> None:
+        choice.finished = True
+        self._ready_batch.release_row(choice.row, keep=choice.row.position > 0)
+        running = choice.job
+        running.open -= 1
+        if running.open == 0:
+            messages.append(self._done(running))
+
+    def _done(self, running: Running) -> Done:
+        job = running.message
+        del self._running[job.job]
+        return Done(job.job, job.attempt, running.usage(self._clock()))
+
+    def _logprob(self, token: int, found: Logprobs) -> TokenLogprob:
+        text, raw = self._vocabulary[token]
+        top = [(*self._vocabulary[other], value) for other, value in zip(found.top_ids, found.top, strict=True)]
+        return TokenLogprob(text, raw, found.own, top)
+
+    @property
+    def busy(self) -> bool:
+        """See `Engine.busy`."""
+        return self._ready_batch.busy
+
+    def forget(self) -> None:
+        """Drop every prefix that is kept, in memory and on disk."""
+        if self._recall is not None:
+            self._recall.forget_all()
+        if self._drafting is not None:
+            self._drafting.clear_caches()
+
+    def close(self, timeout_s: float) -> None:
+        """Finish what is being written to disk, if that takes no longer."""
+        if self._recall is not None:
+            self._recall.close(timeout_s)
+
+    def gauges(self) -> Gauges:
+        """See `Engine.gauges`."""
+        batch, recall = self._batch, self._recall
+        return Gauges(
+            running=batch.running if batch else 0,
+            waiting=batch.waiting if batch else 0,
+            active_bytes=mx.get_active_memory(),
+            cache_bytes=mx.get_cache_memory(),
+            peak_bytes=mx.get_peak_memory(),
+            prefix_bytes=recall.held_bytes if recall else 0,
+            draft_proposed=self._drafting.proposed if self._drafting else 0,
+            draft_accepted=self._drafting.accepted if self._drafting else 0,
+            prefix_hits=recall.hits if recall else 0,
+            prefix_lookups=recall.lookups if recall else 0,
+            prefix_disk_bytes=recall.disk_bytes if recall else 0,
+            prefix_disk_hits=recall.disk_hits if recall else 0,
+        )

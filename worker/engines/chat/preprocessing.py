@@ -1,0 +1,230 @@
+"""What a job needs before the device sees it: tokens, checks, sampling with its defaults, a text pipeline per choice.
+
+Touches no MLX: it runs on the reception thread, while the engine's own thread computes.
+"""
+
+import hashlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import msgspec
+
+from protocol.errors import Code, JobError
+from protocol.messages import (
+    ChatPrompt,
+    DetokenizeJob,
+    EmbedJob,
+    GenerateJob,
+    ModelJob,
+    Prompt,
+    Sampling,
+    Text,
+    TextPrompt,
+    TokenizeJob,
+    Tokens,
+)
+from worker.batch.images import PromptImages
+from worker.batch.random import row_key
+from worker.batch.row import RowSampling
+from worker.engines.aside import Aside
+from worker.engines.chat.prompts import Prompter
+from worker.engines.chat.running import PreparedChat
+from worker.engines.loading import LoadedModel
+from worker.engines.vocabulary import Vocabulary
+from worker.grammar.grammars import Grammars
+from worker.text.channels import ChannelText
+from worker.text.markers import NORMAL, Markers, initial_state
+from worker.text.tool_calls.calls import calls_from, parser_name
+from worker.text.tool_calls.streaming import written_calls
+
+Result = TypeVar("Result")
+
+SHORT_BYTES = 32_768
+"""A prompt up to this size is tokenised in milliseconds; a longer one on a thread beside, so that others pass."""
+REPLAYED_TOKENS = 4096
+"""Delivered tokens that are brought back to text in one piece: some milliseconds."""
+
+
+class ChatPreprocessor:
+    """Prepares jobs for one loaded model."""
+
+    def __init__(self, loaded: LoadedModel, vocabulary: Vocabulary, markers: Markers, grammars: Grammars) -> None:
+        self._loaded = loaded
+        self._vocabulary = vocabulary
+        self._markers = markers
+        self._eos = frozenset(loaded.tokenizer.eos_token_ids)
+        self._grammars = grammars
+        self._prompter = self._make_prompter()
+        self._aside = Aside()
+
+    def _make_prompter(self) -> Prompter:
+        loaded = self._loaded
+        return Prompter(loaded.tokenizer, vocab_size=loaded.vocab_size, context_length=loaded.context_length)
+
+    def prepare_job(self, job: ModelJob, shown: Sequence[Any] = ()) -> Any:
+        """The whole answer, or what the engine admits; in pieces if it takes long. `shown` is what `_read` takes.
+
+        Raises `JobError`.
+        """
+        pieces = self._pieces(job, shown)
+        return pieces if _is_long(job) else next(pieces)
+
+    def _pieces(self, job: ModelJob, shown: Sequence[Any]) -> Iterator[Any]:
+        """See `Engine.prepare`; the first piece is the result where the job is not long."""
+        match job:
+            case DetokenizeJob():
+                text = yield from self._done(job, lambda: self._prompter.decode_tokens(job.tokens))
+                yield Text(job.job, job.attempt, text)
+            case TokenizeJob():
+                tokens, _ = yield from self._done(job, lambda: self._read(job, shown))
+                yield Tokens(job.job, job.attempt, tokens)
+            case GenerateJob():
+                yield from self._prepare(job, shown)
+            case EmbedJob():
+                raise JobError(Code.INVALID_REQUEST, "This model generates text; it embeds none.", "model")
+
+    def _done(self, job: ModelJob, work: Callable[[], Result]) -> Generator[Future[Any], None, Result]:
+        """What `work` returns, of a long job beside."""
+        return (yield from self._aside.run_aside(job.tenant, work)) if _is_long(job) else work()
+
+    def _read(self, job: GenerateJob | TokenizeJob, _shown: Sequence[Any]) -> tuple[list[int], PromptImages | None]:
+        """A job's prompt as tokens, with what it shows."""
+        if job.images:
+            raise JobError(Code.INVALID_REQUEST, "This model reads text; it sees no images.", "images[0]")
+        return self._prompter.tokenize_prompt(job.prompt, counted=isinstance(job, TokenizeJob)), None
+
+    def _prepare(self, job: GenerateJob, shown: Sequence[Any]) -> Iterator[Any]:
+        if job.adapter and job.adapter not in self._loaded.adapted:
+            raise JobError(Code.INVALID_REQUEST, "This worker has no such adapter.", "model")
+        self._prompter.check_ids([*job.sampling.logit_bias], "logit_bias")
+        tokens, scene = yield from self._done(job, lambda: self._read(job, shown))
+        prompt = tokens or self._prompter.start_tokens()
+        room = self._loaded.context_length - len(prompt)
+        wanted = 1 if job.max_tokens is None else job.max_tokens
+        if room < wanted:
+            raise JobError(
+                Code.CONTEXT_LENGTH,
+                f"This model's context holds {self._loaded.context_length} tokens: the prompt has {len(prompt)} "
+                f"and {wanted} more were asked for.",
+                "messages" if isinstance(job.prompt, ChatPrompt) else "prompt",
+            )
+        texts: list[ChannelText] = []
+        for choice in range(job.n):
+            texts.append(self._channels(job, choice, prompt))
+            if _is_long(job):
+                yield None
+        if job.delivered:
+            for tokens, text in self._delivered(job, texts):
+                self._replay(job, tokens, text)
+                if _is_long(job):
+                    yield None
+        constraints = self._grammars.make_constraints(job, prompt, self._initial(job, prompt))
+        yield PreparedChat(
+            job=job,
+            prompt=prompt,
+            limit=room if job.max_tokens is None else min(room, job.max_tokens),
+            texts=texts,
+            constraints=constraints,
+            samplings=[self._sampling(job.sampling, choice, job.logprobs) for choice in range(job.n)],
+            echo=self._echo(job.prompt, job.echo, prompt),
+            scene=scene,
+            compile_s=constraints[0].compile_s if constraints else 0.0,
+        )
+
+    def ends_choice(self, job: GenerateJob, token: int) -> bool:
+        """Whether `token` ends a choice of that job: it has no text, then."""
+        return token in self._eos and not job.sampling.ignore_eos
+
+    def _delivered(self, job: GenerateJob, texts: list[ChannelText]) -> Iterator[tuple[list[int], ChannelText]]:
+        """What each choice's client has, piece by piece, with the text that it belongs to."""
+        if len(job.delivered) != len(texts):
+            raise JobError(Code.INVALID_REQUEST, "A resumed request needs the tokens of each of its choices.")
+        for tokens, text in zip(job.delivered, texts, strict=True):
+            self._prompter.check_ids(tokens, "delivered")
+            for start in range(0, len(tokens), REPLAYED_TOKENS):
+                yield tokens[start : start + REPLAYED_TOKENS], text
+
+    def _replay(self, job: GenerateJob, tokens: list[int], text: ChannelText) -> None:
+        """Bring a choice's text on to where its client has it."""
+        for token in tokens:
+            if not self.ends_choice(job, token):
+                text.feed_token(token)
+        text.take_pieces()
+
+    def _echo(self, prompt: Prompt, wanted: bool, tokens: list[int]) -> str:
+        if not wanted:
+            return ""
+        return prompt.text if isinstance(prompt, TextPrompt) else self._prompter.decode_tokens(tokens)
+
+    def _channels(self, job: GenerateJob, choice: int, prompt: list[int]) -> ChannelText:
+        """The text pipeline of one choice; a plain completion is plain text, markers and all."""
+        tokenizer = self._loaded.tokenizer
+        chat = isinstance(job.prompt, ChatPrompt)
+        offered = job.prompt.tools if isinstance(job.prompt, ChatPrompt) else None
+        tools = msgspec.json.decode(offered) if offered else None
+        markers = self._markers if chat else Markers()
+        parse = calls_from(tokenizer.tool_parser, tools) if tools and tokenizer.has_tool_calling else None
+        writing = None
+        if tools and parse is not None:
+            writing = written_calls(tools, parser_name(tokenizer), parse, parallel=job.parallel_tool_calls)
+        return ChannelText(
+            detokenizer=self._vocabulary.make_detokenizer(answer=chat),
+            markers=markers,
+            initial=self._initial(job, prompt),
+            stop=job.stop,
+            parse_calls=parse,
+            writing=writing,
+            call_ids=lambda index: _call_id(job.request_id, choice, index),
+            parallel_calls=job.parallel_tool_calls,
+        )
+
+    def _initial(self, job: GenerateJob, prompt: list[int]) -> str:
+        """The state of the text that an answer begins in."""
+        if not isinstance(job.prompt, ChatPrompt):
+            return NORMAL
+        return initial_state(self._markers, self._loaded.tokenizer, prompt)
+
+    def _sampling(self, asked: Sampling, choice: int, logprobs: int | None) -> RowSampling:
+        """Fill what the request left open from the model's generation_config.json, else as OpenAI does."""
+        own = self._loaded.generation
+        if own.get("do_sample") is False:
+            own = {**own, "temperature": 0.0}
+
+        def value(given: float | None, name: str, otherwise: float) -> float:
+            found = own.get(name) if given is None else given
+            return otherwise if found is None else float(found)
+
+        return RowSampling(
+            key=row_key(asked.seed, choice),
+            temperature=value(asked.temperature, "temperature", 1.0),
+            top_p=value(asked.top_p, "top_p", 1.0),
+            top_k=int(value(asked.top_k, "top_k", 0)),
+            min_p=value(asked.min_p, "min_p", 0.0),
+            repetition_penalty=value(asked.repetition_penalty, "repetition_penalty", 1.0),
+            presence_penalty=asked.presence_penalty,
+            frequency_penalty=asked.frequency_penalty,
+            logit_bias=asked.logit_bias,
+            logprobs=logprobs,
+        )
+
+
+def _is_long(job: ModelJob) -> bool:
+    """Whether its preparation takes more than some milliseconds."""
+    match job:
+        case DetokenizeJob():
+            return len(job.tokens) > SHORT_BYTES
+        case GenerateJob() if sum(map(len, job.delivered)) > REPLAYED_TOKENS:
+            return True
+        case GenerateJob() | TokenizeJob():
+            match job.prompt:
+                case ChatPrompt(messages=messages, tools=tools):
+                    return len(messages) + len(tools or b"") > SHORT_BYTES
+                case TextPrompt(text=text):
+                    return len(text) > SHORT_BYTES
+    return False
+
+
+def _call_id(request_id: str, choice: int, index: int) -> str:
+    """The same again when the job is resumed; unguessable is not needed."""
+    return "call_" + hashlib.sha256(f"{request_id}/{choice}/{index}".encode()).hexdigest()[:24]

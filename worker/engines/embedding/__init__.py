@@ -1,0 +1,1 @@
+"""The embedding engine: texts and images in, vectors out."""

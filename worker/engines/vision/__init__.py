@@ -1,0 +1,1 @@
+"""The vision engine: the chat engine's batch, on mlx-vlm."""

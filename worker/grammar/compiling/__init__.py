@@ -1,0 +1,1 @@
+"""The processes that compile grammars and compute masks: bounded, in turns, killed without loss."""

@@ -1,0 +1,130 @@
+"""The process that grammar processes are forked from: it knows the model's tokenizer, sees no grammar, runs no thread.
+
+A fork takes milliseconds, and the tokenizer's data is there once, however many grammars are followed.
+"""
+
+import contextlib
+import gc
+import mmap
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+from multiprocessing.connection import Connection
+from struct import Struct
+
+import msgspec
+from llguidance import LLTokenizer
+
+from worker.grammar.compiling.child import ERROR_CHARS, run_child
+from worker.grammar.compiling.footprint import footprint_bytes
+from worker.grammar.compiling.wire import Specials, TokenTable
+
+ORDER = Struct("<BBI")
+"""What is to be done, the niceness of what is compiled, the number of the child."""
+FORK, KILL = 0, 1
+LARGEST_BYTES = 1 << 30
+"""Where the system bounds no memory: what a child may hold beyond what it shares."""
+LOOK_S, WATCH_S = 1.0, 0.1
+"""How often children that have ended are buried; where the system bounds no memory, how often it is looked at."""
+
+
+class ForkServer:
+    """Forks, kills and buries children."""
+
+    def __init__(
+        self, orders: socket.socket, tokenizer: LLTokenizer, control: dict[str, int], *, watched: bool
+    ) -> None:
+        """`watched`: whether children that grow beyond their bound are killed from here."""
+        self._orders = orders
+        self._tokenizer = tokenizer
+        self._control = control
+        self._watched = watched
+        self._base_bytes = footprint_bytes(os.getpid()) if watched else 0
+        self._children: dict[int, int] = {}
+
+    def serve_forks(self) -> None:
+        """Until the other end is closed."""
+        while True:
+            wait_s = (WATCH_S if self._watched else LOOK_S) if self._children else None
+            if select.select([self._orders], [], [], wait_s)[0] and not self._obey():
+                break
+            self._bury()
+        for pid in self._children.values():
+            os.kill(pid, signal.SIGKILL)
+
+    def _obey(self) -> bool:
+        """Take one order; whether the engine is still there."""
+        order, fds, _, _ = socket.recv_fds(self._orders, ORDER.size, 2)
+        while order and len(order) < ORDER.size:
+            more = self._orders.recv(ORDER.size - len(order))
+            order = order + more if more else b""
+        if not order:
+            return False
+        what, nice, number = ORDER.unpack(order)
+        if what == FORK and len(fds) == 2:
+            self._fork(number, nice, *fds)
+        elif what == KILL and (pid := self._children.get(number)) is not None:
+            # Not buried yet, so this number is nobody else's.
+            os.kill(pid, signal.SIGKILL)
+        for fd in fds:
+            os.close(fd)
+        return True
+
+    def _fork(self, number: int, nice: int, connection_fd: int, memory_fd: int) -> None:
+        try:
+            pid = os.fork()
+        except OSError:
+            # The engine's end of the socket says so.
+            return
+        if pid:
+            self._children[number] = pid
+            return
+        try:
+            self._orders.close()
+            with contextlib.suppress(EOFError, OSError):
+                memory = mmap.mmap(memory_fd, 0)
+                run_child(Connection(connection_fd), memory, self._tokenizer, self._control, nice)
+        finally:
+            os._exit(0)
+
+    def _bury(self) -> None:
+        for number, pid in [*self._children.items()]:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                del self._children[number]
+            elif self._watched and footprint_bytes(pid) > self._base_bytes + LARGEST_BYTES:
+                os.kill(pid, signal.SIGKILL)
+
+
+def main() -> None:
+    """Entry of the process: file descriptors of the orders, and of the tokenizer's text."""
+    orders_fd, tokenizer_fd = map(int, sys.argv[1:])
+    # What a terminal interrupts is for the engine to end; a crash is expected here, and no core of it is wanted.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    orders = Connection(orders_fd)
+    vocabulary = msgspec.msgpack.decode(orders.recv_bytes(), type=TokenTable)
+    try:
+        with os.fdopen(tokenizer_fd, encoding="utf-8") as file:
+            file.seek(0)
+            text = file.read()
+        tokenizer = LLTokenizer(text, n_vocab=vocabulary.size, eos_token=vocabulary.eos)
+    except Exception as error:
+        orders.send_bytes(msgspec.msgpack.encode(Specials([], str(error)[:ERROR_CHARS] or "unknown")))
+        return
+    control = {name: token for name, token in vocabulary.added.items() if tokenizer.is_special_token(token)}
+    orders.send_bytes(msgspec.msgpack.encode(Specials(sorted(control.values()))))
+    del text, vocabulary
+    gc.collect()
+    # Children share what never changes: a collector that walked it would copy it.
+    gc.freeze()
+    gc.disable()
+    with socket.socket(fileno=os.dup(orders.fileno())) as line:
+        orders.close()
+        ForkServer(line, tokenizer, control, watched=sys.platform != "linux").serve_forks()
+
+
+if __name__ == "__main__":
+    main()

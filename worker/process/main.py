@@ -1,0 +1,231 @@
+"""The engine process: wires one engine, its loop, its reception and its link, and ends with its supervisor.
+
+The main thread is the engine's: it loads and steps. Signals and the lifeline only leave a note for it.
+"""
+
+import contextlib
+import gc
+import importlib
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+import msgspec
+
+from protocol.address import endpoint
+from protocol.messages import Announce, Beat, Ready, State
+from worker.config import BUILT_IN_ENGINES, WorkerConfig, tail
+from worker.engines.base import CacheOwner, Engine, EngineLoadError
+from worker.hub import commit_of
+from worker.lifeline import IS_HEALTHY, IS_READY
+from worker.process.heartbeat import PREPARING, StepClock
+from worker.process.link import GatewayLink
+from worker.process.loop import Loop, Stop
+from worker.process.preprocessor import Compiler, Preprocessor
+from worker.work import OwnWork
+
+log = logging.getLogger("worker")
+
+DRAIN_S = 3.2
+"""Grace of a SIGTERM: honcho kills after 5 s, the supervisor after 4."""
+CLOSE_S = 0.4
+"""What is left then: for what an engine puts away when it ends."""
+EXIT_CONFIG = 2
+EXIT_CRASH = 70
+
+
+class Process:
+    """One life of an engine process."""
+
+    def __init__(self, config: WorkerConfig, *, worker_uid: str, lifeline_fd: int) -> None:
+        self._config = config
+        self._lifeline_fd = lifeline_fd
+        self._uid = worker_uid
+        self._created = int(time.time())
+        self._ready: Ready | None = None
+        self._pulse = StepClock()
+        self._work = OwnWork()
+        self._progress = 0
+        self._engine = engine_type(config)(config)
+        self._link = GatewayLink(
+            endpoint=endpoint(config.run_dir),
+            identity=f"{config.served_name}/{worker_uid}".encode(),
+            announce=self._announce,
+            # A draining worker answers a greeting too, but must not look as if it took jobs.
+            ready=lambda: self._ready if self._pulse.state is State.READY else None,
+            beat=self._beat,
+            command=lambda command: self._loop.inbox.put(command),
+            reception=lambda: self._reception,
+            failed=lambda: os._exit(EXIT_CRASH),
+        )
+        self._loop = Loop(
+            engine=self._engine, pulse=self._pulse, send=self._link.send_messages, proven=lambda: self._tell(IS_HEALTHY)
+        )
+        self._reception = Preprocessor(
+            prepare=self._engine.prepare,
+            compiler=self._engine if isinstance(self._engine, Compiler) else None,
+            admit=self._loop.inbox.put,
+            send=self._link.send_messages,
+        )
+
+    def run(self) -> int:
+        """Load, warm, serve until stopped. Returns the exit code."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        self._link.start()
+        try:
+            self._start()
+        except EngineLoadError as error:
+            log.error("%s can't be served: %s", self._config.served_name, error)
+            self._link.close(f"not loaded: {error}")
+            return EXIT_CONFIG
+        try:
+            self._loop.run()
+        except Exception:
+            # Whatever broke a step has left the model's caches in an unknown state: a fresh process is the cure.
+            log.exception("the engine failed; its process ends and a new one takes over")
+            self._link.close("engine failure")
+            return EXIT_CRASH
+        if isinstance(self._engine, CacheOwner):
+            self._engine.close(CLOSE_S)
+        self._pulse.enter_state(State.STOPPED)
+        self._link.close("stopped")
+        return 0
+
+    def _start(self) -> None:
+        name = self._config.served_name
+        began = time.monotonic()
+        log.info("loading %s", name)
+        self._engine.load()
+        loaded = time.monotonic()
+        if self._config.warmup:
+            self._pulse.enter_state(State.WARMING)
+            self._link.say_now()
+            self._engine.warm()
+        warm = time.monotonic()
+        self._ready = msgspec.structs.replace(
+            self._engine.describe(),
+            load_s=loaded - began,
+            warmup_enabled=self._config.warmup,
+            warmup_s=warm - loaded,
+            commit=commit_of(self._config),
+        )
+        # What start-up made lives as long as the process: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        # A tokenizer or template that runs on the reception thread must not hold the interpreter for the
+        # default 5 ms while the engine thread waits to launch its next step.
+        sys.setswitchinterval(0.0005)
+        self._reception.start()
+        self._pulse.enter_state(State.READY)
+        self._link.say_now()
+        self._tell(IS_READY)
+        log.info("%s is ready: loaded in %.1f s, warmed in %.1f s", name, loaded - began, warm - loaded)
+
+    def _tell(self, word: bytes) -> None:
+        """A word for the supervisor, if there is one that listens."""
+        with contextlib.suppress(OSError):
+            os.write(self._lifeline_fd, word)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._pulse.state in (*PREPARING, State.DRAINING):
+            # Nothing runs yet, or this is the second signal: leave now.
+            os._exit(0)
+        self._loop.inbox.put(Stop(DRAIN_S))
+
+    def _announce(self) -> Announce:
+        config = self._config
+        return Announce(
+            worker=self._uid,
+            model=config.served_name,
+            source=config.source,
+            kind=config.kind,
+            state=self._pulse.state,
+            pid=os.getpid(),
+            slots=config.max_concurrency,
+            queue_size=config.queue_size,
+            queue_timeout_s=config.queue_timeout_s,
+            created=self._created,
+            adapters={name: tail(path) for name, path in config.adapters.items()},
+        )
+
+    def _beat(self) -> Beat:
+        """For the link's thread alone, whose own work is no progress."""
+        gauges = self._engine.gauges()
+        pulse = self._pulse.read_state()
+        if pulse.state in PREPARING:
+            self._progress = self._work.count_work()
+        return Beat(
+            state=pulse.state,
+            step=pulse.step,
+            step_age_s=self._pulse.age_s(pulse),
+            busy=pulse.busy,
+            running=gauges.running,
+            waiting=gauges.waiting + self._reception.waiting,
+            active_bytes=gauges.active_bytes,
+            cache_bytes=gauges.cache_bytes,
+            peak_bytes=gauges.peak_bytes,
+            resident_bytes=_resident_bytes(),
+            prefix_bytes=gauges.prefix_bytes,
+            prefix_hits=gauges.prefix_hits,
+            prefix_lookups=gauges.prefix_lookups,
+            feature_bytes=gauges.feature_bytes,
+            feature_hits=gauges.feature_hits,
+            feature_lookups=gauges.feature_lookups,
+            draft_proposed=gauges.draft_proposed,
+            draft_accepted=gauges.draft_accepted,
+            prefix_disk_bytes=gauges.prefix_disk_bytes,
+            prefix_disk_hits=gauges.prefix_disk_hits,
+            progress=self._progress,
+        )
+
+
+def engine_type(config: WorkerConfig) -> Callable[[WorkerConfig], Engine]:
+    """Import the engine that the configuration names. Raises `EngineLoadError` where there is none of that name."""
+    path = config.engine or BUILT_IN_ENGINES[config.kind]
+    module, _, name = path.partition(":")
+    # Thousands of modules are made and none is thrown away: to look for garbage meanwhile finds nothing.
+    gc.disable()
+    try:
+        found: Callable[[WorkerConfig], Engine] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise EngineLoadError(f"--engine {path}: {error}") from error
+    finally:
+        gc.enable()
+    return found
+
+
+def _resident_bytes() -> int:
+    """Peak resident size, as `getrusage` gives it everywhere: kilobytes on Linux, bytes on macOS."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _watch_lifeline(fd: int) -> None:
+    """End with the supervisor: its end of the lifeline closes however it dies."""
+
+    def wait() -> NoReturn:
+        while os.read(fd, 1):
+            pass
+        log.warning("the supervisor is gone; leaving too")
+        os._exit(0)
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def main(config: WorkerConfig, *, worker_uid: str, lifeline_fd: int) -> int:
+    """Run one engine process to its end; returns its exit code."""
+    _watch_lifeline(lifeline_fd)
+    try:
+        process = Process(config, worker_uid=worker_uid, lifeline_fd=lifeline_fd)
+    except EngineLoadError as error:
+        log.error("%s can't be served: %s", config.served_name, error)
+        return EXIT_CONFIG
+    return process.run()

@@ -1,0 +1,1 @@
+"""The life of an engine process and of its spare. No MLX."""

@@ -1,0 +1,83 @@
+"""The tool calls of one choice: the text of tool blocks in, calls and pieces of calls out. Pure; finds no markers."""
+
+from collections.abc import Callable
+
+from protocol.messages import ToolCall
+from protocol.parts import joined_calls
+from worker.text.tool_calls.calls import Call
+from worker.text.tool_calls.streaming import Emit, Writing
+
+
+class ToolBlocks:
+    """One block after the other. What has been told of a call stays told, whatever its block turns out to be."""
+
+    def __init__(
+        self,
+        *,
+        parse: Callable[[str], list[Call]] | None,
+        writing: Callable[[Emit], Writing] | None,
+        ids: Callable[[int], str],
+        parallel: bool,
+    ) -> None:
+        """See `ChannelText`."""
+        self._parse = parse
+        self._writing = writing
+        self._ids = ids
+        self._parallel = parallel
+        self._text: list[str] = []
+        self._pieces: list[ToolCall] = []
+        self._writer: Writing | None = None
+        self.count = 0
+        """Calls so far."""
+        self.whole = False
+        """Whether the last block has been understood to its end."""
+
+    @property
+    def text(self) -> str:
+        """The inside of the block so far."""
+        return "".join(self._text)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `take` has something to give."""
+        return bool(self._pieces)
+
+    def append(self, text: str) -> None:
+        """More of the block."""
+        if self._writer is None and self._writing is not None and not self._text:
+            self._writer = self._writing(self._told)
+        self._text.append(text)
+        if self._writer is not None:
+            self._writer.add_text(text)
+
+    def take_calls(self) -> list[ToolCall]:
+        """What has become certain since the last time."""
+        pieces, self._pieces = self._pieces, []
+        return joined_calls(pieces) if len(pieces) > 1 else pieces
+
+    def end_block(self, *, cut: bool = False) -> bool:
+        """The block is complete, or was `cut` off before its end marker. False: it is no call, but text."""
+        text, writer = self.text, self._writer
+        self._text.clear()
+        self._writer = None
+        told = writer.begun if writer is not None else 0
+        calls: list[Call] = []
+        if self._parse is not None and not cut:
+            try:
+                calls = self._parse(text)
+            except ValueError:
+                calls = []
+        self.whole = bool(calls)
+        if writer is not None:
+            writer.end_calls(calls)
+        for call in calls[told : None if self._parallel else 1]:
+            self._told(call.name, call.id, call.arguments)
+        return bool(calls or told)
+
+    def _told(self, name: str | None, own_id: str | None, arguments: str) -> None:
+        if name is None:
+            self._pieces.append(ToolCall(self.count - 1, "", "", arguments))
+            return
+        index = self.count
+        self.count += 1
+        self._pieces.append(ToolCall(index, own_id or self._ids(index), name, arguments))
