@@ -123,7 +123,7 @@ def change(store: KeyStore, options: argparse.Namespace) -> None:
         fields["name"] = options.new_name
 
     def make(key: Key) -> tuple[Key, None]:
-        given = fields | ({"limits": fields["limits"].over(key.limits)} if "limits" in fields else {})
+        given = fields | ({"limits": fields["limits"].filled_from(key.limits)} if "limits" in fields else {})
         return key.changed(time.time(), **given), None
 
     key, _ = store.change_key(options.id, make)

@@ -270,7 +270,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         response.headers.update(request.app[GATE].connections.cors_headers(request))
     ticket = request.get(TICKET)
     if ticket is not None:
-        for name, value in ticket.headers().items():
+        for name, value in ticket.limit_headers().items():
             response.headers.setdefault(name, value)
 
 

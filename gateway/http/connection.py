@@ -119,7 +119,7 @@ class ClientConnection(RequestHandler):
         if self._made is not None:
             self._made.abort()
 
-    async def start_timer(self) -> None:
+    async def start(self) -> None:
         """Answer requests until there are no more; see aiohttp. A client that does not take its end is cut off."""
         try:
             await super().start()
@@ -213,9 +213,10 @@ class ClientConnection(RequestHandler):
         self._emptied = self._loop.create_future()
         if transport.can_write_eof():
             transport.write_eof()
-        self._resume_transport_reading()
+        self._pause_transport_reading()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._discard_bounds[1]):
+            async with asyncio.timeout(self._discard_bounds[1]), self._listener.discarding(self.place):
+                self._resume_transport_reading()
                 await self._emptied
         self.force_close()
 

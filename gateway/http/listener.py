@@ -39,6 +39,8 @@ SETTLED_S = 0.5
 HANDSHAKE_S = 8.0
 AT_ONCE = 16
 """Connections that are accepted before others get a turn."""
+DISCARDING = 8
+"""Connections with a key whose unwanted bodies are thrown away together: reading hundreds at once would hold the loop."""
 PAUSE_S = 1.0
 """How long nothing is accepted when the system has no room."""
 LIMITS = (65_536, 10_240)
@@ -100,11 +102,16 @@ class Listener:
         self._held: tuple[socket.socket, Any] | None = None
         self._resumption: asyncio.TimerHandle | None = None
         self._malformed_lines = budget_of_malformed()
+        self._discarding = asyncio.Semaphore(DISCARDING)
 
     @property
     def count(self) -> int:
         """Connections that are open, handshakes included."""
         return len(self._open)
+
+    def discarding(self, place: ListenerPlace) -> contextlib.AbstractAsyncContextManager[Any]:
+        """Wait for the turn to throw a body away. Strangers' are small, and wait for nobody."""
+        return self._discarding if place.known else contextlib.nullcontext()
 
     @property
     def strangers(self) -> int:

@@ -135,7 +135,7 @@ def _report_generation(request: web.Request, duration_s: float) -> None:
     generated = request.get(GENERATION_STATS)
     if generated is None:
         return
-    words, chars = generated.count()
+    words, chars = generated.count_words()
     fields = {
         "request_type": generated.request_type,
         "model": generated.model,

@@ -100,7 +100,7 @@ async def reserve_price(request: web.Request, tokens: int) -> None:
     """Take a price from the caller's tokens, and charge it. Raises `ApiError` (429)."""
     ticket = request.get(TICKET)
     if ticket is not None and ticket.counts_tokens:
-        await ticket.reserve(tokens)
+        await ticket.reserve_tokens(tokens)
     charge(request, tokens)
 
 
@@ -108,14 +108,14 @@ async def reserve(request: web.Request, *jobs: GenerateJob | EmbedJob) -> None:
     """Take from the caller's tokens what the jobs of this request may cost. Raises `ApiError` (429)."""
     ticket = request.get(TICKET)
     if ticket is not None and ticket.counts_tokens:
-        await ticket.reserve(sum(map(tokens_of_job, jobs)))
+        await ticket.reserve_tokens(sum(map(tokens_of_job, jobs)))
 
 
 async def reserve_inputs(request: web.Request, inputs: Iterable[CacheKey]) -> None:
     """The same for texts, token ids and digests of images, known already or not. Raises `ApiError` (429)."""
     ticket = request.get(TICKET)
     if ticket is not None and ticket.counts_tokens:
-        await ticket.reserve(sum(map(_tokens, inputs)))
+        await ticket.reserve_tokens(sum(map(_tokens, inputs)))
 
 
 def payload_bytes(job: GenerateJob | TokenizeJob) -> int:

@@ -61,7 +61,7 @@ def prefill(model: Any, cache: Cache, parts: list[PromptPart]) -> mx.array | Non
             layer.prepare(lengths=lengths, right_padding=padding)
     tokens = mx.array([part.tokens + [0] * (width - len(part.tokens)) for part in parts])
     if any(part.scene for part in parts):
-        logits: mx.array = model.see(tokens, parts, cache=cache)
+        logits: mx.array = model.forward_parts(tokens, parts, cache=cache)
     else:
         logits = model(tokens, cache=cache)
     if any(padding):

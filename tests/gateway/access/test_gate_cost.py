@@ -21,7 +21,7 @@ ROUNDS, REQUESTS = 11, 50
 async def spend(request: web.Request) -> web.Response:
     """A handler that does nothing but what a limited one does."""
     if ticket := request.get(TICKET):
-        await ticket.reserve(100)
+        await ticket.reserve_tokens(100)
     return web.Response()
 
 

@@ -25,7 +25,7 @@ class Shelf:
         self.cancelled: list[str] = []
         self.all_asked = asyncio.Event()
 
-    async def fetch(self, url: str, where: str, hold: Hold, *, tenant: str) -> ImageFile:
+    async def fetch_image(self, url: str, where: str, hold: Hold, *, tenant: str) -> ImageFile:
         self.asked.append(url)
         if len(self.asked) == len(self.files):
             self.all_asked.set()

@@ -75,19 +75,19 @@ class FakeStream:
         if self.failure is not None and (self.collecting or not self.pending):
             raise self.failure
 
-    async def accepted(self) -> Accepted:
+    async def wait_accepted(self) -> Accepted:
         await self.wait(lambda: self.accepted_as is not None)
         assert self.accepted_as is not None
         return self.accepted_as
 
-    async def deltas(self) -> list[Delta] | None:
+    async def next_deltas(self) -> list[Delta] | None:
         await self.wait(lambda: bool(self.pending) or self.ended)
         taken, self.pending = self.pending, []
         async with self.changed:
             self.changed.notify_all()
         return taken or None
 
-    async def collect(self) -> list[Delta]:
+    async def collect_all(self) -> list[Delta]:
         self.collecting = True
         async with self.changed:
             self.changed.notify_all()
@@ -95,7 +95,7 @@ class FakeStream:
         merged = {delta.choice: delta for delta in merge(self.pending, choices=self.choices)}
         return [merged.get(at) or Delta(job=0, attempt=0, choice=at, tokens=[]) for at in range(self.choices)]
 
-    async def result(self) -> Any:
+    async def wait_result(self) -> Any:
         await self.wait(lambda: self.ended)
         return self.answer
 
@@ -162,14 +162,14 @@ class FakePool:
     def models(self) -> list[FakeModel]:
         return self.served
 
-    def resolve(self, name: str | None, kind: Kind | None, capability: str = "") -> FakeModel:
+    def find_model(self, name: str | None, kind: Kind | None, capability: str = "") -> FakeModel:
         for model in self.served:
             if kind in (None, model.kind) and name in (None, model.name, model.source, *model.aliases):
                 return model
         raise JobFailed("model_not_found", f"The model {str(name)[:100]!r} does not exist.", param="model")
 
     @asynccontextmanager
-    async def run(
+    async def run_job(
         self,
         model: FakeModel,
         job: Job,

@@ -43,13 +43,13 @@ class FakeReception:
         self.calls: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self.has: set[int] = set()
 
-    def take(self, epoch: int, job: Any, buffers: Sequence[bytes]) -> None:
+    def take_job(self, epoch: int, job: Any, buffers: Sequence[bytes]) -> None:
         self.calls.put(("take", epoch, job, *buffers))
 
-    def cancel(self, epoch: int, job: int, attempt: int) -> bool:
+    def cancel_job(self, epoch: int, job: int, attempt: int) -> bool:
         return job in self.has
 
-    def clear(self) -> None:
+    def drop_waiting(self) -> None:
         self.calls.put(("clear",))
 
 

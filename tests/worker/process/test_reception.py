@@ -59,14 +59,14 @@ class Waiting:
         self.endings: dict[int, Callable[[JobError | None], None]] = {}
         self.dropped: list[int] = []
 
-    def compile(self, job: GenerateJob, ended: Callable[[JobError | None], None]) -> bool:
+    def compile_job(self, job: GenerateJob, ended: Callable[[JobError | None], None]) -> bool:
         if job.grammar is not None and job.grammar.kind == "refused":
             raise JobError(Code.RATE_LIMITED, "too many", "where")
         if job.grammar is not None:
             self.endings[job.job] = ended
         return job.grammar is not None
 
-    def drop(self, job: GenerateJob) -> None:
+    def drop_job(self, job: GenerateJob) -> None:
         self.endings.pop(job.job, None)
         self.dropped.append(job.job)
 
