@@ -40,7 +40,7 @@ HANDSHAKE_S = 8.0
 AT_ONCE = 16
 """Connections that are accepted before others get a turn."""
 DISCARDING = 8
-"""Connections with a key whose unwanted bodies are thrown away together: reading hundreds at once would hold the loop."""
+"""Connections with a key whose unwanted bodies are thrown away together: hundreds at once would hold the loop."""
 PAUSE_S = 1.0
 """How long nothing is accepted when the system has no room."""
 LIMITS = (65_536, 10_240)

@@ -127,7 +127,8 @@ def test_gateway_asks_for_the_descriptors_that_it_may_have() -> None:
     """A shell on macOS gives a program 256; the limit above that is for the program to use."""
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 2048));"
-        "from gateway.http.listener import raise_limit; print(raise_limit(), resource.getrlimit(resource.RLIMIT_NOFILE))"
+        "from gateway.http.listener import raise_limit;"
+        "print(raise_limit(), resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2048 (2048, 2048)"
