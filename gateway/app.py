@@ -32,7 +32,7 @@ from gateway.http.middleware import MIDDLEWARES
 from gateway.media.fetcher import Fetcher
 from gateway.media.image_resolver import ImageResolver
 from gateway.media.remote_urls import UrlRules
-from gateway.memory_account import MEMORY, MemoryAccount
+from gateway.memory_account import MEMORY, MemoryAccount, release_when_idle
 from gateway.routes import (
     admin,
     admin_keys,
@@ -93,6 +93,7 @@ def make_app(config: GatewayConfig, loaded: LoadedConfig | None = None) -> web.A
     guard_application(app, loaded or LoadedConfig(config=config, file=None, origins={}))
     app.cleanup_ctx.append(_pool)
     app.cleanup_ctx.append(_fetching)
+    app.cleanup_ctx.append(release_when_idle)
     if honcho_process():
         app.cleanup_ctx.append(_follow_honcho)
     app.on_shutdown.append(lambda app: app[POOL].drain(config.drain_s))

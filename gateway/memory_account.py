@@ -4,13 +4,21 @@ Bytes are counted as they come, never as they are declared. Each caller may hold
 alone gets two thirds, n callers leave 1/(2n+1) to the next.
 """
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gateway.access.gate import CALLER
+from gateway.allocator import release_free_memory
 from gateway.schema.errors import ApiError
 
 BODY_MEMORY_BYTES = 256 << 20
+BURST_BYTES = 32 << 20
+"""Requests that held more than this together leave a heap worth tidying up."""
+RELEASE_S = 5.0
 
 
 class MemoryAccount:
@@ -20,6 +28,8 @@ class MemoryAccount:
         self.capacity_bytes = capacity_bytes
         self.held_bytes = 0
         self.refused = 0
+        self.peak_bytes = 0
+        """Most that was held since free memory was last given back to the system."""
         self._tenants: dict[str, int] = {}
 
     @property
@@ -42,6 +52,7 @@ class MemoryAccount:
     def count_bytes(self, tenant: str, size: int) -> None:
         """Count so many bytes more; fewer, where negative."""
         self.held_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.held_bytes)
         own = self._tenants.get(tenant, 0) + size
         if own:
             self._tenants[tenant] = own
@@ -92,6 +103,24 @@ class MemoryShare:
     def _change(self, size: int) -> None:
         self._account.count_bytes(self.tenant, size)
         self.held_bytes += size
+
+
+async def release_when_idle(app: web.Application) -> AsyncIterator[None]:
+    """Give memory back to the system once a burst of large requests is over (for `cleanup_ctx`)."""
+    account = app[MEMORY]
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(RELEASE_S)
+            if account.peak_bytes > BURST_BYTES and account.held_bytes < account.peak_bytes // 4:
+                account.peak_bytes = account.held_bytes
+                await asyncio.to_thread(release_free_memory)
+
+    watcher = asyncio.create_task(watch(), name="memory")
+    yield
+    watcher.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watcher
 
 
 MEMORY: web.AppKey[MemoryAccount] = web.AppKey("memory", MemoryAccount)

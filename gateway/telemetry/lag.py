@@ -19,7 +19,7 @@ ALARM_S = 0.25
 """A loop that was held for longer is worth a line."""
 RECENT_S = 60.0
 BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-ROOT = str(Path(__file__).parent.parent)
+ROOT = str(Path(__file__).parents[2])
 
 log = logging.getLogger(__name__)
 

@@ -1,16 +1,19 @@
 """The account of memory: who gets how much, and that all of it comes back."""
 
+import asyncio
 import gc
 import weakref
 
 import pytest
+from aiohttp import web
 from dispatch_rig import Rig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway import memory_account
 from gateway.dispatch.jobs.stream import JobFailed, JobStream
 from gateway.dispatch.pool import _Run
-from gateway.memory_account import MemoryAccount
+from gateway.memory_account import MEMORY, MemoryAccount
 from gateway.schema.errors import ApiError
 from protocol.messages import Cancel, Failed, GenerateJob, Sampling, TextPrompt
 
@@ -120,3 +123,23 @@ async def test_nothing_is_kept_when_a_job_has_failed() -> None:
         assert (await handle(stream))() is None
     finally:
         gc.enable()
+
+
+async def test_free_memory_goes_back_to_the_system_when_a_burst_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, as soon as most of it is given back; small requests never cause it."""
+    released = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(memory_account, "RELEASE_S", 0.005)
+    monkeypatch.setattr(memory_account, "release_free_memory", lambda: loop.call_soon_threadsafe(released.set))
+    app = web.Application()
+    account = app[MEMORY] = MemoryAccount()
+    watching = memory_account.release_when_idle(app)
+    await anext(watching)
+    burst, small = account.open_share("one"), account.open_share("one")
+    small.hold_bytes(1 << 20)
+    burst.hold_bytes(64 << 20)
+    burst.close()
+    await asyncio.wait_for(released.wait(), 10)
+    assert account.peak_bytes == 1 << 20
+    with pytest.raises(StopAsyncIteration):
+        await anext(watching)

@@ -13,7 +13,9 @@ from raw_clients import MASTER, RawSite, raw_site, until
 
 from gateway.access.keys.text import mint
 from gateway.http import connection as http_connection
+from gateway.http import listener
 from gateway.http.connection import DISCARDED, HEAD_BYTES
+from gateway.routes import docs
 from gateway.telemetry.logs import TextLines
 
 CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -265,9 +267,31 @@ async def test_reader_is_cut_off_when_it_reads_nothing_of_an_answer(
 
 async def test_docs_pages_come_whole_when_they_are_read(site: RawSite) -> None:
     """Byte for byte, with the right type."""
-    folder = Path(http_connection.__file__).parent / "static" / "docs"
+    folder = docs.PAGES
     for path, name, kind in (("/docs", "swagger.html", "text/html"), ("/docs/assets/redoc.standalone.js",) * 2 + ("",)):
         answer = await site.get(path)
         assert answer.status == 200
         assert answer.body == (folder / Path(name).name).read_bytes()
         assert answer.headers["content-type"].startswith(kind)
+
+
+async def test_unwanted_bodies_are_taken_in_turns_when_many_senders_have_a_key(site: RawSite) -> None:
+    """Each sender has its answer at once; a body that waits for its turn is not read, and costs the others nothing."""
+    head = b"POST /nothing HTTP/1.1\r\nHost: x\r\n" + KEY + b"Content-Length: 900000000\r\n\r\n"
+    answers = []
+    for _ in range(listener.DISCARDING):
+        reader, writer = await site.connect()
+        writer.write(head)
+        answers.append((await reader.readexactly(12))[9:])
+    reader, writer = await site.connect()
+    writer.write(head)
+    answers.append((await reader.readexactly(12))[9:])
+    assert set(answers) == {b"404"}
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            while True:
+                writer.write(bytes(1 << 20))
+                await writer.drain()
+    await site.close()
+    async with asyncio.timeout(10):
+        await until(lambda: site.listener.count == 0)

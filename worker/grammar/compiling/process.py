@@ -58,7 +58,7 @@ class ForkServer:
             inherited = (theirs.fileno(), tokenizer.fileno())
             self._process = subprocess.Popen(  # noqa: S603 - the command is our own
                 [sys.executable, "-m", "worker.grammar.compiling.fork_server", *map(str, inherited)],
-                cwd=Path(__file__).parents[2],
+                cwd=Path(__file__).parents[3],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 pass_fds=inherited,
