@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile_images import hostile_images, odd_images, scans
+from hostility.pictures import hostile_images, odd_images, scans
 from picture_files import picture
 from vision_runs import look
 

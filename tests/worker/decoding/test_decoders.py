@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile_images import MOST_PIXELS, hostile_images, odd_images, png, scans
+from hostility.pictures import MOST_PIXELS, hostile_images, odd_images, png, scans
 from picture_files import picture
 from PIL import Image
 
