@@ -16,6 +16,7 @@ import yaml
 from gateway import settings, settings_file
 from gateway.access.keys.strength import HOW, weakness
 from gateway.settings import SECRET, ConfigError, Setting, nearest
+from protocol import RELEASE
 from protocol.address import default_run_dir
 from protocol.values import seconds, size, switch
 
@@ -328,6 +329,7 @@ def _read_flags(argv: Sequence[str]) -> dict[str, str | None]:
     parser.add_argument(
         "--config", metavar="FILE", help=f"settings ({' if present, else '.join(FILES)}) [{FILE_VARIABLE}]"
     )
+    parser.add_argument("--version", action="version", version=f"mlx-pool {RELEASE}")
     parser.add_argument("--print-config", nargs="?", const="true", help="show what all of this amounts to, and exit")
     for setting in SETTINGS:
         if setting.flag is not None:

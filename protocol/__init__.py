@@ -6,3 +6,6 @@ The prose specification is `docs/protocol.md`; a test compares it with these typ
 
 VERSION = 1
 """Wire version. Raised only when an old peer would misread a new message."""
+
+RELEASE = "0.1.0"
+"""Version of the whole project. The package reads it here."""

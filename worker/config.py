@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn
 
 import msgspec
 
+from protocol import RELEASE
 from protocol.address import default_run_dir
 from protocol.confidential import without_secrets
 from protocol.messages import Kind
@@ -167,6 +168,7 @@ def _read_flags(argv: Sequence[str]) -> dict[str, str | None]:
         epilog="A flag overrides the variables named in brackets. A worker exits when told to, with 2 for a bad flag.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"mlx-pool {RELEASE}")
     for setting in SETTINGS:
         names = ", ".join(setting.environment)
         action = "append" if setting.repeats else "store"
