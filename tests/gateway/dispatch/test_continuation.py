@@ -91,8 +91,10 @@ async def test_buffers_go_along_when_a_job_is_sent_again(rig: Rig) -> None:
     buffers: list[list[bytes]] = []
     worker = rig.join("w1")
     flight = rig.submit(buffers=[b"image"])
-    send = rig.line.send
-    rig.line.send = lambda identity, frame, behind=(): (buffers.append([*behind]), send(identity, frame, behind))[1]  # type: ignore[method-assign]
+    send = rig.line.send_frame
+    rig.line.send_frame = lambda identity, frame, behind=(): (buffers.append([*behind]), send(identity, frame, behind))[
+        1
+    ]  # type: ignore[method-assign]
     rig.join("w2")
     rig.lose(worker)
     assert flight.worker is not None

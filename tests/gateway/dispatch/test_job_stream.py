@@ -128,7 +128,7 @@ async def test_accepted_waits_without_being_woken_by_deltas() -> None:
     assert (await waiting).prompt_tokens == 12
 
 
-@pytest.mark.parametrize("read", ["accepted", "deltas", "collect", "result"])
+@pytest.mark.parametrize("read", ["wait_accepted", "next_deltas", "collect_all", "wait_result"])
 async def test_every_way_of_reading_raises_when_the_job_fails_meanwhile(read: str) -> None:
     """Nobody is left waiting."""
     stream = JobStream(1)
@@ -140,7 +140,7 @@ async def test_every_way_of_reading_raises_when_the_job_fails_meanwhile(read: st
     assert failed.value.retry_after_s == 2.0
 
 
-@pytest.mark.parametrize("read", ["accepted", "result"])
+@pytest.mark.parametrize("read", ["wait_accepted", "wait_result"])
 async def test_a_promise_is_broken_loudly_when_the_worker_leaves_it_out(read: str) -> None:
     """A `Done` without `Accepted`, or without its result, is an error, not a hang."""
     stream = JobStream(1)

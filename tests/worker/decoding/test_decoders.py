@@ -323,7 +323,7 @@ import sys
 from worker.decoding.process import DecodingProcess
 from worker.decoding.wire import Decode
 held = b"1" * (700 << 20)
-DecodingProcess(memory_bytes=600 << 20).decode(Decode(), sys.stdin.buffer.read())
+DecodingProcess(memory_bytes=600 << 20).decode_image(Decode(), sys.stdin.buffer.read())
 """
     done = subprocess.run([sys.executable, "-c", code], input=SMALL, capture_output=True, timeout=WAIT_S, check=False)
     assert done.returncode == 0, done.stderr.decode()

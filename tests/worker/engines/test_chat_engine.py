@@ -568,7 +568,7 @@ def test_failing_text_ends_its_own_job_only(engine: ChatEngine, at: int) -> None
         if fed == at:
             raise ValueError("no such character")
 
-    prepared.texts[1].feed = broken
+    prepared.texts[1].feed_token = broken
     outcomes = admit(engine, good[0]) | {2: Outcome()}
     for message in engine.admit(prepared):
         note(outcomes, message)

@@ -165,9 +165,9 @@ def test_tool_calls_and_half_characters_survive_when_a_job_is_cut_anywhere(engin
         text = engine.prepare(job(1, offered, delivered=[delivered] if delivered else [])).texts[0]
         parts = []
         for token in fed:
-            text.feed(token)
-            parts.append(text.take())
-        parts.append(text.finish("stop") if finish else None)
+            text.feed_token(token)
+            parts.append(text.take_pieces())
+        parts.append(text.finish_text("stop") if finish else None)
         took = [part for part in parts if part is not None]
         calls = joined_calls(call for part in took for call in part.calls)
         return "".join(part.text for part in took), calls, took[-1].finish if took else None

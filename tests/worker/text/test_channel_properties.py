@@ -54,13 +54,13 @@ def test_a_replay_gives_exactly_the_missing_text(run, merged, make_choice, data,
     delivered = data.draw(st.integers(0, len(pieces)))
     again = make_choice(pieces, **options)
     for token in range(delivered):
-        again.feed(token)
-    again.take()
+        again.feed_token(token)
+    again.take_pieces()
     rest = []
     for token in range(delivered, len(pieces)):
-        again.feed(token)
-        rest.append(again.take())
-    assert merged([*first.steps[:delivered], *rest, again.finish(reason)]) == first.whole
+        again.feed_token(token)
+        rest.append(again.take_pieces())
+    assert merged([*first.steps[:delivered], *rest, again.finish_text(reason)]) == first.whole
 
 
 @settings(max_examples=200, deadline=None)
@@ -71,8 +71,8 @@ def test_only_what_may_still_match_is_held_back(make_choice, text, stop):
     choice = make_choice(list(text), markers=markers, stop=stop)
     shown = ""
     for token in range(len(text)):
-        choice.feed(token)
-        piece = choice.take()
+        choice.feed_token(token)
+        piece = choice.take_pieces()
         shown += piece.text if piece else ""
         if choice.stopped:
             break

@@ -16,11 +16,11 @@ def test_content_goes_through_at_once_when_nothing_may_match(run):
 def test_take_returns_none_when_nothing_is_certain(make_choice):
     """No empty pieces: they would become empty messages."""
     choice = make_choice(["<thi", "nk>"])
-    assert choice.take() is None
-    choice.feed(0)
-    assert choice.take() is None
-    choice.feed(1)
-    assert choice.take() is None
+    assert choice.take_pieces() is None
+    choice.feed_token(0)
+    assert choice.take_pieces() is None
+    choice.feed_token(1)
+    assert choice.take_pieces() is None
 
 
 def test_reasoning_is_split_off_and_border_space_dropped(run):

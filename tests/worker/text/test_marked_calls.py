@@ -278,13 +278,13 @@ def test_resumed_call_goes_on_where_it_was_cut(run, make_choice, parser):
     for delivered in range(1, len(pieces), 6):
         again = make_choice(pieces, **fields)
         for token in range(delivered):
-            again.feed(token)
-        again.take()
+            again.feed_token(token)
+        again.take_pieces()
         rest = []
         for token in range(delivered, len(pieces)):
-            again.feed(token)
-            rest.append(again.take())
-        whole = merged_calls([*first.steps[:delivered], *rest, again.finish("stop")])
+            again.feed_token(token)
+            rest.append(again.take_pieces())
+        whole = merged_calls([*first.steps[:delivered], *rest, again.finish_text("stop")])
         assert [(call.index, call.name, call.arguments) for call in whole] == told(first)
 
 

@@ -88,15 +88,15 @@ def generate(tokenizer, make_choice):
 def collect(choice, tokens):
     pieces = []
     for token in tokens:
-        choice.feed(token)
-        pieces.append(choice.take())
+        choice.feed_token(token)
+        pieces.append(choice.take_pieces())
     return pieces
 
 
 def test_every_channel_comes_out_whole(generate, merged):
     """Thoughts, answer and call of one text, with characters of two to four bytes."""
     choice, tokens = generate(TEXT)
-    whole = merged([*collect(choice, tokens), choice.finish("stop")])
+    whole = merged([*collect(choice, tokens), choice.finish_text("stop")])
     assert (whole.reasoning, whole.text) == (THOUGHTS.lstrip("\n"), ANSWER)
     (call,) = whole.calls
     assert (call.name, json.loads(call.arguments)) == ("get_weather", {"city": "Zürich", "note": "😀"})
@@ -114,28 +114,28 @@ def test_no_piece_holds_half_a_character(generate):
 def test_stop_matches_in_real_tokens(generate, merged, stop):
     """Wherever the tokenizer cut, the answer ends before the stop string."""
     choice, tokens = generate(ANSWER, stop=[stop])
-    whole = merged([*collect(choice, tokens), choice.finish("length")])
+    whole = merged([*collect(choice, tokens), choice.finish_text("length")])
     assert (whole.text, whole.finish) == (ANSWER[: ANSWER.index(stop)], "stop")
 
 
 def test_a_trailing_space_is_not_lost(generate, merged):
     """Detokenizers hold a last space back; finish hands it over, and a stop may end with it."""
     choice, tokens = generate("Zürich ")
-    assert merged([*collect(choice, tokens), choice.finish("length")]).text == "Zürich "
+    assert merged([*collect(choice, tokens), choice.finish_text("length")]).text == "Zürich "
     choice, tokens = generate("Zürich ", stop=["h "])
-    assert merged([*collect(choice, tokens), choice.finish("length")]).text == "Züric"
+    assert merged([*collect(choice, tokens), choice.finish_text("length")]).text == "Züric"
 
 
 def test_a_replay_goes_on_behind_every_token(generate, merged):
     """Whatever was delivered before the worker died, the rest is exactly what is missing."""
     choice, tokens = generate(TEXT)
     pieces = collect(choice, tokens)
-    last = choice.finish("stop")
+    last = choice.finish_text("stop")
     whole = merged([*pieces, last])
     for delivered in range(0, len(tokens), 3):
         again, _ = generate(TEXT)
         collect(again, tokens[:delivered])
-        rest = [*collect(again, tokens[delivered:]), again.finish("stop")]
+        rest = [*collect(again, tokens[delivered:]), again.finish_text("stop")]
         assert merged([*pieces[:delivered], *rest]) == whole
 
 
