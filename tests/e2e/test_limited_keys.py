@@ -30,6 +30,8 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
     )  # fmt: skip
     until(lambda: len(pool.get("/v1/models", headers=bearer(MASTER)).json()["data"]) == 5, what="all are known")
     pool.wait_healthy()
+    # Within the first seconds a model may yet come, so that what is not there is 503.
+    until(lambda: pool.get("/v1/models/nobodys", headers=bearer(MASTER)).status == 404, what="all have registered")
     yield pool
     pool.stop()
     try:

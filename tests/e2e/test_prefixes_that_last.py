@@ -67,7 +67,7 @@ def test_known_prompts_survive_kills_and_restarts_but_not_their_key(
     said, _ = ask(pool, mine, later)
     pool.supervisors[0].stop()
     pool.add_worker(flags)
-    until(lambda: pool.replicas() == 1)
+    until(lambda: pool.replicas(bearer(MASTER)) == 1)
     assert ask(pool, other, later) == (said, 0)
     assert ask(pool, mine, later) == (said, BLOCKS * 128)
     assert ask(pool, mine, prompt) == (text, BLOCKS * 128)

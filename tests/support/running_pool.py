@@ -270,9 +270,9 @@ class Api:
         """Requests that wait for a worker."""
         return int(self.queue()["queue_size"])
 
-    def replicas(self) -> int:
+    def replicas(self, headers: Mapping[str, str] | None = None) -> int:
         """Workers that take requests, of all models."""
-        return sum(model["replicas"] for model in self.get("/health").json()["models"])
+        return sum(model["replicas"] for model in self.get("/health", headers=headers).json()["models"])
 
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits, by the gateway's own count."""
