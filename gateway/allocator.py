@@ -10,7 +10,7 @@ import ctypes
 import sys
 
 M_MMAP_THRESHOLD = -3
-MAPPED_BYTES = 256 * 1024
+MAPPED_BYTES = 64 * 1024
 
 
 def map_large_blocks() -> bool:

@@ -37,8 +37,11 @@ LEAST_STRANGERS = 8
 SETTLED_S = 0.5
 """Nobody who came or was answered later than this ago has to make room."""
 HANDSHAKE_S = 8.0
-AT_ONCE = 16
+AT_ONCE = 64
 """Connections that are accepted before others get a turn."""
+RECEIVE_BYTES = 64 * 1024
+"""What the system keeps for a connection until it is read (Linux doubles it): with the system's own megabytes, hundreds
+of senders would have the event loop copy a hundred megabytes before anybody else has a turn."""
 DISCARDING = 8
 """Connections with a key whose unwanted bodies are thrown away together: hundreds at once would hold the loop."""
 PAUSE_S = 1.0
@@ -319,6 +322,8 @@ async def bind(host: str, port: int) -> list[socket.socket]:
             listening = socket.socket(family, kind, number)
             sockets.append(listening)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Connections take it over, so it has to be said before any is accepted.
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
             if family == socket.AF_INET6:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
