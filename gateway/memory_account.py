@@ -1,7 +1,7 @@
 """One account of the memory that requests take: bodies, forms, images, and the jobs made of them until they end.
 
 Bytes are counted as they come, never as they are declared. Each caller may hold up to twice of what is still free: one
-alone gets two thirds, n callers leave 1/(2n+1) to the next.
+alone gets two thirds, the next one two thirds of the rest, and so on, so that a newcomer always finds some room.
 """
 
 import asyncio

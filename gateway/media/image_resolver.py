@@ -12,7 +12,7 @@ from typing import Protocol
 from gateway.media.formats import read_header
 from gateway.media.inline import ImageFile, read_inline
 from gateway.memory_account import MemoryShare
-from gateway.schema.bounds import MAX_IMAGE_PIXELS
+from gateway.schema.bounds import MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE
 from gateway.schema.errors import invalid
 from gateway.schema.shown_images import ShownImage
 from protocol.messages import Image
@@ -119,6 +119,11 @@ def checked(file: ImageFile, where: str) -> ImageFile:
         raise invalid(
             f"The image has {header.width} x {header.height} pixels; "
             f"at most {MAX_IMAGE_PIXELS // 1_000_000} megapixels are allowed.",
+            where,
+        )
+    if max(header.width, header.height) > MAX_IMAGE_SIDE:
+        raise invalid(
+            f"The image has {header.width} x {header.height} pixels; at most {MAX_IMAGE_SIDE} a side are allowed.",
             where,
         )
     return file

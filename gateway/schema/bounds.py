@@ -23,6 +23,8 @@ MAX_TOKEN_ID = 2**31 - 1
 MAX_IMAGES = 16
 MAX_IMAGE_BYTES = 20 * 1024 * 1024
 MAX_IMAGE_PIXELS = 33_000_000
+MAX_IMAGE_SIDE = 65_535
+"""Pixels of a row or a column: the most that JPEG knows. A longer line is slow to resize and shows nothing."""
 FEW = Bounds(values=16_384, containers=4_096)
 """Structure of a body that is mostly text: 2,048 texts, keys, orders."""
 CONVERSATION = Bounds(values=262_144, containers=131_072)

@@ -166,5 +166,15 @@ async def test_a_bomb_is_refused_when_its_header_says_so() -> None:
     assert "9000 x 9000" in error.message
 
 
+async def test_image_is_refused_when_a_side_is_too_long() -> None:
+    """65,535 pixels a side pass, one more is named; a line of millions is slow to resize."""
+    async with ImageResolver(remote=None).resolve_images(shown(data_url(_claiming(65_535, 1))), share()):
+        pass
+    for size in ((65_536, 1), (1, 65_536)):
+        error = await refusal(ImageResolver(remote=None), data_url(_claiming(*size)))
+        assert (error.status, error.param) == (400, "p0")
+        assert "65535 a side" in error.message
+
+
 def _claiming(width: int, height: int) -> bytes:
     return RED[:16] + width.to_bytes(4, "big") + height.to_bytes(4, "big") + RED[24:]
