@@ -7,7 +7,7 @@ milliseconds. Pure; the standard library only.
 import re
 import struct
 
-MAX_SCANS = 100
+MAX_SCANS = 32
 """Of a JPEG. Encoders write 10 for three colours and 18 for four; each scan visits every block of the image."""
 MAX_JPEG_SEGMENTS = 2000
 """Of a JPEG: profiles and metadata make up to some 300, a scan brings a table or two."""

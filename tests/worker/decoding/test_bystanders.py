@@ -60,7 +60,7 @@ def engine(model_folder: Callable[[str], Path]) -> VisionEngine:
 @pytest.mark.timed
 def test_texts_wait_no_longer_when_images_are_made_to_hurt(engine: VisionEngine) -> None:
     """Images of eight tenants, hostile and merely large; texts meanwhile; then every image's own answer."""
-    hostile, large = hostile_images(), odd_images()["jpeg of 90 large scans in three colours"]
+    hostile, large = hostile_images(), odd_images()["jpeg of 30 large scans in three colours"]
     answers = Answers(engine)
     alone_s = max(answers.text_s(1000 + number) for number in range(20))
     files = [large, *hostile.values()]
@@ -84,7 +84,7 @@ def test_texts_wait_no_longer_when_images_are_made_to_hurt(engine: VisionEngine)
 def test_image_work_ends_when_its_request_is_cancelled(engine: VisionEngine) -> None:
     """Sixteen large images of one tenant are given up at once: its next image is not behind them."""
     answers = Answers(engine)
-    files = [scans(90 - number, components=3) for number in range(16)]
+    files = [scans(32 - number, components=3) for number in range(16)]
     turn: list[Any] = [*range(16), "?"]
     asked = look(1, files, turn, tenant="left", max_tokens=1)
     answers.reception.take_job(1, asked, files)

@@ -29,7 +29,7 @@ from worker.decoding.process import DecoderLostError, DecodingProcess, ImageRefu
 from worker.decoding.wire import Decode
 
 SMALL = picture((40, 24))
-SLOW = scans(90, components=3)
+SLOW = scans(30, components=3)
 """Half a second and more of work, within all bounds."""
 REFUSED_S = 1.0
 WAIT_S = 60.0
