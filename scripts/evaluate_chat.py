@@ -10,10 +10,10 @@ Ends with 1 where a skill misses its target.
 import sys
 from functools import partial
 
-from demo.answering import InProcess
-from demo.evaluation import TARGETS, cases
-from demo.examination import examine
-from demo.skills import SKILLS
+from training.answering import InProcess
+from training.eval_cli import examine
+from training.evaluation import TARGETS, cases
+from training.skills import SKILLS
 
 
 def main(arguments: list[str] | None = None) -> int:

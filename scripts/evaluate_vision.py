@@ -10,11 +10,11 @@ Ends with 1 where a skill misses its target.
 import sys
 from functools import partial
 
-from demo.evaluation import cases, different
-from demo.examination import examine
-from demo.seeing import Seeing
-from demo.sights import SIGHTS, TARGETS
-from demo.vision_batches import TEXT
+from training.eval_cli import examine
+from training.evaluation import cases, different
+from training.seeing import Seeing
+from training.vision_batches import TEXT
+from training.vision_questions import SIGHTS, TARGETS
 
 
 def main(arguments: list[str] | None = None) -> int:

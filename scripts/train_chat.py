@@ -11,8 +11,8 @@ Needs a C++ compiler for MLX's compiled kernels. demo/chat/README.md says how to
 
 import sys
 
-from demo.command import train
-from demo.course import BRIEF, FULL, follow
+from training.command import train
+from training.train import BRIEF, FULL, follow
 
 
 def main(arguments: list[str] | None = None) -> int:

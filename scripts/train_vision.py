@@ -11,8 +11,8 @@ Needs a C++ compiler for MLX's compiled kernels. demo/vision/README.md says how 
 
 import sys
 
-from demo.command import train
-from demo.vision_course import BRIEF, FULL, follow
+from training.command import train
+from training.train_vision import BRIEF, FULL, follow
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from key_traces import LOGGERS, Listener, noting
+from stress.key_traces import LOGGERS, Listener, noting
 
 from gateway.access.keys import key as record
 
-pytest_plugins = ["pool_fixtures"]
+pytest_plugins = ["tests.support.pool_fixtures"]
 ROOT = Path(__file__).parents[1]
 
 

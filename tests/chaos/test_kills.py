@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-from calamities import kills, requests
-from running_pool import FAKE
+from stress import kills, requests
+from stress.running_pool import FAKE
 
 Record = Callable[[str, object], None]
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
-from key_traces import CLIENT_KEY
 from openai import OpenAI
-from running_pool import RunningPool
+from stress.key_traces import CLIENT_KEY
+from stress.running_pool import RunningPool
 
 
 @pytest.fixture

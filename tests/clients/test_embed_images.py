@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from embedding_runs import table, unpacked
 from models import seeing
-from picture_files import data_url, padded, picture
-from running_pool import Answer, RunningPool, until
+from stress.running_pool import Answer, RunningPool, wait_until
+
+from tests.support.embedding_runs import table, unpacked
+from tests.support.picture_files import data_url, padded, picture
 
 MB = 1 << 20
 PNG = picture()
@@ -235,7 +236,7 @@ def test_images_are_let_go_with_their_request(encoder: RunningPool) -> None:
     for _ in range(60):
         with socket.create_connection(("127.0.0.1", encoder.port), timeout=30) as connection:
             connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data[: 17 * MB])
-    until(encoder.idle, what="nothing runs")
+    wait_until(encoder.idle, what="nothing runs")
     assert len(vectors(send(encoder, "/embed/image", [("file", padded(20 * MB))]))) == 1
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pool_fixtures import MINILM_NAME
-from running_pool import RunningPool
+from stress.running_pool import RunningPool
+
+from tests.support.pool_fixtures import MINILM_NAME
 
 pytestmark = pytest.mark.mlx
 

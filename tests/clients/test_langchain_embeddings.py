@@ -8,11 +8,12 @@ import numpy as np
 import openai
 import pytest
 import tiktoken
-from key_traces import CLIENT_KEY
 from langchain_openai import OpenAIEmbeddings
-from pool_fixtures import MINILM_NAME
-from running_pool import RunningPool
+from stress.key_traces import CLIENT_KEY
+from stress.running_pool import RunningPool
 from tokenizers import Tokenizer
+
+from tests.support.pool_fixtures import MINILM_NAME
 
 pytestmark = pytest.mark.mlx
 

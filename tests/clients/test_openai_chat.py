@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
-from pool_fixtures import QWEN_NAME
+
+from tests.support.pool_fixtures import QWEN_NAME
 
 pytestmark = pytest.mark.mlx
 

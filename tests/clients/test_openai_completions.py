@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 from openai import NotFoundError, OpenAI
-from pool_fixtures import CONTEXT, QWEN_NAME
-from running_pool import RunningPool
+from stress.running_pool import RunningPool
+
+from tests.support.pool_fixtures import CONTEXT, QWEN_NAME
 
 pytestmark = pytest.mark.mlx
 

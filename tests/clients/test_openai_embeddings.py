@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from key_traces import CLIENT_KEY
 from openai import OpenAI
-from pool_fixtures import MINILM_NAME
-from running_pool import FAKE, ROOT, Answer, RunningPool, until
+from stress.key_traces import CLIENT_KEY
+from stress.running_pool import FAKE, ROOT, Answer, RunningPool, wait_until
+
+from tests.support.pool_fixtures import MINILM_NAME
 
 pytestmark = pytest.mark.mlx
 
@@ -220,12 +221,12 @@ def test_bounds_are_inclusive(minilm: RunningPool) -> None:
 
 def test_client_that_leaves_frees_the_worker(minilm: RunningPool) -> None:
     """Hundreds of long texts are dropped with the connection that asked for them."""
-    until(minilm.idle, what="nothing runs")
+    wait_until(minilm.idle, what="nothing runs")
     connection = minilm.open("/v1/embeddings", {"input": [fresh("long words " * 100) for _ in range(600)]})
-    until(lambda: minilm.active() == 1, what="the job is at the worker")
+    wait_until(lambda: minilm.active() == 1, what="the job is at the worker")
     connection.close()
-    until(minilm.idle, timeout_s=5, what="the job is gone")
-    until(lambda: minilm.metric("pool_worker_waiting_rows") == 0, timeout_s=5, what="no text waits")
+    wait_until(minilm.idle, timeout_s=5, what="the job is gone")
+    wait_until(lambda: minilm.metric("pool_worker_waiting_rows") == 0, timeout_s=5, what="no text waits")
 
 
 def test_single_texts_are_answered_beside_a_large_request(minilm: RunningPool) -> None:
@@ -235,7 +236,7 @@ def test_single_texts_are_answered_beside_a_large_request(minilm: RunningPool) -
     thread = threading.Thread(target=lambda: large.append(embed(minilm, texts, encoding_format="base64")))
     thread.start()
     try:
-        until(lambda: minilm.active() == 1, what="the large request is at the worker")
+        wait_until(lambda: minilm.active() == 1, what="the large request is at the worker")
         for _ in range(5):
             assert len(vectors(embed(minilm, fresh()))) == 1
         assert not large
@@ -256,7 +257,7 @@ def test_cache_can_be_switched_off(start_pool: Callable[..., RunningPool]) -> No
 def test_chat_model_embeds_nothing(fake: RunningPool) -> None:
     """Asked for by name it says so; a pool without an embedding model says that."""
     # A gateway that has just started does not yet know that no such model will come.
-    until(lambda: embed(fake, "a").status != 503, what="the pool has settled")
+    wait_until(lambda: embed(fake, "a").status != 503, what="the pool has settled")
     for fields in ({"model": "fake"}, {}, {"model": "text-embedding-ada-002"}):
         answer = embed(fake, "a", **fields)
         assert answer.status in (400, 404)

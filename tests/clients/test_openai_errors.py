@@ -9,10 +9,11 @@ from typing import Any
 
 import openai
 import pytest
-from key_traces import CLIENT_KEY
 from openai import APIError, AsyncOpenAI, OpenAI
-from pool_fixtures import CONTEXT, QWEN_NAME
-from running_pool import FAKE, RunningPool, until
+from stress.key_traces import CLIENT_KEY
+from stress.running_pool import FAKE, RunningPool, wait_until
+
+from tests.support.pool_fixtures import CONTEXT, QWEN_NAME
 
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 SMALL = (*FAKE, "--max-concurrency", "1", "--queue-size", "1", "--queue-timeout", "0.7")
@@ -116,16 +117,16 @@ def test_full_queue_is_tried_again_when_the_server_says(start_pool: Callable[...
     """429 is retried after `retry-after-ms` (one second), and succeeds once there is room."""
     pool = start_pool(SMALL)
     held = [pool.open_chat(LONG, stream=True) for _ in range(2)]
-    until(lambda: pool.active() == 2)
+    wait_until(lambda: pool.active() == 2)
     waiting = pool.open_chat(LONG)
-    until(lambda: pool.waiting() == 1)
+    wait_until(lambda: pool.waiting() == 1)
     with Counted(pool, max_retries=0) as counted, pytest.raises(openai.RateLimitError) as raised:
         counted.client.chat.completions.create(model="fake", messages=HELLO)
     assert raised.value.code == "queue_full"
     assert 500 <= int(raised.value.response.headers["retry-after-ms"]) <= 120_000
     with Counted(pool) as counted, ThreadPoolExecutor() as threads:
         call = threads.submit(counted.client.chat.completions.create, model="fake", messages=HELLO, max_tokens=3)
-        until(lambda: counted.statuses == [429])
+        wait_until(lambda: counted.statuses == [429])
         for connection in (*held, waiting):
             connection.close()
         answer = call.result()
@@ -141,7 +142,7 @@ def test_deterministic_failures_are_tried_once(start_pool: Callable[..., Running
         counted.client.chat.completions.create(model="fake", messages=HELLO, temperature=9)
     assert counted.attempts == 1
     # In its first second a gateway says "not ready" of a model that may yet register.
-    until(lambda: pool.chat(model="none").status == 404)
+    wait_until(lambda: pool.chat(model="none").status == 404)
     with Counted(pool) as counted, pytest.raises(openai.NotFoundError):
         counted.client.chat.completions.create(model="none", messages=HELLO)
     assert counted.attempts == 1
@@ -150,7 +151,7 @@ def test_deterministic_failures_are_tried_once(start_pool: Callable[..., Running
     assert (counted.attempts, raised.value.status_code, raised.value.code) == (1, 507, "out_of_memory")
     for _ in range(2):
         pool.open_chat(LONG, stream=True)
-    until(lambda: pool.active() == 2)
+    wait_until(lambda: pool.active() == 2)
     with Counted(pool) as counted, pytest.raises(openai.InternalServerError) as raised:
         counted.client.chat.completions.create(model="fake", messages=HELLO)
     assert (counted.attempts, raised.value.status_code, raised.value.code) == (1, 504, "queue_timeout")

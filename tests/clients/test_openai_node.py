@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from picture_files import data_url, picture
-from pool_fixtures import QWEN_NAME, SIGHT_NAME
-from running_pool import FAKE, RunningPool, until
+from stress.running_pool import FAKE, RunningPool, wait_until
+
+from tests.support.picture_files import data_url, picture
+from tests.support.pool_fixtures import QWEN_NAME, SIGHT_NAME
 
 NODE = Path(__file__).with_name("node")
 SMALL = (*FAKE, "--max-concurrency", "1", "--queue-size", "1", "--queue-timeout", "1")
@@ -153,15 +154,15 @@ def test_node_client_obeys_retry_headers(start_pool: Callable[..., RunningPool],
     """429 is tried again when the header says, 504 is not tried again."""
     pool = start_pool(SMALL)
     held = [pool.open_chat(LONG, stream=True) for _ in range(2)]
-    until(lambda: pool.active() == 2)
+    wait_until(lambda: pool.active() == 2)
     seen = outcome(start("retries.mjs", pool, "fake"))
     assert seen["attempts"] == 1
     assert (seen["error"]["status"], seen["error"]["code"]) == (504, "queue_timeout")
     refused = pool.metric("pool_requests_total")
     waiting = pool.open_chat(LONG)
-    until(lambda: pool.waiting() == 1)
+    wait_until(lambda: pool.waiting() == 1)
     script = start("retries.mjs", pool, "fake")
-    until(lambda: pool.metric("pool_requests_total") > refused, what="the script was refused")
+    wait_until(lambda: pool.metric("pool_requests_total") > refused, what="the script was refused")
     for connection in (*held, waiting):
         connection.close()
     seen = outcome(script)

@@ -1,11 +1,12 @@
 """Images through the unmodified `openai` client, to a pool with a model that sees and one that does not."""
 
 import pytest
-from key_traces import CLIENT_KEY
 from openai import BadRequestError, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
-from picture_files import data_url, picture
-from running_pool import RunningPool
+from stress.key_traces import CLIENT_KEY
+from stress.running_pool import RunningPool
+
+from tests.support.picture_files import data_url, picture
 
 RED, BLUE = data_url(picture(colour="red")), data_url(picture(colour="blue", form="JPEG"), "image/jpeg")
 TALK: list[ChatCompletionMessageParam] = [

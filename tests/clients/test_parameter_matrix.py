@@ -5,9 +5,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from picture_files import data_url, picture
-from pool_fixtures import QWEN_NAME, SIGHT_NAME
-from running_pool import RunningPool
+from stress.running_pool import RunningPool
+
+from tests.support.picture_files import data_url, picture
+from tests.support.pool_fixtures import QWEN_NAME, SIGHT_NAME
 
 pytestmark = pytest.mark.mlx
 

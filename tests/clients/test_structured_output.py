@@ -7,10 +7,11 @@ import openai
 import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
-from picture_files import data_url, picture
-from pool_fixtures import QWEN_NAME, SIGHT_NAME
 from pydantic import BaseModel, ConfigDict, Field
-from running_pool import RunningPool
+from stress.running_pool import RunningPool
+
+from tests.support.picture_files import data_url, picture
+from tests.support.pool_fixtures import QWEN_NAME, SIGHT_NAME
 
 pytestmark = pytest.mark.mlx
 

@@ -3,8 +3,8 @@
 import pytest
 from tokenizers import Tokenizer
 
-from demo.course import BRIEF, learn_tokenizer
-from demo.text import Encoder
+from training.text import Encoder
+from training.train import BRIEF, learn_tokenizer
 
 
 @pytest.fixture(scope="session")

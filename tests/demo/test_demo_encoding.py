@@ -10,14 +10,14 @@ import transformers
 from models import bpe
 from tokenizers import Tokenizer
 
-from demo import text
-from demo.answering import read
-from demo.batches import Packer, Shape, block
-from demo.draw import Draw
-from demo.evaluation import Answer, Call
-from demo.mixture import LONG, SHORT, stream
-from demo.sample import Sample, ask, assistant, user
-from demo.skills import SKILLS
+from training import text
+from training.answering import read
+from training.batches import Packer, Shape, block
+from training.draw import Draw
+from training.evaluation import Answer, Call
+from training.mixture import LONG, SHORT, stream
+from training.sample import Sample, ask, assistant, user
+from training.skills import SKILLS
 
 SHAPES = (Shape(rows=3, length=128, learnt=250), Shape(rows=2, length=384, learnt=500))
 

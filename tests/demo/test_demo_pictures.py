@@ -5,12 +5,12 @@ from functools import partial
 
 import pytest
 
-from demo.draw import Draw
-from demo.evaluation import Answer, different
-from demo.pictures import CELLS, COLORS, Picture, Thing, compose, drawn
-from demo.sample import said
-from demo.sights import KINDS, SIGHTS, pair, talk, turn
-from demo.vision_batches import conversations
+from training.draw import Draw
+from training.evaluation import Answer, different
+from training.pictures import CELLS, COLORS, Picture, Thing, compose, drawn
+from training.sample import said
+from training.vision_batches import conversations
+from training.vision_questions import KINDS, SIGHTS, pair, talk, turn
 
 CIRCLE = Thing(
     color="red", shape="circle", cell="top left", rgb=(255, 0, 0), size=0.9, right=0.0, down=0.0, turn=0.0

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from demo.draw import Draw
-from demo.evaluation import Answer, Call, cases, score, table
-from demo.mixture import LONG, SHORT, stream
-from demo.sample import draw
-from demo.skills import SKILLS
-from demo.text import Renderer
+from training.draw import Draw
+from training.evaluation import Answer, Call, cases, score, table
+from training.mixture import LONG, SHORT, stream
+from training.sample import draw
+from training.skills import SKILLS
+from training.text import Renderer
 
 
 def rendered(seed: int, n: int) -> list[str]:

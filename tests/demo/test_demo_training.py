@@ -11,10 +11,10 @@ from mlx.utils import tree_flatten
 from mlx_lm import load
 from tokenizers import Tokenizer
 
-from demo import network
-from demo.course import BRIEF, batches, follow
-from demo.text import Encoder
-from demo.training import Plan, Trainer, rate
+from training import network
+from training.text import Encoder
+from training.train import BRIEF, batches, follow
+from training.training import Plan, Trainer, rate
 
 pytestmark = pytest.mark.mlx
 

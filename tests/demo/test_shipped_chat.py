@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from demo.answering import InProcess
-from demo.evaluation import TARGETS, Case, cases, score
-from demo.sample import Sample, assistant, user
-from demo.skills import SKILLS
+from training.answering import InProcess
+from training.evaluation import TARGETS, Case, cases, score
+from training.sample import Sample, assistant, user
+from training.skills import SKILLS
 
 FOLDER = Path(__file__).parents[2] / "demo" / "chat"
 WEATHER = {

@@ -8,13 +8,13 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from demo import course, vision_course
-from demo.text import TEMPLATE
-from demo.vision_batches import PROCESSOR
+from training import train, train_vision
+from training.text import TEMPLATE
+from training.vision_batches import PROCESSOR
 
 DEMO = Path(__file__).parents[2] / "demo"
 LARGEST_BYTES = 12_000_000
-COURSES = {"chat": course.FULL, "vision": vision_course.FULL}
+COURSES = {"chat": train.FULL, "vision": train_vision.FULL}
 LIBRARIES = {"chat": {"mlx", "mlx-lm", "numpy", "tokenizers"}, "vision": {"mlx", "mlx-vlm", "numpy", "tokenizers"}}
 
 
@@ -52,7 +52,7 @@ def test_record_is_of_these_weights(name: str) -> None:
 
 def test_tokenizer_and_template_are_the_script_s(name: str) -> None:
     """Whoever trains again gets the very files that are shipped, and both models read alike."""
-    tokenizer = course.learn_tokenizer(COURSES[name])
+    tokenizer = train.learn_tokenizer(COURSES[name])
     assert json.loads((DEMO / name / "tokenizer.json").read_text()) == json.loads(tokenizer.to_str())
     assert (DEMO / name / "chat_template.jinja").read_text() == TEMPLATE.read_text()
     assert (DEMO / "vision" / "tokenizer.json").read_bytes() == (DEMO / "chat" / "tokenizer.json").read_bytes()

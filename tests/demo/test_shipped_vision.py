@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from demo.evaluation import Case, cases, different, score
-from demo.pictures import COLORS, Picture
-from demo.sample import Sample, assistant
-from demo.seeing import Seeing
-from demo.sights import SIGHTS, TARGETS
+from training.evaluation import Case, cases, different, score
+from training.pictures import COLORS, Picture
+from training.sample import Sample, assistant
+from training.seeing import Seeing
+from training.vision_questions import SIGHTS, TARGETS
 
 DOUBTFUL = ("tally", "presence")
 """What the model's card says that it hardly knows."""

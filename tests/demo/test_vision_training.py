@@ -14,18 +14,18 @@ import pytest
 from mlx.utils import tree_flatten
 from tokenizers import Tokenizer
 
-from demo import first_sight, inheritance, text, vision_network
-from demo.batches import Shape
-from demo.draw import Draw
-from demo.evaluation import different, score
-from demo.mixture import stream
-from demo.pictures import CELLS, COLORS, SHAPES, Picture, Thing, compose, in_its_size
-from demo.sample import Sample
-from demo.seeing import Seeing
-from demo.sights import SIGHTS, talk
-from demo.text import Encoder, Renderer
-from demo.vision_batches import PIXELS, TEXT, Album, Cutter, expanded
-from demo.vision_course import BRIEF, CHAT, follow
+from training import init_from_chat, pretrain_vision, text, vision_network
+from training.batches import Shape
+from training.draw import Draw
+from training.evaluation import different, score
+from training.mixture import stream
+from training.pictures import CELLS, COLORS, SHAPES, Picture, Thing, compose, in_its_size
+from training.sample import Sample
+from training.seeing import Seeing
+from training.text import Encoder, Renderer
+from training.train_vision import BRIEF, CHAT, follow
+from training.vision_batches import PIXELS, TEXT, Album, Cutter, expanded
+from training.vision_questions import SIGHTS, talk
 
 pytestmark = pytest.mark.mlx
 
@@ -157,7 +157,7 @@ def test_labels_of_the_first_lessons() -> None:
     picture = Picture(things=(star,), above=(255, 255, 255), below=(255, 255, 255))
     told = [list(COLORS).index("green"), SHAPES.index("star"), CELLS.index("right")]
     for grid, token in (((4, 4), (2, 3)), ((3, 5), (1, 4))):
-        labels = first_sight.labelled(picture, grid).reshape(*grid, 3)
+        labels = pretrain_vision.labelled(picture, grid).reshape(*grid, 3)
         assert labels[token].tolist() == told
         labels[token] = [len(COLORS), len(SHAPES), len(CELLS)]
         assert (labels == [len(COLORS), len(SHAPES), len(CELLS)]).all()
@@ -167,7 +167,7 @@ def test_first_lessons_are_learnt(model: Any, tokenizer: Tokenizer) -> None:
     """The tower's loss falls; a token that shows red is more like that word than like other colours."""
     lines: list[str] = []
     plan = replace(BRIEF.first, steps=60, matrix_rate=0.03, other_rate=0.02)
-    trainer = first_sight.teach(model, Cutter(), tokenizer, plan, run=None, resume=False, report=lines.append)
+    trainer = pretrain_vision.teach(model, Cutter(), tokenizer, plan, run=None, resume=False, report=lines.append)
     first, *_, last = (float(line.split("loss ")[1].split()[0]) for line in lines)
     assert last < 0.85 * first
     plain = [Picture(things=(), above=rgb[0], below=rgb[0], plain=name) for name, rgb in COLORS.items()]
@@ -189,12 +189,12 @@ def test_language_taken_over_from_the_chat_model() -> None:
     words = stream(Draw(4), TEXT, chained=tuple(TEXT))
     batch = next(Album(Encoder(tokenizer), pad=ids["<|image_pad|>"], seed=1, shape=shape, samples=words).batches())
     before = vision_network.loss(model, batch).item()
-    taken = inheritance.take_over(model, CHAT, settings, tokenizer)
+    taken = init_from_chat.take_over(model, CHAT, settings, tokenizer)
     assert taken == hashlib.sha256((CHAT / "model.safetensors").read_bytes()).hexdigest()
     assert before > 5
     assert vision_network.loss(model, batch).item() < 1.5
     with pytest.raises(ValueError, match="hidden_size"):
-        inheritance.take_over(model, CHAT, {**settings, "hidden_size": 64}, tokenizer)
+        init_from_chat.take_over(model, CHAT, {**settings, "hidden_size": 64}, tokenizer)
 
 
 def test_brief_course_writes_what_a_server_needs(brief: Path) -> None:

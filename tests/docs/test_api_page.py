@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-from guarded_app import app_of, guarded
 
 from gateway.access.keys.key import OPEN
 from gateway.http.openapi import ROUTES
 from gateway.routes import health
 from gateway.schema.errors import TABLE
+from tests.support.guarded_app import app_of, guarded
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 

@@ -4,8 +4,9 @@ import json
 import re
 from pathlib import Path
 
-from guarded_app import MASTER, bearer, guarded
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.guarded_app import MASTER, bearer, guarded
 
 DOCS = Path(__file__).parents[2] / "docs"
 DASHBOARD, OPERATIONS = DOCS / "grafana.json", DOCS / "operations.md"

@@ -5,7 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from raw_clients import make_certificate
+
+from tests.support.raw_clients import make_certificate
 
 CONFIGURATION = Path(__file__).parents[2] / "docs" / "nginx.conf"
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/bin:/usr/local/bin:/usr/bin")

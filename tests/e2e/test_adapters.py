@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from openai import OpenAI
-from running_pool import RunningPool
-from tiny_adapters import make_adapter
+from stress.running_pool import RunningPool
+
+from tests.support.tiny_adapters import make_adapter
 
 pytestmark = pytest.mark.mlx
 

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable
 
 import pytest
-from running_pool import FAKE, RunningPool, resident_bytes, until
+from stress.running_pool import FAKE, RunningPool, resident_bytes, wait_until
 
 MB = 1024 * 1024
 TALKER = "talker"
@@ -22,7 +22,7 @@ def pool(start_pool: Callable[..., RunningPool]) -> RunningPool:
     """A pool of its own, whose gateway has not grown yet."""
     talker, encoder = (*FAKE, "--served-name", TALKER), (*FAKE, "--model-type", "embedding", "--served-name", "encoder")
     pool = start_pool(talker, encoder, healthy=False)
-    until(lambda: len(pool.get("/health").json()["models"]) == 2, what="both models are known")
+    wait_until(lambda: len(pool.get("/health").json()["models"]) == 2, what="both models are known")
     pool.wait_healthy()
     return pool
 
@@ -80,8 +80,8 @@ def test_memory_is_bounded_and_comes_back_when_many_bodies_hang(
     assert pool.metric("pool_body_memory_refused_total") == len(refused)
     for connection in connections:
         connection.close()
-    until(lambda: pool.metric("pool_body_memory_bytes") == 0, timeout_s=30, what="all bodies are gone")
-    until(lambda: resident_bytes(pid) - before < LEFT_BYTES, timeout_s=30, what="their memory is given back")
+    wait_until(lambda: pool.metric("pool_body_memory_bytes") == 0, timeout_s=30, what="all bodies are gone")
+    wait_until(lambda: resident_bytes(pid) - before < LEFT_BYTES, timeout_s=30, what="their memory is given back")
     assert pool.chat(**chat).status == 200
 
 
@@ -99,5 +99,7 @@ def test_memory_comes_back_when_large_requests_have_ended(pool: RunningPool) -> 
     for path, body in bodies * 2:
         status = pool.request("POST", path, body, headers={"Content-Type": "application/json"}).status
         assert status in (200, 400)
-    until(lambda: pool.metric("pool_body_memory_bytes") == 0, timeout_s=30, what="nothing is held")
-    until(lambda: resident_bytes(pool.gateway.pid) - before < LEFT_BYTES, timeout_s=30, what="the memory is given back")
+    wait_until(lambda: pool.metric("pool_body_memory_bytes") == 0, timeout_s=30, what="nothing is held")
+    wait_until(
+        lambda: resident_bytes(pool.gateway.pid) - before < LEFT_BYTES, timeout_s=30, what="the memory is given back"
+    )

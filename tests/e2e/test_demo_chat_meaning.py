@@ -8,10 +8,10 @@ from typing import Any
 
 import openai
 import pytest
-from key_traces import CLIENT_KEY
-from running_pool import RunningPool
+from stress.key_traces import CLIENT_KEY
+from stress.running_pool import RunningPool
 
-from demo.evaluation import Answer, Call, Case, cases
+from training.evaluation import Answer, Call, Case, cases
 
 DEMO = Path(__file__).parents[2] / "demo" / "chat"
 WEATHER = {

@@ -8,11 +8,11 @@ from typing import Any
 
 import openai
 import pytest
-from running_pool import RunningPool
+from stress.running_pool import RunningPool
 
-from demo.answering import on_the_wire
-from demo.evaluation import Answer, Case, cases, different
-from demo.sights import SIGHTS
+from training.answering import on_the_wire
+from training.evaluation import Answer, Case, cases, different
+from training.vision_questions import SIGHTS
 
 DEMO = Path(__file__).parents[2] / "demo" / "vision"
 

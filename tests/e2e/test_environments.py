@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from honcho_stack import Procfile
-from key_commands import MASTER, PRODUCTION, bearer
-from key_traces import shown
-from running_pool import RunningPool, chat_body, descendants, until
+from stress.key_traces import shown
+from stress.running_pool import RunningPool, chat_body, descendants, wait_until
+
+from tests.support.honcho_stack import Procfile
+from tests.support.key_commands import MASTER, PRODUCTION, bearer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="another process's environment is read from /proc")
 
@@ -56,7 +57,7 @@ def test_no_process_that_runs_models_knows_a_key(
         running = " ".join(descendants(supervisor).values())
         return running.count("worker.process.launch") == 2 and "worker.grammar.compiling.fork_server" in running
 
-    until(all_there, what="engine, spare and grammar processes run")
+    wait_until(all_there, what="engine, spare and grammar processes run")
     assert not known_to(supervisor)
     assert len(check(supervisor)) >= 3
     assert known_to(pool.gateway.pid), "the gateway needs its key: if it is not found here, this test looks wrong"

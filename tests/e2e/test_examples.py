@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from pool_fixtures import QWEN_NAME
-from running_pool import ROOT, RunningPool
+from stress.running_pool import ROOT, RunningPool
+
+from tests.support.pool_fixtures import QWEN_NAME
 
 pytestmark = pytest.mark.mlx
 

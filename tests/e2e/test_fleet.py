@@ -3,11 +3,11 @@
 import threading
 from collections.abc import Callable
 
-from crowd import Client, Crowd
-from fake_answers import fake_answer
-from running_pool import FAKE, ROOT, RunningPool, chat_body, until
+from stress.clients import Client, Crowd
+from stress.fake_answers import fake_answer
+from stress.running_pool import FAKE, ROOT, RunningPool, chat_body, wait_until
 
-PLUGIN = {"gateway": ("--plugins", "fleet_routes"), "environment": {"PYTHONPATH": str(ROOT / "tests" / "support")}}
+PLUGIN = {"gateway": ("--plugins", "stress.fleet_routes"), "environment": {"PYTHONPATH": str(ROOT / "scripts")}}
 
 
 class Load:
@@ -42,14 +42,14 @@ def test_nobody_fails_when_a_model_is_scaled_up_and_down(start_pool: Callable[..
     pool = start_pool(FAKE, **PLUGIN)
     load = Load(pool)
     assert pool.post("/test/scale/3", {}).status == 200
-    until(lambda: pool.replicas() == 3)
+    wait_until(lambda: pool.replicas() == 3)
     assert len(pool.pids()) == 5
     assert pool.post("/test/scale/1", {}).status == 200
-    until(lambda: pool.replicas() == 1 and len(pool.pids()) == 3)
+    wait_until(lambda: pool.replicas() == 1 and len(pool.pids()) == 3)
     load.stop()
-    until(pool.idle)
+    wait_until(pool.idle)
     assert pool.post("/test/scale/0", {}).status == 200
-    until(lambda: pool.get("/health").json()["models"][0]["state"] == "stopped")
+    wait_until(lambda: pool.get("/health").json()["models"][0]["state"] == "stopped")
     assert pool.chat("hello").error["code"] == "model_not_ready"
     assert pool.post("/test/scale/1", {}).status == 200
     pool.wait_healthy()
@@ -58,11 +58,11 @@ def test_nobody_fails_when_a_model_is_scaled_up_and_down(start_pool: Callable[..
 def test_nobody_fails_when_engines_are_replaced_one_after_the_other(start_pool: Callable[..., RunningPool]) -> None:
     """A rolling restart under load, of two supervisors with one served name; both are other processes then."""
     pool = start_pool(FAKE, FAKE, **PLUGIN)
-    until(lambda: pool.replicas() == 2)
+    wait_until(lambda: pool.replicas() == 2)
     before = {pool.engine_pid(0), pool.engine_pid(1)}
     load = Load(pool)
     assert pool.post("/test/roll", {}).status == 200
     assert pool.replicas() == 2
     assert not before & {pool.engine_pid(0), pool.engine_pid(1)}
     load.stop()
-    until(pool.idle)
+    wait_until(pool.idle)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
-from pool_fixtures import QWEN_NAME
 from prometheus_client.parser import text_string_to_metric_families
-from running_pool import FAKE, RunningPool, until
+from stress.running_pool import FAKE, RunningPool, wait_until
+
+from tests.support.pool_fixtures import QWEN_NAME
 
 HEALTHS = ("/health", "/health/ready", "/health/fake")
 
@@ -33,7 +34,7 @@ def test_health_follows_the_engine_when_it_comes_goes_and_returns(start_pool: Ca
     assert body["model_loaded"] is body["warmup_enabled"] is body["warmup_completed"] is True
     assert body["uptime"] > 0
     os.kill(pool.engine_pid(), signal.SIGKILL)
-    until(lambda: pool.get("/health").status == 503, timeout_s=1)
+    wait_until(lambda: pool.get("/health").status == 503, timeout_s=1)
     assert {pool.get(path).status for path in HEALTHS} == {503}
     assert pool.get("/ping").status == pool.get("/health/live").status == 200
     pool.wait_healthy()

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from honcho_stack import Procfile
-from running_pool import alive, until
+from stress.running_pool import alive, wait_until
+
+from tests.support.honcho_stack import Procfile
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_stack_stays_up_when_an_engine_is_killed(stack: Procfile) -> None:
         os.kill(pid, signal.SIGKILL)
         answer = stack.chat("fake: slow@0.01 tokens@20")
         assert answer.status == 200, stack.logs()
-    until(lambda: len(set(stack.engines()) - first) == 2, what="two new engines")
+    wait_until(lambda: len(set(stack.engines()) - first) == 2, what="two new engines")
     assert stack.honcho.running
     assert stack.gateway_pid() == gateway
     stack.wait_healthy()
@@ -44,13 +45,13 @@ def test_stack_stays_up_when_an_engine_is_killed(stack: Procfile) -> None:
 def test_everything_ends_in_time_when_honcho_is_told_to(stack: Procfile) -> None:
     """SIGTERM with a stream running: all processes are gone before honcho would have killed them."""
     stack.open_chat("fake: slow@0.05 tokens@2000", stream=True)
-    until(lambda: stack.active() == 1)
+    wait_until(lambda: stack.active() == 1)
     pids = [stack.honcho.pid, stack.gateway_pid(), *stack.engines()]
     began = time.monotonic()
     stack.honcho.signal(signal.SIGTERM)
     stack.honcho.wait(10)
     assert time.monotonic() - began < 5
-    until(lambda: not any(map(alive, pids)), timeout_s=1)
+    wait_until(lambda: not any(map(alive, pids)), timeout_s=1)
     assert "SIGKILL" not in stack.logs()
 
 
@@ -59,4 +60,6 @@ def test_everything_ends_when_honcho_is_killed(stack: Procfile) -> None:
     pids = [stack.gateway_pid(), *stack.engines()]
     stack.honcho.signal(signal.SIGKILL)
     stack.honcho.wait(5)
-    until(lambda: not any(alive(pid) for pid in pids), timeout_s=10, what="the processes of a killed honcho are gone")
+    wait_until(
+        lambda: not any(alive(pid) for pid in pids), timeout_s=10, what="the processes of a killed honcho are gone"
+    )

@@ -11,8 +11,9 @@ from statistics import median
 from typing import Any
 
 import pytest
-from key_commands import PRODUCTION, bearer, keys, known, used
-from running_pool import RunningPool, chat_body, until
+from stress.running_pool import RunningPool, chat_body, wait_until
+
+from tests.support.key_commands import PRODUCTION, bearer, keys, known, used
 
 RATE_S = 1.0
 """Sixty a minute."""
@@ -79,7 +80,7 @@ def test_others_are_served_as_ever_when_one_key_sends_hostile_grammars(
     )
     free = ("--burst", "0", "--rpm", "0", "--tpd", "100000000")
     bad, good = keys(pool, "create", "bad", *free), keys(pool, "create", "good", *free)
-    until(lambda: known(pool, bad) and known(pool, good))
+    wait_until(lambda: known(pool, bad) and known(pool, good))
     schemas = ({"json": {"type": "array", "items": {"const": at}, "minItems": 2, "maxItems": 9}} for at in range(999))
     for _ in range(3):
         took(pool, good), took(pool, good, structured_outputs=next(schemas))
@@ -92,7 +93,7 @@ def test_others_are_served_as_ever_when_one_key_sends_hostile_grammars(
             chats[name].append(took(pool, good))
             fresh[name].append(took(pool, good, structured_outputs=next(schemas)))
     assert attacker is not None
-    until(lambda: {400, 429} & {*attacker.statuses})
+    wait_until(lambda: {400, 429} & {*attacker.statuses})
     attacker.enough.set()
     attacker.join()
     record("answers to the attacker", sorted(attacker.statuses))
@@ -102,4 +103,4 @@ def test_others_are_served_as_ever_when_one_key_sends_hostile_grammars(
     assert max(fresh["beside"]) < 2.0
     assert median(chats["beside"]) < 1.5 * median(chats["alone"])
     # What was compiled for it has its price.
-    until(lambda: used(pool, bad)[1] > 100, timeout_s=10)
+    wait_until(lambda: used(pool, bad)[1] > 100, timeout_s=10)

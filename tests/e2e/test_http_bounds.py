@@ -5,8 +5,9 @@ import json
 from typing import Any
 
 import pytest
-from pool_fixtures import CONTEXT
-from running_pool import RunningPool, chat_body
+from stress.running_pool import RunningPool, chat_body
+
+from tests.support.pool_fixtures import CONTEXT
 
 pytestmark = pytest.mark.mlx
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from crowd import Crowd
-from picture_files import data_url, padded, picture, showing
-from pool_fixtures import EYES
-from running_pool import RunningPool, resident_bytes, until
+from stress.clients import Crowd
+from stress.running_pool import RunningPool, resident_bytes, wait_until
+
+from tests.support.picture_files import data_url, padded, picture, showing
+from tests.support.pool_fixtures import EYES
 
 RED, BLUE = data_url(picture(colour="red")), data_url(picture(colour="blue"))
 IMAGE_TOKENS = 16
@@ -42,7 +43,7 @@ def test_requests_are_counted_by_what_is_in_them(seeing: RunningPool) -> None:
     seeing.post("/v1/chat/completions", showing(RED), headers={"X-Request-ID": "seen-1"})
     seeing.post("/v1/chat/completions", showing(RED, stream=True))
     seeing.chat("hello", model="eyes", max_tokens=2)
-    until(lambda: sum(counts(seeing).values()) == sum(before.values()) + 3)
+    wait_until(lambda: sum(counts(seeing).values()) == sum(before.values()) + 3)
     after = counts(seeing)
     grown = {kind for kind in after if after[kind] > before[kind]}
     assert grown == {"vision", "vision_stream", "text"}
@@ -89,7 +90,7 @@ def test_images_are_refused_when_no_model_sees(fake: RunningPool) -> None:
     """400 that names the first image; the model is not asked."""
     asked = partial(fake.post, "/v1/chat/completions", showing(RED, BLUE))
     # A gateway that has just started waits to hear from other models.
-    until(lambda: asked().status != 503)
+    wait_until(lambda: asked().status != 503)
     refused = asked()
     assert (refused.status, refused.error["param"]) == (400, "messages[0].content[1].image_url.url")
     assert refused.headers["x-should-retry"] == "false"
@@ -164,7 +165,7 @@ def test_images_are_not_lost_when_the_engine_dies_under_them(start_pool: Start) 
     bodies = [showing(url, RED, text="fake: prefill@0.3 tokens@9") for url in (RED, BLUE)]
     undisturbed = [client.text() for client in Crowd(pool, bodies).join()]
     crowd = Crowd(pool, bodies)
-    until(lambda: pool.active() == len(bodies), what="they are aboard")
+    wait_until(lambda: pool.active() == len(bodies), what="they are aboard")
     os.kill(pool.engine_pid(), signal.SIGKILL)
     assert [client.text() for client in crowd.join()] == undisturbed
-    until(lambda: pool.metric("pool_image_held_bytes") == 0)
+    wait_until(lambda: pool.metric("pool_image_held_bytes") == 0)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from key_commands import MASTER, PRODUCTION, bearer, keys, known, metric, used
-from running_pool import FAKE, Answer, RunningPool, chat_body, until
-from sse_reader import read_stream
+from stress.running_pool import FAKE, Answer, RunningPool, chat_body, wait_until
+from stress.sse_reader import read_stream
+
+from tests.support.key_commands import MASTER, PRODUCTION, bearer, keys, known, metric, used
 
 
 def ask(pool: RunningPool, key: str, content: str, **fields: Any) -> Answer:
@@ -24,7 +25,7 @@ def test_settled_tokens_are_those_computed_when_clients_leave_and_a_worker_is_ki
     """Whole answers, streams, texts, clients that left, a dead engine, refusals: the sum is what was computed."""
     pool = start_pool(FAKE, environment=PRODUCTION, expected="worker_lost")
     key = keys(pool, "create", "counted", "--burst", "0", "--rpm", "0", "--tpm", "1000000")
-    until(lambda: known(pool, key))
+    wait_until(lambda: known(pool, key))
     tokens = requests = 0
     for count in (1, 5, 40):
         answer = ask(pool, key, f"fake: tokens@{count}", n=2).json()
@@ -42,7 +43,7 @@ def test_settled_tokens_are_those_computed_when_clients_leave_and_a_worker_is_ki
     requests += 1
     # Counting tokens has a price of its own.
     tokens += 1
-    until(lambda: used(pool, key) == (requests, tokens), what="usage is written")
+    wait_until(lambda: used(pool, key) == (requests, tokens), what="usage is written")
 
     # A step takes three seconds: when the first token comes, the second is being computed.
     connection = pool.open(f"/v1/chat/completions?api_key={key}", chat_body("fake: slow@3", stream=True))
@@ -52,20 +53,22 @@ def test_settled_tokens_are_those_computed_when_clients_leave_and_a_worker_is_ki
     connection.close()
     requests += 1
     tokens += prompt + 2
-    until(lambda: used(pool, key) == (requests, tokens), what="what was computed for a client that left is counted")
+    wait_until(
+        lambda: used(pool, key) == (requests, tokens), what="what was computed for a client that left is counted"
+    )
 
-    until(lambda: active(pool) == 0)
-    until(lambda: metric(pool, "pool_worker_running_rows") == 0)
+    wait_until(lambda: active(pool) == 0)
+    wait_until(lambda: metric(pool, "pool_worker_running_rows") == 0)
     doomed = pool.open(f"/v1/chat/completions?api_key={key}", chat_body("fake: slow@3", stream=False))
     # By the engine's own word, which the last one has left by now: a prompt is charged once, however often it is
     # computed.
-    until(lambda: metric(pool, "pool_worker_running_rows") > 0)
+    wait_until(lambda: metric(pool, "pool_worker_running_rows") > 0)
     os.kill(pool.engine_pid(), signal.SIGKILL)
-    until(lambda: active(pool) > 0, what="it runs again")
+    wait_until(lambda: active(pool) > 0, what="it runs again")
     doomed.close()
     requests += 1
     tokens += prompt
-    until(lambda: used(pool, key)[1] >= tokens, what="the prompt of who left after a kill is counted")
+    wait_until(lambda: used(pool, key)[1] >= tokens, what="the prompt of who left after a kill is counted")
     # Once, with the steps of either engine that were told, and the one that ran meanwhile.
     spent = used(pool, key)[1]
     assert (used(pool, key)[0], spent) == (requests, max(tokens, min(spent, tokens + 4)))
@@ -82,7 +85,7 @@ def test_kill_of_the_gateway_loses_no_key_and_at_most_a_second_of_usage(start_po
     """SIGKILL between two requests: all older than a second are counted, limits go on where they were."""
     pool = start_pool(FAKE, environment=PRODUCTION)
     key = keys(pool, "create", "limited", "--rph", "30", "--burst", "0", "--rpm", "0")
-    until(lambda: known(pool, key))
+    wait_until(lambda: known(pool, key))
     for _ in range(12):
         assert ask(pool, key, "fake: tokens@2").status == 200
     time.sleep(1.0)  # the promise
@@ -90,7 +93,7 @@ def test_kill_of_the_gateway_loses_no_key_and_at_most_a_second_of_usage(start_po
     pool.gateway.wait()
     assert used(pool, key)[0] == 12
     pool.start_gateway()
-    until(lambda: known(pool, key))
+    wait_until(lambda: known(pool, key))
     pool.wait_healthy()
     answer = ask(pool, key, "fake: tokens@2")
     assert (answer.status, answer.headers["x-ratelimit-remaining-requests"]) == (200, "17")
@@ -104,12 +107,12 @@ def test_revoked_key_is_refused_within_a_second_under_load_and_logs_hold_no_key(
     log = tmp_path / "gateway.log"
     pool = start_pool(FAKE, gateway=("--debug", "--log-file", str(log)), environment=PRODUCTION)
     key = keys(pool, "create", "doomed")
-    until(lambda: known(pool, key))
+    wait_until(lambda: known(pool, key))
     stream = pool.open(f"/v1/chat/completions?api_key={key}", chat_body("fake: slow@0.05 tokens@30", stream=True))
     received = stream.recv(65536)
     keys(pool, "revoke", key[4:12])
     began = time.monotonic()
-    until(lambda: not known(pool, key), timeout_s=1.0)
+    wait_until(lambda: not known(pool, key), timeout_s=1.0)
     assert time.monotonic() - began < 1.0
     while chunk := stream.recv(65536):
         received += chunk
@@ -130,7 +133,7 @@ def test_engines_come_and_go_when_an_operator_says_so(start_pool: Callable[..., 
     """Scaled, replaced, drained, unloaded and loaded over HTTP; by whom is in the audit log."""
     pool = start_pool(FAKE, environment=PRODUCTION)
     admin = keys(pool, "create", "operator", "--permissions", "admin")
-    until(lambda: pool.get("/admin/workers", headers=bearer(admin)).status == 200)
+    wait_until(lambda: pool.get("/admin/workers", headers=bearer(admin)).status == 200)
 
     def data() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = pool.get("/admin/workers", headers=bearer(admin)).json()["data"]
@@ -143,24 +146,24 @@ def test_engines_come_and_go_when_an_operator_says_so(start_pool: Callable[..., 
         return pool.request("POST", f"/admin/{path}", body, headers=bearer(admin))
 
     assert order("models/fake/scale", {"replicas": 2}).json() == {"model": "fake", "act": "scale", "replicas": 2}
-    until(lambda: len(workers()) == 2)
+    wait_until(lambda: len(workers()) == 2)
     before = {worker["id"] for worker in workers()}
     assert order(f"workers/{min(before)}/restart", {"grace": 1}).status == 200
-    until(lambda: len(workers()) == 2 and {worker["id"] for worker in workers()} != before)
+    wait_until(lambda: len(workers()) == 2 and {worker["id"] for worker in workers()} != before)
     assert order(f"workers/{workers()[0]['id']}/drain").status == 200
-    until(lambda: len(workers()) == 1)
+    wait_until(lambda: len(workers()) == 1)
     assert order("models/fake/unload").status == 200
-    until(lambda: not workers())
+    wait_until(lambda: not workers())
     assert order("models/fake/load").json()["replicas"] == 1
-    until(lambda: len(workers()) == 1)
+    wait_until(lambda: len(workers()) == 1)
     # Each order holds from the moment it is given, whatever the one before has come to.
     for replicas in (3, 0, 2):
         assert order("models/fake/scale", {"replicas": replicas, "grace": 1}).status == 200
     assert order("models/fake/unload", {"grace": 1}).status == 200
     assert order("models/fake/load").json()["replicas"] == 1
-    until(lambda: len(workers()) == 1 and len(data()) == 1, what="one engine, and no other about to start or end")
+    wait_until(lambda: len(workers()) == 1 and len(data()) == 1, what="one engine, and no other about to start or end")
     assert order(f"workers/{workers()[0]['id']}/stop").status == 200
-    until(lambda: not workers())
+    wait_until(lambda: not workers())
     refused = [
         order("workers/nobody/stop"), order("models/none/load"), order("models/fake/scale", {"replicas": 65}),
         order("models/fake/scale", {}), order("workers/nobody/drain", {"grace": -1}),

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crowd import Client, Crowd
-from fake_answers import fake_answer
-from running_pool import FAKE, RunningPool, alive, chat_body, until
+from stress.clients import Client, Crowd
+from stress.fake_answers import fake_answer
+from stress.running_pool import FAKE, RunningPool, alive, chat_body, wait_until
 
 NOTICED_S = 0.1
 RESPAWN_EXTRA_S = 1.0
@@ -20,7 +20,7 @@ Record = Callable[[str, object], None]
 
 def kill_engine(pool: RunningPool, worker: int = 0, number: signal.Signals = signal.SIGKILL) -> float:
     """kill -9; returns the moment."""
-    pid = until(lambda: pool.engine_pid(worker), what="an engine runs")
+    pid = wait_until(lambda: pool.engine_pid(worker), what="an engine runs")
     killed_at = time.monotonic()
     os.kill(pid, number)
     return killed_at
@@ -56,7 +56,7 @@ def test_everybody_is_answered_when_the_engine_is_killed_under_load(
     crowd.wait_for_output(crowd.clients[:8])
     assert pool.waiting() > 0
     killed_at = kill_engine(pool)
-    until(lambda: "is lost with" in pool.gateway.text(), every_s=0.001)
+    wait_until(lambda: "is lost with" in pool.gateway.text(), every_s=0.001)
     noticed_s = time.monotonic() - killed_at
     record("noticed_s", round(noticed_s, 4))
     assert noticed_s < NOTICED_S
@@ -65,33 +65,33 @@ def test_everybody_is_answered_when_the_engine_is_killed_under_load(
     assert pool.gateway.running
     assert pool.engine_pid() not in (0, engine)
     assert pool.metric("pool_jobs_continued_total") >= 16
-    until(pool.idle)
+    wait_until(pool.idle)
 
 
 def test_streams_move_to_the_other_replica_when_one_is_killed(start_pool: Callable[..., RunningPool]) -> None:
     """Kill after kill, now this one, now that: every text is the undisturbed one."""
     pool = start_pool(FAKE, FAKE)
-    until(lambda: pool.replicas() == 2)
+    wait_until(lambda: pool.replicas() == 2)
     bodies = streams(12, tokens=130)
     crowd = Crowd(pool, bodies)
     # Long enough for nobody to be suspected of both deaths.
     crowd.wait_for_output(crowd.clients, frames=35)
     for worker in (0, 1):
         kill_engine(pool, worker)
-        until(lambda: pool.replicas() == 2)
+        wait_until(lambda: pool.replicas() == 2)
     assert texts(crowd.join()) == [fake_answer(body) for body in bodies]
-    until(pool.idle)
+    wait_until(pool.idle)
 
 
 def test_streams_without_output_start_over_when_the_engine_is_killed(start_pool: Callable[..., RunningPool]) -> None:
     """A stream whose headers are out but which has said nothing yet is answered by the next engine, whole."""
     pool = start_pool(FAKE)
     crowd = Crowd(pool, [chat_body(f"fake: prefill@0.3 tokens@{10 + at}", stream=True) for at in range(3)])
-    until(lambda: all(b"assistant" in client.payload for client in crowd.clients), what="headers are out")
+    wait_until(lambda: all(b"assistant" in client.payload for client in crowd.clients), what="headers are out")
     kill_engine(pool)
     for at, text in enumerate(texts(crowd.join())):
         assert len(text.split()) == 10 + at
-    until(lambda: pool.metric("pool_worker_restarts_total") == 1)
+    wait_until(lambda: pool.metric("pool_worker_restarts_total") == 1)
 
 
 def test_usage_is_that_of_an_undisturbed_answer_when_the_engine_was_killed(
@@ -149,15 +149,15 @@ def test_everybody_gets_an_error_in_good_order_when_every_request_kills(start_po
 def test_streams_go_on_when_their_engine_is_frozen(start_pool: Callable[..., RunningPool]) -> None:
     """SIGSTOP: noticed by its silence, killed, its streams continued; let go, it is dead and says nothing."""
     pool = start_pool(FAKE, FAKE)
-    until(lambda: pool.replicas() == 2)
+    wait_until(lambda: pool.replicas() == 2)
     bodies = streams(6, tokens=80)
     crowd = Crowd(pool, bodies)
     crowd.wait_for_output(crowd.clients)
     frozen = pool.engine_pid(0)
     kill_engine(pool, 0, signal.SIGSTOP)
-    until(lambda: not alive(frozen), timeout_s=12, every_s=0.1, what="the frozen engine is killed")
+    wait_until(lambda: not alive(frozen), timeout_s=12, every_s=0.1, what="the frozen engine is killed")
     assert texts(crowd.join()) == [fake_answer(body) for body in bodies]
-    until(lambda: pool.replicas() == 2)
+    wait_until(lambda: pool.replicas() == 2)
 
 
 def test_streams_go_on_when_a_request_stalls_their_engine(start_pool: Callable[..., RunningPool]) -> None:
@@ -174,7 +174,7 @@ def test_streams_go_on_when_a_request_stalls_their_engine(start_pool: Callable[.
 def test_streams_move_on_when_their_worker_is_stopped(start_pool: Callable[..., RunningPool]) -> None:
     """What a leaving worker can't finish in its grace is finished by another."""
     pool = start_pool(FAKE, FAKE)
-    until(lambda: pool.replicas() == 2)
+    wait_until(lambda: pool.replicas() == 2)
     bodies = streams(8, tokens=220)
     crowd = Crowd(pool, bodies)
     crowd.wait_for_output(crowd.clients)

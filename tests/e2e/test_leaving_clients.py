@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from running_pool import FAKE, RunningPool, chat_body, open_files, until
+from stress.running_pool import FAKE, RunningPool, chat_body, open_files, wait_until
 
 STEP_S = 0.05
 AT_ONCE_S = STEP_S + 0.25
@@ -34,7 +34,7 @@ def reset(connection: socket.socket) -> None:
 def measure(pool: RunningPool, record: Callable[[str, object], None]) -> float:
     """Wait until no request is active; returns the seconds that it took."""
     began = time.monotonic()
-    until(pool.idle, what="the slot is free", every_s=0.002)
+    wait_until(pool.idle, what="the slot is free", every_s=0.002)
     took_s = time.monotonic() - began
     record("freed_s", round(took_s, 3))
     return took_s
@@ -56,10 +56,10 @@ def test_slot_is_free_at_once_when_a_waiting_client_leaves(
 ) -> None:
     """Who leaves before the first token or while waiting for a whole answer frees the slot within a step or chunk."""
     connection = fake.open_chat(content, **fields)
-    until(lambda: fake.active() == 1, what="the request runs")
+    wait_until(lambda: fake.active() == 1, what="the request runs")
     leave(connection)
     assert measure(fake, record) < AT_ONCE_S
-    until(lambda: fake.metric("pool_worker_running_rows") == 0, timeout_s=3, what="the worker has no rows")
+    wait_until(lambda: fake.metric("pool_worker_running_rows") == 0, timeout_s=3, what="the worker has no rows")
 
 
 @pytest.mark.timed
@@ -87,20 +87,20 @@ def test_line_moves_on_when_a_queued_client_leaves(start_pool: Callable[..., Run
     """A client that leaves while it queues is struck off at once, and who runs and who waits behind is unaffected."""
     pool = start_pool((*FAKE, "--max-concurrency", "1"))
     running = pool.open_chat(LONG, stream=True)
-    until(lambda: pool.active() == 1)
+    wait_until(lambda: pool.active() == 1)
     aboard = pool.open_chat(LONG)  # slots + 1: the next one is with the worker already
-    until(lambda: pool.active() == 2)
+    wait_until(lambda: pool.active() == 2)
     queued = [pool.open_chat("fake: tokens@3") for _ in range(3)]
-    until(lambda: pool.waiting() == 3)
+    wait_until(lambda: pool.waiting() == 3)
     queued[0].close()
     queued[1].close()
-    until(lambda: pool.waiting() == 1, timeout_s=AT_ONCE_S)
+    wait_until(lambda: pool.waiting() == 1, timeout_s=AT_ONCE_S)
     assert pool.active() == 2
     aboard.close()
     running.close()
     assert b"200 OK" in queued[2].recv(4096)
     queued[2].close()
-    until(pool.idle)
+    wait_until(pool.idle)
 
 
 def test_nothing_is_left_over_after_200_random_disconnects(
@@ -112,9 +112,9 @@ def test_nothing_is_left_over_after_200_random_disconnects(
     outcomes = asyncio.run(_leave_often(fake.port, 200))
     assert min(outcomes.values()) > 5, outcomes
     record("outcomes", outcomes)
-    until(fake.idle, timeout_s=5, what="all slots are free")
-    until(lambda: fake.metric("pool_worker_running_rows") == 0, timeout_s=5, what="the worker has no rows")
-    until(lambda: _files(fake) <= before, timeout_s=5, what=f"{before} open files as before, not {_files(fake)}")
+    wait_until(fake.idle, timeout_s=5, what="all slots are free")
+    wait_until(lambda: fake.metric("pool_worker_running_rows") == 0, timeout_s=5, what="the worker has no rows")
+    wait_until(lambda: _files(fake) <= before, timeout_s=5, what=f"{before} open files as before, not {_files(fake)}")
     assert fake.chat("fake: tokens@3").json()["usage"]["completion_tokens"] == 3
 
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from key_commands import MASTER, PRODUCTION, bearer
-from key_traces import shown
-from running_pool import FAKE, RunningPool, chat_body, until
+from stress.key_traces import shown
+from stress.running_pool import FAKE, RunningPool, chat_body, wait_until
+
+from tests.support.key_commands import MASTER, PRODUCTION, bearer
 
 OPEN_ROUTES = ("chat", "vision", "embed:text", "embed:image", "models")
 NAMES = {"secret", "chat", "hush", "vault", "hidden-lora", "mine", "friend", "tone", "own-lora", "vectors"}
@@ -28,10 +29,10 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
         (*engine, "--model-path", "vectors", "--model-type", "embedding"),
         environment=PRODUCTION, gateway=("--aliases", "vault=secret,friend=mine"),
     )  # fmt: skip
-    until(lambda: len(pool.get("/v1/models", headers=bearer(MASTER)).json()["data"]) == 5, what="all are known")
+    wait_until(lambda: len(pool.get("/v1/models", headers=bearer(MASTER)).json()["data"]) == 5, what="all are known")
     pool.wait_healthy()
     # Within the first seconds a model may yet come, so that what is not there is 503.
-    until(lambda: pool.get("/v1/models/nobodys", headers=bearer(MASTER)).status == 404, what="all have registered")
+    wait_until(lambda: pool.get("/v1/models/nobodys", headers=bearer(MASTER)).status == 404, what="all have registered")
     yield pool
     pool.stop()
     try:
@@ -123,7 +124,7 @@ def test_counts_are_those_of_ones_own_models_when_a_key_is_limited(pool: Running
         found: dict[str, Any] = pool.get("/v1/queue/stats", headers=key).json()["metrics"]
         return found
 
-    until(lambda: metrics()["total_requests"] == mine["total_requests"] + 1)
+    wait_until(lambda: metrics()["total_requests"] == mine["total_requests"] + 1)
     assert metrics()["performance"]["recent_requests"] == mine["performance"]["recent_requests"] + 1
     assert metrics()["total_time"] > mine["total_time"]
     assert metrics(bearer(MASTER))["total_requests"] >= metrics()["total_requests"] + 3

@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from crowd import Crowd
-from running_pool import FAKE, RunningPool, chat_body, until
+from stress.clients import Crowd
+from stress.running_pool import FAKE, RunningPool, chat_body, wait_until
 
 NONCE = "zanzibarquokka"
 KEY = "sk-verysecretkey"
@@ -35,9 +35,9 @@ def test_logs_hold_no_prompt_and_no_key_when_requests_come_and_fail(
     pool.post("/v1/tokenize", {"prompt": NONCE}, headers=headers)
     pool.post("/v1/completions", {"prompt": [NONCE, NONCE], "model": NONCE}, headers=headers)
     gone = pool.open_chat(f"{NONCE} fake: slow@0.05", stream=True)
-    until(lambda: pool.active() == 1)
+    wait_until(lambda: pool.active() == 1)
     gone.close()
-    until(pool.idle)
+    wait_until(pool.idle)
     pool.stop()
     written = "".join(program.text() for program in pool.programs) + log.read_text()
     assert "request_id=trace-17" in written
@@ -50,7 +50,7 @@ def test_line_names_the_request_when_it_completes(fake: RunningPool) -> None:
     assert (
         fake.post("/v1/chat/completions", chat_body("fake: tokens@7"), headers={"X-Request-ID": "line-1"}).status == 200
     )
-    lines = until(lambda: re.findall(r".*\[request_id=line-1\]", fake.gateway.text())[2:] and fake.gateway.text())
+    lines = wait_until(lambda: re.findall(r".*\[request_id=line-1\]", fake.gateway.text())[2:] and fake.gateway.text())
     assert re.search(
         r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| INFO \| Request completed: POST /v1/chat/completions status=200 "
         r"duration=\d+\.\d{3}s \[request_id=line-1\]",

@@ -3,8 +3,8 @@
 import threading
 from collections.abc import Callable
 
-from crowd import Crowd
-from running_pool import FAKE, RunningPool, chat_body
+from stress.clients import Crowd
+from stress.running_pool import FAKE, RunningPool, chat_body
 
 SLOW = "Executing"
 """What asyncio logs of a callback that ran for more than 0.1 s."""

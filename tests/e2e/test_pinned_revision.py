@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer
-from running_pool import RunningPool, until
+from stress.running_pool import RunningPool, wait_until
+
+from tests.support.hub_server import HubServer
 
 
 @pytest.mark.mlx
@@ -25,7 +26,7 @@ def test_replicas_and_restarts_serve_one_snapshot_when_the_hub_moves_on(
         server.asked.clear()
         os.kill(pool.engine_pid(), signal.SIGKILL)
         pool.add_worker(flags)
-        until(lambda: pool.replicas() == 2, what="both serve")
+        wait_until(lambda: pool.replicas() == 2, what="both serve")
         told = pool.get("/admin/workers").json()["data"]
         assert [worker["revision"] for worker in told] == [first, first]
         assert server.asked == []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_pool import RunningPool, children, until
+from stress.running_pool import RunningPool, children, wait_until
 
 pytestmark = pytest.mark.mlx
 
@@ -54,11 +54,11 @@ def test_known_prompts_survive_kills_and_restarts_but_not_their_key(
     text, known = ask(pool, mine, prompt)
     assert known == 0
     assert ask(pool, mine, prompt) == (text, TOKENS - 1)
-    until(lambda: len(list(shelf.rglob("*.safetensors"))) >= BLOCKS, what="the prompt is written")
+    wait_until(lambda: len(list(shelf.rglob("*.safetensors"))) >= BLOCKS, what="the prompt is written")
 
     engine = pool.engine_pid()
     os.kill(engine, signal.SIGKILL)
-    until(lambda: engine not in children(pool.supervisors[0].pid))
+    wait_until(lambda: engine not in children(pool.supervisors[0].pid))
     pool.wait_healthy()
     assert ask(pool, other, prompt) == (text, 0)
     assert ask(pool, mine, prompt) == (text, BLOCKS * 128)
@@ -67,11 +67,11 @@ def test_known_prompts_survive_kills_and_restarts_but_not_their_key(
     said, _ = ask(pool, mine, later)
     pool.supervisors[0].stop()
     pool.add_worker(flags)
-    until(lambda: pool.replicas(bearer(MASTER)) == 1)
+    wait_until(lambda: pool.replicas(bearer(MASTER)) == 1)
     assert ask(pool, other, later) == (said, 0)
     assert ask(pool, mine, later) == (said, BLOCKS * 128)
     assert ask(pool, mine, prompt) == (text, BLOCKS * 128)
-    until(lambda: pool_metric(pool, "pool_worker_prefix_disk_hits") == 2, what="a beat tells of it")
+    wait_until(lambda: pool_metric(pool, "pool_worker_prefix_disk_hits") == 2, what="a beat tells of it")
     stats = admin(pool, "GET", "/admin/stats")["prefix_cache"]
     assert (stats["disk_hits"], stats["hits"]) == (2, 0)
     assert stats["lookups"] >= 3
@@ -80,7 +80,7 @@ def test_known_prompts_survive_kills_and_restarts_but_not_their_key(
     cleared = admin(pool, "POST", "/admin/cache/clear")
     assert cleared["workers"] == 1
     assert cleared["prefix_bytes"] > 0
-    until(lambda: list(shelf.rglob("*.safetensors")) == [], what="the folder is empty")
+    wait_until(lambda: list(shelf.rglob("*.safetensors")) == [], what="the folder is empty")
     assert ask(pool, mine, prompt) == (text, 0)
 
 

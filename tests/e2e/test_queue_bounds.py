@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from running_pool import FAKE, RunningPool, until
+from stress.running_pool import FAKE, RunningPool, wait_until
 
 SMALL = (*FAKE, "--max-concurrency", "1", "--queue-size", "1", "--queue-timeout", "1")
 LONG = "fake: slow@0.05 tokens@400"
@@ -16,7 +16,7 @@ def full(start_pool: Callable[..., RunningPool]) -> RunningPool:
     pool = start_pool(SMALL)
     for _ in range(2):
         pool.open_chat(LONG, stream=True)
-    until(lambda: pool.active() == 2, what="slots + 1 are aboard")
+    wait_until(lambda: pool.active() == 2, what="slots + 1 are aboard")
     return pool
 
 
@@ -24,7 +24,7 @@ def full(start_pool: Callable[..., RunningPool]) -> RunningPool:
 def test_refusal_is_immediate_when_the_queue_is_full(full: RunningPool, record: Callable[[str, object], None]) -> None:
     """429 in milliseconds, saying when to come back in both headers, in OpenAI's shape and as top-level `detail`."""
     waiting = full.open_chat(LONG)
-    until(lambda: full.waiting() == 1)
+    wait_until(lambda: full.waiting() == 1)
     took_s = []
     for stream in (True, False):
         began = time.monotonic()
@@ -45,7 +45,7 @@ def test_refusal_is_immediate_when_the_queue_is_full(full: RunningPool, record: 
 def test_room_is_there_again_when_the_running_request_ends(full: RunningPool) -> None:
     """A pool that refused takes requests as soon as it can."""
     full.hang_up()
-    until(full.idle, timeout_s=2)
+    wait_until(full.idle, timeout_s=2)
     assert full.chat("fake: tokens@3").status == 200
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 
 import pytest
-from running_pool import FAKE, RunningPool, until
+from stress.running_pool import FAKE, RunningPool, wait_until
 
 SERVING_S = 2.0
 LONG = "fake: slow@0.02 tokens@5000"
@@ -40,24 +40,24 @@ def test_pool_serves_again_without_reload_when_the_gateway_is_restarted(
 ) -> None:
     """Serving again within 2 s of the old gateway's end, by the same engine process, freed of the old jobs."""
     pool = start_pool(FAKE, FAKE)
-    uids = until(lambda: found if len(found := worker_uids(pool)) == 2 else None)
+    uids = wait_until(lambda: found if len(found := worker_uids(pool)) == 2 else None)
     engines = {pool.engine_pid(0), pool.engine_pid(1)}
     if loaded:
         for _ in range(6):
             pool.open_chat(LONG, stream=True)
-        until(lambda: pool.metric("pool_worker_running_rows") == 6, what="rows run")
+        wait_until(lambda: pool.metric("pool_worker_running_rows") == 6, what="rows run")
     began = time.monotonic()
     pool.gateway.signal(how)
     pool.gateway.wait()
     ended = time.monotonic()
     pool.start_gateway()
-    until(lambda: serves(pool), what="the pool serves")
+    wait_until(lambda: serves(pool), what="the pool serves")
     record("stopped_s", round(ended - began, 2))
     record("serving_s", round(time.monotonic() - ended, 2))
     assert time.monotonic() - ended < SERVING_S
     assert {pool.engine_pid(0), pool.engine_pid(1)} == engines
-    until(lambda: worker_uids(pool) == uids, timeout_s=3, what="both workers are known by their old names")
-    until(lambda: pool.metric("pool_worker_running_rows") == 0, timeout_s=3, what="the old jobs are gone")
+    wait_until(lambda: worker_uids(pool) == uids, timeout_s=3, what="both workers are known by their old names")
+    wait_until(lambda: pool.metric("pool_worker_running_rows") == 0, timeout_s=3, what="the old jobs are gone")
     assert pool.metric("pool_worker_restarts_total") == 0
 
 
@@ -77,10 +77,10 @@ def test_worker_is_found_when_it_was_there_before_the_gateway(start_pool: Callab
     pool.gateway.signal(signal.SIGTERM)
     assert pool.gateway.wait() == 0
     pool.add_worker(FAKE)
-    until(pool.engine_pid)
+    wait_until(pool.engine_pid)
     pool.start_gateway()
     pool.wait_healthy()
     pool.add_worker(FAKE)
-    until(lambda: pool.get("/health").json()["models"][0]["replicas"] == 2)
+    wait_until(lambda: pool.get("/health").json()["models"][0]["replicas"] == 2)
     os.kill(pool.engine_pid(0), signal.SIGKILL)
     assert serves(pool)

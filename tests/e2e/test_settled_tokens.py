@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from key_commands import MASTER, PRODUCTION, bearer, keys, known, metric, used
-from running_pool import FAKE, RunningPool, chat_body, until
+from stress.running_pool import FAKE, RunningPool, chat_body, wait_until
+
+from tests.support.key_commands import MASTER, PRODUCTION, bearer, keys, known, metric, used
 
 TPD = 1_000_000
 LONGEST = 2000
@@ -50,7 +51,7 @@ class Account:
             self.kinds[kind] = self.kinds.get(kind, 0) + 1
 
 
-class Asker(threading.Thread):
+class LoadClient(threading.Thread):
     """A client that asks without pause until it is told to stop, and leaves every other time."""
 
     def __init__(self, pool: RunningPool, account: Account, make: Make, *, seed: object, prompt_tokens: int) -> None:
@@ -160,24 +161,24 @@ def _run(
         Account(keys(pool, "create", f"client {at}", "--burst", "0", "--rpm", "0", "--tpd", str(TPD)))
         for at in range(3)
     ]
-    until(lambda: all(known(pool, account.key) for account in accounts))
+    wait_until(lambda: all(known(pool, account.key) for account in accounts))
     began = time.monotonic()
-    askers = [Asker(pool, accounts[at % 3], make, seed=at, prompt_tokens=prompt_tokens) for at in range(clients)]
+    load = [LoadClient(pool, accounts[at % 3], make, seed=at, prompt_tokens=prompt_tokens) for at in range(clients)]
     replicas = len(pool.supervisors)
     for kill in range(kills):
         time.sleep(seconds / kills)
         os.kill(pool.engine_pid(kill % replicas), signal.SIGKILL)
-        until(lambda: _replicas(pool) < replicas)
-        until(lambda: _replicas(pool) == replicas, timeout_s=120)
+        wait_until(lambda: _replicas(pool) < replicas)
+        wait_until(lambda: _replicas(pool) == replicas, timeout_s=120)
     time.sleep(seconds / kills)
-    for asker in askers:
-        asker.enough.set()
-    for asker in askers:
-        asker.join(60)
-        assert not asker.is_alive()
+    for client in load:
+        client.enough.set()
+    for client in load:
+        client.join(60)
+        assert not client.is_alive()
     _leave_whole(pool, accounts, long, prompt_tokens)
     # Whoever left is charged once its engine has said what that came to; it is written within a second.
-    until(lambda: metric(pool, "pool_worker_running_rows") == 0)
+    wait_until(lambda: metric(pool, "pool_worker_running_rows") == 0)
     time.sleep(1.5)
     for account in accounts:
         _check(pool, account, began)
@@ -186,10 +187,10 @@ def _run(
 
 def _leave_whole(pool: RunningPool, accounts: list[Account], body: dict[str, Any], prompt_tokens: int) -> None:
     """Leave whole answers half done: only the engines say when their prompts were accepted."""
-    until(lambda: metric(pool, "pool_active_requests") == 0)
-    until(lambda: metric(pool, "pool_worker_running_rows") == 0)
+    wait_until(lambda: metric(pool, "pool_active_requests") == 0)
+    wait_until(lambda: metric(pool, "pool_worker_running_rows") == 0)
     connections = [sent(pool, account, body) for account in accounts for _ in range(3)]
-    until(lambda: metric(pool, "pool_worker_running_rows") == len(connections))
+    wait_until(lambda: metric(pool, "pool_worker_running_rows") == len(connections))
     for connection in connections:
         assert _rest(connection) == b""
         connection.close()
@@ -200,9 +201,9 @@ def _leave_whole(pool: RunningPool, accounts: list[Account], body: dict[str, Any
 
 def _check(pool: RunningPool, account: Account, began: float) -> None:
     assert account.faults == []
-    until(lambda: used(pool, account.key)[0] >= account.requests, timeout_s=5)
+    wait_until(lambda: used(pool, account.key)[0] >= account.requests, timeout_s=5)
     with suppress(AssertionError):
-        until(lambda: used(pool, account.key)[1] >= account.tokens, timeout_s=3)
+        wait_until(lambda: used(pool, account.key)[1] >= account.tokens, timeout_s=3)
     requests, tokens = used(pool, account.key)
     assert requests == account.requests
     assert account.tokens <= tokens <= account.tokens + account.more
@@ -222,7 +223,7 @@ def test_every_account_agrees_with_its_client_when_clients_leave_and_engines_die
 ) -> None:
     """Two engines, three kills, twelve clients that leave at any moment: not a token off for those that stayed."""
     pool = start_pool(FAKE, FAKE, environment=PRODUCTION, expected="worker_lost")
-    until(lambda: _replicas(pool) == 2)
+    wait_until(lambda: _replicas(pool) == 2)
 
     def make(chance: random.Random) -> dict[str, Any]:
         return chat_body(f"fake: slow@0.01 tokens@{chance.randint(110, 200)} {chance.random()}")
@@ -241,17 +242,17 @@ def test_charges_are_what_engines_stepped_when_clients_leave(start_pool: Callabl
     """Streams, whole answers, several choices, all left half-way: every step that was computed is charged, no other."""
     pool = start_pool(FAKE, environment=PRODUCTION)
     account = Account(keys(pool, "create", "leaves", "--burst", "0", "--rpm", "0", "--tpd", str(TPD)))
-    until(lambda: known(pool, account.key))
+    wait_until(lambda: known(pool, account.key))
     before = _steps(pool)
     bodies = [
         chat_body(f"fake: slow@0.02 tokens@300 {number}", n=1 + number % 3, stream=bool(number % 2))
         for number in range(8)
     ]
     connections = [sent(pool, account, body) for body in bodies]
-    until(lambda: _steps(pool) - before > 200)
+    wait_until(lambda: _steps(pool) - before > 200)
     for connection in connections:
         connection.close()
-    until(lambda: metric(pool, "pool_worker_running_rows") == 0)
+    wait_until(lambda: metric(pool, "pool_worker_running_rows") == 0)
     prompt = pool.post("/v1/tokenize", {"messages": bodies[0]["messages"]}, headers=bearer(MASTER)).json()["count"]
 
     def expected() -> int:
@@ -259,7 +260,7 @@ def test_charges_are_what_engines_stepped_when_clients_leave(start_pool: Callabl
         return _steps(pool) - before + prompt * len(bodies)
 
     with suppress(AssertionError):
-        until(lambda: used(pool, account.key)[1] == expected(), timeout_s=5)
+        wait_until(lambda: used(pool, account.key)[1] == expected(), timeout_s=5)
     assert used(pool, account.key) == (len(bodies), expected())
 
 

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from crowd import Crowd
-from running_pool import FAKE, RunningPool, chat_body, until
+from stress.clients import Crowd
+from stress.running_pool import FAKE, RunningPool, chat_body, wait_until
 
 EXIT_S = 4.5
 """honcho kills 5 s after its SIGTERM."""
@@ -24,7 +24,7 @@ def test_every_client_gets_an_end_when_the_gateway_is_told_to_stop(
     queued = [chat_body(LONG, stream=stream) for stream in (True, False, True)]
     pool.open_chat("fake: tokens@200000", stream=True, max_tokens=100_000)  # never read: must not hold anybody up
     crowd = Crowd(pool, [*soon, *late, *queued])
-    until(lambda: pool.active() == 5 and pool.waiting() == 3)
+    wait_until(lambda: pool.active() == 5 and pool.waiting() == 3)
     began = time.monotonic()
     pool.gateway.signal(signal.SIGTERM)
     clients = crowd.join()
@@ -80,7 +80,7 @@ def test_streams_end_in_good_order_when_a_worker_is_told_to_stop(start_pool: Cal
     assert short.streamed.whole
     assert long.well_formed
     assert long.code == "worker_lost"
-    until(lambda: pool.get("/health").status == 503)
+    wait_until(lambda: pool.get("/health").status == 503)
     refused = pool.chat("anyone?")
     assert refused.status == 503
     assert refused.error["code"] == "model_not_ready"
@@ -90,7 +90,7 @@ def test_streams_end_in_good_order_when_a_worker_is_told_to_stop(start_pool: Cal
 def test_job_goes_to_the_other_worker_when_one_drains(start_pool: Callable[..., RunningPool]) -> None:
     """With two workers, nobody notices that one is told to stop."""
     pool = start_pool(FAKE, FAKE)
-    until(lambda: pool.get("/health").json()["models"][0]["replicas"] == 2)
+    wait_until(lambda: pool.get("/health").json()["models"][0]["replicas"] == 2)
     crowd = Crowd(pool, [chat_body(f"fake: slow@0.02 tokens@{30 + at}", stream=at % 2 == 0) for at in range(8)])
     pool.supervisors[0].signal(signal.SIGTERM)
     more = Crowd(pool, [chat_body(f"fake: tokens@{30 + at}", stream=at % 2 == 0) for at in range(24)])

@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Callable
 
 import pytest
-from crowd import Crowd
-from running_pool import FAKE, RunningPool, chat_body, until
+from stress.clients import Crowd
+from stress.running_pool import FAKE, RunningPool, chat_body, wait_until
 
 FLOOD = "fake: slow@0.001 tokens@100000"
 PACED = "fake: slow@0.001 tokens@4000"
@@ -22,10 +22,10 @@ def test_client_is_dropped_when_it_stops_reading(
     pool = start_pool(FAKE, gateway=("--write-timeout", str(WRITE_TIMEOUT_S)))
     # Eight choices: their frames fill megabytes of socket buffers in seconds.
     stuck = [pool.open_chat(FLOOD, stream=True, n=8, max_tokens=100_000) for _ in range(2)]
-    until(lambda: pool.active() == 2)
+    wait_until(lambda: pool.active() == 2)
     crowd = Crowd(pool, [chat_body(PACED, stream=True, max_tokens=4000) for _ in range(4)])
-    until(lambda: pool.gateway.text().count("Client stopped reading") == 2, what="both are dropped")
-    until(lambda: pool.active() <= 4, timeout_s=1, what="their jobs have ended")
+    wait_until(lambda: pool.gateway.text().count("Client stopped reading") == 2, what="both are dropped")
+    wait_until(lambda: pool.active() <= 4, timeout_s=1, what="their jobs have ended")
     assert all(client.well_formed and client.streamed.whole for client in crowd.join())
     gaps = [
         later - earlier

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_answers import fake_answer
-from running_pool import FAKE, RunningPool, alive, chat_body, children, until
+from stress.fake_answers import fake_answer
+from stress.running_pool import FAKE, RunningPool, alive, chat_body, children, wait_until
 
 OWN = """
 from worker.engines.fake import FakeEngine
@@ -40,7 +40,7 @@ def spare(pool: RunningPool, than: int = 0) -> int:
         pid = int(said[-1]) if said else 0
         return pid if pid != than else 0
 
-    return until(waiting, what="a spare waits")
+    return wait_until(waiting, what="a spare waits")
 
 
 def test_spare_takes_over_when_the_engine_dies(start_spared: Callable[..., RunningPool]) -> None:
@@ -75,7 +75,7 @@ def test_spare_is_made_again_when_it_dies(start_spared: Callable[..., RunningPoo
     second = spare(pool, first)
     assert pool.engine_pid() == engine
     os.kill(engine, signal.SIGKILL)
-    until(lambda: pool.engine_pid() == second)
+    wait_until(lambda: pool.engine_pid() == second)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -85,7 +85,7 @@ def test_spare_ends_with_its_supervisor(start_spared: Callable[..., RunningPool]
     waiting = spare(pool)
     pool.supervisors[0].signal(number)
     pool.supervisors[0].wait()
-    until(lambda: not alive(waiting))
+    wait_until(lambda: not alive(waiting))
 
 
 def test_spare_starts_anew_when_what_it_imported_has_changed(
@@ -99,5 +99,5 @@ def test_spare_starts_anew_when_what_it_imported_has_changed(
     engine, waiting = pool.engine_pid(), spare(pool)
     (tmp_path / "own_engine.py").write_text(OWN.format(which="second, upgraded"))
     os.kill(engine, signal.SIGKILL)
-    until(lambda: "loaded the second, upgraded engine" in pool.supervisors[0].text())
+    wait_until(lambda: "loaded the second, upgraded engine" in pool.supervisors[0].text())
     assert pool.engine_pid() == waiting

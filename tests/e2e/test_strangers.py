@@ -10,9 +10,10 @@ from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 
 import pytest
-from key_commands import MASTER
-from raw_clients import make_certificate, trusting
-from running_pool import Program, open_files, resident_bytes, until
+from stress.running_pool import Program, open_files, resident_bytes, wait_until
+
+from tests.support.key_commands import MASTER
+from tests.support.raw_clients import make_certificate, trusting
 
 FLOOD = Path(__file__).parents[1] / "support" / "flood.py"
 KINDS = ("compressed", "chunks", "extension", "trailers", "long", "heads", "pipeline", "unread", "upgrade", "nonsense",
@@ -48,7 +49,7 @@ class Gateway:
             assert self.process.running, self.process.text()
             return re.search(r"Running on https?://127\.0\.0\.1:(\d+)", self.process.text())
 
-        self.port = int(until(listening)[1])
+        self.port = int(wait_until(listening)[1])
 
     def connect(self) -> HTTPConnection:
         """A client's connection."""
@@ -120,7 +121,7 @@ def test_others_are_served_while_strangers_send_everything_at_once(
     record("held_computing_s", max(held, default=0.0))
     assert most - before < GROWTH_BYTES
     assert max(held, default=0.0) < HELD_S
-    until(lambda: open_files(gateway.process.pid) <= files + 2, what="descriptors are free again")
+    wait_until(lambda: open_files(gateway.process.pid) <= files + 2, what="descriptors are free again")
     malformed = len(re.findall("Malformed request", text))
     assert 20 <= malformed < 100
     assert len(re.findall("Failed login", text)) < 30
@@ -135,7 +136,7 @@ def test_descriptors_are_left_when_strangers_hold_all_connections(start: Callabl
     silent: list[socket.socket] = []
     try:
         silent.extend(socket.create_connection(("127.0.0.1", gateway.port), timeout=20) for _ in range(400))
-        until(lambda: open_files(gateway.process.pid) > 60, what="they are accepted")
+        wait_until(lambda: open_files(gateway.process.pid) > 60, what="they are accepted")
         for _ in range(3):
             assert gateway.ask(gateway.connect())[0] == 200
         assert gateway.ask(known)[0] == 200

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crowd import Crowd
-from picture_files import data_url, showing
-from running_pool import RunningPool
-from vision_runs import noise
+from stress.clients import Crowd
+from stress.running_pool import RunningPool
+
+from tests.support.picture_files import data_url, showing
+from tests.support.vision_runs import noise
 
 pytestmark = pytest.mark.mlx
 

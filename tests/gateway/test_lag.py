@@ -8,10 +8,10 @@ import weakref
 from pathlib import Path
 
 import pytest
-from raw_clients import MASTER, raw_site, until
 
 from gateway.telemetry import lag as module
 from gateway.telemetry.lag import BOUNDS_S, RECENT_S, LoopLag
+from tests.support.raw_clients import MASTER, raw_site, wait_until
 
 
 def hold(seconds: float) -> None:
@@ -29,9 +29,9 @@ async def test_loop_that_is_held_is_told_with_what_held_it(
     lag = LoopLag()
     lag.start()
     try:
-        await until(lambda: sum(lag.counts) >= 2)
+        await wait_until(lambda: sum(lag.counts) >= 2)
         hold(0.6)
-        await until(lambda: lag.recent_s > 0.25)
+        await wait_until(lambda: lag.recent_s > 0.25)
     finally:
         lag.stop()
     told = [one.getMessage() for one in caplog.records if "The event loop was held" in one.getMessage()]
@@ -57,11 +57,11 @@ async def test_nothing_is_kept_of_what_held_the_loop() -> None:
     lag = LoopLag()
     lag.start()
     try:
-        await until(lambda: sum(lag.counts) >= 2)
+        await wait_until(lambda: sum(lag.counts) >= 2)
         seen = compute()
-        await until(lambda: lag.recent_s > 0.25)
+        await wait_until(lambda: lag.recent_s > 0.25)
         # A look that began while the loop was held may last a moment longer.
-        await until(lambda: seen() is None)
+        await wait_until(lambda: seen() is None)
     finally:
         lag.stop()
 

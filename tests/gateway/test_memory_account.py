@@ -6,7 +6,6 @@ import weakref
 
 import pytest
 from aiohttp import web
-from dispatch_rig import Rig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from gateway.dispatch.pool import _Run
 from gateway.memory_account import MEMORY, MemoryAccount
 from gateway.schema.errors import ApiError
 from protocol.messages import Cancel, Failed, GenerateJob, Sampling, TextPrompt
+from tests.support.dispatch_rig import Rig
 
 JOB = GenerateJob(0, 0, "request", "tenant", TextPrompt("hello"), Sampling(1))
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from dispatch_rig import Clock, Rig, generate, supervision
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from gateway.config import GatewayConfig
@@ -17,6 +16,7 @@ from gateway.dispatch.flight import JobState
 from gateway.telemetry.logs import JsonLines, TextLines
 from gateway.telemetry.tracing import Tracing
 from protocol.messages import Done, Usage
+from tests.support.dispatch_rig import Clock, Rig, generate, supervision
 
 ROOT = Path(__file__).parents[2]
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from raw_clients import MASTER, RawSite, make_certificate, raw_site, until
 
 from gateway.http import listener as module
 from gateway.http.listener import BACKLOG, address_of, bind
+from tests.support.raw_clients import MASTER, RawSite, make_certificate, raw_site, wait_until
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 KEY = f"Authorization: Bearer {MASTER}\r\n".encode()
@@ -68,9 +68,9 @@ async def test_handshake_that_never_ends_is_counted_and_ended(
     """From accept on it has a place, which is free again when its time is over; the log says so once."""
     monkeypatch.setattr(module, "HANDSHAKE_S", 0.3)
     silent = [await secure.connect(tls=False) for _ in range(3)]
-    await until(lambda: secure.listener.count == 3)
+    await wait_until(lambda: secure.listener.count == 3)
     assert all([await is_closed(one) for one in silent])
-    await until(lambda: secure.listener.count == secure.listener.strangers == 0)
+    await wait_until(lambda: secure.listener.count == secure.listener.strangers == 0)
     assert secure.listener.failed_handshakes == {"timeout": 3}
     told = [one for one in caplog.records if "TLS handshake" in one.getMessage()]
     assert len(told) == 2  # of the first and of the second
@@ -84,8 +84,8 @@ async def test_place_is_given_back_when_a_handshake_fails(secure: RawSite, said:
         _, writer = await secure.connect(tls=False)
         writer.write(said)
         writer.close()
-    await until(lambda: secure.listener.failed_handshakes.total() == 20)
-    await until(lambda: secure.listener.count == secure.listener.strangers == 0)
+    await wait_until(lambda: secure.listener.failed_handshakes.total() == 20)
+    await wait_until(lambda: secure.listener.count == secure.listener.strangers == 0)
     assert await ask(await secure.connect()) == 200
 
 
@@ -176,7 +176,7 @@ async def test_address_that_has_half_of_the_places_makes_room_itself(
     monkeypatch.setattr(module, "SETTLED_S", 60.0)
     plain.listener._proxies = ()
     first = [await plain.connect() for _ in range(4)]
-    await until(lambda: plain.listener.strangers == 4)
+    await wait_until(lambda: plain.listener.strangers == 4)
     assert await ask(await plain.connect()) == 200
     assert await is_closed(first[0])
 

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from raw_clients import MASTER, RawSite, raw_site, until
 
 from gateway.access.keys.text import mint
 from gateway.http import connection as http_connection
@@ -17,6 +16,7 @@ from gateway.http import listener
 from gateway.http.connection import DISCARDED, HEAD_BYTES
 from gateway.routes import docs
 from gateway.telemetry.logs import TextLines
+from tests.support.raw_clients import MASTER, RawSite, raw_site, wait_until
 
 CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 KEY = f"Authorization: Bearer {MASTER}\r\n".encode()
@@ -104,7 +104,7 @@ async def test_body_is_taken_up_to_a_bound_when_nobody_wants_it(
         async with asyncio.timeout(10):
             while piece := await reader.read(65536):
                 data += piece
-            await until(lambda: site.listener.count == 0)
+            await wait_until(lambda: site.listener.count == 0)
     except ConnectionError:
         pass
     pouring.cancel()
@@ -142,7 +142,7 @@ async def test_unwanted_body_that_does_not_come_is_not_waited_for(
     writer.write(head + b"Content-Length: %d\r\n\r\n" % length)
     async with asyncio.timeout(10):
         assert (await reader.read())[9:12] in (b"401", b"404")
-        await until(lambda: site.listener.count == 0)
+        await wait_until(lambda: site.listener.count == 0)
 
 
 async def test_connection_is_closed_when_no_further_request_comes(
@@ -154,7 +154,7 @@ async def test_connection_is_closed_when_no_further_request_comes(
     writer.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + KEY + b"\r\n")
     async with asyncio.timeout(10):
         assert (await reader.read())[9:12] == b"200"
-        await until(lambda: site.listener.count == 0)
+        await wait_until(lambda: site.listener.count == 0)
 
 
 async def test_head_is_refused_when_it_goes_on(site: RawSite) -> None:
@@ -256,13 +256,13 @@ async def test_reader_is_cut_off_when_it_reads_nothing_of_an_answer(
     _, writer = await site.connect()
     writer.write(b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
     writer.transport.pause_reading()  # type: ignore[attr-defined]
-    await until(lambda: site.listener.count == 1)
+    await wait_until(lambda: site.listener.count == 1)
     [place] = site.listener._open
-    await until(lambda: place.connection is not None and place.connection.writing_paused)
+    await wait_until(lambda: place.connection is not None and place.connection.writing_paused)
     assert place.connection is not None
     assert place.connection.transport is not None
     assert place.connection.transport.get_write_buffer_size() < 200_000
-    await until(lambda: site.listener.count == 0)
+    await wait_until(lambda: site.listener.count == 0)
 
 
 async def test_docs_pages_come_whole_when_they_are_read(site: RawSite) -> None:
@@ -294,4 +294,4 @@ async def test_unwanted_bodies_are_taken_in_turns_when_many_senders_have_a_key(s
                 await writer.drain()
     await site.close()
     async with asyncio.timeout(10):
-        await until(lambda: site.listener.count == 0)
+        await wait_until(lambda: site.listener.count == 0)

@@ -1,5 +1,5 @@
 """The pool that this folder attacks: see `hostile_pool`."""
 
-from hostile_pool import _attacked, attack
+from tests.support.hostile_pool import _attacked, attack
 
 __all__ = ["_attacked", "attack"]

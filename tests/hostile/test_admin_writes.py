@@ -1,6 +1,6 @@
 """Operators that write at the same time."""
 
-from hostile_pool import Attack, missed
+from tests.support.hostile_pool import Attack, missed
 
 
 def test_revoked_key_stays_revoked_when_others_write_beside(attack: Attack) -> None:

@@ -1,7 +1,8 @@
 """What one ordinary key can send: nobody else waits for it, and its memory is given back."""
 
 import pytest
-from hostile_pool import Attack, missed
+
+from tests.support.hostile_pool import Attack, missed
 
 
 @pytest.mark.timed

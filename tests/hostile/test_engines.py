@@ -1,7 +1,8 @@
 """What one ordinary key can do to engines: none dies of it, and others do not wait for it."""
 
 import pytest
-from hostile_pool import Attack, missed
+
+from tests.support.hostile_pool import Attack, missed
 
 pytestmark = pytest.mark.mlx
 

@@ -1,6 +1,6 @@
 """Requests that no parser takes, and keys in every place of them."""
 
-from hostile_pool import Attack, missed
+from tests.support.hostile_pool import Attack, missed
 
 
 def test_malformed_requests_are_refused_in_shape_and_leave_no_key(attack: Attack) -> None:

@@ -1,7 +1,8 @@
 """What strangers do without a key: nobody else notices it."""
 
 import pytest
-from hostile_pool import Attack, missed
+
+from tests.support.hostile_pool import Attack, missed
 
 
 @pytest.mark.timed

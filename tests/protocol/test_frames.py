@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire_examples import EPOCH, EXAMPLES, HEADER, TO_GATEWAY, TO_WORKER, defaults_in, frame_of
 
 from protocol import VERSION, messages
 from protocol.codec import BadFrame, Envelope, decode_to_gateway, decode_to_worker, encode
 from protocol.messages import Message, ToGateway, ToWorker
+from tests.support.wire_examples import EPOCH, EXAMPLES, HEADER, TO_GATEWAY, TO_WORKER, defaults_in, frame_of
 
 GOLDEN = Path(__file__).with_name("golden_frames.txt")
 BY_NAME = {type(example).__name__: example for example in EXAMPLES}

@@ -14,10 +14,10 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire_examples import EXAMPLES, TO_GATEWAY, frame_of
 
 from protocol.codec import MAX_FRAME_BYTES, BadFrame, Envelope, decode_to_gateway, decode_to_worker, encode
 from protocol.messages import Beat, Cancel, GenerateJob, Sampling, TextPrompt
+from tests.support.wire_examples import EXAMPLES, TO_GATEWAY, frame_of
 
 Decoder = Callable[[bytes], Envelope[Any]]
 DECODERS = (decode_to_worker, decode_to_gateway)

@@ -13,7 +13,6 @@ from typing import Self
 
 import zmq
 import zmq.asyncio
-from dispatch_rig import announcement, readiness
 
 from protocol.address import endpoint
 from protocol.codec import decode_to_worker, encode
@@ -29,6 +28,7 @@ from protocol.messages import (
     ToWorker,
     Usage,
 )
+from tests.support.dispatch_rig import announcement, readiness
 
 PATIENCE_S = 10.0
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from key_traces import shown
+from stress.key_traces import shown
 
 from gateway.access.keys.key import new_key
 from gateway.app import make_app

@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from running_pool import FAKE, Api, Program, descendants, until
+from stress.running_pool import FAKE, Api, Program, descendants, wait_until
 
 
 class Procfile(Api):
@@ -25,7 +25,7 @@ class Procfile(Api):
         command = [sys.executable, "-m", "honcho", "-e", str(env_file), "-f", "Procfile", "start", "-c", concurrency]
         self.honcho = Program("honcho", command, folder=folder, environment=environment)
         try:
-            self.port = int(until(self._listening)[1])
+            self.port = int(wait_until(self._listening)[1])
         except BaseException:
             self.stop()
             raise

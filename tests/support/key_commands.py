@@ -4,8 +4,8 @@ import sqlite3
 import subprocess
 import sys
 
-from key_traces import shown
-from running_pool import ROOT, RunningPool
+from stress.key_traces import shown
+from stress.running_pool import ROOT, RunningPool
 
 MASTER = shown("quince-71-harbour-velvet-orbit")
 PRODUCTION = {"POOL_ENV": "production", "POOL_API_KEY": MASTER}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_pool import FAKE, RunningPool, until
+from stress.running_pool import FAKE, RunningPool, wait_until
 
 QWEN_NAME = "acme/tiny-qwen3"
 SIGHT_NAME = "acme/tiny-qwen3-vl"
@@ -24,7 +24,7 @@ CONTEXT = 2048
 def _shared(*workers: Sequence[str]) -> Iterator[RunningPool]:
     pool = RunningPool(*workers)
     # A model that nobody has heard of yet makes no pool unhealthy.
-    until(lambda: len(pool.get("/health").json()["models"]) == len(workers), what="all models are known")
+    wait_until(lambda: len(pool.get("/health").json()["models"]) == len(workers), what="all models are known")
     pool.wait_healthy()
     yield pool
     _close(pool, "")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from aiohttp import web
-from key_traces import shown
+from stress.key_traces import shown
 
 from gateway.app import make_app
 from gateway.config import GatewayConfig
@@ -120,7 +120,7 @@ async def raw_site(folder: Path, *, tls: tuple[Path, Path] | None = None, **chan
         await runner.cleanup()
 
 
-async def until(ready: Any, what: str = "it is so") -> None:
+async def wait_until(ready: Any, what: str = "it is so") -> None:
     """Wait for what the other side does."""
     async with asyncio.timeout(PATIENCE_S):
         while not ready():  # noqa: ASYNC110 - the other side sets no event

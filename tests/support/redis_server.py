@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running_pool import until
+from stress.running_pool import wait_until
 
 PROGRAM = shutil.which("valkey-server") or shutil.which("redis-server")
 needs_redis = pytest.mark.skipif(PROGRAM is None, reason="neither valkey-server nor redis-server is installed")
@@ -34,7 +34,7 @@ class RedisServer:
         assert PROGRAM is not None
         command = [PROGRAM, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(command, cwd=self._folder, stdout=subprocess.DEVNULL)
-        until(self._listens, what="the redis server listens")
+        wait_until(self._listens, what="the redis server listens")
 
     def stop(self) -> None:
         """SIGKILL: all that it held is gone."""

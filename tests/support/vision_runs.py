@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from engine_runs import job
 from PIL import Image
 
 from protocol.messages import ChatPrompt, GenerateJob
 from protocol.messages import Image as Shown
+from tests.support.engine_runs import job
 from worker.engines.skip_init import enter_package
 
 Part = str | int

@@ -49,7 +49,7 @@ EPOCH = 7
 HEADER = """\
 # The bytes of one example of each message in an envelope of epoch 7, as hex. Remade, once it is certain that peers of
 # older builds still read them (docs/protocol.md, Evolution), by
-#     PYTHONPATH=. python tests/support/wire_examples.py > tests/protocol/golden_frames.txt
+#     python -m tests.support.wire_examples > tests/protocol/golden_frames.txt
 """
 
 SAMPLING = Sampling(

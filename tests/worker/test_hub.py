@@ -6,8 +6,8 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from hub_server import HubServer
 
+from tests.support.hub_server import HubServer
 from worker import hub
 from worker.config import WorkerConfig
 from worker.engines.base import EngineLoadError

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from guarded_app import Client, guarded
+
+from tests.support.guarded_app import Client, guarded
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 from yarl import URL
 
 from gateway.access.gate import GATE, duration
 from gateway.access.keys.key import METERED, OPEN, PERMISSIONS, RateLimits
 from gateway.access.keys.keyring import Caller
 from gateway.http.openapi import OPERATIONS, ROUTES, Operation
+from tests.support.guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 
 OPEN_PATHS = {
     "/ping", "/health", "/health/live", "/health/ready",

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 
 from gateway.access.gate import GATE
 from gateway.access.guesses import ADDRESSES, FORGET_S, FREE, MOST_DELAY_S, REMEMBERED, TRUSTED, LoginGuesses
 from gateway.access.keys.strength import LEAST_CHARS, weakness
 from gateway.config import parse_arguments
 from gateway.settings import ConfigError
+from tests.support.guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 
 
 class Clock:

@@ -3,12 +3,12 @@
 import logging
 
 import pytest
-from guarded_app import MASTER, Client, bearer, issue
-from key_traces import CLIENT_KEY, Listener, noting, sent, shown, traces
+from stress.key_traces import CLIENT_KEY, Listener, noting, sent, shown, traces
 
 from gateway.access import gate
 from gateway.access.keys.keyring import Keyring
 from gateway.access.keys.text import mint
+from tests.support.guarded_app import MASTER, Client, bearer, issue
 
 
 def test_trace_is_found_however_a_key_was_shown() -> None:

@@ -7,10 +7,10 @@ from unittest import mock
 import orjson
 import pytest
 from aiohttp.test_utils import make_mocked_request
-from guarded_app import MASTER, Client, bearer, guarded
 
 from gateway.access.audit import FILE
 from gateway.access.connection import HOPS, Connections
+from tests.support.guarded_app import MASTER, Client, bearer, guarded
 
 PROXIES = tuple(map(ipaddress.ip_network, ("127.0.0.1", "10.0.0.0/8", "2001:db8::/32")))
 

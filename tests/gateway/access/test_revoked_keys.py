@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guarded_app import MASTER, Client, app_of, bearer, guarded
 
 from gateway.access import cli
 from gateway.access.gate import GATE
@@ -22,6 +21,7 @@ from gateway.access.keys.store import DATABASE, PEPPER, KeyStore, RevokedKey
 from gateway.access.keys.sync import KeySync
 from gateway.access.usage import UsageLedger
 from gateway.http.context import KEY_SYNC
+from tests.support.guarded_app import MASTER, Client, app_of, bearer, guarded
 
 PAIRS = 200
 ADMIN = bearer(MASTER)

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guarded_app import Client, app_of, bearer, guarded, issue
 from msgspec.structs import replace
-from redis_server import RedisServer, needs_redis, redis_server
 
 from gateway.access.gate import GATE
 from gateway.access.keys.key import UNLIMITED, RateLimits
@@ -17,6 +15,8 @@ from gateway.access.limits import DAY_NS, HOUR_NS, MINUTE_NS
 from gateway.access.rate_limiter import LimitRefusal, RateLimiter, Reservation
 from gateway.access.redis_limits import LEASE_S, LimitDecision, LimitEntry, RedisLimits
 from gateway.settings import ConfigError
+from tests.support.guarded_app import Client, app_of, bearer, guarded, issue
+from tests.support.redis_server import RedisServer, needs_redis, redis_server
 
 __all__ = ["redis_server"]
 pytestmark = needs_redis

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.access.keys.text import mint
 from gateway.http.context import POOL
 from gateway.schema.decode import read_option
 from gateway.schema.errors import ApiError
+from tests.support.guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/ready"])

@@ -1,7 +1,8 @@
 """The dispatcher without sockets."""
 
 import pytest
-from dispatch_rig import Rig
+
+from tests.support.dispatch_rig import Rig
 
 
 @pytest.fixture

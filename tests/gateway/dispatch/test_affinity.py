@@ -4,11 +4,11 @@ import random
 import tracemalloc
 
 import msgspec
-from dispatch_rig import Rig, generate
 
 from gateway.dispatch.flight import JobState
 from gateway.dispatch.prefix_affinity import REMEMBERED, PrefixAffinity, keys_of
 from protocol.messages import ChatPrompt, EmbedJob, GenerateJob, TextPrompt, TokenPrompt
+from tests.support.dispatch_rig import Rig, generate
 
 
 def talk(*texts: str, tenant: str = "t") -> GenerateJob:

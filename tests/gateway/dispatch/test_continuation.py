@@ -3,7 +3,6 @@
 import random
 
 import pytest
-from dispatch_rig import Rig, failure_code, generate, supervision
 
 from gateway.dispatch.flight import JobState
 from gateway.dispatch.timeouts import PoolTimeouts
@@ -21,6 +20,7 @@ from protocol.messages import (
     Usage,
     Watch,
 )
+from tests.support.dispatch_rig import Rig, failure_code, generate, supervision
 
 
 def sent_jobs(rig: Rig) -> list[GenerateJob]:

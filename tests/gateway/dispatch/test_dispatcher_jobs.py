@@ -3,7 +3,6 @@
 import random
 
 import pytest
-from dispatch_rig import Rig, announcement, failure_code, generate, supervision
 
 from gateway.dispatch.flight import JobState
 from gateway.dispatch.jobs.stream import JobFailed
@@ -28,6 +27,7 @@ from protocol.messages import (
     Usage,
     Watch,
 )
+from tests.support.dispatch_rig import Rig, announcement, failure_code, generate, supervision
 
 
 def beat(state: State = State.READY) -> Beat:

@@ -3,13 +3,13 @@
 from collections import deque
 
 import pytest
-from dispatch_rig import EPOCH, Rig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.dispatch.workers.scaling import SHOWN_S, Scaling
 from protocol.codec import decode_to_worker
 from protocol.messages import Drain, EndEngine, Kind, StartEngine, Supervision, Watch
+from tests.support.dispatch_rig import EPOCH, Rig
 
 
 class Unit:

@@ -1,9 +1,8 @@
 """Jobs that wait for a grammar: what room they take at a worker, and from whom."""
 
-from dispatch_rig import Rig, generate
-
 from gateway.dispatch.flight import JobState
 from protocol.messages import ChatPrompt, GenerateJob, Grammar, TextPrompt
+from tests.support.dispatch_rig import Rig, generate
 
 
 def ruled(tenant: str, number: int, **fields: object) -> GenerateJob:

@@ -6,7 +6,6 @@ import pickle
 
 import msgspec
 import pytest
-from dispatch_rig import EPOCH, Rig, announcement, failure_code, readiness, supervision
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +25,7 @@ from protocol.messages import (
     Usage,
     Watch,
 )
+from tests.support.dispatch_rig import EPOCH, Rig, announcement, failure_code, readiness, supervision
 
 BEAT = Beat(State.READY, 1, 0.0, False)
 

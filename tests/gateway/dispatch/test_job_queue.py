@@ -1,7 +1,8 @@
 """The line in front of a model."""
 
 import pytest
-from dispatch_rig import Rig, failure_code, generate, readiness
+
+from tests.support.dispatch_rig import Rig, failure_code, generate, readiness
 
 
 async def test_jobs_leave_in_the_order_they_came_when_slots_free_up(rig: Rig) -> None:

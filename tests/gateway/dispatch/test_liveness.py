@@ -1,9 +1,9 @@
 """Silence and standstill, by a clock that the test moves."""
 
 import pytest
-from dispatch_rig import Rig, readiness, supervision
 
 from protocol.messages import Beat, State
+from tests.support.dispatch_rig import Rig, readiness, supervision
 
 
 def beat(state: State = State.READY, *, busy: bool = False, step_age_s: float = 0.0) -> Beat:

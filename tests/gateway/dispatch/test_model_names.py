@@ -1,11 +1,11 @@
 """Which model a request means."""
 
 import pytest
-from dispatch_rig import Rig, announcement, readiness, supervision
 
 from gateway.dispatch.jobs.stream import JobFailed
 from gateway.dispatch.model import ModelState
 from protocol.messages import GenerateJob, Kind, State, Watch
+from tests.support.dispatch_rig import Rig, announcement, readiness, supervision
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """Whom an engine's end is held against, when it was the gateway, or an operator, who ended it."""
 
 import pytest
-from dispatch_rig import Rig, failure_code, supervision
 
 from protocol.messages import KillEngine, Watch
+from tests.support.dispatch_rig import Rig, failure_code, supervision
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """What is counted."""
 
 import pytest
-from dispatch_rig import Rig, generate
 
 from gateway.dispatch.stats import model_snapshot, request_type
 from gateway.dispatch.steps import BOUNDS, StepCounts
 from protocol.errors import Code
 from protocol.messages import Delta, Done, EmbedJob, Failed, Image, Kind, TextPrompt, TokenizeJob, Usage, Vectors
+from tests.support.dispatch_rig import Rig, generate
 
 
 async def test_requests_are_counted_by_outcome_when_their_handlers_leave(rig: Rig) -> None:

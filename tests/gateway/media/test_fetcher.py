@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from aiohttp import web
-from picture_files import padded, picture
-from remote_servers import Names, PublicHost, answering
 
 from gateway.media.fetcher import UNREACHABLE, Fetcher, FetchLimits
 from gateway.media.image_resolver import ImageResolver
@@ -19,6 +17,8 @@ from gateway.schema.bounds import MAX_IMAGE_BYTES
 from gateway.schema.errors import ApiError
 from gateway.schema.shown_images import ShownImage
 from protocol.messages import Image
+from tests.support.picture_files import padded, picture
+from tests.support.remote_servers import Names, PublicHost, answering
 
 PNG = picture()
 Connect = Callable[..., Awaitable["Client"]]

@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from picture_files import picture
 
 from gateway.media.formats import ImageHeader, read_header
+from tests.support.picture_files import picture
 
 SIZE = (321, 45)
 FILES = {

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 
 import pytest
-from picture_files import data_url, padded, picture
 
 from gateway.media.image_resolver import SMALL, Hold, ImageResolver
 from gateway.media.inline import ImageFile
@@ -12,6 +11,7 @@ from gateway.memory_account import MemoryAccount, MemoryShare
 from gateway.schema.errors import ApiError
 from gateway.schema.shown_images import ShownImage
 from protocol.messages import Image
+from tests.support.picture_files import data_url, padded, picture
 
 RED, BLUE = picture(colour="red"), picture(colour="blue")
 

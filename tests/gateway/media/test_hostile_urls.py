@@ -6,13 +6,13 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from picture_files import picture
-from remote_servers import TRAP, Names, PublicHost, Trap
 
 from gateway.media.fetcher import UNREACHABLE, Fetcher
 from gateway.media.lookup import SystemLookup
 from gateway.media.remote_urls import UrlRules
 from gateway.schema.errors import ApiError
+from tests.support.picture_files import picture
+from tests.support.remote_servers import TRAP, Names, PublicHost, Trap
 
 ADDRESSES = [
     "127.0.0.1", "127.0.0.2", "127.255.255.254", "127.1", "127.0.1", "0", "0.0.0.0", "2130706433", "017700000001",

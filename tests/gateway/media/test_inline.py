@@ -5,11 +5,11 @@ import hashlib
 import os
 
 import pytest
-from picture_files import data_url, picture
 
 from gateway.media.inline import CHUNK, read_inline
 from gateway.schema.bounds import MAX_IMAGE_BYTES
 from gateway.schema.errors import ApiError
+from tests.support.picture_files import data_url, picture
 
 PNG = picture()
 

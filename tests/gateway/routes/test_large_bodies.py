@@ -11,7 +11,6 @@ from unittest.mock import Mock
 
 import pytest
 from aiohttp import FormData, StreamReader
-from guarded_app import Client, app_of, guarded
 
 from gateway.access.keys.keyring import ANYBODY
 from gateway.memory_account import MEMORY
@@ -20,6 +19,7 @@ from gateway.routes.parsing import ParsingTurns
 from gateway.schema.chat import ChatCompletionRequest
 from gateway.schema.decode import check, decode
 from gateway.schema.errors import ApiError
+from tests.support.guarded_app import Client, app_of, guarded
 
 SIZE = 20 * 1024 * 1024 - 200
 HOLD_S = 0.4

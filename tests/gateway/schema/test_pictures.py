@@ -4,7 +4,6 @@ from typing import Any
 
 import orjson
 import pytest
-from picture_files import data_url, image_part, picture, showing
 
 from gateway.schema.bounds import MAX_IMAGES
 from gateway.schema.chat import ChatCompletionRequest
@@ -12,6 +11,7 @@ from gateway.schema.decode import decode
 from gateway.schema.errors import ApiError
 from gateway.schema.tokenize import TokenizeRequest
 from protocol.messages import ChatPrompt
+from tests.support.picture_files import data_url, image_part, picture, showing
 
 URL = data_url(picture())
 TEXT = {"type": "text", "text": "look"}

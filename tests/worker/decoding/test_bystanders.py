@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from hostility.pictures import hostile_images, odd_images, scans
-from picture_files import picture
-from vision_runs import look
 
 from protocol.errors import Code
 from protocol.messages import Failed, TextPrompt, TokenizeJob, Tokens
+from tests.support.picture_files import picture
+from tests.support.vision_runs import look
 from worker.config import WorkerConfig
 from worker.engines.vision.engine import VisionEngine
 from worker.process.preprocessor import Admitted, Preprocessor

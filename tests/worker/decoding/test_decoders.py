@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hostility.pictures import MOST_PIXELS, hostile_images, odd_images, png, scans
-from picture_files import picture
 from PIL import Image
 
 from protocol.errors import Code, JobError
+from tests.support.picture_files import picture
 from worker import image_files as images
 from worker.decoding import process as process_module
 from worker.decoding.decoders import Decoders

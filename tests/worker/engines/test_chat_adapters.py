@@ -9,11 +9,11 @@ from pathlib import Path
 import mlx.core as mx
 import msgspec
 import pytest
-from engine_runs import job, run
-from tiny_adapters import LORA, make_adapter
 
 from protocol.errors import JobError
 from protocol.messages import GenerateJob, TokenPrompt
+from tests.support.engine_runs import job, run
+from tests.support.tiny_adapters import LORA, make_adapter
 from worker.config import WorkerConfig
 from worker.engines.base import EngineLoadError
 from worker.engines.chat.engine import ChatEngine

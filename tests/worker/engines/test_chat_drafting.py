@@ -7,11 +7,11 @@ from typing import Any
 import mlx.core as mx
 import msgspec
 import pytest
-from engine_runs import Outcome, job, note, run
-from tiny_adapters import make_adapter
-from tiny_drafts import make_draft
 
 from protocol.messages import GenerateJob, Grammar, TextPrompt, TokenPrompt
+from tests.support.engine_runs import Outcome, job, note, run
+from tests.support.tiny_adapters import make_adapter
+from tests.support.tiny_drafts import make_draft
 from worker.batch import caches
 from worker.batch.speculation.group import DraftModelState, SpeculativeGroup, fitted
 from worker.batch.speculation.policy import CHUNK, TRIAL

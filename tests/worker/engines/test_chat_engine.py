@@ -10,7 +10,6 @@ import mlx.core as mx
 import msgspec
 import numpy as np
 import pytest
-from engine_runs import Outcome, chat, job, note, prepared, run
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from protocol.errors import Code, JobError
@@ -26,6 +25,7 @@ from protocol.messages import (
     TokenPrompt,
     Tokens,
 )
+from tests.support.engine_runs import Outcome, chat, job, note, prepared, run
 from worker.config import WorkerConfig
 from worker.engines.chat.engine import ChatEngine
 

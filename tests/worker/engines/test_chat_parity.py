@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from engine_runs import job, run
 
 from protocol.messages import GenerateJob, TokenPrompt
+from tests.support.engine_runs import job, run
 from worker.batch import random as draws
 from worker.batch import sampler
 from worker.engines.chat.engine import ChatEngine

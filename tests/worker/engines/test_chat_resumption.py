@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from engine_runs import Outcome, chat, job, run
 
 from protocol.errors import Code, JobError
 from protocol.messages import Accepted, Done, TextPrompt, TokenizeJob, TokenPrompt, Tokens
 from protocol.parts import joined_calls
+from tests.support.engine_runs import Outcome, chat, job, run
 from worker.engines.chat.engine import ChatEngine
 
 EngineOf = Callable[..., ChatEngine]

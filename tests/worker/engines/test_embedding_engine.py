@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_bert
-from embedding_runs import Rows, embed_job, loaded, prepared, rows, run, step, table, unpacked
-from tiny_bert import LIMIT, WIDTH
 
 from protocol.errors import Code, JobError
 from protocol.messages import (
@@ -26,6 +23,9 @@ from protocol.messages import (
     Tokens,
     Vectors,
 )
+from tests.support import tiny_bert
+from tests.support.embedding_runs import Rows, embed_job, loaded, prepared, rows, run, step, table, unpacked
+from tests.support.tiny_bert import LIMIT, WIDTH
 from worker.engines.base import EngineLoadError
 from worker.engines.embedding import engine as embedding
 from worker.engines.embedding.engine import EmbeddingEngine

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from embedding_runs import Rows, embed_job, images, loaded, prepared, rows, run, step, table, unpacked
 from models import encoders, seeing
 from PIL import Image as Pillow
 
 from protocol.errors import Code, JobError
 from protocol.messages import Failed, Image, Vectors
+from tests.support.embedding_runs import Rows, embed_job, images, loaded, prepared, rows, run, step, table, unpacked
 from worker.engines.base import EngineLoadError
 from worker.engines.embedding.engine import EmbeddingEngine
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from embedding_runs import Rows, embed_job, loaded, rows, run, table, unpacked
 from models import encoders
 
+from tests.support.embedding_runs import Rows, embed_job, loaded, rows, run, table, unpacked
 from worker.engines.base import EngineLoadError
 from worker.engines.embedding.engine import EmbeddingEngine
 from worker.engines.embedding.queue import QueuedText

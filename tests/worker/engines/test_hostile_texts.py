@@ -14,13 +14,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from engine_runs import chat, job, prepared, run
-from hostile_texts import NAMES, hostile_text, write_crowded
-from interpreter_watch import InterpreterWatch
-from tokenizer_kinds import MINILM
 
 from protocol.errors import Code
 from protocol.messages import ChatPrompt, DetokenizeJob, EmbedJob, Failed, TextPrompt, TokenizeJob, TokenPrompt, Tokens
+from tests.support.engine_runs import chat, job, prepared, run
+from tests.support.hostile_texts import NAMES, hostile_text, write_crowded
+from tests.support.interpreter_watch import InterpreterWatch
+from tests.support.tokenizer_kinds import MINILM
 from worker.config import WorkerConfig
 from worker.engines.chat.engine import ChatEngine
 from worker.engines.embedding.engine import EmbeddingEngine

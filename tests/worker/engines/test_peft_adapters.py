@@ -8,11 +8,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from engine_runs import job, run
-from peft_adapters import PREFIX, merged, write_peft
 from safetensors.numpy import load_file, save_file
 
 from protocol.messages import TokenPrompt
+from tests.support.engine_runs import job, run
+from tests.support.peft_adapters import PREFIX, merged, write_peft
 from worker.config import WorkerConfig
 from worker.engines.adapters import adapt
 from worker.engines.base import EngineLoadError

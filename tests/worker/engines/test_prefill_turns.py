@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from engine_runs import job, prepared
 
 from protocol.messages import Delta, GenerateJob, TokenPrompt
+from tests.support.engine_runs import job, prepared
 from worker.config import WorkerConfig
 from worker.engines.chat.engine import ChatEngine
 

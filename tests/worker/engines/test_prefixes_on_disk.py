@@ -9,9 +9,9 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from engine_runs import Outcome, job, run
 
 from protocol.messages import TokenPrompt
+from tests.support.engine_runs import Outcome, job, run
 from worker.batch import serialization as packing
 from worker.batch.serialization import Unpackable
 from worker.config import WorkerConfig

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from embedding_runs import embed_job, loaded, rows, run
 from models import encoders
 
+from tests.support.embedding_runs import embed_job, loaded, rows, run
 from worker.config import ConfigError, parse_arguments
 from worker.engines import weights
 from worker.engines.base import EngineLoadError

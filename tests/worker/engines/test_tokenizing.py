@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from embedding_runs import embed_job
-from hostile_texts import KINDS, hostile_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interpreter_watch import InterpreterWatch
 from mlx_lm.utils import load_tokenizer
-from tokenizer_kinds import MINILM, ROOT, TOKENIZERS
 from tokenizers import Tokenizer
 
 from protocol.errors import Code, JobError
 from protocol.messages import DetokenizeJob, EmbedJob, TextPrompt, TokenizeJob
+from tests.support.embedding_runs import embed_job
+from tests.support.hostile_texts import KINDS, hostile_text
+from tests.support.interpreter_watch import InterpreterWatch
+from tests.support.tokenizer_kinds import MINILM, ROOT, TOKENIZERS
 from worker.engines.embedding.inputs import EmbeddingInputs, InputForm
 from worker.engines.embedding.model_files import EmbeddingFiles
 from worker.engines.tokenizing import MOST_COUNTED_TOKENS, TokenCoder

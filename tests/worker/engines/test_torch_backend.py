@@ -7,10 +7,10 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from embedding_runs import embed_job, images, loaded, prepared, rows, run
 from models import encoders, seeing
 
 from protocol.errors import Code, JobError
+from tests.support.embedding_runs import embed_job, images, loaded, prepared, rows, run
 from worker.engines.embedding import torch_models
 from worker.engines.embedding.engine import EmbeddingEngine
 

@@ -9,13 +9,13 @@ import mlx.core as mx
 import msgspec
 import numpy as np
 import pytest
-from engine_runs import job, prepared, run
-from peft_adapters import PREFIX, merged, write_peft
 from safetensors.numpy import load_file, save_file
-from vision_runs import look, noise, shown
 
 from protocol.errors import Code, JobError
 from protocol.messages import ChatPrompt, Failed, GenerateJob, Grammar, TextPrompt, TokenizeJob
+from tests.support.engine_runs import job, prepared, run
+from tests.support.peft_adapters import PREFIX, merged, write_peft
+from tests.support.vision_runs import look, noise, shown
 from worker.config import WorkerConfig
 from worker.decoding.decoders import Decoders
 from worker.engines.base import EngineLoadError

@@ -5,10 +5,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
-from engine_runs import run
 from make_models import VISION_NAMES
-from vision_runs import Part, look, noise, reference
 
+from tests.support.engine_runs import run
+from tests.support.vision_runs import Part, look, noise, reference
 from worker.config import WorkerConfig
 from worker.engines.vision.engine import VisionEngine
 

@@ -10,11 +10,11 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
-from engine_runs import Outcome, chat, job, run
 from models import bpe, corpus, tokenizer
 
 from protocol.errors import Code, JobError
 from protocol.parts import joined_calls
+from tests.support.engine_runs import Outcome, chat, job, run
 from worker.config import WorkerConfig
 from worker.engines.chat.engine import ChatEngine
 from worker.engines.chat.preprocessing import ChatPreprocessor

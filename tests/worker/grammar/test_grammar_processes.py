@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from engine_runs import chat, job, run
 
 from protocol.errors import Code, JobError
 from protocol.messages import GenerateJob, Grammar
+from tests.support.engine_runs import chat, job, run
 from worker.engines.chat.engine import ChatEngine
 from worker.grammar.compiling import compilers, process
 from worker.grammar.compiling.footprint import footprint_bytes
@@ -52,7 +52,7 @@ def children(pid: int) -> set[int]:
     return {int(row[0]) for row in rows if int(row[1]) == pid and not row[2].startswith("Z")}
 
 
-def until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline
@@ -63,7 +63,7 @@ def stop(pid: int) -> None:
     """Halt a process, all threads of it."""
     os.kill(pid, signal.SIGSTOP)
     stat = ["ps", "-o", "stat=", "-p", str(pid)]
-    until(lambda: subprocess.run(stat, capture_output=True, text=True, check=True).stdout.startswith("T"))
+    wait_until(lambda: subprocess.run(stat, capture_output=True, text=True, check=True).stdout.startswith("T"))
 
 
 class Ending:
@@ -103,7 +103,7 @@ def test_new_grammar_is_compiled_when_the_fork_server_was_killed(engine: ChatEng
     def kill(step: int) -> None:
         if step == 5:
             os.kill(server.pid, signal.SIGKILL)
-            until(lambda: not server.alive)
+            wait_until(lambda: not server.alive)
 
     assert run(engine, [ask(2, LIST)], between=kill)[2].finish == {0: "stop"}
     assert run(engine, [ask(3, Grammar("regex", "cd[0-9]", "p"))])[3].finish == {0: "stop"}
@@ -122,7 +122,7 @@ def test_rows_of_a_grammar_fail_alone_when_its_mask_has_no_end(engine: ChatEngin
             found._at_work[0] = 0
             # What the system sends at the end of the time that was set.
             os.kill(found.pid, signal.SIGPROF)
-            until(lambda: found.pid not in children(server_of(engine).pid))
+            wait_until(lambda: found.pid not in children(server_of(engine).pid))
 
     outcomes = run(engine, jobs, between=hang)
     assert outcomes[1].failed is not None
@@ -202,12 +202,12 @@ def test_compiling_ends_when_nobody_waits_for_it(engine: ChatEngine) -> None:
     first, second = (ask(number, Grammar("regex", f"{SLOW}{number}", "p"), tenant="leaves") for number in (1, 2))
     assert engine.compile_job(first, Ending())
     assert engine.compile_job(second, Ending())
-    until(lambda: len(children(server) - before) == 1)
+    wait_until(lambda: len(children(server) - before) == 1)
     working = children(server) - before
     engine.drop_job(second)
     engine.drop_job(first)
-    until(lambda: not working & children(server))
-    until(lambda: len(engine._grammars._queue) == 0)
+    wait_until(lambda: not working & children(server))
+    wait_until(lambda: len(engine._grammars._queue) == 0)
     ended = Ending()
     assert engine.compile_job(ask(3, Grammar("regex", "next[0-9]", "p"), tenant="leaves"), ended)
     assert ended.heard.wait(PATIENCE_S) and ended.error is None
@@ -237,7 +237,7 @@ def test_another_tenants_grammar_is_compiled_when_one_floods(engine: ChatEngine)
     assert sum(ended.heard.is_set() for ended in endings) < 10
     for number in range(100, 200):
         engine.drop_job(ask(number, LIST))
-    until(lambda: len(engine._grammars._queue) == 0)
+    wait_until(lambda: len(engine._grammars._queue) == 0)
 
 
 def test_grammar_is_refused_when_it_takes_too_much_memory(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,14 +270,14 @@ def test_processes_end_with_their_engine() -> None:
         server = ForkServer(TokenTable(2, [1], {}), file, slots=1)
     assert server.error == ""
     child = server.fork_process()
-    until(lambda: len(children(server.pid)) == 1)
+    wait_until(lambda: len(children(server.pid)) == 1)
     [pid] = children(server.pid)
     detached = server._end.detach()
     assert detached is not None
     popen, orders = detached[2]
     orders.close()
     assert popen.wait(10) == 0
-    until(lambda: subprocess.run(["ps", "-p", str(pid)], capture_output=True, check=False).returncode != 0)
+    wait_until(lambda: subprocess.run(["ps", "-p", str(pid)], capture_output=True, check=False).returncode != 0)
     child.kill()
 
 

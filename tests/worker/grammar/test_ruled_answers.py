@@ -5,10 +5,10 @@ import re
 from typing import Any
 
 import pytest
-from engine_runs import Outcome, chat, job, run
 
 from protocol.errors import Code, JobError
 from protocol.messages import GenerateJob, Grammar, TextPrompt
+from tests.support.engine_runs import Outcome, chat, job, run
 from worker.engines.chat.engine import ChatEngine
 
 pytestmark = pytest.mark.mlx

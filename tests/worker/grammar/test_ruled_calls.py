@@ -7,11 +7,11 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
-from engine_runs import Outcome, chat, job, run
 
 from protocol.errors import Code, JobError
 from protocol.messages import GenerateJob, Grammar, ToolCall
 from protocol.parts import joined_calls
+from tests.support.engine_runs import Outcome, chat, job, run
 from worker.engines.chat.engine import ChatEngine
 from worker.grammar import grammars
 from worker.grammar.formats import FORMATS, rules

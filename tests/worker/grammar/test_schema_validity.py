@@ -6,10 +6,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-from engine_runs import chat, job, run
-from schema_corpus import corpus
 
 from protocol.messages import GenerateJob, Grammar
+from tests.support.engine_runs import chat, job, run
+from tests.support.schema_corpus import corpus
 from worker.engines.chat.engine import ChatEngine
 
 pytestmark = pytest.mark.mlx

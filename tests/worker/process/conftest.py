@@ -43,7 +43,9 @@ class Gateway:
         self.heard += [(envelope.epoch, message) for message in envelope.messages]
         return True
 
-    def until(self, kind: type[Any], want: Callable[[Any], bool] = lambda _: True, *, timeout_s: float = 20.0) -> Any:
+    def wait_until(
+        self, kind: type[Any], want: Callable[[Any], bool] = lambda _: True, *, timeout_s: float = 20.0
+    ) -> Any:
         """Listen for the first message of a kind that is wanted, among what has not been looked at yet."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -106,7 +108,7 @@ class EngineProcess:
         self.process = subprocess.Popen(
             engine_command(config, "uid1", read_end),
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "tests" / "support")},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             pass_fds=(read_end,),
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

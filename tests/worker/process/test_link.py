@@ -94,7 +94,7 @@ def rig(run_dir: Path) -> Iterator[Rig]:
 def met(rig: Rig, gateway: Any) -> Any:
     """The gateway, once the worker is in its epoch."""
     gateway.greet()
-    gateway.until(Announce)
+    gateway.wait_until(Announce)
     assert rig.command() == Reset(7)
     assert rig.call() == ("clear",)
     return gateway
@@ -122,23 +122,23 @@ def test_ready_follows_the_announcement(rig: Rig, gateway: Any) -> None:
     rig.ready = READY
     for _ in range(2):
         gateway.greet()
-        gateway.until(Announce)
+        gateway.wait_until(Announce)
         assert gateway.heard[0] == (7, READY)
         gateway.heard.clear()
     rig.step = 41
     rig.link.say_now()
-    gateway.until(Ready, timeout_s=0.5)
-    assert gateway.until(Beat, timeout_s=0.5).step == 41
+    gateway.wait_until(Ready, timeout_s=0.5)
+    assert gateway.wait_until(Beat, timeout_s=0.5).step == 41
 
 
 @pytest.mark.timed
 def test_beats_come_every_second(met: Any, rig: Rig) -> None:
     """Three in about three seconds, with the counter as it is."""
     gateway = met
-    gateway.until(Beat)
+    gateway.wait_until(Beat)
     began = time.monotonic()
     for _ in range(2):
-        gateway.until(Beat, timeout_s=1.6)
+        gateway.wait_until(Beat, timeout_s=1.6)
     assert 1.5 < time.monotonic() - began < 3.0
 
 
@@ -172,7 +172,7 @@ def test_new_gateway_gets_nothing_of_the_old_one(rig: Rig, gateway_at: Callable[
     """Reconnected by itself, with a beat first and none that waited; messages without a gateway are dropped."""
     old = gateway_at(7)
     old.greet()
-    old.until(Announce)
+    old.wait_until(Announce)
     old.close()
     assert rig.command() == Reset(7)
     # Until the socket knows, it takes what is sent; what it took goes with the connection.
@@ -186,10 +186,10 @@ def test_new_gateway_gets_nothing_of_the_old_one(rig: Rig, gateway_at: Callable[
     assert time.monotonic() - began < 5.0
     new = gateway_at(8)
     new.greet()
-    new.until(Announce)
+    new.wait_until(Announce)
     assert rig.command() == Reset(8)
     rig.link.send_messages(8, [Accepted(1, 1, 1)])
-    new.until(Accepted)
+    new.wait_until(Accepted)
     assert not [message for _, message in new.heard if isinstance(message, Delta)]
 
 
@@ -235,7 +235,7 @@ def test_orders_go_where_they_belong(met: Any, rig: Rig) -> None:
     """A cancel is answered here if the job had not left the reception; else the loop's; kill orders are nobody's."""
     rig.reception.has = {1}
     met.send(Cancel(1, 4), KillEngine("uid1", "not for us"), Cancel(2, 1), Drain(0.5))
-    assert met.until(Failed) == Failed(1, 4, Code.CANCELLED, "cancelled")
+    assert met.wait_until(Failed) == Failed(1, 4, Code.CANCELLED, "cancelled")
     assert rig.command() == Cancel(2, 1)
     assert rig.command() == Stop(0.5)
 
@@ -243,10 +243,10 @@ def test_orders_go_where_they_belong(met: Any, rig: Rig) -> None:
 def test_what_cant_be_encoded_fails_its_own_job(met: Any, rig: Rig) -> None:
     """Half a surrogate pair ends the job whose text it is in; its neighbours in the envelope, and the link, go on."""
     rig.link.send_messages(7, [Delta(1, 2, 0, [5], "\ud800"), Delta(2, 1, 0, [6], "fine"), Bye("\udfff")])
-    failed = met.until(Failed)
+    failed = met.wait_until(Failed)
     assert (failed.job, failed.attempt, failed.code) == (1, 2, Code.ENGINE_ERROR)
-    assert met.until(Delta) == Delta(2, 1, 0, [6], "fine")
-    met.until(Beat)
+    assert met.wait_until(Delta) == Delta(2, 1, 0, [6], "fine")
+    met.wait_until(Beat)
 
 
 def test_close_says_goodbye_last(run_dir: Path, gateway: Any) -> None:
@@ -254,7 +254,7 @@ def test_close_says_goodbye_last(run_dir: Path, gateway: Any) -> None:
     rig = Rig(run_dir)
     rig.link.start()
     gateway.greet()
-    gateway.until(Announce)
+    gateway.wait_until(Announce)
     for number in range(500):
         rig.link.send_messages(7, [Accepted(number, 1, 1)])
     rig.link.close("done here", timeout_s=PATIENCE_S)
@@ -273,7 +273,7 @@ def test_hello_is_answered_every_time(met: Any) -> None:
     """A gateway that asks twice is answered twice."""
     for _ in range(3):
         met.send(Hello(1))
-        met.until(Announce)
+        met.wait_until(Announce)
 
 
 def test_link_that_can_not_go_on_says_so(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:

@@ -54,7 +54,7 @@ class Script:
         return Gauges(running=len(self.left))
 
 
-class Stage:
+class LoopHarness:
     """A loop, its engine, and what it sent as (epoch, message)."""
 
     def __init__(self) -> None:
@@ -88,217 +88,217 @@ class Stage:
 
 
 @pytest.fixture
-def stage() -> Stage:
-    return Stage()
+def harness() -> LoopHarness:
+    return LoopHarness()
 
 
-def test_job_runs_to_its_end(stage: Stage) -> None:
+def test_job_runs_to_its_end(harness: LoopHarness) -> None:
     """Accepted, a delta per step, done; all in the epoch it came in."""
-    stage.put(stage.job(1, 3))
-    stage.at(3, Stop(1.0))
-    stage.loop.run()
-    kinds = [type(message).__name__ for _, message in stage.sent]
+    harness.put(harness.job(1, 3))
+    harness.at(3, Stop(1.0))
+    harness.loop.run()
+    kinds = [type(message).__name__ for _, message in harness.sent]
     assert kinds == ["Accepted", "Delta", "Delta", "Delta", "Done"]
-    assert {epoch for epoch, _ in stage.sent} == {7}
+    assert {epoch for epoch, _ in harness.sent} == {7}
 
 
-def test_command_is_taken_after_every_step(stage: Stage) -> None:
+def test_command_is_taken_after_every_step(harness: LoopHarness) -> None:
     """What arrives while a step runs is obeyed before the next one: joins, cancels, all that is there."""
-    stage.put(stage.job(1, 5))
-    stage.at(2, stage.job(2, 2), stage.job(3, 9), Cancel(3, 1))
-    stage.at(5, Stop(1.0))
-    stage.loop.run()
-    assert [delta.tokens for delta in stage.of(Delta) if delta.job == 2] == [[1], [0]]
-    assert not [delta for delta in stage.of(Delta) if delta.job == 3]
-    assert stage.of(Failed) == [Failed(3, 1, Code.CANCELLED, "cancelled")]
-    assert stage.engine.steps == 5
+    harness.put(harness.job(1, 5))
+    harness.at(2, harness.job(2, 2), harness.job(3, 9), Cancel(3, 1))
+    harness.at(5, Stop(1.0))
+    harness.loop.run()
+    assert [delta.tokens for delta in harness.of(Delta) if delta.job == 2] == [[1], [0]]
+    assert not [delta for delta in harness.of(Delta) if delta.job == 3]
+    assert harness.of(Failed) == [Failed(3, 1, Code.CANCELLED, "cancelled")]
+    assert harness.engine.steps == 5
 
 
-def test_cancel_frees_within_a_step_and_is_answered_once(stage: Stage) -> None:
+def test_cancel_frees_within_a_step_and_is_answered_once(harness: LoopHarness) -> None:
     """No delta after the answer; a second cancel, and one of another attempt or job, is not answered."""
-    stage.put(stage.job(1, 50, attempt=2), Cancel(1, 1), Cancel(9, 1))
-    stage.at(3, Cancel(1, 2), Cancel(1, 2))
-    stage.at(4, Stop(1.0))
-    stage.put(stage.job(2, 4))
-    stage.loop.run()
-    assert stage.of(Failed) == [Failed(1, 2, Code.CANCELLED, "cancelled")]
-    place = stage.sent.index((7, stage.of(Failed)[0]))
-    assert not [message for _, message in stage.sent[place + 1 :] if message.job == 1]
-    assert stage.engine.cancelled == [1]
+    harness.put(harness.job(1, 50, attempt=2), Cancel(1, 1), Cancel(9, 1))
+    harness.at(3, Cancel(1, 2), Cancel(1, 2))
+    harness.at(4, Stop(1.0))
+    harness.put(harness.job(2, 4))
+    harness.loop.run()
+    assert harness.of(Failed) == [Failed(1, 2, Code.CANCELLED, "cancelled")]
+    place = harness.sent.index((7, harness.of(Failed)[0]))
+    assert not [message for _, message in harness.sent[place + 1 :] if message.job == 1]
+    assert harness.engine.cancelled == [1]
 
 
-def test_cancel_of_a_finished_job_is_not_answered(stage: Stage) -> None:
+def test_cancel_of_a_finished_job_is_not_answered(harness: LoopHarness) -> None:
     """Its terminal was the answer."""
-    stage.put(stage.job(1, 1), stage.job(2, 4))
-    stage.at(2, Cancel(1, 1))
-    stage.at(4, Stop(1.0))
-    stage.loop.run()
-    assert len(stage.of(Done)) == 2
-    assert not stage.of(Failed)
-    assert stage.engine.cancelled == []
+    harness.put(harness.job(1, 1), harness.job(2, 4))
+    harness.at(2, Cancel(1, 1))
+    harness.at(4, Stop(1.0))
+    harness.loop.run()
+    assert len(harness.of(Done)) == 2
+    assert not harness.of(Failed)
+    assert harness.engine.cancelled == []
 
 
-def test_reset_drops_every_job_silently(stage: Stage) -> None:
+def test_reset_drops_every_job_silently(harness: LoopHarness) -> None:
     """A new gateway run: old jobs stop at once, nobody hears of them, what still comes of the old run is ignored."""
-    stage.put(stage.job(1, 50), stage.job(2, 50))
-    stage.at(2, Reset(8), stage.job(3, 50, epoch=7), stage.job(1, 2, epoch=8))
-    stage.at(4, Stop(0.0))
-    stage.loop.run()
-    assert sorted(stage.engine.cancelled) == [1, 2]
-    assert not stage.of(Failed)
-    assert [message.job for epoch, message in stage.sent if epoch == 8] == [1, 1, 1, 1]
-    assert 3 not in {message.job for _, message in stage.sent}
+    harness.put(harness.job(1, 50), harness.job(2, 50))
+    harness.at(2, Reset(8), harness.job(3, 50, epoch=7), harness.job(1, 2, epoch=8))
+    harness.at(4, Stop(0.0))
+    harness.loop.run()
+    assert sorted(harness.engine.cancelled) == [1, 2]
+    assert not harness.of(Failed)
+    assert [message.job for epoch, message in harness.sent if epoch == 8] == [1, 1, 1, 1]
+    assert 3 not in {message.job for _, message in harness.sent}
 
 
-def test_nothing_before_the_first_epoch(stage: Stage) -> None:
+def test_nothing_before_the_first_epoch(harness: LoopHarness) -> None:
     """A job of an epoch that was never announced is nobody's."""
-    stage.put(stage.job(1, 3, epoch=6), Stop(0.0))
-    stage.loop.run()
-    assert stage.sent == []
+    harness.put(harness.job(1, 3, epoch=6), Stop(0.0))
+    harness.loop.run()
+    assert harness.sent == []
 
 
-def test_stop_when_idle_ends_at_once(stage: Stage) -> None:
+def test_stop_when_idle_ends_at_once(harness: LoopHarness) -> None:
     """Nothing runs: nothing is waited for."""
-    stage.put(Stop(1000.0))
-    stage.loop.run()
-    assert stage.engine.steps == 0
-    assert stage.pulse.state is State.DRAINING
+    harness.put(Stop(1000.0))
+    harness.loop.run()
+    assert harness.engine.steps == 0
+    assert harness.pulse.state is State.DRAINING
 
 
-def test_drain_finishes_what_runs_and_refuses_what_comes(stage: Stage) -> None:
+def test_drain_finishes_what_runs_and_refuses_what_comes(harness: LoopHarness) -> None:
     """Aboard runs to its end; later jobs are refused at once, retryable; cancels are still obeyed."""
-    stage.put(stage.job(1, 6), stage.job(2, 60))
-    stage.at(2, Stop(10.0), stage.job(3, 1))
-    stage.at(3, Cancel(2, 1))
-    stage.loop.run()
-    assert [done.job for done in stage.of(Done)] == [1]
-    draining, cancelled = stage.of(Failed)
+    harness.put(harness.job(1, 6), harness.job(2, 60))
+    harness.at(2, Stop(10.0), harness.job(3, 1))
+    harness.at(3, Cancel(2, 1))
+    harness.loop.run()
+    assert [done.job for done in harness.of(Done)] == [1]
+    draining, cancelled = harness.of(Failed)
     assert (draining.job, draining.code, draining.retryable) == (3, Code.DRAINING, True)
     assert (cancelled.job, cancelled.code) == (2, Code.CANCELLED)
-    assert stage.engine.steps == 6
+    assert harness.engine.steps == 6
 
 
-def test_deadline_fails_what_is_not_done(stage: Stage) -> None:
+def test_deadline_fails_what_is_not_done(harness: LoopHarness) -> None:
     """When the grace is over each job aboard fails once, as draining and retryable."""
-    stage.put(stage.job(1, 500), stage.job(2, 3), stage.job(4, 500))
-    stage.at(2, Stop(2.0))
+    harness.put(harness.job(1, 500), harness.job(2, 3), harness.job(4, 500))
+    harness.at(2, Stop(2.0))
 
     def tick() -> None:
-        stage.now += 1.0
+        harness.now += 1.0
 
     for step in range(3, 20):
-        stage.engine.at[step] = tick
-    stage.loop.run()
-    assert [(failed.job, failed.code, failed.retryable) for failed in stage.of(Failed)] == [
+        harness.engine.at[step] = tick
+    harness.loop.run()
+    assert [(failed.job, failed.code, failed.retryable) for failed in harness.of(Failed)] == [
         (1, Code.DRAINING, True),
         (4, Code.DRAINING, True),
     ]
-    assert stage.engine.steps == 4
+    assert harness.engine.steps == 4
 
 
-def test_engine_exception_fails_everyone_aboard_and_goes_on_up(stage: Stage) -> None:
+def test_engine_exception_fails_everyone_aboard_and_goes_on_up(harness: LoopHarness) -> None:
     """Each job aboard, and none that had ended, fails as worker_lost, retryable; then the process must end."""
 
     def broken() -> None:
         raise RuntimeError("[METAL] command buffer failed")
 
-    stage.put(stage.job(1, 9), stage.job(2, 1), stage.job(3, 9, attempt=4))
-    stage.engine.at[3] = broken
+    harness.put(harness.job(1, 9), harness.job(2, 1), harness.job(3, 9, attempt=4))
+    harness.engine.at[3] = broken
     with pytest.raises(RuntimeError, match="METAL"):
-        stage.loop.run()
-    assert [(failed.job, failed.attempt, failed.code, failed.retryable) for failed in stage.of(Failed)] == [
+        harness.loop.run()
+    assert [(failed.job, failed.attempt, failed.code, failed.retryable) for failed in harness.of(Failed)] == [
         (1, 1, Code.WORKER_LOST, True),
         (3, 4, Code.WORKER_LOST, True),
     ]
-    assert all("METAL" not in failed.message for failed in stage.of(Failed))
+    assert all("METAL" not in failed.message for failed in harness.of(Failed))
 
 
-def test_exception_in_admit_counts_the_newcomer_too(stage: Stage) -> None:
+def test_exception_in_admit_counts_the_newcomer_too(harness: LoopHarness) -> None:
     """The job whose admission broke the engine is told as well."""
 
     def admit(_: Any) -> Sequence[ToGateway]:
         raise ValueError("broken")
 
-    stage.engine.admit = admit  # type: ignore[method-assign]
-    stage.put(stage.job(1, 9))
+    harness.engine.admit = admit  # type: ignore[method-assign]
+    harness.put(harness.job(1, 9))
     with pytest.raises(ValueError, match="broken"):
-        stage.loop.run()
-    assert [failed.job for failed in stage.of(Failed)] == [1]
+        harness.loop.run()
+    assert [failed.job for failed in harness.of(Failed)] == [1]
 
 
-def test_every_job_has_one_terminal(stage: Stage) -> None:
+def test_every_job_has_one_terminal(harness: LoopHarness) -> None:
     """Done, cancelled, refused, cut off by the deadline: once each, and nothing behind it."""
-    stage.put(stage.job(1, 2), stage.job(2, 500), stage.job(3, 500))
-    stage.at(3, Cancel(2, 1), Stop(0.0), stage.job(4, 1))
-    stage.loop.run()
+    harness.put(harness.job(1, 2), harness.job(2, 500), harness.job(3, 500))
+    harness.at(3, Cancel(2, 1), Stop(0.0), harness.job(4, 1))
+    harness.loop.run()
     for number in (1, 2, 3, 4):
-        own = [message for _, message in stage.sent if message.job == number]
+        own = [message for _, message in harness.sent if message.job == number]
         assert [isinstance(message, Done | Failed) for message in own].count(True) == 1
         assert isinstance(own[-1], Done | Failed)
 
 
-def test_pulse_counts_the_turns(stage: Stage) -> None:
+def test_pulse_counts_the_turns(harness: LoopHarness) -> None:
     """The step counter moves with every turn and tells when there is nothing to do."""
     seen: list[int] = []
 
     def look() -> None:
-        assert stage.pulse.busy
-        seen.append(stage.pulse.step)
+        assert harness.pulse.busy
+        seen.append(harness.pulse.step)
 
     for step in (1, 2, 3):
-        stage.engine.at[step] = look
-    stage.put(stage.job(1, 3), Stop(9.0))
-    stage.loop.run()
+        harness.engine.at[step] = look
+    harness.put(harness.job(1, 3), Stop(9.0))
+    harness.loop.run()
     assert seen == [seen[0], seen[0] + 1, seen[0] + 2]
-    assert not stage.pulse.busy
-    stage.now += 2.5
-    assert stage.pulse.age_s(stage.pulse.read_state()) == 2.5
+    assert not harness.pulse.busy
+    harness.now += 2.5
+    assert harness.pulse.age_s(harness.pulse.read_state()) == 2.5
 
 
-def test_first_step_after_idling_shows_that_it_is_under_way(stage: Stage) -> None:
+def test_first_step_after_idling_shows_that_it_is_under_way(harness: LoopHarness) -> None:
     """While it runs the pulse is busy and its age counts from its begin: a hang shows, idle hours do not."""
     seen: list[tuple[bool, float]] = []
 
     def look() -> None:
-        stage.now += 4.0
-        seen.append((stage.pulse.busy, stage.pulse.age_s(stage.pulse.read_state())))
+        harness.now += 4.0
+        seen.append((harness.pulse.busy, harness.pulse.age_s(harness.pulse.read_state())))
 
     class Later:
         """An inbox whose second command comes an hour after the first."""
 
         def __init__(self) -> None:
-            self.commands = [Reset(7), stage.job(1, 1), Stop(0.0)]
+            self.commands = [Reset(7), harness.job(1, 1), Stop(0.0)]
 
         def get(self) -> Any:
-            assert not stage.pulse.busy
-            stage.now += 3600.0
+            assert not harness.pulse.busy
+            harness.now += 3600.0
             return self.commands.pop(0)
 
         def get_nowait(self) -> Any:
             raise queue.Empty
 
-    stage.engine.at[1] = look
-    stage.loop.inbox = Later()  # type: ignore[assignment]
-    stage.loop.run()
+    harness.engine.at[1] = look
+    harness.loop.inbox = Later()  # type: ignore[assignment]
+    harness.loop.run()
     assert seen == [(True, 4.0)]
 
 
 @pytest.mark.parametrize(("steps", "proofs"), [(2, 1), (7, 1)])
-def test_work_is_proven_once_when_a_job_has_ended(stage: Stage, steps: int, proofs: int) -> None:
+def test_work_is_proven_once_when_a_job_has_ended(harness: LoopHarness, steps: int, proofs: int) -> None:
     """A finished job is proof enough, and said once."""
-    stage.put(stage.job(1, steps), stage.job(2, steps))
-    stage.at(steps, Stop(1.0))
-    stage.loop.run()
-    assert len(stage.proofs) == proofs
+    harness.put(harness.job(1, steps), harness.job(2, steps))
+    harness.at(steps, Stop(1.0))
+    harness.loop.run()
+    assert len(harness.proofs) == proofs
 
 
-def test_work_is_proven_by_steps_when_no_job_ends(stage: Stage) -> None:
+def test_work_is_proven_by_steps_when_no_job_ends(harness: LoopHarness) -> None:
     """Long answers count, too; an engine that fails in its first steps has proved nothing."""
-    stage.put(stage.job(1, 50))
-    stage.at(6, Stop(0.0))
-    stage.loop.run()
-    assert stage.proofs == []
-    again = Stage()
+    harness.put(harness.job(1, 50))
+    harness.at(6, Stop(0.0))
+    harness.loop.run()
+    assert harness.proofs == []
+    again = LoopHarness()
     again.put(again.job(1, 50))
     again.at(20, Stop(0.0))
     again.loop.run()

@@ -5,11 +5,11 @@ import time
 from collections.abc import Collection
 
 import pytest
-from hostile_texts import KINDS, NAMES, hostile_text
 from hypothesis import given
 from hypothesis import strategies as st
-from interpreter_watch import InterpreterWatch
 
+from tests.support.hostile_texts import KINDS, NAMES, hostile_text
+from tests.support.interpreter_watch import InterpreterWatch
 from worker.text import disarming
 from worker.text.disarming import JOINER, Disarmer
 

@@ -38,11 +38,11 @@ async def pool(run_dir: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator
     yield pool
     await pool.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    await until(lambda: open_files() <= handles)
+    await wait_until(lambda: open_files() <= handles)
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-async def until(true: Callable[[], bool], *, patience_s: float = 10.0) -> float:
+async def wait_until(true: Callable[[], bool], *, patience_s: float = 10.0) -> float:
     """Wait, looking every millisecond; returns how long it took (seconds)."""
     began = time.perf_counter()
     while not true():
@@ -52,10 +52,10 @@ async def until(true: Callable[[], bool], *, patience_s: float = 10.0) -> float:
     return time.perf_counter() - began
 
 
-@pytest.fixture(name="until")
-def until_fixture() -> Until:
-    """`until`, for tests: conftests can't be imported."""
-    return until
+@pytest.fixture(name="wait_until")
+def wait_until_fixture() -> Until:
+    """`wait_until`, for tests: conftests can't be imported."""
+    return wait_until
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def serving(pool: Pool) -> Callable[[int], Awaitable[ModelState]]:
     """Waits until model `m` has so many ready workers."""
 
     async def wait(replicas: int = 1) -> ModelState:
-        await until(lambda: any(model.name == "m" and model.replicas == replicas for model in pool.models()))
+        await wait_until(lambda: any(model.name == "m" and model.replicas == replicas for model in pool.models()))
         return pool.models()[0]
 
     return wait

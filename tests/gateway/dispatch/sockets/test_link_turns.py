@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
-from dispatch_peers import Peer
 
 from gateway.dispatch import link as link_module
 from gateway.dispatch.link import TURN_MESSAGES, WorkerLink
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.timeouts import PoolTimeouts
 from protocol.messages import Beat, State
+from tests.support.dispatch_peers import Peer
 
 Until = Callable[[Callable[[], bool]], Awaitable[float]]
 BEAT = Beat(State.READY, 1, 0.0, False)
@@ -46,19 +46,19 @@ def arrive() -> None:
 
 
 async def test_the_rest_is_received_when_a_drain_stops_halfway(
-    link: WorkerLink, run_dir: Path, seen: list[bytes], until: Until, monkeypatch: pytest.MonkeyPatch
+    link: WorkerLink, run_dir: Path, seen: list[bytes], wait_until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A drain consumes the signal that the receiver waits for; what it leaves must not lie there for ever."""
     monkeypatch.setattr(link_module, "DRAIN_MESSAGES", 3)
     async with Peer(run_dir) as peer:
         await peer.send_raw(b"first")
-        await until(lambda: len(seen) == 1)
+        await wait_until(lambda: len(seen) == 1)
         for _ in range(10):
             await peer.send_raw(b"more")
         arrive()
         link.receive_pending()
         assert len(seen) == 4
-        await until(lambda: len(seen) == 11)
+        await wait_until(lambda: len(seen) == 11)
 
 
 async def test_order_is_kept_when_the_socket_is_drained_while_the_receiver_is_being_woken(
@@ -100,14 +100,14 @@ async def test_others_get_their_turn_when_messages_never_end(
     assert seen == [b"%d" % number for number in range(sent)]
 
 
-async def test_a_worker_is_kept_when_its_beat_waits_unread_in_our_own_socket(run_dir: Path, until: Until) -> None:
+async def test_a_worker_is_kept_when_its_beat_waits_unread_in_our_own_socket(run_dir: Path, wait_until: Until) -> None:
     """A gateway that was busy for longer than its patience blames nobody for it."""
     now = 0.0
     pool = Pool(run_dir, limits=PoolTimeouts(tick_s=3600.0), clock=lambda: now)
     await pool.start()
     async with Peer(run_dir) as peer:
         await peer.register()
-        await until(lambda: bool(pool.models()) and pool.models()[0].replicas == 1)
+        await wait_until(lambda: bool(pool.models()) and pool.models()[0].replicas == 1)
         for _ in range(8):
             now += 0.75
             pool._liveness.note_time(now)

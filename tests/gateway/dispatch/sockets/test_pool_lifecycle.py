@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from dispatch_peers import Peer
-from dispatch_rig import generate
 
 from gateway.dispatch.jobs.stream import JobFailed
 from gateway.dispatch.link import WorkerLink
 from gateway.dispatch.pool import Pool
 from protocol.address import LOCK_NAME, SOCKET_NAME, AddressError
 from protocol.messages import Beat, State
+from tests.support.dispatch_peers import Peer
+from tests.support.dispatch_rig import generate
 
 Until = Callable[[Callable[[], bool]], Awaitable[float]]
 
@@ -61,13 +61,13 @@ async def test_closing_works_when_the_pool_was_never_started(run_dir: Path) -> N
     await Pool(run_dir).close()
 
 
-async def test_waiting_handlers_are_told_when_the_pool_closes(run_dir: Path, until: Until) -> None:
+async def test_waiting_handlers_are_told_when_the_pool_closes(run_dir: Path, wait_until: Until) -> None:
     """None of them waits for ever."""
     pool = Pool(run_dir)
     await pool.start()
     async with Peer(run_dir) as peer:
         await peer.register(slots=1)
-        await until(lambda: bool(pool.models()) and pool.models()[0].replicas == 1)
+        await wait_until(lambda: bool(pool.models()) and pool.models()[0].replicas == 1)
 
         async def handler() -> str:
             async with pool.run_job(pool.models()[0], generate()) as stream:
@@ -85,7 +85,7 @@ async def test_waiting_handlers_are_told_when_the_pool_closes(run_dir: Path, unt
 
 
 async def test_the_link_goes_on_when_a_message_can_not_be_handled(
-    run_dir: Path, until: Until, caplog: pytest.LogCaptureFixture
+    run_dir: Path, wait_until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fault of ours in one message is logged and costs that message alone."""
     seen: list[bytes] = []
@@ -102,7 +102,7 @@ async def test_the_link_goes_on_when_a_message_can_not_be_handled(
     async with Peer(run_dir) as peer, asyncio.timeout(5):
         for number in range(1, 4):
             await peer.send(Beat(State.READY, 1, 0.0, False))
-            await until(partial(reached, number))
+            await wait_until(partial(reached, number))
     await link.close()
     assert [record.levelno for record in caplog.records if record.name == "gateway.dispatch.link"] == [
         logging.ERROR

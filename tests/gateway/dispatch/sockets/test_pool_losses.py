@@ -12,10 +12,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
-import dispatch_peers
 import pytest
-from dispatch_peers import Peer
-from dispatch_rig import generate, supervision
 
 from gateway.dispatch.jobs.stream import JobFailed
 from gateway.dispatch.model import ModelState
@@ -24,6 +21,9 @@ from gateway.dispatch.timeouts import PoolTimeouts
 from protocol.address import SOCKET_NAME
 from protocol.codec import encode
 from protocol.messages import Beat, Delta, KillEngine, State, TextPrompt
+from tests.support import dispatch_peers
+from tests.support.dispatch_peers import Peer
+from tests.support.dispatch_rig import generate, supervision
 
 Serving = Callable[..., Awaitable[ModelState]]
 Until = Callable[[Callable[[], bool]], Awaitable[float]]
@@ -48,14 +48,14 @@ def spawn(run_dir: Path) -> Iterator[Spawn]:
         process.wait()
 
 
-async def test_jobs_wait_when_the_gateway_has_only_just_started(run_dir: Path, until: Until) -> None:
+async def test_jobs_wait_when_the_gateway_has_only_just_started(run_dir: Path, wait_until: Until) -> None:
     """A worker that dies before its supervisor has registered: another may be on its way, so its jobs wait a little."""
     pool = Pool(run_dir, limits=PoolTimeouts(tick_s=0.05, settle_s=0.6))
     await pool.start()
     began = time.perf_counter()
     async with Peer(run_dir, f"m/{uuid.uuid4().hex}") as worker:
         await worker.register()
-        await until(lambda: bool(pool.models()) and pool.models()[0].replicas == 1)
+        await wait_until(lambda: bool(pool.models()) and pool.models()[0].replicas == 1)
     async with pool.run_job(pool.models()[0], generate()) as stream:
         with pytest.raises(JobFailed) as failed:
             await stream.wait_accepted()
@@ -87,7 +87,7 @@ async def test_a_killed_worker_is_noticed_within_100_ms(
 
 
 async def test_a_job_moves_on_when_its_worker_is_killed(
-    pool: Pool, run_dir: Path, serving: Serving, spawn: Spawn, until: Until
+    pool: Pool, run_dir: Path, serving: Serving, spawn: Spawn, wait_until: Until
 ) -> None:
     """The client of a job without output only waits a little longer."""
     process = spawn("doomed")
@@ -118,18 +118,18 @@ async def test_last_words_are_heard_when_a_worker_dies_after_them(pool: Pool, ru
             assert (await stream.collect_all())[0].text == "x" * 300 + "end"
 
 
-async def test_a_lost_supervisor_is_noticed_when_it_dies(pool: Pool, run_dir: Path, until: Until) -> None:
+async def test_a_lost_supervisor_is_noticed_when_it_dies(pool: Pool, run_dir: Path, wait_until: Until) -> None:
     """A model that only it could have started is lost with it, after the grace that an interrupted connection has."""
     async with Peer(run_dir, f"m/sup/{uuid.uuid4().hex}") as supervisor:
         await supervisor.greeted()
         await supervisor.send(supervision("none"))
-        await until(lambda: bool(pool.models()) and pool.models()[0].state == "starting")
-    assert await until(lambda: pool.models()[0].state == "lost") < 3.5
+        await wait_until(lambda: bool(pool.models()) and pool.models()[0].state == "starting")
+    assert await wait_until(lambda: pool.models()[0].state == "lost") < 3.5
 
 
 @pytest.mark.timed
 async def test_a_stopped_worker_is_given_up_and_killed_when_its_beats_end(
-    run_dir: Path, spawn: Spawn, until: Until
+    run_dir: Path, spawn: Spawn, wait_until: Until
 ) -> None:
     """SIGSTOP shows nowhere but in silence; its supervisor is told to end it, and if it wakes it may register again."""
     pool = Pool(run_dir, limits=PoolTimeouts(beat_timeout_s=0.6, tick_s=0.05))
@@ -138,7 +138,7 @@ async def test_a_stopped_worker_is_given_up_and_killed_when_its_beats_end(
     async with Peer(run_dir, f"m/sup/{uuid.uuid4().hex}") as supervisor:
         await supervisor.greeted()
         await supervisor.send(supervision("frozen"))
-        await until(lambda: bool(pool.models()) and pool.models()[0].replicas == 1)
+        await wait_until(lambda: bool(pool.models()) and pool.models()[0].replicas == 1)
 
         async def beat() -> None:
             while True:
@@ -147,13 +147,13 @@ async def test_a_stopped_worker_is_given_up_and_killed_when_its_beats_end(
 
         beating = asyncio.create_task(beat())
         process.send_signal(signal.SIGSTOP)
-        took_s = await until(lambda: pool.models()[0].replicas == 0)
+        took_s = await wait_until(lambda: pool.models()[0].replicas == 0)
         assert 0.4 < took_s < 2.0
         (order,) = await supervisor.receive()
         assert isinstance(order, KillEngine)
         assert order.worker == "frozen"
         process.send_signal(signal.SIGCONT)
-        await until(lambda: pool.models()[0].replicas == 1)
+        await wait_until(lambda: pool.models()[0].replicas == 1)
         beating.cancel()
         await asyncio.gather(beating, return_exceptions=True)
     await pool.close()
@@ -161,7 +161,7 @@ async def test_a_stopped_worker_is_given_up_and_killed_when_its_beats_end(
 
 @pytest.mark.timed
 async def test_nothing_hangs_when_a_worker_reads_nothing(
-    pool: Pool, run_dir: Path, serving: Serving, until: Until
+    pool: Pool, run_dir: Path, serving: Serving, wait_until: Until
 ) -> None:
     """A peer that is full is lost, not waited for; its jobs go on elsewhere."""
     async with Peer(run_dir, read_ahead=1) as frozen, asyncio.timeout(30):
@@ -171,7 +171,7 @@ async def test_nothing_hangs_when_a_worker_reads_nothing(
         began = time.perf_counter()
         streams = [await block.__aenter__() for block in blocks]
         assert time.perf_counter() - began < 5
-        await until(lambda: pool.take_snapshot().wire["lost_workers"] == 1)
+        await wait_until(lambda: pool.take_snapshot().wire["lost_workers"] == 1)
         for stream in streams:
             with pytest.raises(JobFailed):
                 await stream.wait_accepted()
@@ -198,7 +198,7 @@ GARBAGE = [
 
 
 async def test_a_worker_goes_on_serving_when_others_send_garbage(
-    pool: Pool, run_dir: Path, serving: Serving, until: Until
+    pool: Pool, run_dir: Path, serving: Serving, wait_until: Until
 ) -> None:
     """Random, truncated, pickled, wrong version, large, many frames: counted, and that is all."""
     async with Peer(run_dir) as peer, Peer(run_dir, "\x01stranger") as stranger:
@@ -209,7 +209,7 @@ async def test_a_worker_goes_on_serving_when_others_send_garbage(
             for frames in GARBAGE:
                 await stranger.send_raw(*frames)
                 await peer.send_raw(*frames)
-            await until(lambda: pool.take_snapshot().wire["bad_frame"] == 2 * len(GARBAGE))
+            await wait_until(lambda: pool.take_snapshot().wire["bad_frame"] == 2 * len(GARBAGE))
             await peer.answer(job, "unimpressed")
             assert (await stream.collect_all())[0].text == "unimpressed"
 
@@ -231,7 +231,7 @@ async def test_a_worker_goes_on_serving_when_something_else_connects(
 
 
 async def test_a_worker_goes_on_serving_when_many_peers_come_and_go(
-    pool: Pool, run_dir: Path, serving: Serving, until: Until
+    pool: Pool, run_dir: Path, serving: Serving, wait_until: Until
 ) -> None:
     """Each disconnect has the others probed; nobody healthy is taken for dead."""
     async with Peer(run_dir) as peer:
@@ -248,7 +248,7 @@ async def test_a_worker_goes_on_serving_when_many_peers_come_and_go(
 
 
 async def test_a_worker_may_return_when_its_frame_was_too_large(
-    pool: Pool, run_dir: Path, serving: Serving, until: Until
+    pool: Pool, run_dir: Path, serving: Serving, wait_until: Until
 ) -> None:
     """Over the size limit libzmq drops the connection: that is a loss like any other, and the peer reconnects."""
     async with Peer(run_dir, immediate=False) as peer:

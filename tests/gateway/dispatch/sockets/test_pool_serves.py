@@ -5,8 +5,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from dispatch_peers import Peer
-from dispatch_rig import announcement, generate, readiness
 
 from gateway.dispatch.jobs.stream import JobFailed, JobStream
 from gateway.dispatch.model import ModelState
@@ -29,6 +27,8 @@ from protocol.messages import (
     Tokens,
     Usage,
 )
+from tests.support.dispatch_peers import Peer
+from tests.support.dispatch_rig import announcement, generate, readiness
 
 Serving = Callable[..., Awaitable[ModelState]]
 Until = Callable[[Callable[[], bool]], Awaitable[float]]
@@ -124,7 +124,7 @@ async def test_no_wakeup_is_lost_when_sends_and_drains_interleave_with_receiving
 
 
 async def test_cancel_reaches_the_worker_when_the_client_leaves(
-    pool: Pool, run_dir: Path, serving: Serving, until: Until
+    pool: Pool, run_dir: Path, serving: Serving, wait_until: Until
 ) -> None:
     """A cancelled handler, wherever it waits; the slot is free once the worker has answered."""
     async with Peer(run_dir) as peer:
@@ -138,7 +138,7 @@ async def test_cancel_reaches_the_worker_when_the_client_leaves(
 
         handlers = [asyncio.create_task(handler()) for _ in range(3)]
         jobs = [await peer.take_job() for _ in range(2)]
-        await until(lambda: pool.take_snapshot().models[0].queue_size == 1)
+        await wait_until(lambda: pool.take_snapshot().models[0].queue_size == 1)
         for task in handlers:
             task.cancel()
         await asyncio.gather(*handlers, return_exceptions=True)
@@ -146,7 +146,7 @@ async def test_cancel_reaches_the_worker_when_the_client_leaves(
         assert [await peer.receive() for _ in range(2)] == [[Cancel(job.job, job.attempt)] for job in jobs]
         assert pool.take_snapshot().workers[0].rows == 2
         await peer.send(*[Failed(job.job, job.attempt, Code.CANCELLED, "cancelled") for job in jobs])
-        await until(lambda: pool.take_snapshot().workers[0].rows == 0)
+        await wait_until(lambda: pool.take_snapshot().workers[0].rows == 0)
         assert pool.take_snapshot().cancelled == 3
 
 
@@ -170,13 +170,13 @@ async def test_queued_jobs_time_out_when_no_slot_comes_free(pool: Pool, run_dir:
             assert failed.value.code == "queue_timeout"
 
 
-async def test_workers_register_again_when_the_gateway_restarts(run_dir: Path, until: Until) -> None:
+async def test_workers_register_again_when_the_gateway_restarts(run_dir: Path, wait_until: Until) -> None:
     """They are greeted into the new epoch; what they still had to say of the old one is dropped."""
     first = Pool(run_dir)
     await first.start()
     async with Peer(run_dir, immediate=False) as peer:
         await peer.register()
-        await until(lambda: bool(first.models()) and first.models()[0].replicas == 1)
+        await wait_until(lambda: bool(first.models()) and first.models()[0].replicas == 1)
         async with first.run_job(first.models()[0], generate()) as stream:
             old = await peer.take_job()
             await first.close()
@@ -194,7 +194,7 @@ async def test_workers_register_again_when_the_gateway_restarts(run_dir: Path, u
             pass
         assert peer.epoch not in (0, old_epoch)
         await peer.send(announcement(peer.uid), readiness())
-        await until(lambda: bool(second.models()) and second.models()[0].replicas == 1)
+        await wait_until(lambda: bool(second.models()) and second.models()[0].replicas == 1)
         async with second.run_job(second.models()[0], generate()) as stream:
             job = await peer.take_job()
             assert (job.job, job.attempt) == (old.job, old.attempt)
@@ -207,7 +207,7 @@ async def test_workers_register_again_when_the_gateway_restarts(run_dir: Path, u
 
 
 async def test_a_greeted_worker_keeps_its_jobs_when_it_answers_again(
-    pool: Pool, run_dir: Path, serving: Serving, until: Until
+    pool: Pool, run_dir: Path, serving: Serving, wait_until: Until
 ) -> None:
     """An envelope of an old epoch earns a second greeting; running jobs do not suffer."""
     async with Peer(run_dir) as peer:
