@@ -53,7 +53,8 @@ def children(pid: int) -> list[int]:
 
 def descendants(pid: int) -> dict[int, str]:
     """Command lines of all processes below `pid`, by process id."""
-    found = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    # Whole lines: without -ww they end where `COLUMNS` says, which some library may have set.
+    found = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
     rows = [(int(child), int(parent), args) for child, parent, args in map(_row, found.stdout.splitlines())]
     family = {pid}
     while more := {child for child, parent, _ in rows if parent in family} - family:
