@@ -9,7 +9,7 @@ import contextlib
 import logging
 import traceback
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpRequestParser, HttpVersion11
@@ -17,11 +17,9 @@ from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, InvalidHeader,
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
+from gateway.http.place import ListenerPlace, PlaceOwner
 from gateway.schema.errors import ApiError
 from gateway.telemetry.logs import CLIENT, REQUEST, LineBudget
-
-if TYPE_CHECKING:
-    from gateway.http.listener import Listener, ListenerPlace
 
 KEEP_ALIVE_S = 75.0
 FIRST_REQUEST_S = 30.0
@@ -54,10 +52,10 @@ log = logging.getLogger(__name__)
 class ClientConnection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_body", "_deadline", "_discarded", "_emptied", "_head_bytes", "_listener", "_made", "_stall", "place")
+    __slots__ = ("_body", "_deadline", "_discarded", "_emptied", "_head_bytes", "_made", "_owner", "_stall", "place")
 
     def __init__(
-        self, listener: "Listener", place: "ListenerPlace", server: web.Server, loop: asyncio.AbstractEventLoop
+        self, owner: PlaceOwner, place: ListenerPlace, server: web.Server, loop: asyncio.AbstractEventLoop
     ) -> None:
         super().__init__(
             server,
@@ -79,7 +77,7 @@ class ClientConnection(RequestHandler):
             max_msg_queue_size=QUEUED,
         )
         self._max_msg_queue_size, self._msg_queue_resume_size = QUEUED, QUEUED // 2
-        self._listener = listener
+        self._owner = owner
         self.place = place
         self._deadline: asyncio.TimerHandle | None = None
         self._made: asyncio.Transport | None = None
@@ -111,7 +109,7 @@ class ClientConnection(RequestHandler):
         self._body = EMPTY_PAYLOAD
         self._messages.clear()
         self._message_tail = b""
-        self._listener.remove_connection(self.place)
+        self._owner.remove_connection(self.place)
         super().connection_lost(exc)
 
     def abort(self) -> None:
@@ -133,13 +131,13 @@ class ClientConnection(RequestHandler):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        self._listener.mark_busy(self.place)
+        self._owner.mark_busy(self.place)
         if self.place.refused:
             self.close()
 
     def mark_known(self) -> None:
         """A valid key has come, or nobody is asked for one."""
-        self._listener.mark_known(self.place)
+        self._owner.mark_known(self.place)
         if not self._body.is_eof():
             self._body.set_read_chunk_size(READ_BYTES)
 
@@ -194,7 +192,7 @@ class ClientConnection(RequestHandler):
         done = await super().finish_response(request, resp, start_time)
         if unwanted:
             await self._discard(request)
-        self._listener.mark_idle(self.place)
+        self._owner.mark_idle(self.place)
         return done
 
     @property
@@ -215,7 +213,7 @@ class ClientConnection(RequestHandler):
             transport.write_eof()
         self._pause_transport_reading()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._discard_bounds[1]), self._listener.discarding(self.place):
+            async with asyncio.timeout(self._discard_bounds[1]), self._owner.discarding(self.place):
                 self._resume_transport_reading()
                 await self._emptied
         self.force_close()
@@ -243,7 +241,7 @@ class ClientConnection(RequestHandler):
             self._stall.cancel()
             self._stall = None
         if self._made is not None:
-            patience_s = self._listener.unread_s if self.place.known else min(UNREAD_S, self._listener.unread_s)
+            patience_s = self._owner.unread_s if self.place.known else min(UNREAD_S, self._owner.unread_s)
             left = self._made.get_write_buffer_size()
             self._stall = self._loop.call_later(patience_s, self._check_writing, left)
 
@@ -279,7 +277,7 @@ class ClientConnection(RequestHandler):
         else:
             kind, words, status = _explain(exc, status)
             error = ApiError("invalid_request", words, status=status)
-            self._listener.count_malformed(kind, error)
+            self._owner.count_malformed(kind, error)
         response = respond(error)
         response.headers["X-Request-ID"] = REQUEST.get() or ""
         response.force_close()

@@ -21,6 +21,7 @@ from typing import Any
 from aiohttp import web
 
 from gateway.http.connection import ClientConnection, budget_of_malformed
+from gateway.http.place import ListenerPlace
 from gateway.schema.errors import ApiError
 from gateway.settings import Network
 
@@ -53,32 +54,6 @@ LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1"))
 """Addresses of this machine itself, where a proxy may stand: they may have all places."""
 
 log = logging.getLogger(__name__)
-
-
-class ListenerPlace:
-    """What one accepted connection takes, from then on to its end."""
-
-    __slots__ = ("address", "connection", "exempt", "handshake", "known", "refused", "since")
-
-    def __init__(self, address: str, *, exempt: bool, now: float) -> None:
-        self.address = address
-        self.exempt = exempt
-        """Whether it is a proxy's, who speaks for many."""
-        self.since = now
-        """When it was accepted, or its last answer was sent."""
-        self.known = False
-        """Whether a valid key has come over it."""
-        self.refused = False
-        """Whether it is one too many: its request gets an error, and then it is closed."""
-        self.connection: ClientConnection | None = None
-        self.handshake: asyncio.Task[None] | None = None
-
-    def abort(self) -> None:
-        """End it now."""
-        if self.connection is not None:
-            self.connection.abort()
-        elif self.handshake is not None:
-            self.handshake.cancel()
 
 
 class Listener:
