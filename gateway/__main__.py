@@ -15,10 +15,10 @@ from gateway.allocator import map_large_blocks
 from gateway.app import make_app
 from gateway.config import GatewayConfig, load
 from gateway.http.context import LISTENER
-from gateway.settings import ConfigError
 from gateway.telemetry.logs import setup_logging
 from protocol.address import AddressError
 from protocol.confidential import forbid_core_dumps
+from protocol.settings import ConfigError
 
 log = logging.getLogger("gateway")
 

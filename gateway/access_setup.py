@@ -17,9 +17,9 @@ from gateway.access.keys.sync import KeySync
 from gateway.access.usage import UsageLedger
 from gateway.config import GatewayConfig, LoadedConfig
 from gateway.http.context import EVENTS, KEY_SYNC, LOADED, REDACT
-from gateway.settings import ConfigError
 from gateway.telemetry.events import Events
 from gateway.telemetry.logs import Redaction
+from protocol.settings import ConfigError
 
 if TYPE_CHECKING:
     from gateway.access.redis_limits import RedisLimits

@@ -51,9 +51,9 @@ from gateway.routes import (
 from gateway.routes import admin_workers as fleet
 from gateway.routes import embed_native as embed
 from gateway.routes.parsing import PARSING, ParsingTurns
-from gateway.settings import ConfigError
 from gateway.telemetry.lag import LAG, LoopLag, measure_lag
 from protocol.ancestry import Ancestry
+from protocol.settings import ConfigError
 
 if TYPE_CHECKING:
     from gateway.telemetry.tracing import Tracing

@@ -3,22 +3,31 @@
 The only module here that reads the environment.
 """
 
-import argparse
 import ipaddress
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal
 
 import msgspec
 import yaml
 
-from gateway import settings, settings_file
+from gateway import values
 from gateway.access.keys.strength import HOW, weakness
-from gateway.settings import SECRET, ConfigError, Setting, nearest
-from protocol import RELEASE
+from gateway.settings_file import find_file, read_file, yaml_value
 from protocol.address import default_run_dir
-from protocol.values import seconds, size, switch
+from protocol.settings import (
+    ConfigError,
+    Setting,
+    SettingsParser,
+    from_environment,
+    from_file,
+    from_flags,
+    read_settings,
+)
+from protocol.values import choice, path, seconds, size, switch, whole
+
+SECRET = "********"  # noqa: S105 - what is shown in the place of one
 
 BODY_BYTES = 20 * 1024 * 1024
 """Largest JSON body."""
@@ -80,7 +89,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     plugins: tuple[str, ...] = ()
     insecure: bool = False
     require_https: bool = False
-    trusted_proxies: tuple[settings.Network, ...] = ()
+    trusted_proxies: tuple[values.Network, ...] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
@@ -90,39 +99,39 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
 SETTINGS = (
     Setting(
         "env",
-        settings.choice("production", "development", also={"prod": "production", "dev": "development"}),
+        choice("production", "development", also={"prod": "production", "dev": "development"}),
         "production, or development: without keys and limits (production)",
-        aliases=("EMBEDDING_ENV",),
+        more_variables=("EMBEDDING_ENV",),
     ),
-    Setting("host", settings.word, "address to listen on (127.0.0.1)", aliases=("SERVER_HOST", "EMBEDDING_HOST")),
+    Setting("host", values.word, "address to listen on (127.0.0.1)", more_variables=("SERVER_HOST", "EMBEDDING_HOST")),
     Setting(
         "port",
-        settings.whole(0, 65535),
+        whole(0, 65535),
         "port to listen on (8000); 0 takes a free one",
-        aliases=("SERVER_PORT", "EMBEDDING_PORT"),
+        more_variables=("SERVER_PORT", "EMBEDDING_PORT"),
     ),
-    Setting("run_dir", settings.path, "private folder where workers find the gateway (/tmp/mlx-pool-UID)"),
-    Setting("data_dir", settings.path, "private folder for keys, their usage and the audit log (~/.mlx-pool)"),
+    Setting("run_dir", path, "private folder where workers find the gateway (/tmp/mlx-pool-UID)"),
+    Setting("data_dir", path, "private folder for keys, their usage and the audit log (~/.mlx-pool)"),
     Setting("auth", switch, "ask for API keys (true in production, false in development)"),
-    Setting("api_key", settings.word, "a key that may do everything", aliases=("EMBEDDING_API_KEY",), secret=True),
+    Setting("api_key", values.word, "a key that may do everything", more_variables=("EMBEDDING_API_KEY",), secret=True),
     Setting(
         "rate_limit_enabled",
         switch,
         "limit keys that have no limits of their own (true in production, false in development)",
-        aliases=("EMBEDDING_RATE_LIMIT_ENABLED",),
+        more_variables=("EMBEDDING_RATE_LIMIT_ENABLED",),
     ),
-    Setting("rate_limit_burst", settings.whole(0, 100_000), "requests that may come at once (10); 0 is no bound"),
+    Setting("rate_limit_burst", whole(0, 100_000), "requests that may come at once (10); 0 is no bound"),
     Setting(
-        "rate_limit_rpm", settings.whole(0, 100_000), "requests per minute (60)", aliases=("EMBEDDING_RATE_LIMIT_RPM",)
+        "rate_limit_rpm", whole(0, 100_000), "requests per minute (60)", more_variables=("EMBEDDING_RATE_LIMIT_RPM",)
     ),
-    Setting("rate_limit_rph", settings.whole(0, 100_000), "requests per hour (1000)"),
-    Setting("rate_limit_rpd", settings.whole(0, 100_000), "requests per day (10000)"),
-    Setting("rate_limit_tpm", settings.whole(0, 10**12), "tokens per minute (0)"),
-    Setting("rate_limit_tpd", settings.whole(0, 10**12), "tokens per day (0)"),
-    Setting("rate_limit_parallel", settings.whole(0, 100_000), "requests that run at the same time (0)"),
+    Setting("rate_limit_rph", whole(0, 100_000), "requests per hour (1000)"),
+    Setting("rate_limit_rpd", whole(0, 100_000), "requests per day (10000)"),
+    Setting("rate_limit_tpm", whole(0, 10**12), "tokens per minute (0)"),
+    Setting("rate_limit_tpd", whole(0, 10**12), "tokens per day (0)"),
+    Setting("rate_limit_parallel", whole(0, 100_000), "requests that run at the same time (0)"),
     Setting(
         "rate_limit_storage",
-        settings.word,
+        values.word,
         "a Redis or Valkey server where several gateways keep limits together, as in redis://host:6379/0; needs the "
         "extra redis",
         secret=True,
@@ -131,22 +140,22 @@ SETTINGS = (
         "debug",
         switch,
         "log at debug level, and name what holds up the event loop (false)",
-        aliases=("EMBEDDING_DEBUG",),
+        more_variables=("EMBEDDING_DEBUG",),
     ),
     Setting(
         "log_level",
-        settings.choice("debug", "info", "warning", "error"),
+        choice("debug", "info", "warning", "error"),
         "debug, info, warning or error (info)",
-        aliases=("LOG_LEVEL", "EMBEDDING_LOG_LEVEL"),
+        more_variables=("LOG_LEVEL", "EMBEDDING_LOG_LEVEL"),
     ),
     Setting("log_json", switch, "one JSON object per line (false)"),
-    Setting("log_file", settings.path, "log to this file too", aliases=("EMBEDDING_LOG_FILE",)),
+    Setting("log_file", path, "log to this file too", more_variables=("EMBEDDING_LOG_FILE",)),
     Setting(
         "log_file_bytes",
         size,
         "start a new log file at this size, such as 50MB (0: rotation is left to others)",
     ),
-    Setting("log_file_count", settings.whole(1, 1000), "old log files that are kept (5)"),
+    Setting("log_file_count", whole(1, 1000), "old log files that are kept (5)"),
     Setting("tracing", switch, "send traces as OTEL_EXPORTER_OTLP_… say; needs the extra otel (false)"),
     Setting(
         "keep_alive",
@@ -179,14 +188,14 @@ SETTINGS = (
         "seconds without any progress after which an engine that loads or warms up is killed (300)",
         field="load_timeout_s",
     ),
-    Setting("tier", settings.word, "shown by /v1/models (3A)"),
-    Setting("aliases", settings.pairs, "further names of models, as in gpt-4o=qwen3,fast=qwen3"),
+    Setting("tier", values.word, "shown by /v1/models (3A)"),
+    Setting("aliases", values.pairs, "further names of models, as in gpt-4o=qwen3,fast=qwen3"),
     Setting(
         "remote_images",
-        settings.domains,
+        values.domains,
         "fetch images from http(s) URLs: on, off, or only from these domains and below, as in example.com (on)",
     ),
-    Setting("remote_image_ports", settings.ports, "ports that images are fetched from (80,443)"),
+    Setting("remote_image_ports", values.ports, "ports that images are fetched from (80,443)"),
     Setting(
         "body_memory",
         size,
@@ -197,28 +206,26 @@ SETTINGS = (
         "cache_enabled",
         switch,
         "keep vectors for texts that come again (true)",
-        aliases=("EMBEDDING_CACHE_ENABLED",),
+        more_variables=("EMBEDDING_CACHE_ENABLED",),
     ),
     Setting("cache_bytes", size, "most memory for them, such as 512MB (64MB)"),
     Setting(
-        "cache_entries", settings.whole(0, 1_000_000_000), "most of them (1000000)", aliases=("EMBEDDING_CACHE_SIZE",)
+        "cache_entries", whole(0, 1_000_000_000), "most of them (1000000)", more_variables=("EMBEDDING_CACHE_SIZE",)
     ),
     Setting("cache_ttl", seconds, "seconds that each is kept (3600)", field="cache_ttl_s"),
-    Setting("plugins", settings.modules, "Python modules whose setup(app) adds routes of your own"),
+    Setting("plugins", values.modules, "Python modules whose setup(app) adds routes of your own"),
     Setting("insecure", switch, "listen beyond this machine although nobody is asked for a key (false)"),
     Setting(
         "require_https",
         switch,
         "refuse plain HTTP, unless a trusted proxy got it over HTTPS (false)",
-        aliases=("EMBEDDING_REQUIRE_HTTPS",),
+        more_variables=("EMBEDDING_REQUIRE_HTTPS",),
     ),
-    Setting("trusted_proxies", settings.networks, "addresses of proxies whose X-Forwarded- headers count"),
-    Setting("tls_cert", settings.path, "certificate chain, to serve HTTPS"),
-    Setting("tls_key", settings.path, "its private key"),
-    Setting(
-        "allowed_hosts", settings.names, "names by which clients may call this server (any, if keys are asked for)"
-    ),
-    Setting("cors_origins", settings.names, "origins of web pages that may call from a browser, or *"),
+    Setting("trusted_proxies", values.networks, "addresses of proxies whose X-Forwarded- headers count"),
+    Setting("tls_cert", path, "certificate chain, to serve HTTPS"),
+    Setting("tls_key", path, "its private key"),
+    Setting("allowed_hosts", values.names, "names by which clients may call this server (any, if keys are asked for)"),
+    Setting("cors_origins", values.names, "origins of web pages that may call from a browser, or *"),
 )
 """Every setting, in the order of `--help`. docs/settings.md and the shipped files are checked against this one."""
 
@@ -233,10 +240,9 @@ class LoadedConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def masked_settings(self) -> dict[str, object]:
         """Every setting as a file would have it, secrets masked."""
-        values = {setting: getattr(self.config, setting.name) for setting in SETTINGS}
+        shown = {setting: getattr(self.config, setting.name) for setting in SETTINGS}
         return {
-            setting.key: SECRET if setting.secret and value else settings.show(value)
-            for setting, value in values.items()
+            setting.key: SECRET if setting.secret and value else yaml_value(value) for setting, value in shown.items()
         }
 
     def setting_lines(self) -> Iterator[str]:
@@ -256,29 +262,18 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] | None =
 def load(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> LoadedConfig:
     """Read flags over `environment` (this process's own unless given) over the file. Raises `ConfigError`."""
     environment = os.environ if environment is None else environment
-    given = _read_flags(argv)
-    file = settings_file.find(given["config"] or environment.get(FILE_VARIABLE), FILES)
-    written = settings_file.read(file, [setting.key for setting in SETTINGS]) if file is not None else {}
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
+    given = _parser().read_flags(SETTINGS, argv)
+    sources = [from_flags(given), from_environment(environment)]
+    file = find_file(given["config"] or environment.get(FILE_VARIABLE), FILES)
+    if file is not None:
+        sources.append(from_file(file.name, read_file(file, [key for setting in SETTINGS for key in setting.keys])))
+    found, origins = read_settings(SETTINGS, sources)
     for setting in SETTINGS:
-        name = next((name for name in setting.variables if environment.get(name)), None)
-        if (text := given.get(setting.key)) is not None:
-            origins[setting.key] = str(setting.flag)
-        elif name is not None:
-            origins[setting.key], text = name, environment[name]
-        elif file is not None and (text := written.get(setting.key)) is not None:
-            origins[setting.key] = file.name
-        if text is not None:
-            from_file = file is not None and origins[setting.key] == file.name
-            value = setting.read_value(
-                text, f"{origins[setting.key]}: {setting.key}" if from_file else origins[setting.key]
-            )
-            if file is not None and from_file and isinstance(value, Path):
-                value = file.parent.absolute() / value
-            values[setting.name] = value
-    in_production = values.get("env", "production") == "production"
-    config = GatewayConfig(**{"auth": in_production, "rate_limit_enabled": in_production, **values})
+        value = found.get(setting.name)
+        if file is not None and origins.get(setting.key) == file.name and isinstance(value, Path):
+            found[setting.name] = file.parent.absolute() / value
+    in_production = found.get("env", "production") == "production"
+    config = GatewayConfig(**{"auth": in_production, "rate_limit_enabled": in_production, **found})
     _check(config)
     return LoadedConfig(config=config, file=file, origins=origins, show=given["print_config"] is not None)
 
@@ -314,32 +309,14 @@ def _loopback(host: str) -> bool:
         return False
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message.removeprefix("argument "))
-
-
-def _read_flags(argv: Sequence[str]) -> dict[str, str | None]:
-    parser = _Parser(
+def _parser() -> SettingsParser:
+    parser = SettingsParser(
         prog="python -m gateway",
         description="Serve the pool over HTTP. A flag overrides the variables named in brackets, and those the file.",
         epilog="`python -m gateway keys --help`: API keys.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--config", metavar="FILE", help=f"settings ({' if present, else '.join(FILES)}) [{FILE_VARIABLE}]"
     )
-    parser.add_argument("--version", action="version", version=f"mlx-pool {RELEASE}")
     parser.add_argument("--print-config", nargs="?", const="true", help="show what all of this amounts to, and exit")
-    for setting in SETTINGS:
-        if setting.flag is not None:
-            words = f"{setting.help} [{', '.join(setting.variables)}]"
-            option = parser.add_argument(setting.flag, dest=setting.key, metavar="VALUE", help=words)
-            if setting.parse is switch:
-                option.nargs, option.const = "?", "true"
-    known, unknown = parser.parse_known_args(list(argv))
-    if unknown:
-        flags = [setting.flag for setting in SETTINGS if setting.flag is not None]
-        near = nearest(unknown[0].partition("=")[0], flags)
-        raise ConfigError(f"{unknown[0]}: no such flag{near or '; see --help'}")
-    return vars(known)
+    return parser

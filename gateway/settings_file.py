@@ -1,12 +1,12 @@
-"""Settings from a YAML file, as text by key. Knows no setting; refuses what it does not know, with the nearest name."""
+"""Settings from a YAML file, as text by key, and back. Knows no setting; refuses unknown ones with the nearest name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gateway.settings import ConfigError, as_text, nearest
+from protocol.settings import ConfigError, nearest
 
 
 class _Yaml(yaml.SafeLoader):
@@ -19,8 +19,8 @@ class _Yaml(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def find(named: str | None, usual: Sequence[str]) -> Path | None:
-    """The file that was `named`, else the first of the `usual` ones that lies in the working folder.
+def find_file(named: str | None, usual: Sequence[str]) -> Path | None:
+    """Return the file that was `named`, else the first of the `usual` ones that lies in the working folder.
 
     Raises `ConfigError` where the named one is not there.
     """
@@ -32,8 +32,8 @@ def find(named: str | None, usual: Sequence[str]) -> Path | None:
     return path
 
 
-def read(path: Path, known: Sequence[str]) -> dict[str, str]:
-    """What the file says. Raises `ConfigError`."""
+def read_file(path: Path, known: Sequence[str]) -> dict[str, str]:
+    """Return what the file says, by key. Raises `ConfigError`."""
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
@@ -50,7 +50,35 @@ def read(path: Path, known: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"{path.name}: {key}: no such setting{nearest(str(key), known)}")
         try:
             if value is not None:
-                written[key] = as_text(value)
+                written[key] = _as_text(value)
         except ValueError as error:
             raise ConfigError(f"{path.name}: {key}: {error}") from None
     return written
+
+
+def _as_text(value: object) -> str:
+    """Write a value of a YAML file as a flag has it. Raises `ValueError` for what a flag can't say."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str() | int() | float():
+            return str(value)
+        case list():
+            return ",".join(_as_text(item) for item in value)
+        case dict():
+            return ",".join(f"{_as_text(name)}={_as_text(item)}" for name, item in value.items())
+        case _:
+            raise ValueError("must be text, a number, true, false, a list or a mapping")
+
+
+def yaml_value(value: object) -> object:
+    """Return a value as a YAML file would have it."""
+    match value:
+        case Path():
+            return str(value)
+        case Mapping():
+            return dict(value)
+        case tuple():
+            return [str(item) for item in value]
+        case _:
+            return value

@@ -6,8 +6,9 @@ import sys
 
 from protocol.address import AddressError, prepare_run_dir
 from protocol.confidential import forbid_core_dumps
+from protocol.settings import ConfigError
 from worker import logs
-from worker.config import ConfigError, parse_arguments, public_environment
+from worker.config import parse_arguments, public_environment
 from worker.hub import join_run
 
 

@@ -3,23 +3,21 @@
 The only module here that reads the environment. It must stay light: the supervisor imports it.
 """
 
-import argparse
-import difflib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NoReturn
+from typing import Literal
 
 import msgspec
 
-from protocol import RELEASE
 from protocol.address import default_run_dir
 from protocol.confidential import without_secrets
 from protocol.messages import Kind
-from protocol.values import seconds, size, switch
-from worker import parsing
+from protocol.settings import ConfigError, Setting, SettingsParser, from_environment, from_flags, read_settings
+from protocol.values import choice, seconds, size, switch, whole
+from worker import values
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 BUILT_IN_ENGINES = MappingProxyType(
@@ -34,10 +32,6 @@ BUILT_IN_ENGINES = MappingProxyType(
 
 EMBEDDING_ONLY = "EMBEDDING_"
 """Variables that begin so mean workers of that kind alone: the others run in the same environment."""
-
-
-class ConfigError(Exception):
-    """A setting that can't be used. One line: which setting, what is allowed."""
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,40 +75,24 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         return tail(self.model_path)
 
 
-class Setting(msgspec.Struct, frozen=True):
-    """One row of the table of settings: a field, its flag, its names in the environment (first one wins)."""
-
-    field: str
-    flag: str
-    environment: tuple[str, ...]
-    parse: Callable[[str], object]
-    help: str
-    repeats: bool = False
-    """Whether the flag may be given more than once; in the environment, commas do that."""
-
-
 def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> WorkerConfig:
     """Read flags over `environment` (this process's own unless given). Raises `ConfigError`; `--help` exits."""
     environment = os.environ if environment is None else environment
-    given = _read_flags(argv)
-    values: dict[str, Any] = {}
+    parser = SettingsParser(
+        prog="python -m worker",
+        description="Supervise one model: start its engine process, and start it again whenever it dies.",
+        epilog="A flag overrides the variables named in brackets. A worker exits when told to, with 2 for a bad flag.",
+    )
+    flags = from_flags(parser.read_flags(SETTINGS, argv))
     # What kind of worker this is decides which variables are for it.
-    for setting in sorted(SETTINGS, key=lambda setting: setting.field != "kind"):
-        text, where = given.get(setting.field), setting.flag
-        if text is None:
-            embeds = values.get("kind") is Kind.EMBEDDING
-            names = [name for name in setting.environment if embeds or not name.startswith(EMBEDDING_ONLY)]
-            where = next((name for name in names if environment.get(name)), "")
-            text = environment.get(where)
-        if text is not None:
-            try:
-                values[setting.field] = setting.parse(text)
-            except ValueError as error:
-                raise ConfigError(f"{where}: {error}, not {text!r}") from None
-    if "model_path" not in values:
+    kind, _ = read_settings([KIND], [flags, from_environment(environment)])
+    if kind.get("kind") is not Kind.EMBEDDING:
+        environment = {name: text for name, text in environment.items() if not name.startswith(EMBEDDING_ONLY)}
+    found, _ = read_settings(SETTINGS, [flags, from_environment(environment)])
+    if "model_path" not in found:
         raise ConfigError("--model-path is required: a hub id (mlx-community/Qwen3-0.6B-4bit) or a local path")
-    values["served_name"] = values.get("served_name") or _default_name(values["model_path"])
-    config = WorkerConfig(**values)
+    found["served_name"] = found.get("served_name") or _default_name(found["model_path"])
+    config = WorkerConfig(**found)
     _check_adapters(config)
     if config.revision and (Path(config.model_path).exists() or not HUB_ID.fullmatch(config.model_path)):
         raise ConfigError(f"--revision: is for models of the hub; {config.model_path} is none")
@@ -156,32 +134,6 @@ def honcho_process(environment: Mapping[str, str] | None = None) -> str | None:
     return (os.environ if environment is None else environment).get("HONCHO_PROCESS_NAME")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message.removeprefix("argument "))
-
-
-def _read_flags(argv: Sequence[str]) -> dict[str, str | None]:
-    parser = _Parser(
-        prog="python -m worker",
-        description="Supervise one model: start its engine process, and start it again whenever it dies.",
-        epilog="A flag overrides the variables named in brackets. A worker exits when told to, with 2 for a bad flag.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"mlx-pool {RELEASE}")
-    for setting in SETTINGS:
-        names = ", ".join(setting.environment)
-        action = "append" if setting.repeats else "store"
-        text = f"{setting.help} [{names}]"
-        parser.add_argument(setting.flag, dest=setting.field, action=action, metavar="VALUE", help=text)
-    known, unknown = parser.parse_known_args(list(argv))
-    if unknown:
-        flags = [setting.flag for setting in SETTINGS]
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
-        raise ConfigError(f"{unknown[0]}: no such flag" + (f"; did you mean {near[0]}?" if near else "; see --help"))
-    return {name: ",".join(text) if isinstance(text, list) else text for name, text in vars(known).items()}
-
-
 def tail(path: str) -> str:
     """The last part of a path, which may be shown."""
     return Path(path).name if Path(path).name not in ("", "..") else Path(path).resolve().name
@@ -196,184 +148,125 @@ def _check_adapters(config: WorkerConfig) -> None:
 
 def _default_name(model_path: str) -> str:
     name = tail(model_path)
-    if not parsing.NAME.fullmatch(name):
+    if not values.NAME.fullmatch(name):
         raise ConfigError(f"--served-name: give one, {name!r} (from the model path) holds characters a name can't have")
     return name
 
 
+KIND = Setting(
+    "model_type",
+    values.kind,
+    "chat (or lm), vision (or multimodal), embedding (or embeddings); default chat",
+    field="kind",
+    more_variables=("MODEL_TYPE",),
+)
+
 SETTINGS = (
     Setting(
         "model_path",
-        "--model-path",
-        ("POOL_MODEL_PATH", "MODEL_PATH", "EMBEDDING_MODEL_PATH"),
-        parsing.path,
+        values.location,
         "hub id or local path; required",
+        more_variables=("MODEL_PATH", "EMBEDDING_MODEL_PATH"),
     ),
     Setting(
         "revision",
-        "--revision",
-        ("POOL_REVISION",),
-        parsing.revision,
+        values.revision,
         "commit, tag or branch of a model of the hub; default its newest, looked up once for all workers of a run",
     ),
-    Setting(
-        "kind",
-        "--model-type",
-        ("POOL_MODEL_TYPE", "MODEL_TYPE"),
-        parsing.kind,
-        "chat (or lm), vision (or multimodal), embedding (or embeddings); default chat",
-    ),
+    KIND,
     Setting(
         "served_name",
-        "--served-name",
-        ("POOL_SERVED_NAME", "MODEL_NAME"),
-        parsing.name,
+        values.name,
         "what clients call the model; default the last part of the model path",
+        more_variables=("MODEL_NAME",),
     ),
     Setting(
         "context_length",
-        "--context-length",
-        ("POOL_CONTEXT_LENGTH", "CONTEXT_LENGTH"),
-        parsing.whole(1, 100_000_000),
+        whole(1, 100_000_000),
         "tokens of prompt and answer together; default the model's own",
+        more_variables=("CONTEXT_LENGTH",),
     ),
     Setting(
-        "max_concurrency",
-        "--max-concurrency",
-        ("POOL_MAX_CONCURRENCY", "MAX_CONCURRENCY"),
-        parsing.whole(1, 4096),
-        "requests that run together; default 32",
+        "max_concurrency", whole(1, 4096), "requests that run together; default 32", more_variables=("MAX_CONCURRENCY",)
     ),
+    Setting("queue_size", whole(0, 100_000), "requests that may wait; default 100", more_variables=("QUEUE_SIZE",)),
     Setting(
-        "queue_size",
-        "--queue-size",
-        ("POOL_QUEUE_SIZE", "QUEUE_SIZE"),
-        parsing.whole(0, 100_000),
-        "requests that may wait; default 100",
-    ),
-    Setting(
-        "queue_timeout_s",
-        "--queue-timeout",
-        ("POOL_QUEUE_TIMEOUT", "QUEUE_TIMEOUT"),
+        "queue_timeout",
         seconds,
         "seconds a request may wait; default 300",
+        field="queue_timeout_s",
+        more_variables=("QUEUE_TIMEOUT",),
     ),
     Setting(
-        "warmup",
-        "--mlx-warmup",
-        ("POOL_MLX_WARMUP", "MLX_WARMUP"),
+        "mlx_warmup",
         switch,
         "true or false: run the model once before it is reported ready; default true",
+        field="warmup",
+        more_variables=("MLX_WARMUP",),
     ),
     Setting(
         "tokenizer_path",
-        "--tokenizer-path",
-        ("POOL_TOKENIZER_PATH", "TOKENIZER_PATH"),
-        parsing.path,
+        values.location,
         "tokenizer, where it is not with the model",
+        more_variables=("TOKENIZER_PATH",),
     ),
-    Setting(
-        "adapter_path", "--adapter-path", ("POOL_ADAPTER_PATH",), parsing.path, "LoRA adapter to load with the model"
-    ),
+    Setting("adapter_path", values.location, "LoRA adapter to load with the model"),
     Setting(
         "adapters",
-        "--adapter",
-        ("POOL_ADAPTERS",),
-        parsing.adapters,
+        values.adapters,
         "name=path of a LoRA adapter, served under that name beside the bare model; may be repeated",
         repeats=True,
     ),
     Setting(
         "draft_model",
-        "--draft-model",
-        ("POOL_DRAFT_MODEL",),
-        parsing.path,
+        values.location,
         "hub id or local path of a smaller model with the same vocabulary, which proposes tokens to a chat model",
     ),
-    Setting(
-        "draft_tokens",
-        "--draft-tokens",
-        ("POOL_DRAFT_TOKENS",),
-        parsing.whole(1, 16),
-        "tokens that a draft model proposes at a time; default 3",
-    ),
+    Setting("draft_tokens", whole(1, 16), "tokens that a draft model proposes at a time; default 3"),
     Setting(
         "quantize",
-        "--quantize",
-        ("POOL_QUANTIZE", "EMBEDDING_QUANTIZATION"),
-        parsing.choice("auto", "q4", "q8", "none"),
+        choice("auto", "q4", "q8", "none"),
         "auto, q4, q8 or none: bits of weights that do not come quantised; default none",
+        more_variables=("EMBEDDING_QUANTIZATION",),
     ),
     Setting(
         "device",
-        "--device",
-        ("POOL_DEVICE", "EMBEDDING_DEVICE"),
-        parsing.device,
+        choice("auto", "gpu", "cpu", also={"mps": "gpu"}),
         "auto, gpu (or mps) or cpu; default auto",
+        more_variables=("EMBEDDING_DEVICE",),
     ),
-    Setting("engine", "--engine", ("POOL_ENGINE",), parsing.engine, "package.module:Class of an engine of your own"),
-    Setting(
-        "prefix_cache_bytes",
-        "--prefix-cache-bytes",
-        ("POOL_PREFIX_CACHE_BYTES",),
-        size,
-        "most memory for prompts kept for reuse, such as 512MB; 0 is off; default 2GB",
-    ),
+    Setting("engine", values.engine, "package.module:Class of an engine of your own"),
+    Setting("prefix_cache_bytes", size, "most memory for prompts kept for reuse, such as 512MB; 0 is off; default 2GB"),
     Setting(
         "prefix_kv_bits",
-        "--prefix-kv-bits",
-        ("POOL_PREFIX_KV_BITS",),
-        parsing.bits,
+        values.bits,
         "8, 4 or none: keep prompts in so many bits, which makes room and changes answers a little; default none",
     ),
     Setting(
         "prefix_disk_folder",
-        "--prefix-disk-folder",
-        ("POOL_PREFIX_DISK_FOLDER",),
-        parsing.folder,
+        values.folder,
         "private folder where prompts are kept on disk, too, so that they outlive the process; default none",
     ),
-    Setting(
-        "prefix_disk_bytes",
-        "--prefix-disk-bytes",
-        ("POOL_PREFIX_DISK_BYTES",),
-        size,
-        "most that folder may hold, of all models; 0 is off; default 32GB",
-    ),
+    Setting("prefix_disk_bytes", size, "most that folder may hold, of all models; 0 is off; default 32GB"),
     Setting(
         "feature_cache_bytes",
-        "--feature-cache-bytes",
-        ("POOL_FEATURE_CACHE_BYTES",),
         size,
         "most memory for what a vision model made of images, such as 256MB; 0 is off; default 512MB",
     ),
     Setting(
         "prefill_chunk",
-        "--prefill-chunk",
-        ("POOL_PREFILL_CHUNK",),
-        parsing.whole(0, 1_000_000),
+        whole(0, 1_000_000),
         "tokens of a prompt computed between two steps of running streams; default 0, adaptive",
     ),
     Setting(
-        "spare",
-        "--spare",
-        ("POOL_SPARE",),
-        switch,
-        "true or false: keep a process at hand that has imported what an engine needs; default true",
+        "spare", switch, "true or false: keep a process at hand that has imported what an engine needs; default true"
     ),
     Setting(
         "log_level",
-        "--log-level",
-        ("POOL_LOG_LEVEL", "LOG_LEVEL"),
-        parsing.choice("debug", "info", "warning", "error"),
+        choice("debug", "info", "warning", "error"),
         "debug, info, warning or error; default info",
+        more_variables=("LOG_LEVEL",),
     ),
-    Setting(
-        "run_dir",
-        "--run-dir",
-        ("POOL_RUN_DIR",),
-        parsing.folder,
-        "folder of the gateway's socket; default /tmp/mlx-pool-UID",
-    ),
+    Setting("run_dir", values.folder, "folder of the gateway's socket; default /tmp/mlx-pool-UID"),
 )
 """Every setting, in the order of `--help`. docs/settings.md is checked against this one."""

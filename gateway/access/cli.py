@@ -20,7 +20,8 @@ from gateway.access.keys.key import PERMISSIONS, BadKey, Key, RateLimits, new_ke
 from gateway.access.keys.store import KeyStore, RevokedKey, UnknownKey
 from gateway.access.keys.text import ID_CHARS
 from gateway.config import load
-from gateway.settings import ConfigError, names
+from gateway.values import names
+from protocol.settings import ConfigError
 
 BUSY_S = 5.0
 _SPANS = MappingProxyType({"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400})

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from aiohttp import hdrs, web
 
 from gateway.schema.errors import ApiError
-from gateway.settings import Network
+from gateway.values import Network
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 HOPS = 32

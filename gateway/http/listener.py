@@ -23,7 +23,7 @@ from aiohttp import web
 from gateway.http.connection import ClientConnection, budget_of_malformed
 from gateway.http.place import ListenerPlace
 from gateway.schema.errors import ApiError
-from gateway.settings import Network
+from gateway.values import Network
 
 BACKLOG = 1024
 SPARE = 96

@@ -21,9 +21,9 @@ def rows(kind: str) -> dict[str, set[str]]:
 def test_gateway_settings_are_documented_when_they_exist() -> None:
     """Every flag with every variable, and nothing that is not there."""
     settings = gateway_config.SETTINGS
-    assert rows("gateway") == {setting.flag or setting.key: set(setting.variables) for setting in settings}
+    assert rows("gateway") == {(*setting.flags, setting.key)[0]: set(setting.variables) for setting in settings}
 
 
 def test_worker_settings_are_documented_when_they_exist() -> None:
     """Every flag with every variable, and nothing that is not there."""
-    assert rows("worker") == {setting.flag: set(setting.environment) for setting in worker_config.SETTINGS}
+    assert rows("worker") == {setting.flags[0]: set(setting.variables) for setting in worker_config.SETTINGS}

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from gateway.config import SETTINGS, GatewayConfig, load, parse_arguments
-from gateway.settings import ConfigError
+from protocol.settings import ConfigError
 
 ROOT = Path(__file__).parents[2]
 

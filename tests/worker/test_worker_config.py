@@ -9,10 +9,9 @@ import pytest
 
 from protocol.address import default_run_dir
 from protocol.messages import Kind
+from protocol.settings import ConfigError, Setting
 from worker.config import (
     SETTINGS,
-    ConfigError,
-    Setting,
     WorkerConfig,
     engine_environment,
     parse_arguments,
@@ -92,23 +91,23 @@ EXAMPLES = {
 
 def test_table_of_settings_covers_every_field() -> None:
     """No field without a flag, no flag without a field."""
-    assert set(EXAMPLES) == {setting.field for setting in SETTINGS} == set(WorkerConfig.__struct_fields__)
+    assert set(EXAMPLES) == {setting.name for setting in SETTINGS} == set(WorkerConfig.__struct_fields__)
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.field)
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_setting_is_read_from_flag_and_environment_in_order(setting: Setting) -> None:
     """The flag wins over every name in the environment, the first name over the later ones; empty is unset."""
-    text, value = EXAMPLES[setting.field]
-    model = {} if setting.field == "model_path" else {"MODEL_PATH": "m/qwen3"}
-    if setting.field != "kind":
+    text, value = EXAMPLES[setting.name]
+    model = {} if setting.name == "model_path" else {"MODEL_PATH": "m/qwen3"}
+    if setting.name != "kind":
         model["MODEL_TYPE"] = "embedding"  # every name counts for it
-    names = setting.environment
+    names = setting.variables
     bad = dict.fromkeys(names, "\0")
-    flagged = parse_arguments([setting.flag, text], {**bad, **model})
-    assert getattr(flagged, setting.field) == value
+    flagged = parse_arguments([setting.flags[0], text], {**bad, **model})
+    assert getattr(flagged, setting.name) == value
     for position, name in enumerate(names):
         environment = {**model, **bad, **dict.fromkeys(names[:position], ""), name: text}
-        assert getattr(parse_arguments([], environment), setting.field) == value
+        assert getattr(parse_arguments([], environment), setting.name) == value
 
 
 @pytest.mark.parametrize(
@@ -233,7 +232,7 @@ def test_preload_goes_in_front_of_what_is_there() -> None:
         ("PWD", "/home/me", ("hub", "local")),
         ("TOKENIZERS_PARALLELISM", "false", ("hub", "local")),
         ("MANPATH", "a:b@c", ("hub", "local")),
-        *((name, "x", ("hub", "local")) for setting in SETTINGS for name in setting.environment),
+        *((name, "x", ("hub", "local")) for setting in SETTINGS for name in setting.variables),
     ],
 )
 def test_worker_is_given_no_secret_that_it_does_not_need(

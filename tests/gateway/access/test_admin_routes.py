@@ -15,7 +15,7 @@ from gateway.access.keys.key import RateLimits
 from gateway.app import make_app
 from gateway.config import GatewayConfig, parse_arguments
 from gateway.http.context import EVENTS, KEY_SYNC
-from gateway.settings import ConfigError
+from protocol.settings import ConfigError
 from tests.support.guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 
 ADMIN = bearer(MASTER)

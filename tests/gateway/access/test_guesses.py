@@ -10,7 +10,7 @@ from gateway.access.gate import GATE
 from gateway.access.guesses import ADDRESSES, FORGET_S, FREE, MOST_DELAY_S, REMEMBERED, TRUSTED, LoginGuesses
 from gateway.access.keys.strength import LEAST_CHARS, weakness
 from gateway.config import parse_arguments
-from gateway.settings import ConfigError
+from protocol.settings import ConfigError
 from tests.support.guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 
 

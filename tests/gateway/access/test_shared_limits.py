@@ -14,7 +14,7 @@ from gateway.access.keys.key import UNLIMITED, RateLimits
 from gateway.access.limits import DAY_NS, HOUR_NS, MINUTE_NS
 from gateway.access.rate_limiter import LimitRefusal, RateLimiter, Reservation
 from gateway.access.redis_limits import LEASE_S, LimitDecision, LimitEntry, RedisLimits
-from gateway.settings import ConfigError
+from protocol.settings import ConfigError
 from tests.support.guarded_app import Client, app_of, bearer, guarded, issue
 from tests.support.redis_server import RedisServer, needs_redis, redis_server
 

@@ -7,8 +7,9 @@ import mlx.core as mx
 import pytest
 from models import encoders
 
+from protocol.settings import ConfigError
 from tests.support.embedding_runs import embed_job, loaded, rows, run
-from worker.config import ConfigError, parse_arguments
+from worker.config import parse_arguments
 from worker.engines import weights
 from worker.engines.base import EngineLoadError
 from worker.engines.chat.engine import ChatEngine

@@ -1,53 +1,23 @@
-"""How a setting's text becomes its value. Pure; a `ValueError` says what is allowed.
-
-The supervisor imports this: it must stay light.
-"""
+"""Kinds of value that only a worker's settings have; see `protocol.values`. The supervisor imports this."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from protocol.messages import Kind
+from protocol.values import choice, path
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127})?")
 
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 
 
-def choice(*allowed: str) -> Callable[[str], str]:
-    """One of these words, in any case."""
-
-    def parse(text: str) -> str:
-        if text.lower() not in allowed:
-            raise ValueError(f"must be {', '.join(allowed[:-1])} or {allowed[-1]}")
-        return text.lower()
-
-    return parse
-
-
-def device(text: str) -> str:
-    """What MLX computes on."""
-    return choice("auto", "gpu", "cpu")("gpu" if text.lower() == "mps" else text)
-
-
-def whole(low: int, high: int) -> Callable[[str], int]:
-    """A number between these, both included."""
-
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"\d{1,12}", text) or not low <= int(text) <= high:
-            raise ValueError(f"must be a whole number from {low} to {high}")
-        return int(text)
-
-    return parse
-
-
 def bits(text: str) -> int:
-    """8 or 4; 0 for none."""
+    """Read 8 or 4; 0 for none."""
     return 0 if (chosen := choice("none", "8", "4")(text)) == "none" else int(chosen)
 
 
 def kind(text: str) -> Kind:
-    """What a model is for."""
+    """Read what a model is for."""
     match text.lower():
         case "chat" | "lm":
             return Kind.CHAT
@@ -60,35 +30,35 @@ def kind(text: str) -> Kind:
 
 
 def name(text: str) -> str:
-    """What clients may call a model."""
+    """Read what clients may call a model."""
     if not NAME.fullmatch(text):
         raise ValueError("must be letters, digits and ._:@+- with at most one /, 128 characters a part at most")
     return text
 
 
 def engine(text: str) -> str:
-    """A class by module and name."""
+    """Read a class by module and name."""
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", text):
         raise ValueError("must look like package.module:Class")
     return text
 
 
-def path(text: str) -> str:
-    """A path, with `~` for the home folder, or a hub id."""
+def location(text: str) -> str:
+    """Read a path, with `~` for the home folder, or a hub id."""
     if not text.strip() or "\0" in text:
         raise ValueError("must be a path or a hub id")
     return str(Path(text).expanduser()) if text.startswith("~") else text
 
 
 def revision(text: str) -> str:
-    """A commit, tag or branch."""
+    """Read a commit, tag or branch."""
     if not REVISION.fullmatch(text) or ".." in text:
         raise ValueError("must be a commit, a tag or a branch, of letters, digits and ._/- and at most 100 characters")
     return text
 
 
 def adapters(text: str) -> dict[str, str]:
-    """Paths by the names they are served under."""
+    """Read paths by the names they are served under."""
     found: dict[str, str] = {}
     for part in filter(None, text.split(",")):
         name, equals, where = part.partition("=")
@@ -96,10 +66,10 @@ def adapters(text: str) -> dict[str, str]:
             raise ValueError("must be name=path, the name as for --served-name, without commas in the path")
         if name in found:
             raise ValueError(f"must give {name} to one adapter only")
-        found[name] = path(where)
+        found[name] = location(where)
     return found
 
 
 def folder(text: str) -> Path:
-    """A folder of this machine."""
-    return Path(path(text)).absolute()
+    """Read a folder of this machine."""
+    return path(text).absolute()
