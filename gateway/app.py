@@ -69,7 +69,9 @@ def make_app(config: GatewayConfig, loaded: LoadedConfig | None = None) -> web.A
     middlewares = MIDDLEWARES if tracing is None else (tracing.make_middleware(), *MIDDLEWARES)
     app = web.Application(middlewares=middlewares, client_max_size=BODY_BYTES)
     app[RESPONSE_COUNTS] = Counter()
-    app[HTTP] = HttpSettings(keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s, tier=config.tier)
+    app[HTTP] = HttpSettings(
+        sse_ping_interval_s=config.sse_ping_interval_s, write_timeout_s=config.write_timeout_s, tier=config.tier
+    )
     limits = PoolTimeouts(
         resume_s=config.resume_timeout_s, stall_s=config.stall_timeout_s, load_s=config.load_timeout_s
     )

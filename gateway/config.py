@@ -40,8 +40,9 @@ FILE_VARIABLE = "POOL_CONFIG"
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The gateway's settings. Times in seconds.
 
-    `keep_alive_s`: a stream that was silent for so long gets a comment line. `write_timeout_s`: a client that has not
-    read for so long is dropped. `drain_s`: how long running requests may go on after a SIGTERM (honcho kills after 5).
+    `sse_ping_interval_s`: a stream that was silent for so long gets a comment line. `write_timeout_s`: a client that
+    has not read for so long is dropped. `drain_s`: how long running requests may go on after a SIGTERM (honcho kills
+    after 5).
     `resume_timeout_s`: how long a stream whose engine died waits for another one. `stall_timeout_s`: a busy engine that
     has not stepped for so long is killed. `load_timeout_s`: so is one that loads and has made no progress for so long.
     `log_file_bytes`: 0 leaves rotation to others. `auth` and `rate_limit_enabled` are off in development, unless told
@@ -71,7 +72,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_file_bytes: int = 0
     log_file_count: int = 5
     tracing: bool = False
-    keep_alive_s: float = 5.0
+    sse_ping_interval_s: float = 5.0
     write_timeout_s: float = 30.0
     drain_s: float = 3.5
     resume_timeout_s: float = 60.0
@@ -158,10 +159,11 @@ SETTINGS = (
     Setting("log_file_count", whole(1, 1000), "old log files that are kept (5)"),
     Setting("tracing", switch, "send traces as OTEL_EXPORTER_OTLP_… say; needs the extra otel (false)"),
     Setting(
-        "keep_alive",
+        "sse_ping_interval",
         seconds,
         "seconds of silence before a stream gets a comment line (5)",
-        field="keep_alive_s",
+        field="sse_ping_interval_s",
+        aliases=("keep_alive",),
     ),
     Setting(
         "write_timeout",

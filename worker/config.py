@@ -222,7 +222,12 @@ SETTINGS = (
         values.location,
         "hub id or local path of a smaller model with the same vocabulary, which proposes tokens to a chat model",
     ),
-    Setting("draft_tokens", whole(1, 16), "tokens that a draft model proposes at a time; default 3"),
+    Setting(
+        "draft_tokens",
+        whole(1, 16),
+        "tokens that a draft model proposes at a time; default 3",
+        aliases=("num_draft_tokens",),
+    ),
     Setting(
         "quantize",
         choice("auto", "q4", "q8", "none"),
@@ -257,6 +262,7 @@ SETTINGS = (
         "prefill_chunk",
         whole(0, 1_000_000),
         "tokens of a prompt computed between two steps of running streams; default 0, adaptive",
+        aliases=("prefill_step_size",),
     ),
     Setting(
         "spare", switch, "true or false: keep a process at hand that has imported what an engine needs; default true"

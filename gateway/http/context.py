@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 class HttpSettings:
     """What the routes need to know of the configuration.
 
-    `keep_alive_s`: a stream that was silent this long gets a comment line. `write_timeout_s`: a client that has not
-    read for this long is dropped. `tier`: what the model list says.
+    `sse_ping_interval_s`: a stream that was silent this long gets a comment line. `write_timeout_s`: a client that
+    has not read for this long is dropped. `tier`: what the model list says.
     """
 
-    keep_alive_s: float = 5.0
+    sse_ping_interval_s: float = 5.0
     write_timeout_s: float = 30.0
     tier: str = "3A"
 

@@ -15,7 +15,7 @@ from gateway.dispatch.jobs.stream import JobFailed
 from gateway.http.context import HTTP, REQUEST_ID
 from gateway.schema.errors import ApiError
 
-KEEP_ALIVE = b": keep-alive\n\n"
+PING = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class EventStream:
     def __init__(self, request: web.Request) -> None:
         settings = request.app[HTTP]
         self._request = request
-        self._keep_alive_s = settings.keep_alive_s
+        self._sse_ping_interval_s = settings.sse_ping_interval_s
         self._write_timeout_s = settings.write_timeout_s
         self._loop = asyncio.get_running_loop()
         self._writer: AbstractStreamWriter | None = None
@@ -147,7 +147,7 @@ class EventStream:
     def _watch(self) -> None:
         """Sleep until a comment may be due or a write may have hung."""
         now = self._loop.time()
-        due = self._last_write + (self._write_timeout_s if self._writing else self._keep_alive_s)
+        due = self._last_write + (self._write_timeout_s if self._writing else self._sse_ping_interval_s)
         if now < due:
             self._timer = self._loop.call_at(min(due, now + self._write_timeout_s), self._watch)
             return
@@ -157,11 +157,11 @@ class EventStream:
                 self._request.transport.abort()
             return
         self._comment = self._loop.create_task(self._send_comment())
-        self._timer = self._loop.call_at(now + min(self._keep_alive_s, self._write_timeout_s), self._watch)
+        self._timer = self._loop.call_at(now + min(self._sse_ping_interval_s, self._write_timeout_s), self._watch)
 
     async def _send_comment(self) -> None:
         try:
-            await self.send_frames(KEEP_ALIVE)
+            await self.send_frames(PING)
         except ConnectionError:
             logger.debug("Client left before a keep-alive comment")
 

@@ -47,8 +47,8 @@ def test_client_is_dropped_when_it_stops_reading(
 def test_comments_keep_the_connection_alive_when_the_prompt_takes_long(
     start_pool: Callable[..., RunningPool], endpoint: str
 ) -> None:
-    """With `POOL_KEEP_ALIVE=0.2`, a prefill of two seconds is bridged by comments; tokens come after them."""
-    pool = start_pool(FAKE, environment={"POOL_KEEP_ALIVE": "0.2"})
+    """With `POOL_SSE_PING_INTERVAL=0.2`, a prefill of two seconds is bridged by comments; tokens come after them."""
+    pool = start_pool(FAKE, environment={"POOL_SSE_PING_INTERVAL": "0.2"})
     script = "fake: prefill@1.2 tokens@5"
     if endpoint == "chat":
         connection = pool.open_chat(script, stream=True)

@@ -28,14 +28,14 @@ def test_defaults_hold_when_nobody_says_anything() -> None:
 
 def test_sources_override_each_other_when_all_speak(elsewhere: Path) -> None:
     """Flag over variable over alias over file over default, setting by setting."""
-    (elsewhere / "config.yaml").write_text("port: 1\ntier: file\nkeep_alive: 7\ndrain: 2\n")
+    (elsewhere / "config.yaml").write_text("port: 1\ntier: file\nsse_ping_interval: 7\ndrain: 2\n")
     environment = {"POOL_PORT": "2", "SERVER_PORT": "3", "EMBEDDING_HOST": "localhost", "POOL_TIER": "env"}
     loaded = load(["--port", "4"], environment)
     config = loaded.config
-    assert (config.port, config.tier, config.keep_alive_s, config.drain_s) == (4, "env", 7.0, 2.0)
+    assert (config.port, config.tier, config.sse_ping_interval_s, config.drain_s) == (4, "env", 7.0, 2.0)
     assert (config.host, config.write_timeout_s) == ("localhost", 30.0)
     assert loaded.origins == {
-        "port": "--port", "tier": "POOL_TIER", "keep_alive": "config.yaml", "drain": "config.yaml",
+        "port": "--port", "tier": "POOL_TIER", "sse_ping_interval": "config.yaml", "drain": "config.yaml",
         "host": "EMBEDDING_HOST",
     }  # fmt: skip
 
@@ -56,6 +56,18 @@ def test_file_is_the_development_one_when_both_lie_there(elsewhere: Path) -> Non
     assert parse_arguments(["--config", "last.yaml"], {"POOL_CONFIG": "other.yaml"}).port == 4
     (elsewhere / "config.dev.yaml").unlink()
     assert parse_arguments([], {}).port == 1
+
+
+def test_setting_is_read_when_either_of_its_names_is_given(elsewhere: Path) -> None:
+    """The old name does everywhere what the new one does. Both may say the same. A better source overrides either."""
+    both = {"POOL_KEEP_ALIVE": "3", "POOL_SSE_PING_INTERVAL": "3.0"}
+    assert parse_arguments(["--keep-alive", "2"], both).sse_ping_interval_s == 2.0
+    assert parse_arguments(["--sse-ping-interval", "2"], both).sse_ping_interval_s == 2.0
+    assert load([], both).origins == {"sse_ping_interval": "POOL_SSE_PING_INTERVAL"}
+    assert load([], {"POOL_KEEP_ALIVE": "3"}).origins == {"sse_ping_interval": "POOL_KEEP_ALIVE"}
+    (elsewhere / "config.yaml").write_text("keep_alive: 4\n")
+    assert parse_arguments([], {}).sse_ping_interval_s == 4.0
+    assert parse_arguments([], {"POOL_SSE_PING_INTERVAL": "5"}).sse_ping_interval_s == 5.0
 
 
 def test_values_are_typed_when_the_file_has_yaml_types(elsewhere: Path) -> None:
@@ -84,6 +96,11 @@ def test_values_are_typed_when_the_file_has_yaml_types(elsewhere: Path) -> None:
         ("tier: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
         ("debug: maybe", "config.yaml: debug: must be true or false, not 'maybe'"),
         ("keep_alive: 0", "keep_alive: must be a number of seconds"),
+        ("sse_ping_interval: 0", "sse_ping_interval: must be a number of seconds"),
+        (
+            "sse_ping_interval: 1\nkeep_alive: 2",
+            "config.yaml: sse_ping_interval and keep_alive: are one setting, and say different things",
+        ),
         ("plugins: [a b]", "plugins: must be modules"),
         ("aliases: {a: null}", "aliases: must be text"),
     ],
@@ -106,6 +123,16 @@ def test_file_is_refused_when_it_says_nonsense(elsewhere: Path, text: str, said:
         (["--host", "::"], {"POOL_ENV": "development"}, "reachable from other machines"),
         (["--host", "box.local"], {"EMBEDDING_ENV": "dev"}, "reachable from other machines"),
         (["--api-key", "x"], {}, "--api-key: no such flag"),
+        (
+            ["--keep-alive", "1", "--sse-ping-interval", "2"],
+            {},
+            "--sse-ping-interval and --keep-alive: are one setting, and say different things",
+        ),
+        (
+            [],
+            {"POOL_SSE_PING_INTERVAL": "1", "POOL_KEEP_ALIVE": "2"},
+            "POOL_SSE_PING_INTERVAL and POOL_KEEP_ALIVE: are",
+        ),
     ],
 )
 def test_flags_and_variables_are_refused_when_they_say_nonsense(

@@ -102,9 +102,10 @@ def test_setting_is_read_from_flag_and_environment_in_order(setting: Setting) ->
     if setting.name != "kind":
         model["MODEL_TYPE"] = "embedding"  # every name counts for it
     names = setting.variables
-    bad = dict.fromkeys(names, "\0")
-    flagged = parse_arguments([setting.flags[0], text], {**bad, **model})
-    assert getattr(flagged, setting.name) == value
+    bad = dict.fromkeys(setting.more_variables, "\0")
+    for flag in setting.flags:
+        flagged = parse_arguments([flag, text], {**dict.fromkeys(names, "\0"), **model})
+        assert getattr(flagged, setting.name) == value
     for position, name in enumerate(names):
         environment = {**model, **bad, **dict.fromkeys(names[:position], ""), name: text}
         assert getattr(parse_arguments([], environment), setting.name) == value
@@ -156,6 +157,15 @@ def test_bad_variable_is_named_by_its_own_name() -> None:
     """Whoever set QUEUE_SIZE has never heard of --queue-size."""
     with pytest.raises(ConfigError, match=r"^QUEUE_SIZE: must be a whole number"):
         parse(QUEUE_SIZE="many")
+
+
+def test_second_name_is_refused_when_it_says_something_else() -> None:
+    """Both names of mlx-lm are taken, here and in the environment, but not beside ours with another value."""
+    assert parse("--draft-tokens", "4", "--num-draft-tokens", "4").draft_tokens == 4
+    with pytest.raises(ConfigError, match=r"^--prefill-chunk and --prefill-step-size: are one setting"):
+        parse("--prefill-chunk", "4", "--prefill-step-size", "5")
+    with pytest.raises(ConfigError, match=r"^POOL_DRAFT_TOKENS and POOL_NUM_DRAFT_TOKENS: are one setting"):
+        parse(POOL_DRAFT_TOKENS="4", POOL_NUM_DRAFT_TOKENS="5")
 
 
 def test_model_path_is_required() -> None:

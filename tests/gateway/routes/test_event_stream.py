@@ -20,7 +20,7 @@ REQUEST = (
 @pytest.fixture
 def http_settings() -> HttpSettings:
     """Clocks fast enough to wait for."""
-    return HttpSettings(keep_alive_s=0.05, write_timeout_s=0.3)
+    return HttpSettings(sse_ping_interval_s=0.05, write_timeout_s=0.3)
 
 
 async def test_comment_is_sent_when_nothing_else_was(client: Any, pool: Any) -> None:
