@@ -14,7 +14,7 @@ MAPPED_BYTES = 64 * 1024
 
 
 def map_large_blocks() -> bool:
-    """Have blocks from `MAPPED_BYTES` on mapped one by one; whether the C library knows how."""
+    """Have blocks from `MAPPED_BYTES` on mapped one by one. Return whether the C library knows how."""
     if sys.platform != "linux":
         return False
     try:

@@ -64,7 +64,7 @@ ANCESTRY_S = 1.0
 
 
 def make_app(config: GatewayConfig, loaded: LoadedConfig | None = None) -> web.Application:
-    """The application, ready to be run. The pool's socket opens when it starts. `loaded`: where `config` is from."""
+    """Build the application. The pool's socket opens when it starts. `loaded`: where `config` is from."""
     tracing = _tracing(config)
     middlewares = MIDDLEWARES if tracing is None else (tracing.make_middleware(), *MIDDLEWARES)
     app = web.Application(middlewares=middlewares, client_max_size=BODY_BYTES)
@@ -108,7 +108,7 @@ def make_app(config: GatewayConfig, loaded: LoadedConfig | None = None) -> web.A
 
 
 def _tracing(config: GatewayConfig) -> "Tracing | None":
-    """Tracing, where it is switched on. Raises `ConfigError` where what it needs is not installed."""
+    """Set tracing up, where it is on. Raises `ConfigError` where what it needs is not installed."""
     if not config.tracing:
         return None
     try:

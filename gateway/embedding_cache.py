@@ -50,11 +50,11 @@ class EmbeddingCache:
 
     @staticmethod
     def namespace_of(*parts: object) -> bytes:
-        """What inputs are looked up in: `parts` name the tenant, the model, its revision, and the options."""
+        """Return the namespace of look-ups; `parts` name the tenant, the model, its revision, and the options."""
         return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     def find_vectors(self, space: bytes, keys: Sequence[CacheKey]) -> list[Vector | None]:
-        """What is known of `keys`, in order. The hot path."""
+        """Return the known vector of each key, in order, else None. The hot path."""
         entries, now = self._entries, self._clock()
         get, touch = entries.get, entries.move_to_end
         found: list[Vector | None] = []

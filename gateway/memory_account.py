@@ -38,7 +38,7 @@ class MemoryAccount:
         return self.capacity_bytes * 2 // 3
 
     def report(self) -> dict[str, int]:
-        """The account in brief."""
+        """Return the account in brief."""
         return {"held_bytes": self.held_bytes, "most_bytes": self.capacity_bytes, "refused": self.refused}
 
     def open_share(self, tenant: str) -> "MemoryShare":
@@ -46,7 +46,7 @@ class MemoryAccount:
         return MemoryShare(self, tenant)
 
     def has_room(self, tenant: str, size: int) -> bool:
-        """Whether a caller may hold so many bytes more."""
+        """Return whether a caller may hold so many bytes more."""
         return self._tenants.get(tenant, 0) + size <= 2 * (self.capacity_bytes - self.held_bytes - size)
 
     def count_bytes(self, tenant: str, size: int) -> None:

@@ -20,7 +20,7 @@ class AddressError(Exception):
 
 
 def default_run_dir() -> Path:
-    """`/tmp/mlx-pool-UID`: short on purpose, macOS's own temporary folder is too long for a socket path."""
+    """Return `/tmp/mlx-pool-UID`: short, since macOS's own temporary folder is too long for a socket path."""
     # Safe although shared: `prepare_run_dir` makes it 0700 and refuses one that is somebody else's.
     return Path("/tmp") / f"mlx-pool-{os.getuid()}"  # noqa: S108
 
@@ -48,7 +48,7 @@ def prepare_run_dir(path: Path) -> Path:
 
 
 def endpoint(run_dir: Path) -> str:
-    """The ZeroMQ endpoint inside `run_dir`."""
+    """Return the ZeroMQ endpoint inside `run_dir`."""
     return f"ipc://{run_dir.absolute() / SOCKET_NAME}"
 
 

@@ -21,7 +21,7 @@ class Ancestry:
         self._late = self._honcho == 1 and "honcho" not in command_of(1)
 
     def alive(self) -> bool:
-        """False once either is gone."""
+        """Return False once either is gone."""
         if self._late or os.getppid() != self._helper:
             return False
         if self._honcho is None:
@@ -39,7 +39,7 @@ class Ancestry:
 
 
 def parent_of(pid: int, *, platform: str = sys.platform) -> int | None:
-    """The parent of process `pid`; None where the system does not tell."""
+    """Return the parent of process `pid`; None where the system does not tell."""
     with contextlib.suppress(OSError, ValueError, IndexError, subprocess.SubprocessError):
         if platform == "linux":
             # The name in parentheses may hold anything; the fields count from behind it.
@@ -49,7 +49,7 @@ def parent_of(pid: int, *, platform: str = sys.platform) -> int | None:
 
 
 def command_of(pid: int, *, platform: str = sys.platform) -> str:
-    """The command line of process `pid`; empty where the system does not tell."""
+    """Return the command line of process `pid`; empty where the system does not tell."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         if platform == "linux":
             # Small images have no `ps`, and a busy machine is slow to start one.

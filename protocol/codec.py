@@ -41,7 +41,7 @@ _to_gateway_decoder = msgspec.msgpack.Decoder(Envelope[ToGateway])
 
 
 def encode(messages: Sequence[ToWorker] | Sequence[ToGateway], *, epoch: int) -> bytes:
-    """One envelope as bytes, ready to be frame 0."""
+    """Encode one envelope as bytes, ready to be frame 0."""
     return _encoder.encode((VERSION, epoch, messages))
 
 

@@ -17,7 +17,7 @@ _HUB = ("HF_", "HUGGING_FACE_", "HUGGINGFACE_")
 
 
 def without_secrets(environment: Mapping[str, str], *, hub: bool) -> dict[str, str]:
-    """An environment without keys, tokens, passwords, and addresses that hold a password.
+    """Return an environment without keys, tokens, passwords, and addresses that hold a password.
 
     With `hub`, what is needed to fetch models from the hub stays: its token, and proxies.
     """

@@ -99,7 +99,7 @@ class ToolCall(Message, frozen=True):
 
 
 def joined_calls(pieces: Iterable[ToolCall]) -> list[ToolCall]:
-    """Tool calls with all the arguments that the pieces hold. One whose beginning is not among them stays a piece."""
+    """Join pieces to tool calls with all their arguments. One whose beginning is missing stays a piece."""
     calls: list[ToolCall] = []
     for piece in pieces:
         if calls and not piece.name and calls[-1].index == piece.index:

@@ -98,7 +98,7 @@ def _install(python: Path, extras: set[str]) -> None:
 
 
 def _present_extras() -> set[str] | None:
-    """The extras of a `.venv` that fits this source; None where there is none, or an older or a moved one."""
+    """Return the extras of a `.venv` that fits this source; None where there is none, or an older or a moved one."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         stamp = json.loads((VENV / "stamp.json").read_text())
         if stamp["source"] == _source() and os.access(VENV / "bin" / "python", os.X_OK):
@@ -107,7 +107,7 @@ def _present_extras() -> set[str] | None:
 
 
 def _source() -> str:
-    """What an installation depends on: the two files, the Python version, and the folder (scripts hold its path)."""
+    """Return what an installation depends on: two files, the Python version, the folder (scripts hold its path)."""
     digest = hashlib.sha256(f"{ROOT}\0{sys.version_info[:2]}\0".encode())
     digest.update(f"{BARE}{BARE_CLIENTS}".encode())
     for name in ("pyproject.toml", "constraints.txt"):
@@ -132,7 +132,7 @@ def _ensure_node() -> None:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """One installation at a time: a server and a test run may be started together."""
+    """Hold a lock for one installation at a time: a server and a test run may be started together."""
     folder = ROOT / ".run"
     folder.mkdir(exist_ok=True)
     with (folder / "environment.lock").open("w") as lock:

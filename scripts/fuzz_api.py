@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def wait(log: Path) -> str:
-    """The address, once all three models are up."""
+    """Wait until all three models are up. Return the address."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         found = re.search(r"Running on (http://127\.0\.0\.1:\d+)", log.read_text())

@@ -45,7 +45,7 @@ class Plan:
         return ",".join(f"{name}={count}" for name, count in {"gateway": 1, **self.workers}.items())
 
     def environment(self) -> dict[str, str]:
-        """What the Procfile's lines are told."""
+        """Return what the Procfile's lines are told."""
         variables = {f"{kind.upper()}_MODEL": model for kind, model in self.models.items()}
         variables |= {f"{kind.upper()}_MODEL": DEMO_MODELS[kind] for kind in self.demos}
         if self.host is not None:
@@ -127,7 +127,7 @@ def _model(flag: str, model: str, folder: Path) -> str:
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """The settings of a `.env`, as far as the shell and honcho agree on what they mean."""
+    """Return the settings of a `.env`, as far as the shell and honcho agree on what they mean."""
     if not path.exists():
         return {}
     found = re.findall(r"^\s*([A-Za-z_]\w*)\s*=\s*(.*?)\s*$", path.read_text(), re.MULTILINE)

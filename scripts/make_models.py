@@ -84,7 +84,7 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def _stamp(name: str) -> str:
-    """Changes with everything that the folder depends on."""
+    """Return a text that changes with everything that the folder depends on."""
     digest = hashlib.sha256(name.encode())
     for source in (Path(__file__), *sorted(path for path in _SOURCES.iterdir() if path.is_file())):
         digest.update(source.read_bytes())

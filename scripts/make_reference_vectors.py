@@ -130,7 +130,7 @@ WORDS = ("the", "of", "river", "market", "engine", "green", "quickly", "under", 
 
 
 def texts() -> list[str]:
-    """Short and long, many scripts, around and beyond the model's limit."""
+    """Return short and long texts, of many scripts, around and beyond the model's limit."""
     chance = random.Random(7)
     found = [sentence.format(topic) for topic in TOPICS for sentence in SENTENCES] + list(VARIED)
     lengths = [*range(3, 60, 3), 80, 100, 128, 150, 180, 200, 220, 240, 252, 253, 254, 255, 256, 300, 500]
@@ -147,7 +147,7 @@ def texts() -> list[str]:
 
 
 def minilm(folder: str) -> dict[str, Any]:
-    """Each text alone: what batches make of it is for the tests."""
+    """Embed each text alone: what batches make of it is for the tests."""
     model = SentenceTransformer(folder, device="cpu")
     model.max_seq_length = MAX_TOKENS
     inputs = texts()
@@ -160,7 +160,7 @@ def minilm(folder: str) -> dict[str, Any]:
 
 
 def tiny() -> dict[str, Any]:
-    """The token ids of `encoders.texts()`, each alone, through every model of `encoders.CONFIGS`."""
+    """Send `encoders.texts()`, each alone, through every model of `encoders.CONFIGS`. Return the vectors."""
     found: dict[str, Any] = {"made_with": f"transformers {transformers.__version__}, torch {torch.__version__}"}
     with tempfile.TemporaryDirectory() as scratch:
         for name in encoders.CONFIGS:
@@ -192,7 +192,7 @@ def _tiny(name: str, folder: Path) -> Any:
 
 
 def _siglip(folder: Path, files: list[Image.Image]) -> Any:
-    """Texts, images, and the means of both."""
+    """Embed texts, images, and the means of both."""
     model = transformers.SiglipModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokens = [tokenizer.encode(text).ids for text in seeing.TEXTS]
@@ -205,7 +205,7 @@ def _siglip(folder: Path, files: list[Image.Image]) -> Any:
 
 
 def _qwen2_vl(folder: Path, files: list[Image.Image]) -> Any:
-    """Texts, images, and both; as published for embedding models of that line."""
+    """Embed texts, images, and both, as published for embedding models of that line."""
     model = transformers.Qwen2VLModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     process = Qwen2VLImageProcessorPil.from_pretrained(folder)

@@ -49,7 +49,7 @@ NOT_PUBLIC_V6 = tuple(
 
 
 def is_public(address: str) -> bool:
-    """Whether a numeric address is one that anybody on the internet could reach. Any other text is not."""
+    """Return whether anybody on the internet could reach a numeric address. Any other text is not one."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

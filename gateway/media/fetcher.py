@@ -1,5 +1,4 @@
-"""Fetches images over HTTP(S), for requests that name them by URL, under every rule about what a server may be told
-to connect to.
+"""Fetches images over HTTP(S), under every rule about what a server may be told to connect to.
 
 Of a remote server nothing is passed on but the file itself, and at most its status: no header, no text. What is not
 allowed and what does not exist look alike, so that nobody learns by asking what there is in our network.
@@ -133,7 +132,7 @@ class Fetcher:
             self._places.give_back(tenant, host)
 
     async def _follow(self, url: URL, where: str, hold: Hold) -> ImageFile:
-        """The file at the end of all redirects, each of which is checked as the first URL was."""
+        """Follow all redirects, checked as the first URL was, to a file."""
         if self._session is None:
             raise RuntimeError("the fetcher is not open")
         for _ in range(self._limits.redirects + 1):
@@ -165,7 +164,7 @@ async def _read(response: aiohttp.ClientResponse, where: str, hold: Hold, limits
 
 
 def _not_allowed(error: BaseException | None) -> bool:
-    """Whether an address was the reason, however deep it lies."""
+    """Return whether an address was the reason, however deep it lies."""
     while error is not None:
         if isinstance(error, NotAllowed | BadUrl):
             return True

@@ -41,7 +41,7 @@ def read_header(data: bytes) -> ImageHeader | None:
 
 
 def _webp(data: bytes) -> ImageHeader | None:
-    """Source: WebP container specification, and RFC 6386 9.1 for the lossy bit stream."""
+    """Read a WebP's size. Source: WebP container specification, and RFC 6386 9.1 for the lossy bit stream."""
     match data[12:16]:
         case b"VP8X":
             width, high, height, top = struct.unpack_from("<HBHB", data, 24)

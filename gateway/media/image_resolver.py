@@ -84,7 +84,7 @@ class ImageResolver:
             share.release_bytes(held)
 
     async def _files(self, wanted: dict[str, str], hold: Hold, tenant: str) -> dict[str, ImageFile]:
-        """By URL; `wanted` says which parameter to blame for each."""
+        """Return files by URL; `wanted` says which parameter to blame for each."""
         if len(wanted) < 2:
             return {url: await self._file(url, where, hold, tenant) for url, where in wanted.items()}
         tasks: dict[str, asyncio.Task[ImageFile]] = {}
@@ -111,7 +111,7 @@ class ImageResolver:
 
 
 def checked(file: ImageFile, where: str) -> ImageFile:
-    """The file, if it is an image of a format and size that are taken. Raises `ApiError`, naming `where`."""
+    """Return the file, if it is an image of a format and size that are taken. Raises `ApiError`, naming `where`."""
     header = read_header(file.data)
     if header is None:
         raise invalid("The image is not a PNG, JPEG, WebP or GIF file.", where)

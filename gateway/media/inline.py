@@ -54,5 +54,5 @@ def read_inline(url: str, where: str) -> ImageFile:
 
 
 def too_large(where: str) -> ApiError:
-    """413, naming the image."""
+    """Make a 413 that names the image."""
     return ApiError("body_too_large", f"The image is larger than {MAX_IMAGE_BYTES} bytes.", where)

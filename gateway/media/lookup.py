@@ -42,7 +42,7 @@ class SystemLookup:
         self._places = FairPlaces(at_once, per_host=at_once)
 
     async def __call__(self, host: str, port: int) -> list[str]:
-        """Raises `OSError`. A look-up that nobody waits for any more keeps its place until it ends."""
+        """Resolve a host. Raises `OSError`. A look-up that nobody waits for any more keeps its place until it ends."""
         tenant = TENANT.get()
         await self._places.take_place(tenant, host)
         loop = asyncio.get_running_loop()
@@ -68,7 +68,7 @@ class SystemLookup:
 
 
 def make_connector(lookup: Lookup, allowed: Allowed, *, at_once: int) -> aiohttp.TCPConnector:
-    """A connector to allowed addresses alone. Needs a running loop."""
+    """Make a connector to allowed addresses alone. Needs a running loop."""
 
     def open_socket(info: AddressInfo) -> socket.socket:
         # The last word, and the only one about hosts that are numeric already: aiohttp does not resolve those.
@@ -94,7 +94,7 @@ class _Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """All addresses of a name, or `NotAllowed` for the sake of any of them."""
+        """Return all addresses of a name, or raise `NotAllowed` for the sake of any of them."""
         addresses = await self._lookup(host, port)
         if not addresses or not all(map(self._allowed, addresses)):
             raise NotAllowed("refused")
@@ -112,7 +112,7 @@ class _Resolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 def _addresses(host: str, port: int) -> list[str] | OSError:

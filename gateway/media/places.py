@@ -35,7 +35,7 @@ class FairPlaces:
             raise
 
     def give_back(self, tenant: str, host: str) -> None:
-        """A place is free again."""
+        """Free a place, and hand it to whoever is next."""
         self._free += 1
         self._held[tenant] -= 1
         self._hosts[tenant, host] -= 1

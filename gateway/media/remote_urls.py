@@ -54,7 +54,7 @@ def read_url(text: str, rules: UrlRules) -> URL:
 
 
 def is_address(host: str) -> bool:
-    """Whether a host is numeric in any spelling: C libraries read `0x7f.1` and `2130706433` as 127.0.0.1."""
+    """Return whether a host is numeric in any spelling: C libraries read `0x7f.1` and `2130706433` as 127.0.0.1."""
     return ":" in host or _NUMBER.fullmatch(host.removesuffix(".").rpartition(".")[2]) is not None
 
 

@@ -16,7 +16,7 @@ from gateway.telemetry.events import KEPT
 
 
 async def stats(request: web.Request) -> web.Response:
-    """Cache hit rates, rate limiting, a summary of the configuration, performance."""
+    """Answer with cache hit rates, rate limiting, a summary of the configuration, performance."""
     app = request.app
     now, vectors, gate, custody = app[POOL].take_snapshot(), app[EMBEDDING_CACHE], app[GATE], app[KEY_SYNC]
     beats = [worker.beat for worker in now.workers if worker.beat is not None]
@@ -75,7 +75,7 @@ async def stats(request: web.Request) -> web.Response:
 
 
 async def configuration(request: web.Request) -> web.Response:
-    """Every setting, secrets masked."""
+    """Answer with every setting, secrets masked."""
     loaded = request.app[LOADED]
     return answer(
         Configuration(
@@ -87,7 +87,7 @@ async def configuration(request: web.Request) -> web.Response:
 
 
 async def workers(request: web.Request) -> web.Response:
-    """All engine processes."""
+    """Answer with all engine processes."""
     now = request.app[POOL].take_snapshot()
     own = {model.name for model in request.app[POOL].models() if allowed(request, model)}
     watched = {report.engine: report for report in now.supervisors}
@@ -136,7 +136,7 @@ async def clear_cache(request: web.Request) -> web.Response:
 
 
 async def events(request: web.Request) -> web.Response:
-    """What happened, the newest first; `limit` says how much of it (100)."""
+    """Answer with what happened, the newest first; `limit` says how much of it (100)."""
     text = request.query.get("limit", "100")
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= KEPT):
         raise invalid(f"'limit' must be a number from 1 to {KEPT}.", "limit")

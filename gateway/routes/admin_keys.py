@@ -39,12 +39,12 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def every(request: web.Request) -> web.Response:
-    """All keys, revoked ones too."""
+    """Answer with all keys, revoked ones too."""
     return answer(KeyList(data=[_info(key) for key in await _keys(request)]))
 
 
 async def one(request: web.Request) -> web.Response:
-    """One key."""
+    """Answer with one key, without its secret."""
     return answer(_info(await _find(request)))
 
 
@@ -92,7 +92,7 @@ async def rotate(request: web.Request) -> web.Response:
 
 
 def _check(request: web.Request, key: Key) -> None:
-    """Raises `NotGranted`."""
+    """Check that the caller may give away what `key` holds. Raises `NotGranted`."""
     check_grant(request[CALLER], key, request.app[GATE].usage.defaults)
 
 

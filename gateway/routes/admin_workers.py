@@ -43,7 +43,7 @@ async def stop(request: web.Request) -> web.Response:
 
 
 async def load(request: web.Request) -> web.Response:
-    """Have one engine of a model, unless there are more."""
+    """Have one engine of a model, unless it has more."""
     model = _model(request)
     replicas = request.app[POOL].load_model(model, grace_s=GRACE_S)
     audit("model.load", by=request[CALLER].id, subject=model.name, replicas=replicas)
@@ -85,7 +85,7 @@ def _scaled(request: web.Request, act: str, model: "ModelState", replicas: int, 
 
 
 def _model(request: web.Request) -> "ModelState":
-    """By served name or alias; a hub id keeps its slash."""
+    """Find a model by served name or alias; a hub id keeps its slash."""
     name = request.match_info["name"]
     for model in request.app[POOL].models():
         if name in (model.name, *model.aliases) and allowed(request, model):

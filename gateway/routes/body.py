@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 async def read(request: web.Request, kind: type[R], *, beside: Mapping[str, Any] | None = None) -> R:
-    """The body as a checked `kind`, over fields given `beside` it.
+    """Read the body as a checked `kind`, over fields given `beside` it.
 
     The request's share of memory holds what that takes, until the request is over or settles for less.
     Raises `ApiError`, or aiohttp's own 413 for a body over the limit.
@@ -63,7 +63,7 @@ async def read(request: web.Request, kind: type[R], *, beside: Mapping[str, Any]
 
 
 async def _rest(request: web.Request) -> bytes:
-    """The body. `request.read()` would keep it for the request's whole life, and it may be 20 MB of images."""
+    """Read the body. `request.read()` would keep it for the request's whole life, and it may be 20 MB of images."""
     data, share, content = io.BytesIO(), request[SHARE], request.content
     pace = Pace(content)
     while chunk := await pace.read_in_time(content.readany()):
@@ -77,7 +77,7 @@ async def _rest(request: web.Request) -> bytes:
 async def _decode_slowly(
     request: web.Request, bodies: list[bytes], kind: type[R], beside: Mapping[str, Any] | None
 ) -> R:
-    """As `decode`, for a large body: its structure is counted before it is parsed, and others run between the steps.
+    """Decode a large body: its structure is counted before it is parsed, and others run between the steps.
 
     `bodies` holds the body alone, and is emptied: once it is parsed, nobody needs its text.
     """
@@ -134,7 +134,7 @@ async def _count_inner(wanted: Request) -> None:
 
 
 async def answer_in_pieces(request: web.Request, pieces: Iterator[bytes]) -> web.StreamResponse:
-    """A JSON body in pieces, each of which takes a millisecond to make. A large one is made as its reader takes it."""
+    """Send a JSON body in pieces that each take a millisecond to make. A large one is made as its reader takes it."""
     begun, size = [], 0
     for piece in pieces:
         begun.append(piece)
@@ -146,7 +146,7 @@ async def answer_in_pieces(request: web.Request, pieces: Iterator[bytes]) -> web
 
 
 async def _send(request: web.Request, pieces: Iterator[bytes]) -> web.StreamResponse:
-    """Raises `ConnectionError` where the client is gone, or takes too long to read a piece."""
+    """Send pieces. Raises `ConnectionError` where the client is gone, or takes too long to read a piece."""
     response = web.StreamResponse(headers={"Content-Type": "application/json", "X-Request-ID": request[REQUEST_ID]})
     await response.prepare(request)
     try:
@@ -164,5 +164,5 @@ async def _send(request: web.Request, pieces: Iterator[bytes]) -> web.StreamResp
 
 
 def answer(body: Answer, *, status: int = 200) -> web.Response:
-    """A JSON body."""
+    """Answer with a JSON body."""
     return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")

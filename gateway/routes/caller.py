@@ -27,7 +27,7 @@ _NEEDED = MappingProxyType(
 
 
 def model_of(request: web.Request, name: str | None, kind: Kind | None, capability: str = "") -> "ModelState":
-    """The model for a request of that kind: the only way from a name to a model, so that no route forgets to ask.
+    """Return the model for a request of that kind: the only way from a name to a model; no route forgets to ask.
 
     Who may use some models only is told of no others: names are looked up among theirs, and all that leads to none of
     those is refused in the same words, whether it is served or not. Who names none gets the default one of theirs.
@@ -49,7 +49,7 @@ def model_of(request: web.Request, name: str | None, kind: Kind | None, capabili
 
 
 def shown(request: web.Request, name: str | None, kind: Kind | None) -> "ModelState":
-    """The model that a caller wants to know of. Raises as `Pool.resolve`; what is not theirs is not there."""
+    """Return the model that a caller wants to know of. Raises as `Pool.resolve`; what is not theirs is not there."""
     return _resolve(request, name, kind)
 
 
@@ -72,7 +72,7 @@ def _resolve(request: web.Request, name: str | None, kind: Kind | None, capabili
 
 
 def allowed(request: web.Request, model: "ModelState") -> bool:
-    """Whether the caller may use, and know of, a model: by its served name or an alias of that, not by its origin.
+    """Return whether the caller may use a model: by its served name or an alias of that, not by its origin.
 
     A model with one of its adapters is another model than without: neither opens the other.
     """
@@ -80,12 +80,12 @@ def allowed(request: web.Request, model: "ModelState") -> bool:
 
 
 def tenant(request: web.Request) -> str:
-    """Whose prompts may share a cache: the key's; all share one where nobody is asked for a key."""
+    """Return whose prompts may share a cache: the key's; all share one where nobody is asked for a key."""
     return request[CALLER].tenant
 
 
 def count_job(request: web.Request, stream: JobStream) -> None:
-    """Have a job's work charged to its caller."""
+    """Charge a job's work to its caller."""
     if (work := request.get(WORK)) is not None:
         work.streams.append(stream)
 
@@ -112,14 +112,14 @@ async def reserve(request: web.Request, *jobs: GenerateJob | EmbedJob) -> None:
 
 
 async def reserve_inputs(request: web.Request, inputs: Iterable[CacheKey]) -> None:
-    """The same for texts, token ids and digests of images, known already or not. Raises `ApiError` (429)."""
+    """Reserve texts, token ids and digests of images, known already or not. Raises `ApiError` (429)."""
     ticket = request.get(TICKET)
     if ticket is not None and ticket.counts_tokens:
         await ticket.reserve_tokens(sum(map(_tokens, inputs)))
 
 
 def payload_bytes(job: GenerateJob | TokenizeJob) -> int:
-    """What the prompt of a job takes in memory until its worker has done."""
+    """Return what the prompt of a job takes in memory until its worker has done."""
     match job.prompt:
         case ChatPrompt(messages=messages, tools=tools):
             return len(messages) + len(tools or b"")
@@ -130,7 +130,7 @@ def payload_bytes(job: GenerateJob | TokenizeJob) -> int:
 
 
 def text_memory(text: str) -> int:
-    """What a text takes in memory, with the UTF-8 that Python keeps beside it once it was sent."""
+    """Return what a text takes in memory, with the UTF-8 that Python keeps beside it once it was sent."""
     return getsizeof(text) * (1 if text.isascii() else 2)
 
 

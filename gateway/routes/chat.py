@@ -133,7 +133,7 @@ async def _choice(delta: Delta, *, logprobs: bool) -> ChatChoice:
 
 
 async def _written(tokens: list[JobLogprob]) -> list[LogprobBody]:
-    """Each token's entry, written already: with 20 alternatives each, thousands of them take long."""
+    """Encode each token's entry now: with 20 alternatives each, thousands of them take long."""
     written: list[msgspec.Raw] = []
     for start in range(0, len(tokens), SLICE_TOKENS):
         written += [

@@ -32,12 +32,12 @@ class ChatChunks:
         self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
 
     def encode_opening(self) -> bytes:
-        """The first frame of every choice: who speaks."""
+        """Encode the first frame of every choice: who speaks."""
         speaker = ChatDelta(role="assistant", content="")
         return b"".join(self._frame(choice, speaker) for choice in range(self._choices))
 
     def encode_deltas(self, deltas: list[Delta]) -> bytes:
-        """All frames that `deltas` amount to; empty where they bring nothing to show."""
+        """Encode all frames that `deltas` amount to; empty where they bring nothing to show."""
         parts: list[bytes] = []
         for delta in deltas:
             if delta.finish is not None or delta.reasoning or delta.calls or delta.logprobs:
@@ -47,7 +47,7 @@ class ChatChunks:
         return b"".join(parts)
 
     def encode_closing(self, usage: UsageBody | None, timings: Timings | None) -> bytes:
-        """The frame without choices, where one was asked for."""
+        """Encode the frame without choices, where one was asked for."""
         return closing_frame(self._head, usage, timings)
 
     def _mixed(self, delta: Delta, parts: list[bytes]) -> None:
@@ -77,7 +77,7 @@ class ChatChunks:
 
 
 def _pieces(call: ToolCall) -> Iterator[ToolCallDelta]:
-    """As OpenAI sends them: who is called, then the arguments."""
+    """Split calls as OpenAI sends them: who is called, then the arguments."""
     if call.name:
         opening = FunctionDelta(name=call.name, arguments="")
         yield ToolCallDelta(index=call.index, id=call.id, type="function", function=opening)

@@ -111,7 +111,7 @@ async def _whole(
 
 
 async def _written(choice: TextChoice) -> TextChoice:
-    """A choice, written already where it has log-probabilities: with those of a long prompt it takes long."""
+    """Encode a choice now where it has log-probabilities: with those of a long prompt it takes long."""
     if choice.logprobs is None:
         return choice
     await asyncio.sleep(0)

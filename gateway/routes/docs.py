@@ -43,7 +43,7 @@ HEADERS = MappingProxyType(
 
 
 async def openapi(request: web.Request) -> web.Response:
-    """The OpenAPI document of every route that was mounted."""
+    """Answer with the OpenAPI document of every route that was mounted."""
     return _send(request, DOCUMENT, {hdrs.CONTENT_TYPE: "application/json"})
 
 
@@ -53,17 +53,17 @@ async def write_document(app: web.Application) -> None:
 
 
 async def swagger(request: web.Request) -> web.Response:
-    """Swagger UI."""
+    """Send the page of Swagger UI."""
     return _send(request, "swagger.html", HEADERS)
 
 
 async def redoc(request: web.Request) -> web.Response:
-    """ReDoc."""
+    """Send the page of ReDoc."""
     return _send(request, "redoc.html", HEADERS)
 
 
 async def asset(request: web.Request) -> web.Response:
-    """A script or style of these pages; names come from a closed list."""
+    """Send a script or style of these pages; names come from a closed list."""
     name = request.match_info["name"]
     if name not in ASSETS:
         raise web.HTTPNotFound
@@ -71,7 +71,7 @@ async def asset(request: web.Request) -> web.Response:
 
 
 def _send(request: web.Request, name: str, headers: Mapping[str, str]) -> web.Response:
-    """A file, piece by piece as its reader takes it: strangers may ask for it, and not read it.
+    """Send a file, piece by piece as its reader takes it: strangers may ask for it, and not read it.
 
     From memory: a file that is open while nobody reads takes a descriptor.
     """

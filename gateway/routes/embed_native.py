@@ -48,19 +48,19 @@ BodyRequest = EmbedImageRequest | MultimodalRequest
 
 
 async def text(request: web.Request) -> web.StreamResponse:
-    """One vector per text."""
+    """Answer with one vector per text."""
     wanted = await read(request, EmbedTextRequest, beside=options_of(request, EmbedTextRequest))
     model = model_of(request, wanted.model, Kind.EMBEDDING)
     return await _answer(request, model, await embed(request, model, wanted, wanted.inputs))
 
 
 async def image(request: web.Request) -> web.StreamResponse:
-    """One vector per image."""
+    """Answer with one vector per image."""
     return await _images(request, EmbedImageForm, EmbedImageRequest, field="images", file="file")
 
 
 async def multimodal(request: web.Request) -> web.StreamResponse:
-    """One vector per text and image."""
+    """Answer with one vector per text and image."""
     return await _images(request, MultimodalForm, MultimodalRequest, field="image", file="image")
 
 
@@ -76,7 +76,7 @@ async def _images(
 async def _taken(
     request: web.Request, form: type[ImageRequest], body: type[BodyRequest], *, field: str, file: str
 ) -> AsyncIterator[tuple[ImageRequest, Inputs]]:
-    """The request and its images, which are held for as long as the block lasts. Raises `ApiError`."""
+    """Yield the request and its images, which are held for as long as the block lasts. Raises `ApiError`."""
     gallery, share, beside = request.app[IMAGE_RESOLVER], request[SHARE], options_of(request, form)
     if request.content_type == FORM:
         with gallery.holding(share) as hold:
@@ -100,7 +100,7 @@ async def _taken(
 
 
 def _admit(request: web.Request, name: str | None, file: str) -> None:
-    """Before the images of a form are read: is there a model for them? Raises `ApiError` and `JobFailed`."""
+    """Check that there is a model for images before those of a form are read. Raises `ApiError` and `JobFailed`."""
     model = model_of(request, name, Kind.EMBEDDING, IMAGES)
     if model.ready is not None and IMAGES not in model.ready.capabilities:
         raise takes_no_images(model, file)
@@ -119,7 +119,7 @@ async def _answer(request: web.Request, model: "ModelState", found: Embedded) ->
 
 
 def _write(vectors: list[Vector], opening: bytes, rest: bytes) -> Iterator[bytes]:
-    """The answer, in pieces that take a millisecond each."""
+    """Yield the answer, in pieces that take a millisecond each."""
     rows, between = rows_of_slice(vectors), opening
     for start in range(0, len(vectors), rows):
         yield between + b",".join(map(numbers, vectors[start : start + rows]))

@@ -57,7 +57,7 @@ class Embedded:
 
 
 def options_of(request: web.Request, kind: type[EmbedOptions]) -> dict[str, Any]:
-    """The options that headers and query give; a header wins over the query. Raises `ApiError`."""
+    """Return the options that headers and query give; a header wins over the query. Raises `ApiError`."""
     found = {}
     for name, hint in option_types(kind).items():
         text, where = request.headers.get(OPTIONS[name]), OPTIONS[name]
@@ -69,7 +69,7 @@ def options_of(request: web.Request, kind: type[EmbedOptions]) -> dict[str, Any]
 
 
 async def embed(request: web.Request, model: "ModelState", options: EmbedOptions, inputs: Inputs) -> Embedded:
-    """The vectors of all inputs, each computed once at most. Raises `ApiError`."""
+    """Compute the vectors of all inputs, each once at most. Raises `ApiError`."""
     began = time.perf_counter()
     generated = request[GENERATION_STATS] = GenerationStats(request_type="embedding", model=model.name)
     if model.ready is not None:
@@ -103,29 +103,29 @@ async def embed(request: web.Request, model: "ModelState", options: EmbedOptions
 
 
 def takes_no_images(model: "ModelState", where: str) -> ApiError:
-    """What is said of images for a model of texts."""
+    """Return the error for images that are sent to a model of texts."""
     return invalid(f"The model '{model.name}' embeds texts only; it takes no images.", where)
 
 
 def floats(vector: Vector) -> bytes:
-    """The vector as it travels: little-endian float32."""
+    """Return the vector as it travels: little-endian float32."""
     return a2b_base64(vector[0])
 
 
 def rows_of_slice(vectors: list[Vector]) -> int:
-    """How many vectors are written as numbers between two turns of the event loop."""
+    """Return how many vectors are written as numbers between two turns of the event loop."""
     return max(1, SLICE_NUMBERS * FLOAT_BYTES * 4 // 3 // max(1, len(vectors[0][0])))
 
 
 def numbers(vector: Vector) -> bytes:
-    """The vector as a JSON list."""
+    """Return the vector as a JSON list."""
     return orjson.dumps(array("f", a2b_base64(vector[0])).tolist())
 
 
 async def _recall(
     request: web.Request, options: EmbedOptions, model: "ModelState", keys: list[CacheKey], *, heavy: bool
 ) -> list[Vector | None]:
-    """What the cache knows of each input."""
+    """Return what the cache knows of each input."""
     cache = request.app[EMBEDDING_CACHE]
     # Before a worker was ready, nothing is known that a cached vector could be checked against.
     if cache is None or model.ready is None:
@@ -139,7 +139,7 @@ async def _recall(
 
 
 def _space(request: web.Request, options: EmbedOptions, model: "ModelState", ready: Ready) -> bytes:
-    """Where the cache holds such vectors: by tenant, or it would tell one what another has embedded."""
+    """Return the cache's namespace for such vectors: by tenant, or it would tell one what another has embedded."""
     return EmbeddingCache.namespace_of(tenant(request), model.name, ready.revision, options.cache_namespace(ready))
 
 
@@ -188,7 +188,7 @@ async def _compute(
 
 
 def _located(failure: JobFailed, inputs: Inputs, keys: list[CacheKey]) -> ApiError:
-    """The failure with the request's own name for the input at fault: a worker counts those of its job."""
+    """Return the failure with the request's own name for the input at fault: a worker counts those of its job."""
     error = ApiError.of_job(failure)
     match = _PLACE.fullmatch(failure.param or "")
     if match is not None:

@@ -22,7 +22,7 @@ HEADS = tuple(b'{"object":"embedding","index":%d,"embedding":' % index for index
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    """One vector per input."""
+    """Answer with one vector per input."""
     began = time.perf_counter()
     wanted = await read(request, EmbeddingRequest, beside=options_of(request, EmbeddingRequest))
     model = model_of(request, wanted.model, Kind.EMBEDDING)
@@ -40,7 +40,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 
 def _write(vectors: list[Vector], tail: bytes, *, as_text: bool) -> Iterator[bytes]:
-    """The answer, in pieces that take a millisecond each."""
+    """Yield the answer, in pieces that take a millisecond each."""
     rows, between = SLICE if as_text else rows_of_slice(vectors), b'{"object":"list","data":['
     for start in range(0, len(vectors), rows):
         pieces: list[bytes] = []

@@ -46,7 +46,7 @@ async def read_form(
     hold: Hold,
     admit: Callable[[str | None], None],
 ) -> tuple[R, list[ImageFile]]:
-    """The fields as a checked `kind`, over those given `beside` them, and the images that came as `file`, 1 to 16.
+    """Read fields as a checked `kind`, over those given `beside` them, and the images that came as `file`, 1 to 16.
 
     A field that comes several times is a list. `hold` counts the images. `admit` is asked before the first of them is
     read, with the name of the model if that came before it; it may raise. Raises `ApiError`.

@@ -38,7 +38,7 @@ ERRORS = (*READING_ERRORS, *MODEL_ERRORS, "out_of_memory")
 
 
 def model_for(request: web.Request, name: str | None, shown: list[ShownImage]) -> "ModelState":
-    """The model for a conversation: one that sees, where there is something to see.
+    """Return the model for a conversation: one that sees, where there is something to see.
 
     Raises `JobFailed`, or `ApiError` where the images are the problem.
     """
@@ -69,17 +69,17 @@ def forget_urls(shown: list[ShownImage]) -> list[str]:
 
 
 def cost(stream: JobStream) -> JobUsage:
-    """What a finished job cost. Raises `ApiError` where the worker broke the protocol."""
+    """Return what a finished job cost. Raises `ApiError` where the worker broke the protocol."""
     if stream.usage is None:
         raise ApiError("internal_error", detail="a job ended without its usage")
     return stream.usage
 
 
 def closing_extras(wanted: Generation, costs: list[JobUsage]) -> tuple[UsageBody | None, Timings | None]:
-    """What the last frame of a stream carries."""
+    """Return what the last frame of a stream carries."""
     return usage_of(costs) if wanted.include_usage else None, timings_asked(wanted, costs)
 
 
 def timings_asked(wanted: Generation, costs: list[JobUsage]) -> Timings | None:
-    """Timings where they were asked for."""
+    """Return timings where they were asked for."""
     return timings_of(costs) if wanted.return_timing else None

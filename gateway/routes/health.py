@@ -24,12 +24,12 @@ STARTED: web.AppKey[float] = web.AppKey("started", float)
 
 
 async def ping(_request: web.Request) -> web.Response:
-    """The gateway runs; no work is done to find out."""
+    """Answer that the gateway runs; no work is done to find out."""
     return answer(Alive(status="ok"))
 
 
 async def pool(request: web.Request) -> web.Response:
-    """200 if every model is up, else 503; the same body either way. Strangers learn no more than that."""
+    """Answer 200 if every model is up, else 503; the same body either way. Strangers learn no more than that."""
     served = request.app[POOL].models()
     caller = request.app[GATE].recognize_caller(request)
     if caller is None or not caller.has_permission(*SEEING):
@@ -54,7 +54,7 @@ async def pool(request: web.Request) -> web.Response:
 
 
 async def one(request: web.Request) -> web.Response:
-    """200 if the model is up, else 503."""
+    """Answer 200 if the model is up, else 503."""
     wanted = request.match_info["model"]
     for model in request.app[POOL].models():
         if wanted in (model.name, model.source, *model.aliases) and allowed(request, model):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 async def info(request: web.Request) -> web.Response:
-    """The model that `?model=` names; else the default embedding model, else the default of what there is."""
+    """Tell of the model that `?model=` names; else the default embedding model, else any default."""
     model = _model(request, request.query.get("model"))
     ready = model.ready
     now = request.app[POOL].take_snapshot()

@@ -231,7 +231,7 @@ class _Own(Collector):
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Everything, in Prometheus' text format; to a key that is limited to some models, what concerns those."""
+    """Write everything in Prometheus' text format; for a key that is limited to some models, what concerns those."""
     sources: tuple[Collector, ...] = (request.app[POOL].registry, request.app[REGISTRY])
     if request[CALLER].models:
         every = (variant for model in request.app[POOL].models() for variant in model.variants)

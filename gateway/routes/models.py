@@ -36,7 +36,7 @@ def _shown_card(request: web.Request, model: "ModelState") -> ModelCard:
 
 
 def card(model: "ModelState", tier: str) -> ModelCard:
-    """What the list says of a model."""
+    """Return what the list says of a model."""
     ready, base = model.ready, model.base
     return ModelCard(
         id=model.name,

@@ -15,7 +15,7 @@ from protocol.messages import Kind
 
 
 async def stats(request: web.Request) -> web.Response:
-    """What waits, what runs, what was done: by the models that the caller may use."""
+    """Answer with what waits, what runs, what was done: by the models that the caller may use."""
     now = _own(request)
     by_kind = {kind: [model for model in now.models if model.kind is kind] for kind in Kind}
     total = _state(now.models)

@@ -31,7 +31,7 @@ class ResponseMeta:
 
     @classmethod
     def for_model(cls, model: "ModelState", prefix: str) -> Self:
-        """A fresh id; the fingerprint is the same for every answer of one model."""
+        """Make one with a fresh id; the fingerprint is the same for every answer of one model."""
         digest = hashlib.blake2s(f"{model.name}\0{model.source}".encode(), digest_size=5).hexdigest()
         return cls(
             id=f"{prefix}-{secrets.token_hex(12)}",
@@ -41,7 +41,7 @@ class ResponseMeta:
         )
 
     def frame_head(self, kind: str) -> bytes:
-        """Everything of an event that comes before its choices."""
+        """Return everything of an event that comes before its choices."""
         head: dict[str, Any] = {
             "id": self.id,
             "object": kind,
@@ -53,13 +53,13 @@ class ResponseMeta:
 
 
 def closing_frame(head: bytes, usage: UsageBody | None, timings: Timings | None) -> bytes:
-    """A frame without choices that carries what was asked for; empty where nothing was."""
+    """Encode a frame without choices that carries what was asked for; empty where nothing was."""
     extras = {name: value for name, value in (("usage", usage), ("timings", timings)) if value is not None}
     return head + b"]," + msgspec.json.encode(extras)[1:] + b"\n\n" if extras else b""
 
 
 def finish_of(delta: Delta) -> Finish:
-    """The reason in OpenAI's closed set; one that it does not know (from a newer worker) is `stop`."""
+    """Return the reason in OpenAI's closed set; one that it does not know (from a newer worker) is `stop`."""
     match delta.finish:
         case "length" | "tool_calls" | "content_filter" as finish:
             return finish
@@ -68,12 +68,12 @@ def finish_of(delta: Delta) -> Finish:
 
 
 def finite(logprob: float) -> float:
-    """A log-probability that JSON can carry."""
+    """Return a log-probability that JSON can carry."""
     return logprob if logprob > LEAST_LOGPROB else LEAST_LOGPROB
 
 
 def logprob_of(token: JobLogprob) -> LogprobBody:
-    """One token in OpenAI's shape."""
+    """Write one token in OpenAI's shape."""
     return LogprobBody(
         token=token.token,
         bytes=list(token.raw),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 async def compare(request: web.Request) -> web.Response:
-    """Each on the left with each on the right."""
+    """Compare each on the left with each on the right."""
     began = time.perf_counter()
     wanted = await read(request, SimilarityRequest)
     model = model_of(request, wanted.model, Kind.EMBEDDING)
@@ -63,7 +63,7 @@ async def compare(request: web.Request) -> web.Response:
 
 
 async def _job(wanted: SimilarityRequest, found: Embedded | None, *, owner: str) -> tuple[SimilarityJob, list[bytes]]:
-    """The job, and the vectors of both sides."""
+    """Build the job, and the vectors of both sides."""
     texts = iter(found.vectors if found else [])
     sides = [wanted.left] if wanted.right is None else [wanted.left, wanted.right]
     buffers = [await _pack(side, texts) for side in sides]
@@ -93,7 +93,7 @@ async def _run(request: web.Request, model: "ModelState", job: SimilarityJob, bu
 
 
 async def _pack(side: Sequence[Any], texts: Iterator[Vector]) -> bytes:
-    """The vectors of one side as they travel, taken from `texts` where it holds such: little-endian float32."""
+    """Pack the vectors of one side, taken from `texts` where it holds such: little-endian float32."""
     if isinstance(side[0], str):
         return b"".join(floats(vector) for vector in islice(texts, len(side)))
     rows = max(1, SLICE_NUMBERS // len(side[0]))
@@ -105,7 +105,7 @@ async def _pack(side: Sequence[Any], texts: Iterator[Vector]) -> bytes:
 
 
 async def _rows(scores: Scores) -> list[bytes]:
-    """The rows of `scores` with the commas between them, as pieces."""
+    """Encode the rows of `scores` with the commas between them, as pieces."""
     numbers = array("d", scores.data)
     rows = max(1, SLICE_NUMBERS // scores.columns)
     step = rows * scores.columns

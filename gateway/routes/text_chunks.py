@@ -28,7 +28,7 @@ class TextChunks:
         self._text_tail = b',"logprobs":null,"finish_reason":null}' + self._tail
 
     def encode_deltas(self, deltas: list[Delta], first_choice: int) -> bytes:
-        """All frames that the deltas of one job amount to; its choice 0 is the request's `first_choice`."""
+        """Encode all frames that the deltas of one job amount to; its choice 0 is the request's `first_choice`."""
         parts: list[bytes] = []
         for delta in deltas:
             choice = first_choice + delta.choice
@@ -41,12 +41,12 @@ class TextChunks:
         return b"".join(parts)
 
     def encode_closing(self, usage: UsageBody | None, timings: Timings | None) -> bytes:
-        """The frame without choices, where one was asked for."""
+        """Encode the frame without choices, where one was asked for."""
         return closing_frame(self._head, usage, timings)
 
 
 def text_choice(delta: Delta, index: int, *, alternatives: int | None, offset: int = 0) -> TextChoice:
-    """What a delta adds to choice `index`, or all of it.
+    """Return what a delta adds to choice `index`, or all of it.
 
     A plain completion knows no channels and no tool calls: whatever a worker set apart as reasoning is text here.
     """
@@ -60,7 +60,7 @@ def text_choice(delta: Delta, index: int, *, alternatives: int | None, offset: i
 
 
 def legacy_logprobs(tokens: list[TokenLogprob], *, alternatives: int, offset: int) -> TextLogprobs:
-    """Four lists; `offset` is the first token's place in the choice's text, in characters.
+    """Return four lists; `offset` is the first token's place in the choice's text, in characters.
 
     As at OpenAI the chosen token is always among the alternatives, so there may be one more than asked for.
     """
@@ -85,7 +85,7 @@ def _alternatives(token: TokenLogprob) -> dict[str, float] | None:
 
 
 def best(deltas: list[Delta], wanted: int, *, prompt_tokens: int) -> list[Delta]:
-    """The `wanted` answers of highest log-probability per token, best first, numbered anew.
+    """Return the `wanted` answers of highest log-probability per token, best first, numbered anew.
 
     `prompt_tokens` leading entries are of the prompt.
     """

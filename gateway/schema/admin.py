@@ -27,7 +27,7 @@ class KeyLimits(ContentPart, frozen=True, kw_only=True):
     parallel: Bound | None = None
 
     def limits(self) -> RateLimits:
-        """As a key has them."""
+        """Return the limits as a key has them."""
         return RateLimits(**{name: getattr(self, name) for name in RateLimits.__struct_fields__})
 
 

@@ -194,7 +194,7 @@ class Completion(Answer, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def usage_of(parts: list[JobUsage]) -> UsageBody:
-    """The tokens of one request, over all its jobs."""
+    """Return the tokens of one request, over all its jobs."""
     prompt = sum(part.prompt_tokens for part in parts)
     completion = sum(part.completion_tokens for part in parts)
     return UsageBody(
@@ -207,7 +207,7 @@ def usage_of(parts: list[JobUsage]) -> UsageBody:
 
 
 def timings_of(parts: list[JobUsage]) -> Timings:
-    """Seconds of the slowest job in each phase (jobs of one request run side by side), tokens/s over all."""
+    """Return seconds of the slowest job in each phase (a request's jobs run side by side), and tokens/s over all."""
     decode_s = max((part.decode_s for part in parts), default=0.0)
     tokens = sum(part.completion_tokens for part in parts)
     return Timings(

@@ -30,11 +30,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Name what OpenAI defines and this server does not do, before types are looked at. Raises `ApiError`."""
 
     def inner_json(self) -> Iterator[tuple[str, str]]:
-        """Texts within the request that are parsed as JSON in turn, each with its place."""
+        """Yield texts within the request that are parsed as JSON in turn, each with its place."""
         return iter(())
 
     def check_values(self) -> None:
-        """Rules that span fields or that types can't say. Raises `ApiError`."""
+        """Check rules that span fields or that types can't say. Raises `ApiError`."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -55,7 +55,7 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
 
     @classmethod
     def refuse_unsupported(cls, raw: dict[str, Any]) -> None:
-        """Values that OpenAI defines and that this server does not implement."""
+        """Refuse values that OpenAI defines and that this server does not implement. Raises `ApiError`."""
         super().refuse_unsupported(raw)
         modalities = raw.get("modalities")
         if isinstance(modalities, list) and "audio" in modalities:
@@ -64,11 +64,11 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
             raise unsupported("service_tier", "must be 'auto', 'default', 'flex' or 'priority'.")
 
     def inner_json(self) -> Iterator[tuple[str, str]]:
-        """Arguments of calls."""
+        """Yield the arguments of calls."""
         return inner_arguments(self.messages)
 
     def check_values(self) -> None:
-        """Rules between fields, and the bounds inside messages and tools."""
+        """Check rules between fields, and the bounds inside messages and tools. Raises `ApiError`."""
         super().check_values()
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise invalid("'max_tokens' and 'max_completion_tokens' differ; give one of them.", "max_tokens")
@@ -81,7 +81,7 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
         check_tools(self.tools or [], self.tool_choice)
 
     def make_grammar(self) -> Grammar | None:
-        """What the text of an answer must be. Raises `ApiError`."""
+        """Return what the text of an answer must be. Raises `ApiError`."""
         extra = super().make_grammar()
         own = format_grammar(self.response_format)
         if extra is not None and own is not None:
@@ -96,7 +96,7 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
     def make_job(
         self, ready: Ready | None, *, request_id: str, tenant: str, images: Sequence[Image] = ()
     ) -> GenerateJob:
-        """The job for a worker; the pool fills in its numbers. `images`: what its `pictures` have become.
+        """Make the job for a worker; the pool fills in its numbers. `images`: what its `pictures` have become.
 
         `ready`: see `Generation.sampling`.
         """
@@ -128,14 +128,14 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
 def chat_prompt(
     messages: list[Message], *, tools: list[Tool] | None, template: dict[str, bool | int | float | str]
 ) -> ChatPrompt:
-    """A conversation as workers take it."""
+    """Return a conversation as workers take it."""
     return ChatPrompt(
         messages=template_messages(messages), tools=msgspec.json.encode(tools) if tools else None, template=template
     )
 
 
 def template_options(options: TemplateOptions | None, effort: str | None) -> dict[str, bool | int | float | str]:
-    """The given options by name. An effort of `none` turns thinking off, for templates that only know that switch."""
+    """Return the given options by name. Effort `none` turns thinking off, for templates that only know that switch."""
     found: dict[str, bool | int | float | str] = {} if options is None else msgspec.to_builtins(options)
     if effort is not None:
         found["reasoning_effort"] = effort

@@ -27,7 +27,7 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
     logprobs: LegacyLogprobs | None = None
 
     def check_values(self) -> None:
-        """One kind of prompt, and no combination that can't be honoured."""
+        """Check that there is one kind of prompt, and no combination that can't be honoured. Raises `ApiError`."""
         super().check_values()
         if self.best_of is not None and self.best_of < (self.n or 1):
             raise invalid("'best_of' must be at least 'n'.", "best_of")
@@ -48,7 +48,7 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
         return (self.best_of or 1) > (self.n or 1)
 
     def list_prompts(self, ready: Ready | None) -> list[TextPrompt | TokenPrompt]:
-        """One per answer group, in order. Raises `ApiError` for token ids that the model can't take."""
+        """Return one per answer group, in order. Raises `ApiError` for token ids that the model can't take."""
         if isinstance(self.prompt, str):
             return [TextPrompt(text=self.prompt)]
         if isinstance(self.prompt[0], int):
@@ -65,7 +65,7 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
         return found
 
     def make_jobs(self, ready: Ready | None, *, request_id: str, tenant: str) -> list[GenerateJob]:
-        """One job per prompt, all with the same seed. The pool fills in their numbers."""
+        """Make one job per prompt, all with the same seed. The pool fills in their numbers."""
         sampling = self.make_sampling(ready)
         return [
             GenerateJob(

@@ -49,14 +49,14 @@ def decode(body: bytes, kind: type[R], *, beside: Mapping[str, Any] | None = Non
 
 
 def check(raw: dict[str, Any], kind: type[R], *, beside: Mapping[str, Any] | None = None, strict: bool = True) -> R:
-    """The fields of a body as `kind`. Raises `ApiError`. Not `strict`: they came as text, numbers and booleans too."""
+    """Convert a body's fields to `kind` and check them. Raises `ApiError`. Not `strict`: numbers may be text."""
     request = convert(raw, kind, beside=beside, strict=strict)
     request.check_values()
     return request
 
 
 def convert(raw: dict[str, Any], kind: type[R], *, beside: Mapping[str, Any] | None = None, strict: bool = True) -> R:
-    """The same without the request's own `check`."""
+    """Convert a body's fields to `kind`, without its own `check_values`. Raises `ApiError`."""
     raw = _known(raw, kind.__struct_encode_fields__)
     if beside:
         raw = {**beside, **raw}
@@ -70,7 +70,7 @@ def convert(raw: dict[str, Any], kind: type[R], *, beside: Mapping[str, Any] | N
 
 
 def read_option(text: str, kind: Any, where: str) -> Any:
-    """A field that was given as text, in a header or a query. Raises `ApiError` with `where` as `param`."""
+    """Parse a field that was given as text, in a header or a query. Raises `ApiError` with `where` as `param`."""
     try:
         text.encode()
         return msgspec.convert(text, kind, strict=False)
@@ -81,7 +81,7 @@ def read_option(text: str, kind: Any, where: str) -> Any:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """A JSON object. Raises `ApiError`.
+    """Parse a JSON object. Raises `ApiError`.
 
     orjson refuses NaN, infinities, lone surrogates and more than 1,024 levels with an error of its own.
     """
@@ -106,7 +106,7 @@ def _without_collector(body: bytes) -> Any:
 
 
 def _known(raw: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
-    """The fields that are given: null means that they are not. Raises `ApiError` at the first unknown name."""
+    """Return the fields that are given: null means that they are not. Raises `ApiError` at the first unknown name."""
     for name, value in raw.items():
         if value is not None and name not in fields:
             shown = _clip(name)
@@ -115,7 +115,7 @@ def _known(raw: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
 
 
 def depth(value: Any, limit: int) -> int:
-    """How many containers are nested in `value`, counting itself; stops counting above `limit`."""
+    """Count how deep containers are nested in `value`, itself included; stops counting above `limit`."""
     level, found = [value], 0
     while found <= limit:
         level = [item for item in level if isinstance(item, (dict, list))]
@@ -150,7 +150,7 @@ def _explain(text: str) -> ApiError:
 
 
 def _ends(text: str) -> tuple[str, str]:
-    """The beginning of a message, and the place at its end."""
+    """Return the beginning of a message, and the place at its end."""
     tail = text[-_PLACE_CHARS:]
     at = tail.rfind(" - at `")
     end = len(text) - len(tail) + at if at >= 0 else len(text)

@@ -75,7 +75,7 @@ ImageRequest = EmbedImageForm | MultimodalForm
 
 
 def shown(wanted: ImageRequest, images: Sequence[tuple[bytes, bytes]], field: str) -> Inputs:
-    """The inputs of a request whose `images` (file, SHA-256) came as `field`. Raises `ApiError`."""
+    """Return the inputs of a request whose `images` (file, SHA-256) came as `field`. Raises `ApiError`."""
     captions: Sequence[str | None] = wanted.captions or [None] * len(images)
     if len(captions) != len(images):
         message = f"'{field}' has {len(images)} images, 'text' {len(captions)} texts; each image needs one."
@@ -93,7 +93,7 @@ def shown(wanted: ImageRequest, images: Sequence[tuple[bytes, bytes]], field: st
 
 
 def _key(image: InputImage) -> bytes:
-    """What the cache knows it by: its digest, or one of both where a text goes with it."""
+    """Return what the cache knows it by: its digest, or one of both where a text goes with it."""
     if image.text is None:
         return image.digest
     return hashlib.sha256(b"pair" + image.digest + image.text.encode("utf-8", "surrogatepass")).digest()

@@ -45,7 +45,7 @@ class EmbedOptions(Request, frozen=True, kw_only=True):
     prompt_name: PromptName | None = None
 
     def check_values(self) -> None:
-        """A prompt has one name."""
+        """Check that a prompt has one name. Raises `ApiError`."""
         if self.input_type is not None and self.prompt_name is not None:
             raise invalid("Give either 'prompt_name' or 'input_type'.", "prompt_name")
 
@@ -65,12 +65,12 @@ class EmbedOptions(Request, frozen=True, kw_only=True):
         return _DEVICES_ASKED.get(self.device_preference or "")
 
     def name_field(self, ready: Ready) -> tuple[str, str]:
-        """The backend and device that compute for this request; another backend picks a device of its own."""
+        """Name backend and device that compute this request; another backend picks a device of its own."""
         own = ready.device if self.backend in (None, ready.backend) else "auto"
         return self.backend or ready.backend, self.device or own
 
     def cache_namespace(self, ready: Ready) -> tuple[object, ...]:
-        """Everything that changes a vector, besides its input and the model."""
+        """Return everything that changes a vector, besides its input and the model."""
         asked = (self.dimensions, self.normalize is not False, self.cut, self.input_type, self.prompt_name)
         return (*asked, *self.name_field(ready))
 
@@ -117,7 +117,7 @@ class Inputs:
     def make_job(
         self, keys: list[CacheKey], options: EmbedOptions, *, request_id: str, tenant: str
     ) -> tuple[EmbedJob, list[bytes]]:
-        """The job for a worker that computes `keys`, some of these, with its raw frames. The pool fills in its numbers.
+        """Make the job that computes `keys`, some of these, and its raw frames. The pool fills in its numbers.
 
         An image that goes with several texts travels once.
         """
@@ -146,10 +146,10 @@ class Inputs:
 
 
 def places(field: str, count: int) -> Callable[[int | None], str]:
-    """How the inputs of one field are named: by their number where there are several."""
+    """Return how the inputs of one field are named: by their number where there are several."""
     return lambda at: field if at is None or count == 1 else f"{field}[{at}]"
 
 
 def option_types(kind: type[EmbedOptions]) -> dict[str, Any]:
-    """The types of those of a request's fields that may come by header or query."""
+    """Return the types of those of a request's fields that may come by header or query."""
     return {name: hint for name, hint in get_type_hints(kind, include_extras=True).items() if name in OPTIONS}

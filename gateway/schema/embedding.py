@@ -33,7 +33,7 @@ class EmbeddingRequest(TextOptions, frozen=True, kw_only=True):
     return_timing: bool | None = None
 
     def check_values(self) -> None:
-        """One kind of input, and not too many."""
+        """Check that there is one kind of input, and not too many. Raises `ApiError`."""
         super().check_values()
         if isinstance(self.input, str):
             return

@@ -160,18 +160,18 @@ class ApiError(Exception):
 
     @classmethod
     def of_job(cls, failure: "JobFailed") -> "ApiError":
-        """What a failed job means over HTTP; the engine's own words stay in the log where the table says so."""
+        """Return what a failed job means over HTTP; the engine's own words stay in the log where the table says so."""
         return cls(str(failure.code), failure.message, failure.param, retry_after_s=failure.retry_after_s)
 
     def body(self) -> bytes:
-        """The JSON body, also used as the last frame of a failed stream."""
+        """Return the JSON body, also used as the last frame of a failed stream."""
         error = ErrorDetail(
             message=self.message, type=self.type, param=self.param, code=self.code, error_id=self.error_id
         )
         return msgspec.json.encode(ErrorBody(error=error, detail=AT_CAPACITY if self.code == "queue_full" else None))
 
     def headers(self) -> dict[str, str]:
-        """What tells SDKs whether, and when, to try again. `retry-after` is whole seconds, rounded up."""
+        """Return what tells SDKs whether, and when, to try again. `retry-after` is whole seconds, rounded up."""
         if self.retry_after_s is None:
             return {"x-should-retry": "false"} | self.more_headers
         found = {
@@ -184,10 +184,10 @@ class ApiError(Exception):
 
 
 def invalid(message: str, param: str | None) -> ApiError:
-    """400 `invalid_request`."""
+    """Make a 400 `invalid_request`."""
     return ApiError("invalid_request", message, param)
 
 
 def unsupported(param: str, reason: str | None = None) -> ApiError:
-    """400 `unsupported_parameter`; `reason` completes a sentence that opens with the parameter's name."""
+    """Make a 400 `unsupported_parameter`; `reason` completes a sentence that opens with the parameter's name."""
     return ApiError("unsupported_parameter", f"'{param}' {reason or 'is not supported by this server.'}", param)

@@ -60,13 +60,13 @@ class Generation(Request, frozen=True, kw_only=True):
 
     @classmethod
     def refuse_unsupported(cls, raw: dict[str, Any]) -> None:
-        """Padding of streamed frames is OpenAI's answer to a threat of theirs."""
+        """Refuse padded frames, which are OpenAI's answer to a threat of theirs. Raises `ApiError`."""
         options = raw.get("stream_options")
         if isinstance(options, dict) and options.get("include_obfuscation") is True:
             raise unsupported("stream_options.include_obfuscation")
 
     def check_values(self) -> None:
-        """`stream_options` needs `stream`; keys of `logit_bias` are token ids."""
+        """Check that `stream_options` goes with `stream`, and keys of `logit_bias` are token ids. Raises `ApiError`."""
         if self.stream_options is not None and not self.stream:
             raise invalid("'stream_options' is only allowed when 'stream' is true.", "stream_options")
         for key in self.logit_bias or ():
@@ -75,7 +75,7 @@ class Generation(Request, frozen=True, kw_only=True):
         self.make_grammar()
 
     def make_grammar(self) -> Grammar | None:
-        """What the text of an answer must be. Raises `ApiError`."""
+        """Return what the text of an answer must be. Raises `ApiError`."""
         return extra_grammar(self.structured_outputs)
 
     @property
@@ -90,7 +90,7 @@ class Generation(Request, frozen=True, kw_only=True):
         return [self.stop] if isinstance(self.stop, str) else list(self.stop)
 
     def make_sampling(self, ready: Ready | None) -> Sampling:
-        """How rows of this request sample; a seed is drawn where none was given.
+        """Return how rows of this request sample; a seed is drawn where none was given.
 
         `ready` is what is known of the model so far: with it, ids outside the vocabulary are refused here
         (workers refuse them too, since MLX would write out of bounds). Raises `ApiError`.
@@ -113,7 +113,7 @@ class Generation(Request, frozen=True, kw_only=True):
 
 
 def check_tokens(tokens: Sequence[int], ready: Ready | None, param: str) -> None:
-    """Token ids of a prompt: in the vocabulary, and no more than the context holds. Raises `ApiError`."""
+    """Check a prompt's token ids: in the vocabulary, no more than the context holds. Raises `ApiError`."""
     if ready is None:
         return
     if tokens and max(tokens) >= ready.vocab_size:

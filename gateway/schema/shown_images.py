@@ -20,7 +20,7 @@ class ShownImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pictures(messages: list[Message]) -> list[ShownImage]:
-    """All images of a conversation, in order. Raises `ApiError` if there are too many."""
+    """List all images of a conversation, in order. Raises `ApiError` if there are too many."""
     found = [
         _picture(part, f"messages[{index}].content[{number}].image_url")
         for index, message in enumerate(messages)

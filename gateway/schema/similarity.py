@@ -44,7 +44,7 @@ class SimilarityRequest(TextOptions, frozen=True, kw_only=True):
     top_k: TopPairs | None = None
 
     def check_values(self) -> None:
-        """Lists of one kind, vectors of one length, options that apply, an answer of a size that can be sent."""
+        """Check that sides are of one kind and length, options apply, and the answer can be sent. Raises `ApiError`."""
         super().check_values()
         left = _length("left", self.left)
         right = left if self.right is None else _length("right", self.right)
@@ -86,7 +86,7 @@ class SimilarityRequest(TextOptions, frozen=True, kw_only=True):
 
 
 def _length(name: str, side: list[Any]) -> int:
-    """The length of a side's vectors; 0 for texts. Raises `ApiError`."""
+    """Return the length of a side's vectors; 0 for texts. Raises `ApiError`."""
     if len({*map(type, side)}) > 1:
         raise invalid(f"'{name}' mixes texts and vectors.", name)
     if isinstance(side[0], str):

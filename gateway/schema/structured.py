@@ -52,7 +52,7 @@ class StructuredOutputs(ContentPart, frozen=True, kw_only=True):
 
 
 def format_grammar(wanted: ResponseFormat | None) -> Grammar | None:
-    """What `response_format` demands. Raises `ApiError`."""
+    """Return what `response_format` demands. Raises `ApiError`."""
     match wanted:
         case None | TextFormat():
             return None
@@ -64,7 +64,7 @@ def format_grammar(wanted: ResponseFormat | None) -> Grammar | None:
 
 
 def extra_grammar(wanted: StructuredOutputs | None) -> Grammar | None:
-    """What `structured_outputs` demands. Raises `ApiError`."""
+    """Return what `structured_outputs` demands. Raises `ApiError`."""
     if wanted is None:
         return None
     given = [name for name in wanted.__struct_fields__ if getattr(wanted, name) not in (None, False)]
@@ -88,7 +88,7 @@ def extra_grammar(wanted: StructuredOutputs | None) -> Grammar | None:
 
 
 def checked_schema(schema: dict[str, Any], where: str) -> str:
-    """A JSON schema within bounds, as text. Raises `ApiError` with `where` as `param`."""
+    """Return a JSON schema within bounds, as text. Raises `ApiError` with `where` as `param`."""
     try:
         text = orjson.dumps(schema)
     except TypeError:  # orjson's own limit, 254 levels

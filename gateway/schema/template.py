@@ -26,7 +26,7 @@ from gateway.schema.messages import (
 
 
 def check_messages(messages: list[Message]) -> None:
-    """An assistant said or called something; arguments are not nested without end. Raises `ApiError`."""
+    """Check that an assistant said or called something, and how deep arguments nest. Raises `ApiError`."""
     for index, message in enumerate(messages):
         if not isinstance(message, AssistantMessage):
             continue
@@ -40,7 +40,7 @@ def check_messages(messages: list[Message]) -> None:
 
 
 def inner_arguments(messages: list[Message]) -> Iterator[tuple[str, str]]:
-    """The arguments of all calls, each with its place."""
+    """Yield the arguments of all calls, each with its place."""
     for index, message in enumerate(messages):
         if isinstance(message, AssistantMessage):
             for number, call in enumerate(message.tool_calls or ()):
@@ -48,7 +48,7 @@ def inner_arguments(messages: list[Message]) -> Iterator[tuple[str, str]]:
 
 
 def template_messages(messages: list[Message]) -> bytes:
-    """JSON for the worker's template engine."""
+    """Write the JSON for the worker's template engine."""
     return orjson.dumps([_plain(message) for message in messages])
 
 
@@ -100,7 +100,7 @@ def _text(content: str | list[TextPart] | list[TextPart | RefusalPart]) -> str:
 
 
 def _arguments(call: CalledTool) -> dict[str, Any] | str:
-    """Templates (Qwen's and its kin) iterate over arguments as a mapping; text that is no object stays text."""
+    """Parse arguments: templates (Qwen's and its kin) iterate over a mapping. Text that is no object stays text."""
     try:
         parsed = orjson.loads(call.function.arguments)
     except orjson.JSONDecodeError:

@@ -33,11 +33,11 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
     add_special_tokens: bool | None = None
 
     def inner_json(self) -> Iterator[tuple[str, str]]:
-        """Arguments of calls."""
+        """Yield the arguments of calls."""
         return inner_arguments(self.messages or [])
 
     def check_values(self) -> None:
-        """One of the two shapes, whole."""
+        """Check that one of the two shapes is there, whole. Raises `ApiError`."""
         if (self.prompt is None) == (self.messages is None):
             raise invalid("Give either 'prompt' or 'messages'.", "prompt")
         if self.messages is None:
@@ -56,7 +56,7 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
         return pictures(self.messages or [])
 
     def make_job(self, images: Sequence[Image] = (), *, tenant: str) -> TokenizeJob:
-        """The job for a worker; the pool fills in its numbers. `images`: what its `pictures` have become."""
+        """Make the job for a worker; the pool fills in its numbers. `images`: what its `pictures` have become."""
         if self.messages is not None:
             template = template_options(self.chat_template_kwargs, None)
             prompt = chat_prompt(self.messages, tools=self.tools, template=template)
@@ -85,7 +85,7 @@ class DetokenizeRequest(Request, frozen=True, kw_only=True):
     model: ModelName | None = None
 
     def make_job(self, ready: Ready | None, *, tenant: str) -> DetokenizeJob:
-        """The job for a worker; the pool fills in its numbers. Raises `ApiError` for ids out of the vocabulary."""
+        """Make the job for a worker; the pool fills in its numbers. Raises `ApiError` for ids out of the vocabulary."""
         check_tokens(self.tokens, ready, "tokens")
         return DetokenizeJob(job=0, attempt=0, tokens=self.tokens, tenant=tenant)
 

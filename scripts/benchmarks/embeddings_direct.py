@@ -36,7 +36,7 @@ class Model:
         self._tokenizer.enable_truncation(256)
 
     def embed(self, texts: list[str]) -> Any:
-        """One pass, padded to the longest."""
+        """Compute one pass, padded to the longest."""
         found = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
         longest = max(map(len, found))
         tokens = np.array([ids + [0] * (longest - len(ids)) for ids in found])
@@ -45,7 +45,7 @@ class Model:
 
 
 def measure(folder: str, texts: list[str], batch: int) -> float:
-    """Texts a second, sorted by length where they share passes."""
+    """Return texts a second, sorted by length where they share passes."""
     if folder not in _LOADED:
         _LOADED[folder] = Model(Path(folder))
     model = _LOADED[folder]

@@ -14,7 +14,7 @@ TOKENS = 4000
 
 
 def throughput(table: Table, pool: Pool, *, rounds: int) -> None:
-    """64 streams from an engine that steps about 1,500 times a second: tokens, and how many events carried them."""
+    """Measure 64 streams of an engine of 1,500 steps a second: tokens, and how many events carried them."""
     figures = []
     for _ in range(rounds + 1):
         bodies = [
@@ -34,7 +34,7 @@ def throughput(table: Table, pool: Pool, *, rounds: int) -> None:
 
 
 def first_token(table: Table, pool: Pool, *, count: int = 400) -> None:
-    """Time to the first token with an engine that needs none: all of it is ours, and the client's."""
+    """Measure the first token with an engine that needs no time: all of it is ours, and the client's."""
     times = uvloop.run(_first_tokens(pool.server, count))
     table.add(
         "first token, idle, gateway and wire and client, p50",
@@ -53,7 +53,7 @@ async def _first_tokens(server: Server, count: int) -> list[float]:
 
 
 def memory(table: Table, pool: Pool, *, requests: int) -> None:
-    """What gateway and supervisor hold after many requests."""
+    """Measure what gateway and supervisor hold after many requests."""
     began = time.perf_counter()
     uvloop.run(_many(pool.server, requests))
     rate = requests / (time.perf_counter() - began)
@@ -73,7 +73,7 @@ async def _many(server: Server, requests: int) -> None:
 
 
 def respawn(table: Table, pool: Pool, *, rounds: int) -> None:
-    """`kill -9` of the engine: until the gateway knows, and until requests are answered again."""
+    """Measure `kill -9` of the engine: until the gateway knows, and until requests are answered again."""
     import os
     import signal
 

@@ -32,7 +32,7 @@ HEAVY = "(((a{400}){400}){400})x"
 
 
 def mixed(table: Table, pool: Pool, direct: Direct, folder: Path, *, rounds: int) -> None:
-    """32 requests with sampling of their own; of four, one follows a grammar, one is penalised, one tells logprobs."""
+    """Measure 32 mixed requests: of four, one follows a grammar, one is penalised, one tells logprobs."""
     made = bodies(32, TOKENS, mixed=True, ignore_eos=True, **PLAIN)
     extras: list[dict[str, Any]] = [
         {"structured_outputs": {"json": ENDLESS}},
@@ -51,7 +51,7 @@ def mixed(table: Table, pool: Pool, direct: Direct, folder: Path, *, rounds: int
 
 
 def flood(table: Table, pool: Pool, *, rounds: int) -> None:
-    """The gaps of 8 running streams beside clients that send new grammars, and beside the same without grammars."""
+    """Measure the gaps of 8 streams beside clients that send new grammars, and beside ones that send none."""
     numbers = itertools.count()
 
     def ruled() -> dict[str, Any]:
@@ -73,7 +73,7 @@ def flood(table: Table, pool: Pool, *, rounds: int) -> None:
 
 
 async def _late_gap(server: Server, more: Callable[[], dict[str, Any]] | None) -> float:
-    """The 99th percentile of the gaps in 8 streams, beside `FLOODING` clients that send `more`."""
+    """Return the 99th percentile of the gaps in 8 streams, beside `FLOODING` clients that send `more`."""
     running = [
         asyncio.create_task(stream(server, body)) for body in bodies(8, 1200, mixed=True, ignore_eos=True, **PLAIN)
     ]

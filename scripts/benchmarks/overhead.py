@@ -33,7 +33,7 @@ STEPS = 64
 
 
 async def spend(request: web.Request) -> web.Response:
-    """A handler that does nothing but what a limited one does."""
+    """Do nothing but what a limited handler does."""
     if ticket := request.get(TICKET):
         await ticket.reserve_tokens(100)
     return web.Response()
@@ -51,7 +51,7 @@ class Guarded:
         self._headers = {"Authorization": f"Bearer {made[KEYS // 2][1]}"}
 
     async def cost_s(self, *, auth: bool) -> float:
-        """Of one request, with keys and limits or without."""
+        """Return what one request costs, with keys and limits or without."""
         app = web.Application()
         app[GATE] = Gate(auth=auth, keyring=self._keyring, usage=self._usage, clock_ns=lambda: self._now)
         mount(app, (Operation(method="POST", path="/x", handler=spend, summary="", tag="", access=("chat",)),))
@@ -69,7 +69,7 @@ class Guarded:
 
 
 async def _count(*, on: bool) -> float:
-    """What is counted for one request: its histograms, its answer, its steps."""
+    """Return what counting costs one request: its histograms, its answer, its steps."""
     stats, model, answers = PoolStats(), ModelState("m", Kind.CHAT, created=0), Counter[tuple[str, str, int]]()
     job = GenerateJob(0, 0, "r", "", TextPrompt("hello"), Sampling(seed=1))
 
@@ -97,7 +97,7 @@ async def _timed(one: Callable[[], Awaitable[None]]) -> float:
 
 
 async def overhead(table: Table, *, rounds: int) -> None:
-    """Each on and off in turn; medians of the differences."""
+    """Measure each on and off in turn, as medians of the differences."""
     guarded, guards, counts = Guarded(), [], []
     for _ in range(max(11, rounds)):
         guards.append(await guarded.cost_s(auth=True) - await guarded.cost_s(auth=False))

@@ -23,7 +23,7 @@ WRITTEN_S = 20.0
 
 
 def sooner(table: Table, folder: Path, *, rounds: int) -> None:
-    """First token of an 8k prompt, and of the same one again, each round with a prompt of its own."""
+    """Measure the first token of an 8k prompt, and of the same one again; each round has its own."""
     with tempfile.TemporaryDirectory(prefix="mp-", dir="/tmp") as shelf:
         flags = ("--model-path", str(folder), "--prefix-disk-folder", shelf)
         first: list[float] = []
@@ -46,7 +46,7 @@ def sooner(table: Table, folder: Path, *, rounds: int) -> None:
 
 
 def writing(table: Table, folder: Path, *, rounds: int) -> None:
-    """The largest gap in 8 running streams while a long prompt is computed, with and without it being written."""
+    """Measure the largest gap in 8 streams beside a long prompt, with and without writing it to disk."""
     flags = ("--model-path", str(folder))
     found: dict[str, list[tuple[float, float]]] = {"off": [], "on": []}
     with (
@@ -79,7 +79,7 @@ def _first_s(ours: Pool, prompt: list[int]) -> float:
 
 
 def _settle(shelf: Path) -> None:
-    """Until all of the prompt is written."""
+    """Wait until all of the prompt is written."""
     _until(lambda: len(list(shelf.rglob("*.safetensors"))) >= PROMPT_TOKENS // 128)
 
 
@@ -98,7 +98,7 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 async def _gaps(server: Server, seed: int) -> tuple[float, float]:
-    """The largest gap from the long prompt's start to half a second behind it, and the median of all."""
+    """Return the largest gap from the long prompt's start to half a second behind it, and the median of all."""
     bodies = [_body([seed + 5, at + 5, 7], STREAM_TOKENS) for at in range(STREAMS)]
     running = [asyncio.create_task(stream(server, body, path="/completions")) for body in bodies]
     await asyncio.sleep(0.3)

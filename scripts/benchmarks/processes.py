@@ -22,7 +22,7 @@ START_S = 120.0
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -31,7 +31,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def process(command: Sequence[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own, ended with the block."""
+    """Run a process in a session of its own for as long as the block lasts."""
     with log.open("wb") as out:
         started = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **environment}, stdout=out, stderr=out, start_new_session=True
@@ -48,7 +48,7 @@ def process(command: Sequence[str], log: Path, **environment: str) -> Iterator[s
 
 
 def wait_for(url: str, log: Path) -> None:
-    """Until the address answers 200."""
+    """Wait until the address answers 200."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), urlopen(url, timeout=2) as answer:  # noqa: S310 - our own address
@@ -70,7 +70,7 @@ class Pool:
 
 @contextlib.contextmanager
 def pool(*worker: str) -> Iterator[Pool]:
-    """The pool with one worker of these flags."""
+    """Run the pool with one worker of these flags for as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix="mp-", dir="/tmp") as folder, contextlib.ExitStack() as stack:
         port, run_dir = free_port(), str(Path(folder) / "run")
         logs = [Path(folder) / "gateway.log", Path(folder) / "worker.log"]
@@ -84,7 +84,7 @@ def pool(*worker: str) -> Iterator[Pool]:
 
 @contextlib.contextmanager
 def mlx_lm_server(folder: Path) -> Iterator[Server]:
-    """mlx-lm's own server."""
+    """Run mlx-lm's own server."""
     with tempfile.TemporaryDirectory(prefix="mp-", dir="/tmp") as logs:
         port, log = free_port(), Path(logs) / "server.log"
         command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(folder), "--port", str(port)]
@@ -96,7 +96,7 @@ def mlx_lm_server(folder: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def mlx_vlm_server(python: str, folder: Path) -> Iterator[Server]:
-    """mlx-vlm's own server, run by a Python that has all of its packages."""
+    """Run mlx-vlm's own server by a Python that has all of its packages."""
     with tempfile.TemporaryDirectory(prefix="mp-", dir="/tmp") as logs:
         port, log = free_port(), Path(logs) / "server.log"
         command = [python, "-m", "mlx_vlm.server", "--model", str(folder), "--port", str(port), "--host", "127.0.0.1"]
@@ -106,7 +106,7 @@ def mlx_vlm_server(python: str, folder: Path) -> Iterator[Server]:
 
 
 def running(url: str, model: str | None) -> Server:
-    """A server that runs already; without a `model`, the first it names. A key is taken from `BENCH_KEY`."""
+    """Return a server that runs already, its key from `BENCH_KEY`; no `model` means the first it names."""
     parts, key = urlsplit(url.rstrip("/")), os.environ.get("BENCH_KEY")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SystemExit(f"--against {url}: not an address like http://127.0.0.1:8080/v1")
@@ -132,7 +132,7 @@ class Direct:
         self._started = started
 
     def measure(self, **asked: Any) -> float:
-        """Tokens, or texts, per second."""
+        """Return tokens, or texts, per second."""
         if self._started.stdin is None or self._started.stdout is None:
             raise RuntimeError("started without pipes")
         self._started.stdin.write(json.dumps(asked) + "\n")
@@ -142,7 +142,7 @@ class Direct:
 
 @contextlib.contextmanager
 def direct(module: str = "benchmarks.direct") -> Iterator[Direct]:
-    """A library called directly, in a process of its own."""
+    """Run a library, called directly, in a process of its own for as long as the block lasts."""
     command = [sys.executable, "-m", module]
     path = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
     with subprocess.Popen(command, env=path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
@@ -151,13 +151,13 @@ def direct(module: str = "benchmarks.direct") -> Iterator[Direct]:
 
 
 def resident_bytes(pid: int) -> int:
-    """What a process holds in memory now."""
+    """Return what a process holds in memory now."""
     answer = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=True)
     return int(answer.stdout) * 1024
 
 
 def children(pid: int) -> list[int]:
-    """Process ids below a process."""
+    """Return the process ids below a process."""
     answer = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
     pairs = [line.split() for line in answer.stdout.splitlines()]
     return [int(child) for child, parent in pairs if int(parent) == pid]

@@ -34,10 +34,10 @@ class Table:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Median of the ratios of measurements that were taken in turn: machines drift, pairs do not."""
+    """Return the median of ratios of measurements taken in turn: machines drift, pairs do not."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def median(values: Sequence[float]) -> float:
-    """Median."""
+    """Return the median; the mean of two in the middle."""
     return statistics.median(values)

@@ -19,7 +19,7 @@ LARGE = (1600, 1200)
 
 
 def picture(seed: int, size: tuple[int, int] = SIZE) -> dict[str, Any]:
-    """A part with a JPEG of coarse noise: every seed another picture."""
+    """Return a part with a JPEG of coarse noise: every seed another picture."""
     small = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8))
     data = io.BytesIO()
     small.resize(size, Image.Resampling.BICUBIC).save(data, "JPEG", quality=90)
@@ -28,13 +28,13 @@ def picture(seed: int, size: tuple[int, int] = SIZE) -> dict[str, Any]:
 
 
 def question(seed: int, *, tokens: int = TOKENS, **more: Any) -> dict[str, Any]:
-    """One request about one picture."""
+    """Return a request about one picture."""
     text = {"type": "text", "text": f"What is in picture {seed}?"}
     return {"messages": [{"role": "user", "content": [text, picture(seed)]}], "max_tokens": tokens, **more}
 
 
 def throughput(table: Table, pool: Pool, rival: Server | None, *, rounds: int) -> None:
-    """Tokens a second and first token with 1, 8 and 16 questions at once, each about a picture never seen before."""
+    """Measure 1, 8 and 16 questions at once: tokens a second, first token. No picture was seen before."""
     seed = 0
     for streams in (1, 8, 16):
         ours: list[Load] = []
@@ -66,7 +66,7 @@ def _compare(table: Table, name: str, ours: Sequence[Load], server: Sequence[Loa
 
 
 def second_turn(table: Table, pool: Pool, *, rounds: int) -> None:
-    """First token of a conversation about four large pictures, then that of its second turn."""
+    """Measure the first token of a talk about four large pictures, then that of its second turn."""
     once, again = [], []
     for number in range(rounds + 1):
         parts = [picture(10_000 + 4 * number + at, LARGE) for at in range(4)]

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(one: Scenario, table: Table, *, seconds: float, part: float) -> None:
-    """One scenario on a pool of its own: what an attack leaves behind must not help or hinder the next."""
+    """Run one scenario on a pool of its own: what an attack leaves behind must not help or hinder the next."""
     print(f"-- {one.name}: {one.summary}", flush=True)
     began = time.monotonic()
 
@@ -67,7 +67,7 @@ def run(one: Scenario, table: Table, *, seconds: float, part: float) -> None:
 
 
 def show(report: Report, table: Table) -> None:
-    """Readings as lines, with what is to be known of those that are beyond their bounds."""
+    """Print readings as lines, with what explains those beyond their bounds."""
     for reading in report.readings:
         unit = f" {reading.unit}" if reading.unit else ""
         wanted = "" if reading.most is None else f"<= {reading.most:g}{unit}"

@@ -21,7 +21,7 @@ NOTICED_S = 2.0
 
 
 def writes(stage: Stage) -> Report:
-    """200 revocations beside a change, a rotation, or a command: no key opens again, not even after a restart."""
+    """Revoke 200 keys beside a change, a rotation, or a command: none opens again, even after a restart."""
     pool, report = stage.pool, Report()
     count = max(8, round(PAIRS * stage.part))
     texts: list[tuple[str, str]] = []
@@ -58,7 +58,7 @@ def writes(stage: Stage) -> Report:
 
 
 def secrets(stage: Stage) -> Report:
-    """Keys in every log, event, metric, process list and environment of an engine: nowhere."""
+    """Look for keys in every log, event, metric, process list and environment of an engine."""
     report = Report()
     for path in ("/v1/models", "/admin/api-keys", "/v1/nothing"):
         for key in stage.pool.made_keys:
@@ -79,7 +79,7 @@ def _revoke(pool: Pool, key: dict[str, Any]) -> Callable[[], Exchange]:
 
 
 def _beside(pool: Pool, key: dict[str, Any], at: int) -> Callable[[], Exchange]:
-    """What somebody else does to that key: of ten, one by command, which takes longer to start than all else takes."""
+    """Return what somebody else does to that key. One in ten is a command, which takes longest to start."""
     path = f"/admin/api-keys/{key['id']}"
     if at % 10 == 0:
         return lambda: _command(pool, key["id"], at)
@@ -127,7 +127,7 @@ def _at_once(acts: list[Callable[[], Exchange]]) -> list[Exchange]:
 
 
 def _open(pool: Pool, texts: list[tuple[str, str]]) -> int:
-    """How many open: each that does not is a failed login, of which an address of the operator's should have none."""
+    """Count how many open. Each that does not is a failed login, and an operator's address should have none."""
     headers = [{"Authorization": f"Bearer {text}"} for _, text in texts]
     return sum(ask(pool.outside, "GET", "/v1/models", headers=one).status == 200 for one in headers)
 

@@ -25,25 +25,25 @@ class Body:
 
 
 def repeated(one: bytes, before: bytes = b"[", behind: bytes = b"]") -> Fill:
-    """A list of the same thing, again and again."""
+    """Return a list of the same thing, again and again."""
     return lambda size: (
         before + (one + b",") * max(0, (size - len(before) - len(behind)) // (len(one) + 1)) + one + behind
     )
 
 
 def long_text(one: str) -> Fill:
-    """A text of the same, again and again."""
+    """Return a text of the same, again and again."""
     quoted = json.dumps(one)[1:-1].encode()
     return lambda size: b'"' + quoted * (size // len(quoted)) + b'"'
 
 
 def nested(opening: bytes, inner: bytes, closing: bytes, most: int = 1 << 30) -> Fill:
-    """Containers within containers."""
+    """Return containers within containers."""
     return lambda size: opening * (count := min(most, size // (len(opening) + len(closing)))) + inner + closing * count
 
 
 def many_names(size: int) -> bytes:
-    """An object of very many fields."""
+    """Return an object of very many fields."""
     return b"{" + b",".join(b'"k%07d":0' % at for at in range(size // 13)) + b"}"
 
 
@@ -136,7 +136,7 @@ SHAPED: MappingProxyType[str, MappingProxyType[str, Fill]] = MappingProxyType(
 
 
 def generate(route: Route, size: int = BODY_BYTES) -> Iterator[Body]:
-    """All bodies for a route: each field that its example shows gets everything, each other one the worst."""
+    """Yield all bodies for a route: a field of its example gets everything, each other one the worst."""
     room = size - ROOM
     for name in route.fields:
         values = dict(VALUES) if name in route.example else {kind: VALUES[kind] for kind in WORST}
@@ -147,7 +147,7 @@ def generate(route: Route, size: int = BODY_BYTES) -> Iterator[Body]:
 
 
 def whole(size: int) -> Iterator[Body]:
-    """Bodies that are wrong as a whole; for routes, too, that take none."""
+    """Yield bodies that are wrong as a whole; for routes, too, that take none."""
     room = size - ROOM
     for kind in ("wide", "names", "deep", "deep, objects", "long", "long, digits", "key of megabytes"):
         yield Body(f"body: {kind}", lambda kind=kind: VALUES[kind](room))  # type: ignore[misc]
@@ -158,19 +158,19 @@ def whole(size: int) -> Iterator[Body]:
 
 
 def some(route: Route, names: tuple[str, ...], size: int = BODY_BYTES) -> Iterator[Body]:
-    """Those bodies of a route whose names end like one of `names`."""
+    """Yield those bodies of a route whose names end like one of `names`."""
     for body in generate(route, size):
         if body.name.endswith(names):
             yield body
 
 
 def _with(route: Route, name: str, value: bytes) -> bytes:
-    """The route's example, with one field replaced."""
+    """Return the route's example, with one field replaced."""
     rest = {key: shown for key, shown in route.example.items() if key != name}
     shown = b"".join(b"%s:%s," % (json.dumps(key).encode(), json.dumps(shown).encode()) for key, shown in rest.items())
     return b"{" + shown + json.dumps(name).encode() + b":" + value + b"}"
 
 
 def taken_in_turn(routes: list[Route], names: tuple[str, ...]) -> Iterator[tuple[Route, Body]]:
-    """Bodies of all routes in turn, for ever."""
+    """Yield bodies of all routes in turn, for ever."""
     yield from itertools.cycle([(route, body) for route in routes for body in some(route, names)])

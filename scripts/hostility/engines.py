@@ -25,7 +25,7 @@ Request = tuple[str, str, dict[str, Any]]
 
 
 def long_texts() -> list[Request]:
-    """Texts that take long to tokenise, to disarm, or to cut, for every route that takes text."""
+    """Return texts that take long to tokenise, to disarm, or to cut, for every route that takes text."""
     chance = random.Random(1)
     letters = "".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=MIDDLE))
     texts = {
@@ -64,7 +64,7 @@ def _saying(text: str) -> dict[str, Any]:
 
 
 def many_texts() -> list[Request]:
-    """The most that one request may ask of an embedding model, and of a tokenizer."""
+    """Return the most that one request may ask of an embedding model, and of a tokenizer."""
     words = [f"{at} cats sat on the mat and looked at {at + 1} dogs" for at in range(2048)]
     chance = random.Random(2)
     vectors = [[round(chance.random(), 3) for _ in range(1024)] for _ in range(1024)]
@@ -82,12 +82,12 @@ def many_texts() -> list[Request]:
 
 
 def texts(stage: Stage) -> Report:
-    """Texts of 2 and 20 MB to every route that takes text, one after the other: no engine is held, none dies."""
+    """Send texts of 2 and 20 MB to every route that takes text, one by one: no engine is held, none dies."""
     return _one_by_one(stage, long_texts())
 
 
 def largest(stage: Stage) -> Report:
-    """The most that one request may ask of engines, one after the other: others' requests go on."""
+    """Send the most that one request may ask of engines, one by one: others' requests go on."""
     return _one_by_one(stage, many_texts())
 
 
@@ -116,7 +116,7 @@ def _warm_up(stage: Stage) -> dict[str, int]:
 
 
 def tokenizing(stage: Stage) -> Report:
-    """One key at its limits with texts of 2 MB: others' embeddings, tokens and streams go on."""
+    """Send texts of 2 MB at one key's limits: others' embeddings, tokens and streams go on."""
     report, requests = Report(), [one for one in long_texts() if "one word" in one[0] or "control" in one[0]]
     before = _warm_up(stage)
     with stage.watched(streams=True) as scene:
@@ -129,7 +129,7 @@ def tokenizing(stage: Stage) -> Report:
 
 
 def pictures(stage: Stage) -> Report:
-    """Image bombs of every kind to a vision model: each is refused within a second of processor time, text goes on."""
+    """Send image bombs of every kind: each is refused within a second of processor time, text goes on."""
     report = Report()
     bombs = {**hostile_images(), **odd_images()}
     names = _some(list(bombs), stage.part)
@@ -169,19 +169,19 @@ def pictures(stage: Stage) -> Report:
 
 
 def _processor_s(stage: Stage) -> float:
-    """Processor time of everything that belongs to the vision model, and of the gateway."""
+    """Return the processor time of everything that belongs to the vision model, and of the gateway."""
     roots = [stage.pool.supervisors["vision"].pid, stage.pool.gateway.pid]
     return sum(machine.processor_s(pid) for root in roots for pid in machine.family(root))
 
 
 def _seen_text(stage: Stage) -> float:
-    """How long the vision model takes to answer a text."""
+    """Return how long the vision model takes to answer a text."""
     body = {"model": "vision", "max_tokens": 1, "messages": [{"role": "user", "content": "Hello!"}]}
     return stage.pool.ask("POST", "/v1/chat/completions", body, key=stage.pool.keys.victim).took_s
 
 
 def hostile_grammars(seed: int) -> list[dict[str, Any]]:
-    """Fields of chat requests whose grammars take long to compile or to follow; each seed gives others."""
+    """Return fields of chat requests whose grammars take long; each seed gives others."""
 
     def schema(value: dict[str, Any]) -> dict[str, Any]:
         named = {
@@ -211,7 +211,7 @@ def hostile_grammars(seed: int) -> list[dict[str, Any]]:
 
 
 def grammars(stage: Stage) -> Report:
-    """One key's hostile grammars, sixty a minute: another's new schema and its chat do not wait for them."""
+    """Send one key's hostile grammars, sixty a minute: another's schema and chat do not wait for them."""
     pool, report, made = stage.pool, Report(), itertools.count()
     fresh, usual, during = list[float](), list[float](), list[float]()
     faults: list[str] = []
@@ -273,7 +273,7 @@ def grammars(stage: Stage) -> Report:
 
 
 def leaving(stage: Stage) -> Report:
-    """Eight long answers each for clients that leave at once, at one key's limits: rows end, others go on."""
+    """Ask for eight long answers each and leave at once, at one key's limits: rows end, others go on."""
     pool, report = stage.pool, Report()
     body = {**_saying("Tell me a story."), "n": 8, "max_tokens": 1500, "ignore_eos": True, "stream": True}
     data = json.dumps(body).encode()
@@ -306,7 +306,7 @@ def leaving(stage: Stage) -> Report:
 
 
 def _some(items: list[Any], part: float) -> list[Any]:
-    """Evenly so many of them."""
+    """Return evenly so many of them."""
     count = max(1, round(part * len(items)))
     return [items[at * len(items) // count] for at in range(count)]
 
@@ -326,7 +326,7 @@ def _send_each(stage: Stage, requests: list[Request]) -> list[tuple[str, float, 
 
 
 def _judge_each(report: Report, scene: Scene, spans: list[tuple[str, float, float, Exchange]]) -> None:
-    """The worst of what was sent one at a time."""
+    """Add the worst of what was sent one at a time."""
     slowest = max(spans, key=lambda span: span[2] - span[1])
     report.add("longest answer", slowest[2] - slowest[1], None, "s", f"{slowest[0]}: {slowest[3].status}")
     silence = {

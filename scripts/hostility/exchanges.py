@@ -21,7 +21,7 @@ class Address:
     source: str = "127.0.0.1"
 
     def connect(self, timeout_s: float = 60.0) -> socket.socket:
-        """A connection, with TLS where the gateway wants it. Raises `OSError`."""
+        """Open a connection, with TLS where the gateway wants it. Raises `OSError`."""
         plain = socket.create_connection(("127.0.0.1", self.port), timeout_s, (self.source, 0))
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not self.tls:
@@ -47,7 +47,7 @@ class Exchange:
     fault: str = ""
 
     def json(self) -> Any:
-        """The body, read; None where it is no JSON."""
+        """Parse the body as JSON; None where it is none."""
         try:
             return json.loads(self.body)
         except ValueError:
@@ -62,13 +62,13 @@ class Exchange:
 
 
 def head(method: str, path: str, headers: Mapping[str, str]) -> bytes:
-    """The head of a request."""
+    """Return the head of a request."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *(f"{name}: {value}" for name, value in headers.items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
 def pieces(data: bytes, size: int = PIECE) -> Iterable[bytes]:
-    """`data` in pieces that cost no copy of the whole."""
+    """Yield `data` in pieces that cost no copy of the whole."""
     view = memoryview(data)
     for at in range(0, len(view), size):
         yield view[at : at + size]
@@ -83,13 +83,13 @@ def ask(
     headers: Mapping[str, str] | None = None,
     timeout_s: float = 120.0,
 ) -> Exchange:
-    """One request on a connection of its own, and its whole answer."""
+    """Send one request on a connection of its own. Return its whole answer."""
     given = {"Connection": "close", **({"Content-Length": str(len(body))} if body or method != "GET" else {})}
     return send(address, [head(method, path, {**given, **(headers or {})}), *pieces(body)], timeout_s=timeout_s)
 
 
 def send(address: Address, data: Iterable[bytes], *, timeout_s: float = 120.0, stay_s: float = 0.0) -> Exchange:
-    """Whatever bytes, and the answer to them; who refuses may do so before all of them are sent.
+    """Send whatever bytes. Return the answer; who refuses may do so before all of them are sent.
 
     `stay_s`: the connection stays open for so long after that.
     """
@@ -110,7 +110,7 @@ def send(address: Address, data: Iterable[bytes], *, timeout_s: float = 120.0, s
 
 
 def read_answer(connection: socket.socket, began: float, fault: str = "") -> Exchange:
-    """One answer with its body, however its end is told; what only says "go on" is passed over."""
+    """Read one answer with its body, however its end is told; what only says "go on" is passed over."""
     received = bytearray()
     at = length = -1
     try:
@@ -133,7 +133,7 @@ def read_answer(connection: socket.socket, began: float, fault: str = "") -> Exc
 
 
 def _read_head(received: bytearray) -> tuple[int, int]:
-    """Where the body begins and how long it is; -1 for what is not known (yet)."""
+    """Return where the body begins and how long it is; -1 for what is not known (yet)."""
     while received.startswith(b"HTTP/1.1 1") and (end := received.find(b"\r\n\r\n")) >= 0:
         del received[: end + 4]
     end = received.find(b"\r\n\r\n")

@@ -21,7 +21,7 @@ ABORT_BYTES = 1200 * MB
 
 
 def sweep(stage: Stage) -> Report:
-    """Every body to every route that takes one, one at a time: each is answered, and none holds the gateway."""
+    """Send every body to every route that takes one, one by one: each is answered, none holds the gateway."""
     pool, report = stage.pool, Report()
     routes = [route for route in read_routes(pool.address, pool.keys.master) if route.fields]
     held: dict[str, tuple[float, str]] = {}
@@ -52,7 +52,7 @@ def sweep(stage: Stage) -> Report:
 
 
 def _chosen(route: Route, part: float) -> Iterator[bodies.Body]:
-    """All bodies of a route, or evenly so many of them."""
+    """Yield all bodies of a route, or evenly so many of them."""
     every = list(bodies.generate(route))
     count = max(1, round(part * len(every)))
     yield from (every[at * len(every) // count] for at in range(count))
@@ -64,7 +64,7 @@ def _post(stage: Stage, route: Route, data: bytes, key: str, **headers: str) -> 
 
 
 def _answered(answer: Exchange) -> bool:
-    """A whole answer, or an error of the usual shape that is not the server's fault."""
+    """Return whether this is a whole answer, or an error of the usual shape that is not the server's fault."""
     return answer.status == 200 or (400 <= answer.status < 500 and answer.refused_well)
 
 
@@ -80,7 +80,7 @@ BURST = (
 
 
 def burst(stage: Stage) -> Report:
-    """One key at its limits, ten at once and one a second, with the bodies that take longest to understand."""
+    """Send one key's most laborious bodies at its limits, ten at once and one a second."""
     pool, report = stage.pool, Report()
     routes = [route for route in read_routes(pool.address, pool.keys.master) if route.fields and route.of_users]
     made = [(route, body.make()) for route in routes for body in bodies.some(route, BURST)]
@@ -104,7 +104,7 @@ def burst(stage: Stage) -> Report:
 
 
 def crowd(stage: Stage) -> Report:
-    """300 bodies of 20 MB in flight, all but their last byte: bounded, and given back."""
+    """Send all but the last byte of 300 bodies of 20 MB: memory is bounded, and given back."""
     report = Report()
     routes = [route for route in read_routes(stage.pool.address, stage.pool.keys.master) if route.fields]
     routes = [route for route in routes if route.of_users]
@@ -119,7 +119,7 @@ def crowd(stage: Stage) -> Report:
 
 
 def forms(stage: Stage) -> Report:
-    """Forms of 100 MB to every route that takes one: many parts, huge fields, many files, no end; 40 at once."""
+    """Send forms of 100 MB to every route that takes one: many parts, huge fields, no end; 40 at once."""
     report = Report()
     routes = [route for route in read_routes(stage.pool.address, stage.pool.keys.master) if route.file]
     made = [(route, name, form) for route in routes for name, form in hostile_forms(route).items()]
@@ -155,7 +155,7 @@ def forms(stage: Stage) -> Report:
 
 
 def hostile_forms(route: Route) -> dict[str, list[bytes]]:
-    """Forms for a route, each as pieces of bytes."""
+    """Return forms for a route, each as pieces of bytes."""
 
     def part(name: str, data: bytes, extra: str = "") -> bytes:
         return f'--b\r\nContent-Disposition: form-data; name="{name}"{extra}\r\n\r\n'.encode() + data + b"\r\n"
@@ -262,7 +262,7 @@ class Crowd:
 
 
 def slow(stage: Stage) -> Report:
-    """Bodies that come byte by byte, stop in the middle, lie about their length, or come in a thousand chunks."""
+    """Send bodies byte by byte, stop in the middle, lie about their length, or send a thousand chunks."""
     pool, report = stage.pool, Report()
     routes = [route for route in read_routes(pool.address, pool.keys.master) if route.fields and route.of_users]
     faults: list[str] = []
@@ -300,7 +300,7 @@ def _open(stage: Stage, route: Route) -> socket.socket:
 
 
 def _odd(stage: Stage, route: Route) -> Iterator[tuple[str, Exchange]]:
-    """Requests whose bodies come in odd ways, and what is answered."""
+    """Send bodies in odd ways. Yields each with its answer."""
     address, kind = stage.pool.outside, {"Content-Type": "application/json"}
     chunked = _keyed_head(stage, route, {**kind, "Transfer-Encoding": "chunked"})
     tiny = b"1\r\n \r\n" * 200_000

@@ -26,7 +26,7 @@ UNPACKED = 4096 * MB
 
 
 def pack(encoding: str, size: int = UNPACKED) -> bytes:
-    """A body that unpacks to so many bytes of zeros; of an encoding that Python does not know, to none.
+    """Return a body that unpacks to so many bytes of zeros; of an encoding that Python does not know, to none.
 
     A piece that ends in a full flush may be repeated: the sum at the end is wrong then, which shows when all is done.
     """
@@ -39,7 +39,7 @@ def pack(encoding: str, size: int = UNPACKED) -> bytes:
 
 
 def flood(stage: Stage) -> Report:
-    """The largest and worst bodies to every route, without a key, from eight connections at once."""
+    """Send the largest and worst bodies to every route, without a key, from eight connections at once."""
     pool, report = stage.pool, Report()
     routes = [route for route in read_routes(pool.address, pool.keys.master) if not route.open]
     made = [body.make() for body in itertools.islice(bodies.whole(bodies.BODY_BYTES), 3)]
@@ -63,7 +63,7 @@ def flood(stage: Stage) -> Report:
 
 
 def packed(stage: Stage) -> Report:
-    """Bodies with a Content-Encoding, to every route, without a key and with one: nobody unpacks them."""
+    """Send bodies with a Content-Encoding to every route, with and without a key: nobody unpacks them."""
     pool, report = stage.pool, Report()
     made = {encoding: pack(encoding) for encoding in ("gzip", "deflate", "br", "zstd")}
     keys = (None, pool.keys.unbound)
@@ -94,12 +94,12 @@ def packed(stage: Stage) -> Report:
 
 
 def plain_connections(stage: Stage) -> Report:
-    """More connections than there are descriptors, which say nothing, or half of a head."""
+    """Open more connections than there are descriptors, which say nothing, or half of a head."""
     return _connections(stage, "plain")
 
 
 def tls_connections(stage: Stage) -> Report:
-    """More connections than there are descriptors, which never finish a TLS handshake; what speaks no TLS at all."""
+    """Open more connections than there are descriptors, which finish no TLS handshake or speak no TLS."""
     return _connections(stage, "TLS")
 
 
@@ -150,7 +150,7 @@ def _crowd(stage: Stage, openings: tuple[bytes, ...], report: Report) -> None:
 
 
 def _wait_for_engine(stage: Stage) -> float:
-    """How long until the gateway has heard that the model is up again; what it says of it is in its log."""
+    """Return how long the gateway took to hear that the model is up again; its log has what it says."""
     began, before = time.monotonic(), stage.pool.log("gateway").count(" is here (pid ")
     while stage.pool.log("gateway").count(" is here (pid ") == before and time.monotonic() - began < 2 * stage.seconds:
         time.sleep(0.1)
@@ -158,7 +158,7 @@ def _wait_for_engine(stage: Stage) -> float:
 
 
 def _wait_for_answer(stage: Stage) -> float:
-    """How long until somebody new is answered."""
+    """Return how long it took until somebody new was answered."""
     began = time.monotonic()
     while ask(stage.pool.outside, "GET", "/ping", timeout_s=5.0).status != 200:
         if time.monotonic() - began > 2 * stage.seconds:
@@ -168,7 +168,7 @@ def _wait_for_answer(stage: Stage) -> float:
 
 
 def malformed_requests(key: str) -> dict[str, bytes]:
-    """What no parser of HTTP takes, with a key somewhere in it."""
+    """Return what no parser of HTTP takes, with a key somewhere in it."""
     end, bare = b"\r\n\r\n", key.encode()
     host = b"Host: 127.0.0.1\r\n"
     bearer = b"Authorization: Bearer " + bare
@@ -214,7 +214,7 @@ MOST_LINES = 3
 
 
 def malformed(stage: Stage) -> Report:
-    """Requests that no parser takes, keys in every place: an error of the usual shape, few lines, no key in any."""
+    """Send what no parser takes, keys in every place: an error of the usual shape, few lines, no key in any."""
     pool, report = stage.pool, Report()
     badly: list[str] = []
     chatty: list[str] = []
@@ -241,7 +241,7 @@ def malformed(stage: Stage) -> Report:
 
 
 def guessing(stage: Stage) -> Report:
-    """Guesses at the operator's key: each is in the log with its address, and they are slowed down."""
+    """Guess at the operator's key: each is in the log with its address, and they are slowed down."""
     pool, report = stage.pool, Report()
     before = len(pool.log("gateway"))
     answers, until = Counter[int](), time.monotonic() + min(stage.seconds, 5.0)

@@ -9,7 +9,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def parents() -> dict[int, int]:
-    """The parent of every process."""
+    """Return the parent of every process, by its id."""
     found = {}
     for entry in PROC.iterdir():
         if entry.name.isdigit():
@@ -20,7 +20,7 @@ def parents() -> dict[int, int]:
 
 
 def family(pid: int) -> list[int]:
-    """A process and all below it, itself first."""
+    """Return a process and all below it, itself first."""
     above = parents()
     members = [pid]
     for member in members:
@@ -29,7 +29,7 @@ def family(pid: int) -> list[int]:
 
 
 def memory_bytes(pid: int) -> int:
-    """The memory of a process, shared pages by its share; 0 where it has ended."""
+    """Return the memory of a process, shared pages by its share; 0 where it has ended."""
     try:
         lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
     except OSError:
@@ -38,7 +38,7 @@ def memory_bytes(pid: int) -> int:
 
 
 def processor_s(pid: int) -> float:
-    """Processor time of a process and of those of its children that have ended; 0 where it has ended itself."""
+    """Return a process's processor time and that of its ended children; 0 where it has ended itself."""
     try:
         return sum(map(int, _fields(pid)[11:15])) / TICKS
     except (OSError, IndexError):
@@ -46,7 +46,7 @@ def processor_s(pid: int) -> float:
 
 
 def starved_s(pid: int) -> float:
-    """How long the main thread of a process was ready to run while others ran; 0 where nobody counts that."""
+    """Return how long a main thread was ready to run while others ran; 0 where nobody counts that."""
     try:
         return int((PROC / str(pid) / "schedstat").read_text().split()[1]) / 1e9
     except (OSError, IndexError):
@@ -54,13 +54,13 @@ def starved_s(pid: int) -> float:
 
 
 def machine_busy_s() -> float:
-    """Processor time that all processes of the machine have had, in sum over its cores."""
+    """Return the processor time of all processes of the machine, in sum over its cores."""
     user, nice, system, _idle, _wait, *rest = map(int, (PROC / "stat").read_text().split("\n", 1)[0].split()[1:])
     return (user + nice + system + sum(rest[:2])) / TICKS
 
 
 def descriptors(pid: int) -> int:
-    """Open descriptors of a process; 0 where it has ended."""
+    """Count the open descriptors of a process; 0 where it has ended."""
     try:
         return len(list((PROC / str(pid) / "fd").iterdir()))
     except OSError:
@@ -68,7 +68,7 @@ def descriptors(pid: int) -> int:
 
 
 def environment(pid: int) -> bytes:
-    """What a process was started with; empty where it has ended."""
+    """Return what a process was started with; empty where it has ended."""
     try:
         return (PROC / str(pid) / "environ").read_bytes()
     except OSError:
@@ -76,7 +76,7 @@ def environment(pid: int) -> bytes:
 
 
 def command_line(pid: int) -> bytes:
-    """The same of its arguments."""
+    """Return the arguments that a process was started with; empty where it has ended."""
     try:
         return (PROC / str(pid) / "cmdline").read_bytes()
     except OSError:
@@ -84,5 +84,5 @@ def command_line(pid: int) -> bytes:
 
 
 def _fields(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the third, the state, on: the second, a name, may hold anything."""
+    """Return fields of /proc/PID/stat from the third, the state, on: the name may hold anything."""
     return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()

@@ -20,12 +20,12 @@ SIZE = (40, 24)
 
 
 def hostile_images() -> dict[str, bytes]:
-    """Files by kind, a few megabytes each at most; all of them made anew."""
+    """Return files by kind, a few megabytes each at most; all of them made anew."""
     return {name: make() for name, make in _HOSTILE}
 
 
 def odd_images() -> dict[str, bytes]:
-    """Files by kind that look dangerous and are not, if they are read with care."""
+    """Return files by kind that look dangerous and are not, if they are read with care."""
     return {name: make() for name, make in _ODD}
 
 
@@ -33,7 +33,7 @@ def odd_images() -> dict[str, bytes]:
 
 
 def segment(marker: int, data: bytes = b"") -> bytes:
-    """A JPEG segment with its length."""
+    """Return a JPEG segment with its length."""
     return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
 
 
@@ -62,7 +62,7 @@ def _scan(components: Iterable[int], first: int, last: int, approximation: int) 
 
 
 def _bits(text: str) -> bytes:
-    """Entropy-coded bits, filled up with ones, with the zero behind each byte of ones."""
+    """Return entropy-coded bits, filled up with ones, with the zero behind each byte of ones."""
     text += "1" * (-len(text) % 8)
     return int(text, 2).to_bytes(len(text) // 8, "big").replace(b"\xff", b"\xff\x00") if text else b""
 
@@ -76,7 +76,7 @@ def scans(
     marker: int = 0xC2,
     between: bytes = b"",
 ) -> bytes:
-    """A progressive JPEG of `count` scans beyond the first, each some fifty bytes, that all visit every block."""
+    """Return a progressive JPEG of `count` scans beyond the first: fifty bytes each, and every block visited."""
     blocks = -(-size[0] // 8) * -(-size[1] // 8)
     runs = _bits(("0" + "1" * 14) * (blocks // 32_767 + 1))
     zeros = b"\x00" * (blocks * components // 8 + 1)
@@ -95,7 +95,7 @@ def _arithmetic_scans(count: int) -> bytes:
 
 
 def _sequential_scans(count: int) -> bytes:
-    """A baseline JPEG that brings its only component again and again."""
+    """Return a baseline JPEG that brings its only component again and again."""
     head = b"\xff\xd8" + _tables() + _frame(0xC0, MOST_PIXELS, 1)
     return head + (_scan([0], 0, 63, 0) + bytes(2000)) * count + b"\xff\xd9"
 
@@ -107,14 +107,14 @@ def _plain(form: str, image: Image.Image | None = None, **options: Any) -> bytes
 
 
 def _before_scan(more: bytes) -> bytes:
-    """A good JPEG with something in front of its first scan, behind its frame header."""
+    """Return a good JPEG with something in front of its first scan, behind its frame header."""
     file = _plain("JPEG")
     at = file.index(b"\xff\xda")
     return file[:at] + more + file[at:]
 
 
 def _hidden_segments() -> bytes:
-    """Two million segments inside of others, of a kind that libjpeg skips and Pillow looks into."""
+    """Hide two million segments, which libjpeg skips and Pillow looks into, inside of others."""
     inside = segment(0xE5) * 16_000
     return _before_scan(segment(0xF0, inside) * (FLOOD_BYTES // len(inside)))
 
@@ -127,7 +127,7 @@ def _flood(piece: bytes, size_bytes: int = FLOOD_BYTES) -> bytes:
 
 
 def _exif_overlap() -> bytes:
-    """A directory of 65,000 tags that all point to the same 800,000 bytes: 52 GB to who reads them all."""
+    """Return an EXIF directory of 65,000 tags that share the same 800,000 bytes: 52 GB to who reads them all."""
     count, entries = 800_000, 65_000
     start = 8 + 2 + entries * 12 + 4
     rows = b"".join(struct.pack("<HHII", tag, 7, count, start - count // 2) for tag in range(300, 300 + entries))
@@ -135,7 +135,7 @@ def _exif_overlap() -> bytes:
 
 
 def _exif_segments() -> bytes:
-    """The same in a JPEG's segments of 64 KB, which are put together again."""
+    """Return the same in a JPEG's segments of 64 KB, which are put together again."""
     data = _exif_overlap()
     pieces = [data[at : at + 65_000] for at in range(0, len(data), 65_000)]
     return _before_scan(b"".join(segment(0xE1, b"Exif\0\0" + piece) for piece in pieces))
@@ -145,7 +145,7 @@ def _exif_segments() -> bytes:
 
 
 def chunk(name: bytes, data: bytes = b"") -> bytes:
-    """A PNG chunk with its checksum."""
+    """Return a PNG chunk with its checksum."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
@@ -159,7 +159,7 @@ def png(
     before: bytes = b"",
     behind: bytes = b"",
 ) -> bytes:
-    """A PNG of black pixels, or of `rows` as they are; chunks may stand before and behind its pixels."""
+    """Return a PNG of black pixels, or of `rows` as they are; chunks may stand before and behind its pixels."""
     head = struct.pack(">IIBBBBB", *size, bits, colour, 0, 0, interlace)
     if rows is None:
         channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
@@ -168,7 +168,7 @@ def png(
 
 
 def _zeros(size_bytes: int) -> bytes:
-    """So many zeros, compressed."""
+    """Return so many zeros, compressed."""
     packer, piece = zlib.compressobj(9), bytes(1 << 20)
     made = [packer.compress(piece) for _ in range(size_bytes >> 20)]
     return b"".join([*made, packer.compress(bytes(size_bytes & 0xFFFFF)), packer.flush()])
@@ -189,13 +189,13 @@ def gif(
     data: bytes = b"\x02\x02\x44\x01\x00",
     behind: bytes = b"",
 ) -> bytes:
-    """A GIF of one frame; extensions may stand before and behind it, and the screen may be of another size."""
+    """Return a GIF of one frame; extensions may stand before and behind it, the screen may differ in size."""
     head = b"GIF89a" + struct.pack("<HHBBB", *(screen or size), 0x80, 0, 0) + bytes(6)
     return head + before + b"," + struct.pack("<HHHHB", 0, 0, *size, 0) + data + behind + b";"
 
 
 def _endless_gif() -> bytes:
-    """A good GIF up to its end mark."""
+    """Return a good GIF up to its end mark."""
     return _plain("GIF")[:-1]
 
 
@@ -209,7 +209,7 @@ def _first_frame_behind(more: bytes) -> bytes:
 
 
 def riff(*parts: tuple[bytes, bytes]) -> bytes:
-    """A WebP container."""
+    """Return a WebP container."""
     body = b"WEBP" + b"".join(_part(name, data) for name, data in parts)
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
@@ -227,7 +227,7 @@ def _lossless(width: int, height: int) -> tuple[bytes, bytes]:
 
 
 def _still(size: tuple[int, int] = SIZE) -> tuple[bytes, bytes]:
-    """The bit stream of a good lossless file."""
+    """Return the bit stream of a good lossless file."""
     file = _plain("WEBP", Image.new("RGB", size), lossless=True)
     return b"VP8L", file[20:]
 

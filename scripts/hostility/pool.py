@@ -92,7 +92,7 @@ class Pool:
         self.close()
 
     def make_attacker(self) -> str:
-        """A new key with the limits that keys have by default."""
+        """Make a new key with the limits that keys have by default."""
         key = self._make_key(self.keys.master, "attacker", {})
         self.made_keys.append(key)
         return key
@@ -135,7 +135,7 @@ class Pool:
         wait(healthy, "every model is up", timeout_s=timeout_s)
 
     def ask(self, method: str, path: str, body: Any = None, *, key: str | None = None, **more: Any) -> Exchange:
-        """One request; `body` is sent as JSON."""
+        """Send one request; `body` is sent as JSON."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         data = b""
         if body is not None:
@@ -143,26 +143,26 @@ class Pool:
         return ask(self.address, method, path, data, headers=headers, **more)
 
     def log(self, name: str) -> str:
-        """All that a process wrote."""
+        """Return all that a process wrote."""
         path = self.folder / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def files(self) -> dict[str, bytes]:
-        """Logs of all processes, and what the gateway keeps in its folder, but for the database and its pepper."""
+        """Return the logs of all processes, and the gateway's files but for its database and pepper."""
         paths = [*self.folder.glob("*.log"), *(self.folder / "data").glob("*.log*")]
         return {path.name: path.read_bytes() for path in paths}
 
     def engine_pids(self) -> dict[str, int]:
-        """The engine of each model, as the gateway knows it."""
+        """Return the engine of each model, as the gateway knows it."""
         listed = self.ask("GET", "/admin/workers", key=self.keys.master).json()["data"]
         return {worker["model"]: worker["pid"] for worker in listed}
 
     def engine_starts(self) -> int:
-        """Engine processes started so far, by all supervisors."""
+        """Count the engine processes started so far, by all supervisors."""
         return sum(self.log(kind).count("engine started as process") for kind in self.supervisors)
 
     def processes(self) -> list[int]:
-        """All processes of the pool."""
+        """List all processes of the pool."""
         roots = [self.gateway, *self.supervisors.values()]
         return [pid for root in roots for pid in machine.family(root.pid)]
 
@@ -201,7 +201,7 @@ def wait(condition: Callable[[], Any], what: str, *, timeout_s: float = START_S,
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 and its key, by openssl. Raises `RuntimeError` where there is none."""
+    """Make a certificate for 127.0.0.1 and its key, by openssl. Raises `RuntimeError` where there is none."""
     certificate, key = folder / "cert.pem", folder / "key.pem"
     if not certificate.exists():
         if shutil.which("openssl") is None:

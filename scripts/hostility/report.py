@@ -46,7 +46,7 @@ class Report:
         self.readings.append(Reading(what, figure, most, unit, note))
 
     def add_gaps(self, sight: Sight, most_s: float) -> None:
-        """The longest time that the gateway answered nobody, and where it held its own loop that long."""
+        """Add the longest time that the gateway answered nobody, and where it held its own loop that long."""
         self.add("longest gap of /ping", sight.longest_s("ping"), most_s, "s", sight.described("ping"))
         fresh = sight.longest_s("fresh ping")
         self.add("the same on new connections", fresh, most_s, "s", sight.described("fresh ping"))
@@ -56,12 +56,12 @@ class Report:
             self.add("others' share of the machine", sight.elsewhere)
 
     def add_engines(self, sight: Sight, starts: int) -> None:
-        """Whether engines lived through it; `starts`: engine processes started meanwhile."""
+        """Add whether engines lived through it; `starts`: engine processes started meanwhile."""
         self.add("longest silence of an engine", sight.silent_s(), BEAT_S, "s")
         self.add("engines started again", starts, 0)
 
     def add_victims(self, sight: Sight) -> None:
-        """What became of requests of those who did nothing wrong."""
+        """Add what became of requests of those who did nothing wrong."""
         failures = sight.failures()
         asked = len(sight.requests) + len(sight.streams)
         self.add(

@@ -41,7 +41,7 @@ class Route:
 
 
 def read_routes(address: Address, key: str) -> list[Route]:
-    """All of them. Raises `RuntimeError` where the gateway describes none."""
+    """Read all routes. Raises `RuntimeError` where the gateway describes none."""
     answer = ask(address, "GET", "/openapi.json", headers={"Authorization": f"Bearer {key}"})
     document = answer.json()
     if not document or "paths" not in document:

@@ -47,6 +47,6 @@ SCENARIOS: tuple[Scenario, ...] = (
 
 
 def scenario(name: str) -> Scenario:
-    """The one of that name. Raises `KeyError`."""
+    """Return the scenario of that name. Raises `KeyError`."""
     found = {one.name: one for one in SCENARIOS}
     return found[name]

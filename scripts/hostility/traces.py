@@ -8,7 +8,7 @@ LONGEST_KNOWN = 8
 
 
 def key_traces(pool: Pool) -> list[str]:
-    """Each place that holds a key of the pool, whole or in part longer than its id, with the line."""
+    """Find each place that holds a key of the pool, whole or in part longer than its id, with the line."""
     needles = [piece for key in pool.made_keys for piece in _pieces(key)]
     headers = {"key": pool.keys.master}
     places = dict(pool.files())
@@ -23,7 +23,7 @@ def key_traces(pool: Pool) -> list[str]:
 
 
 def _pieces(key: str) -> set[bytes]:
-    """All parts of the secret of a key that are one character too long."""
+    """Return all parts of the secret of a key that are one character too long."""
     # mlx_ID_SECRET: the id is public.
     secret = key[13:] if key.startswith("mlx_") else key
     return {secret[at : at + LONGEST_KNOWN + 1].encode() for at in range(len(secret) - LONGEST_KNOWN)}

@@ -42,12 +42,12 @@ class Sight:
     lost_pings: list[tuple[float, str]] = field(default_factory=list)
 
     def longest_s(self, *names: str, since: float = 0.0, until: float = float("inf")) -> float:
-        """The longest gap, without what is the machine's fault: see `held_s`."""
+        """Return the longest gap, without what is the machine's fault: see `held_s`."""
         row = self._longest(names, since, until)
         return self.held_s(row) if row else 0.0
 
     def described(self, *names: str) -> str:
-        """The longest gap as it was, and what of it was the machine's fault."""
+        """Return the longest gap as it was, and what of it was the machine's fault."""
         row = self._longest(names, 0.0, float("inf"))
         if row is None:
             return ""
@@ -59,8 +59,9 @@ class Sight:
         return max(rows, key=self.held_s, default=None)
 
     def held_s(self, row: tuple[float, float, float]) -> float:
-        """A gap without the time in which an idle process slept on, too; and, where others keep the machine busy,
-        without the time in which the gateway was ready to run and did not get to.
+        """Return a gap without the time in which an idle process slept on, too.
+
+        Where others keep the machine busy, also without the time in which the gateway was ready and did not get to run.
         """
         begin, end, starved = row
         late = sum(max(0.0, min(end, after) - max(begin, before)) for before, after in self.control)
@@ -68,20 +69,20 @@ class Sight:
         return max(0.0, end - begin - taken)
 
     def grown_bytes(self, name: str, before: int) -> int:
-        """How much more than `before` the processes of `name` held at most."""
+        """Return how much more than `before` the processes of `name` held at most."""
         return max((held for _, named, held in self.memory if named == name), default=before) - before
 
     def silent_s(self) -> float:
-        """The longest that any engine was not heard of."""
+        """Return the longest that any engine was not heard of."""
         return max((silent for _, _, _, silent, _ in self.workers), default=0.0)
 
     def failures(self) -> list[str]:
-        """What went wrong for those who did nothing wrong."""
+        """Return what went wrong for those who did nothing wrong."""
         streams = [f"stream: {fault}" for _, fault in self.streams if fault]
         return streams + [f"{name}: {fault}" for _, _, name, fault in self.requests if fault]
 
     def latencies_s(self, name: str) -> list[float]:
-        """How long such requests took that were answered."""
+        """Return how long such requests took that were answered."""
         return [end - begin for begin, end, named, fault in self.requests if named == name and not fault]
 
 
@@ -123,14 +124,14 @@ class Watch:
 
     @contextmanager
     def looking(self) -> Iterator[list[Sight]]:
-        """What is seen during the block stands in the list afterwards."""
+        """Observe for as long as the block lasts: what is seen stands in the list afterwards."""
         self.take()
         found: list[Sight] = []
         yield found
         found.append(self.take())
 
     def take(self) -> Sight:
-        """What was seen since the last time."""
+        """Return what was seen since the last time."""
         seen, idle = (_read(watcher) for watcher in self._watchers)
         (machine_s, ours_s), (machine_before, ours_before) = self._spent(), self._busy
         began, self._began = self._began, time.monotonic()
@@ -143,11 +144,11 @@ class Watch:
         return Sight(began=began, ended=self._began, gaps=gaps, control=late, elsewhere=elsewhere, **rest)
 
     def memory(self) -> dict[str, int]:
-        """What the gateway and each model's processes hold now."""
+        """Return what the gateway and each model's processes hold now."""
         return {name: sum(map(machine.memory_bytes, machine.family(pid))) for name, pid in self._roots.items()}
 
     def _spent(self) -> tuple[float, float]:
-        """Processor time of the machine, and of the pool and this harness."""
+        """Return the processor time of the machine, and of the pool and this harness."""
         ours = {*self._pool.processes(), os.getpid(), *(watcher.pid for watcher in self._watchers)}
         return machine.machine_busy_s(), sum(map(machine.processor_s, ours))
 
@@ -178,7 +179,7 @@ def _read(watcher: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def settled_bytes(watch: Watch, name: str, most: int, patience_s: float) -> int:
-    """What the processes of `name` hold once that is no more than `most`, or when `patience_s` are over."""
+    """Return what the processes of `name` hold once that is no more than `most`, or when `patience_s` are over."""
     deadline = time.monotonic() + patience_s
     while (held := watch.memory()[name]) > most and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -186,6 +187,6 @@ def settled_bytes(watch: Watch, name: str, most: int, patience_s: float) -> int:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle one; 0 of none."""
+    """Return the middle one; 0 of none."""
     ordered = sorted(values)
     return ordered[len(ordered) // 2] if ordered else 0.0

@@ -37,17 +37,17 @@ class Seen:
         self.starved: Callable[[], float] = lambda: 0.0
 
     def begin(self, name: str) -> None:
-        """Something is waited for from now on, unless it is already."""
+        """Note that something is waited for from now on, unless it is already."""
         with self._lock:
             self._open.setdefault(name, (time.monotonic(), self.starved()))
 
     def end(self, name: str) -> None:
-        """It has come."""
+        """Note that the answer has come."""
         with self._lock:
             self._note(name, *self._open.pop(name))
 
     def forget(self, name: str) -> None:
-        """Nothing is waited for any more."""
+        """Note that nothing is waited for any more."""
         with self._lock:
             self._open.pop(name, None)
 
@@ -57,7 +57,7 @@ class Seen:
             self._rest.setdefault(name, []).append(entry)
 
     def take(self) -> dict[str, Any]:
-        """Everything, and forget it. What is still waited for counts as far as it got."""
+        """Return everything, and forget it. What is still waited for counts as far as it got."""
         with self._lock:
             for name, (since, starved) in self._open.items():
                 self._note(name, since, starved)
@@ -130,7 +130,7 @@ class Watcher:
             time.sleep(FRESH_S)
 
     def _look_at_workers(self) -> None:
-        """What the gateway knows of its workers: how long each has been silent, how often it was started again."""
+        """Note what the gateway knows of its workers: how long each has been silent, how often each was restarted."""
         while True:
             answer = ask(self._address, "GET", "/admin/workers", headers=self._master, timeout_s=600.0)
             if answer.status == 200:
@@ -147,7 +147,7 @@ class Watcher:
             time.sleep(MEMORY_S)
 
     def _ask(self) -> None:
-        """Small requests of somebody who does nothing wrong, one kind after the other."""
+        """Send small requests of somebody who does nothing wrong, one kind after the other."""
         at = 0
         while True:
             wanted = self._requests[at % len(self._requests)]
@@ -164,7 +164,7 @@ class Watcher:
             time.sleep(REQUEST_S)
 
     def _stream(self) -> None:
-        """One long answer after the other, read as it comes."""
+        """Read one long answer after the other, as it comes."""
         body = {"model": "chat", "stream": True, "max_tokens": STREAM_TOKENS, "ignore_eos": True}
         body["messages"] = [{"role": "user", "content": "Tell me a story about a fox."}]
         data = json.dumps(body).encode()
@@ -200,7 +200,7 @@ class Watcher:
 
 
 def watch_idle(seen: Seen) -> None:
-    """The control: how much too late an idle process wakes from 20 ms of sleep."""
+    """Note, as the control, how much too late an idle process wakes from 20 ms of sleep."""
     while True:
         due = time.monotonic() + PING_S
         time.sleep(PING_S)

@@ -19,7 +19,7 @@ CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *_MARKERS)
 
 
 def train(texts: Iterable[str], *, split: str, control: Sequence[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer of exactly `vocab_size` tokens, `control` the last of them, in this order.
+    """Train a tokenizer of exactly `vocab_size` tokens, `control` the last of them, in this order.
 
     `split` is a pattern: no token reaches beyond one match of it. Raises `ValueError` where the texts are too few.
     """

@@ -57,7 +57,7 @@ class _Source:
 
 
 def lines(seed: int, n: int) -> Iterator[str]:
-    """`n` paragraphs of generated text, the same ones for the same seed on every machine."""
+    """Generate `n` paragraphs of text, the same ones for the same seed on every machine."""
     source = _Source(seed)
     for i in range(n):
         match i % 10:

@@ -93,20 +93,20 @@ def change_config(folder: Path, **changes: Any) -> None:
 
 
 def texts() -> list[list[int]]:
-    """What is embedded for the comparison, as token ids that are no special ones."""
+    """Return what is embedded for the comparison, as token ids that are no special ones."""
     random = np.random.default_rng(11)
     return [random.integers(4, VOCABULARY, length).tolist() for length in LENGTHS]
 
 
 def dense(name: str) -> list[Any]:
-    """Weights of the layers behind the pooling, (out, in) each."""
+    """Return the weights of the layers behind the pooling, (out, in) each."""
     if name != "gemma3_text":
         return []
     return list(weights({"dense.0.linear.weight": (INNER, WIDTH), "dense.1.linear.weight": (WIDTH, INNER)}).values())
 
 
 def weights(shapes: Shapes) -> dict[str, Any]:
-    """Wide weights: as libraries initialise them, all texts have nearly the same vector. By name and seed alone."""
+    """Draw wide weights, by name and seed alone: as libraries initialise them, all vectors are nearly the same."""
     found = {}
     for name, shape in shapes.items():
         random = np.random.default_rng((5, zlib.crc32(name.encode())))
@@ -124,7 +124,7 @@ def weights(shapes: Shapes) -> dict[str, Any]:
 
 
 def write_tokenizer(folder: Path, *extra: str) -> Tokenizer:
-    """A tokenizer of the words `w4`, `w5`, …: their numbers are their ids. `extra` are control tokens behind them."""
+    """Write a tokenizer of the words `w4`, `w5`, …, whose numbers are their ids, and `extra` control tokens."""
     vocabulary = {f"w{at}": at for at in range(VOCABULARY - len(extra))}
     vocabulary |= {token: VOCABULARY - len(extra) + at for at, token in enumerate(extra)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w3"))  # noqa: S106 - a token of text

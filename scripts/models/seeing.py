@@ -91,7 +91,7 @@ def write(name: str, folder: Path) -> Path:
 
 
 def pictures() -> list[bytes]:
-    """PNG files, high and wide, smaller and larger than what the models take: one for each of `TEXTS`."""
+    """Return PNG files, high and wide, smaller and larger than what models take: one for each of `TEXTS`."""
     random = np.random.default_rng(3)
     files = []
     for width, height in _SIZES:

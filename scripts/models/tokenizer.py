@@ -21,7 +21,7 @@ _TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
 def train(*, vocab_size: int, seed: int, paragraphs: int, pictures: Sequence[str] = ()) -> Tokenizer:
-    """A tokenizer of exactly `vocab_size` tokens, `pictures` (the marks of images) among them and last of all.
+    """Train a tokenizer of exactly `vocab_size` tokens, `pictures` (the marks of images) the last of them.
 
     Raises `ValueError` where the corpus is too small for that.
     """

@@ -49,7 +49,7 @@ class Client:
         return self.streamed.well_formed if self.body.get("stream") else b'"choices"' in self.payload
 
     def text(self) -> str:
-        """Choice 0."""
+        """Return the text of choice 0."""
         if self.body.get("stream"):
             return self.streamed.text()
         content: str = json.loads(self.payload)["choices"][0]["message"]["content"]
@@ -57,7 +57,7 @@ class Client:
 
 
 def read_error(payload: bytes) -> str | None:
-    """The code in the body of a refusal; None where it is not of our shape."""
+    """Return the code in the body of a refusal; None where it is not of our shape."""
     try:
         error = json.loads(payload)["error"]
         assert {"message", "type", "param", "code", "error_id"} <= error.keys()

@@ -8,7 +8,7 @@ from stress.running_pool import RunningPool, wait_until
 
 
 def hit_rate(flags: Sequence[str], *, replicas: int, conversations: int, turns: int, seed: int) -> float:
-    """The share of all prompt tokens that was found in a cache."""
+    """Return the share of all prompt tokens that was found in a cache."""
     pool = RunningPool(*[flags] * replicas)
     counts: list[tuple[int, int]] = []
 

@@ -61,7 +61,7 @@ class Crowd:
 
 
 def judge(client: Client, text: str) -> str:
-    """Why an outcome is not the undisturbed one; empty if it is."""
+    """Return why an outcome is not the undisturbed one; empty if it is."""
     if not client.well_formed:
         return f"not well-formed ({client.broken or client.status})"
     if client.code:

@@ -10,7 +10,7 @@ from worker.engines.fake import VOCAB_SIZE, WORDS, program_of, tokens_of
 
 
 def fake_answer(body: dict[str, Any], choice: int = 0) -> str:
-    """The text of one choice."""
+    """Return the text of one choice."""
     job = decode(json.dumps(body).encode(), ChatCompletionRequest).make_job(None, request_id="", tenant="")
     assert isinstance(job.prompt, ChatPrompt)
     assert isinstance(job.sampling, Sampling)

@@ -11,21 +11,21 @@ from gateway.http.openapi import Operation, mount
 
 
 async def scale(request: web.Request) -> web.Response:
-    """`POST /test/scale/{replicas}`: the first model."""
+    """Serve `POST /test/scale/{replicas}` for the first model."""
     pool = request.app[POOL]
     pool.scale_model(pool.models()[0], int(request.match_info["replicas"]), grace_s=2.0)
     return web.Response()
 
 
 async def roll(request: web.Request) -> web.Response:
-    """`POST /test/roll`: the first model; answers when all are replaced."""
+    """Serve `POST /test/roll` for the first model; answers when all are replaced."""
     pool = request.app[POOL]
     await pool.replace_engines(pool.models()[0], grace_s=0.5)
     return web.Response()
 
 
 async def memory(request: web.Request) -> web.Response:
-    """`GET /test/memory`: tasks of the loop, Python's objects after a collection, how full bounded memories are."""
+    """Serve `GET /test/memory`: the loop's tasks, objects after a collection, how full bounded memories are."""
     gc.collect()
     vectors = request.app[EMBEDDING_CACHE]
     return web.json_response(

@@ -39,14 +39,14 @@ def sent(path: str, headers: Mapping[str, str]) -> None:
 
 
 def traces(text: str) -> list[str]:
-    """The lines of a log that hold a key."""
+    """Return the lines of a log that hold a key."""
     if not (_WHOLE.search(text) or any(key in text for key in _shown)):
         return []
     return [line for line in text.splitlines() if _WHOLE.search(line) or any(key in line for key in _shown)]
 
 
 def noting(mint: Callable[..., tuple[str, str]]) -> Callable[..., tuple[str, str]]:
-    """`gateway.access.keys.text.mint`, with every key noted that it makes."""
+    """Wrap `gateway.access.keys.text.mint` so that every key that it makes is noted."""
 
     def minted(*args: str | None) -> tuple[str, str]:
         key_id, text = mint(*args)
@@ -64,7 +64,7 @@ class Listener(logging.Handler):
         self._forms = (TextLines(), JsonLines())
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Noted only: whoever logs must not fail for it."""
+        """Note the record and raise nothing: whoever logs must not fail for it."""
         if not (record.exc_info or hasattr(record, "fields") or traces(record.getMessage())):
             return
         for form in self._forms:

@@ -33,7 +33,7 @@ class Report:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """That share of `values` is smaller."""
+    """Return the value that this share of `values` is smaller than."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
@@ -104,7 +104,7 @@ def _kill_one(pid: int) -> float:
 
 
 def _noticed_at(pool: RunningPool, killed_at: float) -> float:
-    """When the gateway says that it noticed: by its own clock, since looking for it often would slow it down."""
+    """Return when the gateway noticed, by its own clock: looking for it often would slow it down."""
 
     def noticed() -> float:
         events = pool.get("/admin/events").json()["data"]
@@ -115,6 +115,6 @@ def _noticed_at(pool: RunningPool, killed_at: float) -> float:
 
 
 def _ready(pool: RunningPool, worker: int) -> bool:
-    """Whether a supervisor's present engine has said that it is ready."""
+    """Return whether a supervisor's present engine has said that it is ready."""
     text = pool.supervisors[worker].text()
     return text.rfind(" is ready: ") > text.rfind("engine started as process")

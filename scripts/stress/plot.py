@@ -6,7 +6,7 @@ WIDTH, HEIGHT, GAP, LEFT = 640, 120, 36, 70
 
 
 def plot(xs: Sequence[float], series: Mapping[str, Sequence[float]]) -> str:
-    """One panel for each series, over the same `xs`, each scaled from 0 to its largest value."""
+    """Draw one panel for each series, over the same `xs`, each scaled from 0 to its largest value."""
     panels = [_panel(at, name, xs, ys) for at, (name, ys) in enumerate(series.items())]
     height = (HEIGHT + GAP) * len(panels) + GAP
     head = (

@@ -13,14 +13,14 @@ STEP_S = 0.01
 
 
 def of_the_fake_engine(chance: random.Random) -> tuple[dict[str, Any], str]:
-    """Streams and whole answers of one to two seconds, each another one."""
+    """Return streams and whole answers of one to two seconds, each another one."""
     content = f"fake: slow@{STEP_S} tokens@{chance.randint(60, 150)} {chance.random()}"
     body = chat_body(content, stream=chance.random() < 0.8)
     return body, fake_answer(body)
 
 
 def of_a_model(flags: Sequence[str], *, prompts: int, max_tokens: int, seed: int) -> Make:
-    """Greedy and seeded streams of a real model; their answers are those of an undisturbed run of it."""
+    """Return greedy and seeded streams of a real model, with the answers of an undisturbed run of it."""
     chance = random.Random(seed)
     bodies = []
     for at in range(prompts):

@@ -39,20 +39,20 @@ BAD_LINES = re.compile(
 
 
 def alive(pid: int) -> bool:
-    """Whether a process still runs (a zombie does not)."""
+    """Return whether a process still runs (a zombie does not)."""
     found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return bool(found.stdout.strip()) and not found.stdout.strip().startswith("Z")
 
 
 def children(pid: int) -> list[int]:
-    """Process ids of the children of `pid`."""
+    """Return the process ids of the children of `pid`."""
     found = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
     pairs = [line.split() for line in found.stdout.splitlines()]
     return [int(child) for child, parent in pairs if int(parent) == pid]
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """Command lines of all processes below `pid`, by process id."""
+    """Return the command lines of all processes below `pid`, by process id."""
     # Whole lines: without -ww they end where `COLUMNS` says, which some library may have set.
     found = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
     rows = [(int(child), int(parent), args) for child, parent, args in map(_row, found.stdout.splitlines())]
@@ -68,13 +68,13 @@ def _row(line: str) -> tuple[str, str, str]:
 
 
 def resident_bytes(pid: int) -> int:
-    """The memory that a process has in use."""
+    """Return the memory that a process has in use."""
     found = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=True)
     return int(found.stdout) * 1024
 
 
 def open_files(pid: int) -> int:
-    """How many file descriptors a process holds (Linux only)."""
+    """Count the file descriptors that a process holds (Linux only)."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
@@ -87,7 +87,7 @@ class Answer:
     body: bytes
 
     def json(self) -> Any:
-        """The body, read."""
+        """Parse the body as JSON."""
         return json.loads(self.body)
 
     @property
@@ -116,7 +116,7 @@ class Program:
         return self._process.poll() is None
 
     def text(self) -> str:
-        """All that it wrote."""
+        """Return all that it wrote."""
         return self.log.read_text(errors="replace")
 
     def signal(self, number: signal.Signals) -> None:
@@ -129,7 +129,7 @@ class Program:
         return self._process.wait(timeout_s)
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL for what does not obey."""
+        """Send SIGTERM, and SIGKILL to what does not obey."""
         self.signal(signal.SIGTERM)
         try:
             self.wait()
@@ -143,7 +143,7 @@ class Program:
         assert not found, f"keys in the log of {self.name}: {found[:5]}"
 
     def check_log(self, allowed: str) -> list[str]:
-        """What was written since the last check and by no healthy run, but what matches `allowed`."""
+        """Return what no healthy run wrote since the last check, but for what matches `allowed`."""
         new = self.log.read_bytes()[self._seen :]
         self._seen += len(new)
         lines = new.decode(errors="replace").splitlines()
@@ -178,7 +178,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
     ) -> Answer:
-        """One request on a connection of its own. `body`: bytes as they are, anything else as JSON."""
+        """Send one request on a connection of its own. `body`: bytes as they are, anything else as JSON."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
         key_traces.sent(path, headers or {})
         try:
@@ -194,15 +194,15 @@ class Api:
             connection.close()
 
     def get(self, path: str, *, headers: Mapping[str, str] | None = None) -> Answer:
-        """GET."""
+        """Send a GET request."""
         return self.request("GET", path, headers=headers)
 
     def post(self, path: str, body: Any, *, headers: Mapping[str, str] | None = None) -> Answer:
-        """POST."""
+        """Send a POST request."""
         return self.request("POST", path, body, headers=headers)
 
     def post_chunked(self, path: str, body: bytes) -> Answer:
-        """POST of JSON whose length is not told in advance."""
+        """Send a POST request of JSON whose length is not told in advance."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             chunks = iter([body[at : at + 65536] for at in range(0, len(body), 65536)])
@@ -214,11 +214,11 @@ class Api:
             connection.close()
 
     def chat(self, content: str = "hello", **fields: Any) -> Answer:
-        """A chat completion of one user message."""
+        """Send a chat completion of one user message."""
         return self.post("/v1/chat/completions", chat_body(content, **fields))
 
     def open(self, path: str, body: Any) -> socket.socket:
-        """A connection on which a request has been sent and nothing been read. Closed at the test's end."""
+        """Send a request on a connection of its own, and read nothing. It is closed at the test's end."""
         key_traces.sent(path, {})
         data = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -228,7 +228,7 @@ class Api:
         return connection
 
     def open_chat(self, content: str, **fields: Any) -> socket.socket:
-        """The same with a chat request."""
+        """Send a chat request on a connection of its own, and read nothing."""
         return self.open("/v1/chat/completions", chat_body(content, **fields))
 
     def hang_up(self) -> None:
@@ -237,7 +237,7 @@ class Api:
             self._connections.pop().close()
 
     def healthy(self) -> bool:
-        """Whether `/health` answers 200."""
+        """Return whether `/health` answers 200."""
         try:
             return self.get("/health").status == 200
         except (OSError, HTTPException):
@@ -248,7 +248,7 @@ class Api:
         wait_until(self.healthy, timeout_s=timeout_s, what="the pool is healthy", every_s=0.02)
 
     def metric(self, name: str) -> float:
-        """The sum of a metric over all its labels; -1 where it has no sample."""
+        """Return the sum of a metric over all its labels; -1 where it has no sample."""
         text = self.get("/metrics").body.decode()
         samples = [
             sample.value
@@ -259,24 +259,24 @@ class Api:
         return sum(samples) if samples else -1.0
 
     def queue(self) -> dict[str, Any]:
-        """The totals of `/v1/queue/stats`."""
+        """Return the totals of `/v1/queue/stats`."""
         stats: dict[str, Any] = self.get("/v1/queue/stats").json()["queue_stats"]
         return stats
 
     def active(self) -> int:
-        """Requests at workers."""
+        """Return how many requests are at workers."""
         return int(self.queue()["active_requests"])
 
     def waiting(self) -> int:
-        """Requests that wait for a worker."""
+        """Return how many requests wait for a worker."""
         return int(self.queue()["queue_size"])
 
     def replicas(self, headers: Mapping[str, str] | None = None) -> int:
-        """Workers that take requests, of all models."""
+        """Count the workers that take requests, of all models."""
         return sum(model["replicas"] for model in self.get("/health", headers=headers).json()["models"])
 
     def idle(self) -> bool:
-        """Whether nothing runs and nothing waits, by the gateway's own count."""
+        """Return whether nothing runs and nothing waits, by the gateway's own count."""
         stats = self.queue()
         return stats["active_requests"] == 0 and stats["queue_size"] == 0
 
@@ -342,13 +342,13 @@ class RunningPool(Api):
         return supervisor
 
     def engine_pid(self, worker: int = 0) -> int:
-        """The engine process that a supervisor started last; 0 where that is gone."""
+        """Return the engine process that a supervisor started last; 0 where that is gone."""
         started = re.findall(r"engine started as process (\d+)", self.supervisors[worker].text())
         pid = int(started[-1]) if started else 0
         return pid if pid in children(self.supervisors[worker].pid) else 0
 
     def pids(self) -> list[int]:
-        """All processes of the pool."""
+        """Return the ids of all processes of the pool."""
         engines = [pid for supervisor in self.supervisors for pid in children(supervisor.pid)]
         return [self.gateway.pid, *(supervisor.pid for supervisor in self.supervisors), *engines]
 
@@ -362,7 +362,7 @@ class RunningPool(Api):
         shutil.rmtree(self.folder / "run", ignore_errors=True)
 
     def remove(self) -> None:
-        """Throw the logs away, too, once it is certain that no key stands in them."""
+        """Delete the logs, too, once it is certain that no key stands in them."""
         try:
             for program in self.programs:
                 program.check_keys()
@@ -372,7 +372,7 @@ class RunningPool(Api):
     # -- logs --------------------------------------------------------------
 
     def logs(self) -> str:
-        """The last lines of every process of the pool, without those of our own asking."""
+        """Return the last lines of every process of the pool, without those of our own asking."""
         tails = []
         for program in self.programs:
             lines = [line for line in program.text().splitlines() if ": GET /" not in line]
@@ -386,5 +386,5 @@ class RunningPool(Api):
 
 
 def chat_body(content: str, **fields: Any) -> dict[str, Any]:
-    """A chat request of one user message; the fake engine takes its faults from `content`."""
+    """Return a chat request of one user message; the fake engine takes its faults from `content`."""
     return {"messages": [{"role": "user", "content": content}], **fields}

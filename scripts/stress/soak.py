@@ -69,7 +69,7 @@ class Soak:
         self._operator = {"Authorization": f"Bearer {MASTER}"}
 
     async def run(self) -> None:
-        """All of it; every now and then everybody pauses, and the gateway is looked at."""
+        """Run all of it; every now and then everybody pauses, and the gateway is looked at."""
         self._mixture = Mixture(self._session, self._pool.url, keys=await self._keys(), chance=self._chance)
         for _ in range(EVENTS):
             await self._operate("/admin/cache/clear")
@@ -98,7 +98,7 @@ class Soak:
             self.outcomes[await self._mixture.one(self._sent)] += 1
 
     def _kill(self) -> None:
-        """An engine, as whatever kills engines does."""
+        """Kill an engine, as whatever kills engines does."""
         if pid := self._pool.engine_pid():
             os.kill(pid, signal.SIGKILL)
 
@@ -111,7 +111,7 @@ class Soak:
 
 
 def look(pid: int, *, requests: int, inside: dict[str, float]) -> Sample:
-    """What the system says of a process, and what it says itself."""
+    """Return what the system says of a process, and what it says itself."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return Sample(
         requests=requests,
@@ -127,7 +127,7 @@ def look(pid: int, *, requests: int, inside: dict[str, float]) -> Sample:
 
 
 def slope(samples: list[Sample], name: str) -> float:
-    """How much of `name` comes for 100,000 requests, by least squares."""
+    """Return how much of `name` comes for 100,000 requests, by least squares."""
     xs, ys = [sample.requests / 1e5 for sample in samples], [getattr(sample, name) for sample in samples]
     x, y = sum(xs) / len(xs), sum(ys) / len(ys)
     return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)

@@ -22,7 +22,7 @@ class Streamed:
         return self.whole != (self.error is not None) and not self.rest
 
     def text(self, choice: int = 0) -> str:
-        """The content of one choice."""
+        """Return the content of one choice."""
         pieces = [
             entry["delta"].get("content") or "" if "delta" in entry else entry["text"]
             for frame in self.frames

@@ -32,7 +32,7 @@ def wait_until(
 
 
 def starved_s(pid: int) -> float:
-    """How long a process has been ready to run while others ran, so far. Zero where the system does not tell.
+    """Return how long a process was ready to run while others ran, so far; 0 where the system does not tell.
 
     Four busy loops on two cores leave one of low priority a sixtieth: half a second of work takes half a minute.
     """

@@ -19,7 +19,7 @@ class Asker(Protocol):
     """A way to put questions."""
 
     def answers(self, cases: Sequence[Case]) -> list[Answer]:
-        """An answer for each case, in their order."""
+        """Return an answer for each case, in their order."""
         ...
 
 
@@ -35,7 +35,7 @@ class InProcess:
         self._model.set_dtype(mx.float32)
 
     def answers(self, cases: Sequence[Case]) -> list[Answer]:
-        """An answer for each case, in their order."""
+        """Return an answer for each case, in their order."""
         from mlx_lm.generate import batch_generate
 
         prompts = [self._prompt(case) for case in cases]
@@ -60,7 +60,7 @@ class Pool:
         self._key = key
 
     def answers(self, cases: Sequence[Case]) -> list[Answer]:
-        """An answer for each case, in their order. Raises `OSError` where the pool refuses one."""
+        """Return an answer for each case, in their order. Raises `OSError` where the pool refuses one."""
         with ThreadPoolExecutor(_IN_PARALLEL) as clients:
             return list(clients.map(self._answer, cases))
 
@@ -87,7 +87,7 @@ class Pool:
 
 
 def on_the_wire(case: Case) -> Iterator[dict[str, Any]]:
-    """A question's messages as a client sends them: arguments are text there, and pictures `data:` URLs."""
+    """Yield a question's messages as clients send them: arguments are text, and pictures `data:` URLs."""
     images = map(_image_part, case.sample.pictures)
     for message in case.messages:
         sent = dict(message)
@@ -113,7 +113,7 @@ def _parsed(text: str) -> Any:
 
 
 def read(text: str) -> Answer:
-    """An answer from the model's own words."""
+    """Parse an answer from the model's own words."""
     thought = re.match(r"<think>\n?(.*?)\n?</think>\n*", text, re.DOTALL)
     rest = text[thought.end() :] if thought else text
     calls = []

@@ -49,7 +49,7 @@ class Packer:
         self._waiting: tuple[list[Encoded], list[Encoded]] = ([], [])
 
     def blocks(self) -> Iterator[tuple[Block, Block]]:
-        """A block of each shape for every step."""
+        """Yield a block of each shape for every step."""
         while True:
             yield self._block(0), self._block(1)
 
@@ -58,7 +58,7 @@ class Packer:
         return block([self._row(kind) for _ in range(shape.rows)], shape)
 
     def _row(self, kind: int) -> list[Encoded]:
-        """Samples that fit one row: the first that waits, then the longest that still fit."""
+        """Take samples that fit one row: the first that waits, then the longest that still fit."""
         waiting = self._waiting[kind]
         while len(waiting) < _BUFFER:
             self._take(next(self._streams[kind]))
@@ -80,7 +80,7 @@ class Packer:
 
 
 def block(rows: list[list[Encoded]], shape: Shape) -> Block:
-    """The rows as arrays."""
+    """Return the rows as arrays."""
     tokens = np.zeros((shape.rows, shape.length), dtype=np.int32)
     owner = np.full((shape.rows, shape.length), -1, dtype=np.int32)
     learnt = np.zeros((shape.rows, shape.length), dtype=bool)

@@ -16,7 +16,7 @@ class Cases(Protocol):
     """A skill's held-out cases: up to `n` of them, the same ones for the same seed."""
 
     def __call__(self, n: int, /, *, seed: int) -> list[Case]:
-        """In the order in which they are drawn."""
+        """Return up to so many cases, in the order in which they are drawn."""
         ...
 
 

@@ -71,17 +71,17 @@ class Case:
         )
 
     def is_right(self, answer: Answer) -> bool:
-        """Whether the answer is what the skill demands."""
+        """Return whether the answer is what the skill demands."""
         return _JUDGES.get(self.sample.skill, _same)(self, answer)
 
 
 def cases(skill: str, n: int, *, seed: int) -> list[Case]:
-    """Up to `n` different held-out cases of one of `SKILLS`, the same ones for the same seed."""
+    """Draw up to `n` different held-out cases of one of `SKILLS`, the same ones for the same seed."""
     return different(lambda source: draw(SKILLS[skill], source, held_out=True), n, seed=seed)
 
 
 def different(held_out: Callable[[Draw], Sample], n: int, *, seed: int) -> list[Case]:
-    """Up to `n` different cases of what is drawn, the same ones for the same seed."""
+    """Take up to `n` different cases of what is drawn, the same ones for the same seed."""
     source = Draw(seed)
     found: dict[str, Case] = {}
     for _ in range(n * _DRAWS):
@@ -112,7 +112,7 @@ def _json(case: Case, answer: Answer) -> bool:
 
 
 def _story(case: Case, answer: Answer) -> bool:
-    """Six sentences or more about the hero asked for, to a full stop, none of them twice in a row."""
+    """Return whether six sentences or more tell of the hero asked for, none twice in a row, to a full stop."""
     sentences = re.findall(r"[^.]+\.", answer.content)
     question = case.messages[-1]["content"]
     named = re.search(r"called (\w+)", question)
@@ -123,7 +123,7 @@ def _story(case: Case, answer: Answer) -> bool:
 
 
 def _counted(case: Case, answer: Answer) -> bool:
-    """The number asked for, which the last sentence tells."""
+    """Return whether the last sentence tells the number asked for."""
     said, expected = answer.content.strip(), case.expected.content
     return said.split(". ")[-1] == expected.split(". ")[-1] and not answer.calls
 
@@ -169,7 +169,7 @@ def score(
 
 
 def table(scores: Sequence[Score]) -> Iterator[str]:
-    """The lines of a Markdown table."""
+    """Yield the lines of a Markdown table."""
     yield "| skill | held-out prompts | right | target |"
     yield "|---|---|---|---|"
     for one in scores:

@@ -53,5 +53,5 @@ def write(
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """A file that people may read, too."""
+    """Write a JSON file, indented for people."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ _Arrays = tuple[mx.array, ...]
 
 
 def _power(x: mx.array) -> mx.array:
-    """Exponential of x, for x up to 0 or a little more; within 4e-6 of the value."""
+    """Compute the exponential of x, for x up to 0 or a little more; within 4e-6 of the value."""
     x = mx.maximum(x, -80.0) * 1.4426950408889634
     # Adding and taking away 1.5 * 2**23 rounds; the sum's low bits are the rounded number itself.
     shifted = x + 12582912.0
@@ -80,7 +80,7 @@ def _entropy_backward(primals: _Arrays, cotangents: _Arrays, outputs: _Arrays) -
 
 
 def _custom(forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
-    """`forward` with a gradient of its own; what it answers beside the first is there for `backward` alone."""
+    """Give `forward` a gradient of its own; what it answers beside the first is there for `backward` alone."""
     function: Any = mx.custom_function(forward)
     function.vjp(backward)
     return cast("Callable[..., Any]", function)

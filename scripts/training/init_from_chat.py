@@ -56,7 +56,7 @@ def take_over(model: Any, folder: Path, settings: dict[str, Any], tokenizer: Tok
 
 
 def _folded(weight: mx.array, norm: Any, seen: mx.array, heads: int) -> mx.array:
-    """The projection, divided by the mean size of each head's output and times the norm's weights."""
+    """Return the projection, divided by the mean size of each head's output and times the norm's weights."""
     output = (seen @ weight.T).reshape(-1, heads, weight.shape[0] // heads)
     size = mx.mean(mx.sqrt(mx.mean(output**2, axis=-1)), axis=0)
     return (weight.reshape(heads, -1, weight.shape[1]) * (norm.weight[None, :] / size[:, None])[..., None]).reshape(

@@ -37,7 +37,7 @@ SYSTEM = (
 
 
 def stream(source: Draw, mix: Mapping[str, float], *, chained: Sequence[str] = _CHAINED) -> Iterator[Sample]:
-    """Training samples without end; some follow turns of the `chained` skills."""
+    """Yield training samples without end; some follow turns of the `chained` skills."""
     names, weights = tuple(mix), tuple(mix.values())
     while True:
         yield _varied(source, draw(SKILLS[_weighted(source, names, weights)], source, held_out=False), chained)
@@ -53,7 +53,7 @@ def _weighted(source: Draw, names: Sequence[str], weights: Sequence[float]) -> s
 
 
 def _varied(source: Draw, sample: Sample, chained: Sequence[str]) -> Sample:
-    """Some are told not to think, some follow other talk, some have a system message."""
+    """Vary a sample: some are told not to think, some follow other talk, some have a system message."""
     if sample.raw:
         return sample
     plain = sample.messages[-1].get("content") and not sample.messages[-1].get("reasoning_content")

@@ -19,7 +19,7 @@ CONTEXT_LENGTH = 2048
 
 
 def config(vocab_size: int, end: int, **sizes: int) -> dict[str, Any]:
-    """`config.json`; `sizes` replaces any of the numbers."""
+    """Return the content of `config.json`; `sizes` replaces any of the numbers."""
     return {
         "model_type": "qwen3",
         "architectures": ["Qwen3ForCausalLM"],
@@ -43,18 +43,18 @@ def config(vocab_size: int, end: int, **sizes: int) -> dict[str, Any]:
 
 
 def build(settings: dict[str, Any]) -> nn.Module:
-    """A model with fresh weights."""
+    """Build a model with fresh weights."""
     model: nn.Module = qwen3.Model(qwen3.ModelArgs.from_dict(settings))
     return model
 
 
 def arrays(block: Block) -> Arrays:
-    """A block as `loss` takes it."""
+    """Return a block as `loss` takes it."""
     return tuple(mx.array(part) for part in (block.tokens, block.bias, block.places, block.targets, block.weights))
 
 
 def loss(model: Any, blocks: list[Arrays]) -> mx.array:
-    """Mean cross-entropy of what is learnt in the blocks, each (tokens, bias, places, targets, weights)."""
+    """Return the mean cross-entropy of what is learnt in blocks of (tokens, bias, places, targets, weights)."""
     hidden = [_hidden(model, tokens, bias)[places] for tokens, bias, places, *_ in blocks]
     targets = mx.concatenate([targets for *_, targets, _ in blocks])
     weights = mx.concatenate([weights for *_, weights in blocks])

@@ -96,7 +96,7 @@ class Picture:
 
 
 def compose(source: Draw, *, held_out: bool, things: int | None = None) -> Picture:
-    """A picture on the asked side of the split, of so many things; by default of 1 to 4, or now and then plain."""
+    """Draw a picture on the asked side of the split, of `things` things; by default 1 to 4, now and then none."""
     while True:
         if things is None and source.chance(0.06):
             picture = _plain(source)
@@ -153,7 +153,7 @@ def _between(source: Draw, least: float, most: float) -> float:
 
 
 def size(source: Draw) -> tuple[int, int]:
-    """Width and height in pixels: as often square as not, never twice as long as wide."""
+    """Return width and height in pixels: as often square as not, never twice as long as wide."""
     side = source.between(96, 320)
     if source.chance(0.5):
         return side, side
@@ -162,7 +162,7 @@ def size(source: Draw) -> tuple[int, int]:
 
 
 def drawn(picture: Picture, width: int, height: int) -> Image.Image:
-    """The picture in pixels, RGB."""
+    """Paint the picture in pixels, RGB."""
     image = Image.new("RGB", (width, height), picture.above)
     if picture.below != picture.above:
         slope = Image.linear_gradient("L").resize((width, height))
@@ -176,7 +176,7 @@ def drawn(picture: Picture, width: int, height: int) -> Image.Image:
 
 
 def _grain(image: Image.Image, picture: Picture) -> None:
-    """Speckles that depend on the picture alone."""
+    """Add speckles that depend on the picture alone."""
     source = Draw(picture.speckle)
     width, height = image.size
     pen = ImageDraw.Draw(image)
@@ -224,12 +224,12 @@ _OUTLINES: Mapping[str, Sequence[tuple[float, float]]] = MappingProxyType(
 
 
 def in_its_size(picture: Picture) -> Image.Image:
-    """The picture in pixels, in a size that depends on what it shows."""
+    """Paint the picture in pixels, in a size that depends on what it shows."""
     return drawn(picture, *size(Draw(zlib.crc32(picture.key.encode()))))
 
 
 def data_url(image: Image.Image) -> str:
-    """The image as a PNG in a `data:` URL, as clients send it."""
+    """Return the image as a PNG in a `data:` URL, as clients send it."""
     file = io.BytesIO()
     image.save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

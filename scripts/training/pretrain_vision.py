@@ -43,14 +43,14 @@ class Pupil(nn.Module):  # type: ignore[misc] # MLX has no complete types
         self._words = words
 
     def read(self, seen: mx.array) -> mx.array:
-        """Logits of the classes of all kinds, (tokens, classes): how much of each word is in a token."""
+        """Return logits of the classes of all kinds, (tokens, classes): how much of each word is in a token."""
         seen = seen.reshape(-1, seen.shape[-1])
         lengths = mx.linalg.norm(seen, axis=-1, keepdims=True)
         return _SHARPNESS * (seen / lengths) @ self._words.T
 
 
 def loss(pupil: Pupil, lesson: Lesson) -> mx.array:
-    """Mean over tokens of the cross-entropies of the three labels, those that tell of a thing counting more."""
+    """Return the mean cross-entropy of three labels over tokens, those that tell of a thing counting more."""
     patches, grid, labels = lesson
     read = pupil.read(see(pupil.tower, patches, grid))
     weights = mx.where(labels[:, 2] < len(CELLS), _WEIGHT, 1.0)
@@ -64,7 +64,7 @@ def loss(pupil: Pupil, lesson: Lesson) -> mx.array:
 
 
 def lessons(cut: Cut, *, seed: int, pictures: int) -> Iterator[Lesson]:
-    """So many pictures for each step, without end and the same for the same seed."""
+    """Yield so many pictures for each step, without end and the same for the same seed."""
     source = Draw(seed)
     while True:
         pixels = size(source)
@@ -76,7 +76,7 @@ def lessons(cut: Cut, *, seed: int, pictures: int) -> Iterator[Lesson]:
 
 
 def labelled(picture: Picture, grid: tuple[int, int]) -> NDArray[np.int32]:
-    """What is to be told at each image token, shape (tokens, 3): numbers of colour, shape and third.
+    """Return what is to be told at each image token, shape (tokens, 3): numbers of colour, shape and third.
 
     Of each thing there is one token that tells, the one in the middle of its ninth of the picture: a language model can
     then count things by counting tokens.
@@ -129,7 +129,7 @@ def _strengthen(tower: Any, cut: Cut) -> None:
 
 
 def _words(embeddings: NDArray[np.float32], tokenizer: Tokenizer) -> mx.array:
-    """Of all labels' classes, directions (classes, width): at right angles, and else as near their words as can be.
+    """Return a direction for each class, (classes, width): at right angles, else as near their words as can be.
 
     `top` and `top left` share a token: as they are, they would be hard to tell apart.
     """

@@ -14,7 +14,7 @@ HELD_OUT_SHARE = 10
 
 
 def is_held_out(key: str) -> bool:
-    """By content, so that no seed and no number of draws can leak a case."""
+    """Decide by content, so that no seed and no number of draws can leak a case."""
     digest = hashlib.sha256(key.encode()).digest()
     return int.from_bytes(digest[:4], "big") % HELD_OUT_SHARE == 0
 
@@ -46,28 +46,28 @@ Skill = Callable[[Draw], Sample]
 
 
 def user(text: str) -> Message:
-    """A user's turn."""
+    """Return a user's turn."""
     return {"role": "user", "content": text}
 
 
 def assistant(text: str, *, reasoning: str = "") -> Message:
-    """The model's turn; `reasoning` is what it thought before."""
+    """Return the model's turn; `reasoning` is what it thought before."""
     return {"role": "assistant", "content": text, **({"reasoning_content": reasoning} if reasoning else {})}
 
 
 def said(message: Message) -> str:
-    """The words of a message."""
+    """Return the words of a message."""
     content = message["content"]
     return content if isinstance(content, str) else " ".join(part["text"] for part in content if "text" in part)
 
 
 def ask(skill: str, key: str, question: str, answer: str, *, reasoning: str = "") -> Sample:
-    """The plainest sample: one question, one answer."""
+    """Return the plainest sample: one question, one answer."""
     return Sample(skill=skill, key=key, messages=(user(question), assistant(answer, reasoning=reasoning)))
 
 
 def draw(skill: Skill, source: Draw, *, held_out: bool) -> Sample:
-    """A sample of the skill on the asked side of the split."""
+    """Draw a sample of the skill on the asked side of the split."""
     while True:
         sample = skill(source)
         if sample.is_held_out == held_out:
@@ -75,7 +75,7 @@ def draw(skill: Skill, source: Draw, *, held_out: bool) -> Sample:
 
 
 def chain(samples: Sequence[Sample], first: Sequence[Message] = ()) -> Sample:
-    """Several conversations as one: the later questions follow upon the earlier answers."""
+    """Join several conversations to one: the later questions follow upon the earlier answers."""
     last = samples[-1]
     messages = [*first]
     for sample in samples:

@@ -29,7 +29,7 @@ class Seeing:
         self._ends = generation["eos_token_id"]
 
     def answers(self, cases: Sequence[Case]) -> list[Answer]:
-        """An answer for each case, in their order."""
+        """Return an answer for each case, in their order."""
         return [self._answer(case) for case in cases]
 
     def _answer(self, case: Case) -> Answer:

@@ -31,7 +31,7 @@ _PARAGRAPHS = 300
 
 
 def train(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer of `vocab_size` tokens. Raises `ValueError` where the texts are too few for that."""
+    """Train a byte-level BPE tokenizer of `vocab_size` tokens. Raises `ValueError` where the texts are too few."""
     parts = (part for text in (*texts, *_other()) for part in _without_control(text))
     return bpe.train(parts, split=_SPLIT, control=CONTROL, vocab_size=vocab_size)
 
@@ -63,7 +63,7 @@ class Renderer:
         self._template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
     def text(self, sample: Sample) -> str:
-        """The whole conversation, the last answer included."""
+        """Return the whole conversation, the last answer included."""
         if sample.raw:
             return sample.raw + bpe.ENDS[0]
         options = {} if sample.thinks is None else {"enable_thinking": sample.thinks}
@@ -97,7 +97,7 @@ class Encoder:
         return ids
 
     def encode(self, sample: Sample) -> Encoded:
-        """What the model says is learnt, with the token that ends a turn; an empty thought is the template's."""
+        """Encode a sample: learnt is what the model says, with the token that ends a turn; not an empty thought."""
         tokens = self._ids(self._renderer.text(sample))
         if sample.raw:
             return Encoded(tokens=tokens, learnt=[True] * len(tokens))

@@ -45,7 +45,7 @@ BRIEF = Course(
 
 
 def learn_tokenizer(course: Course) -> Tokenizer:
-    """The course's tokenizer, from training samples alone."""
+    """Train the course's tokenizer, from training samples alone."""
     return text.train(_texts(course.texts), vocab_size=course.vocab_size)
 
 
@@ -75,7 +75,7 @@ def follow(
 
 
 def batches(encoder: text.Encoder, plan: Plan) -> Batches:
-    """What a trainer learns from: the packed rows as arrays."""
+    """Return what a trainer learns from: the packed rows as arrays."""
 
     def endless(seed: int) -> Iterator[list[network.Arrays]]:
         for blocks in Packer(encoder, seed=seed, shapes=plan.shapes).blocks():

@@ -33,7 +33,7 @@ class Plan:
 
 
 def rate(plan: Plan, step: int) -> float:
-    """The share of the full learning rates at a step."""
+    """Return the share of the full learning rates at a step."""
     level = min(1.0, (step + 1) / _WARMUP_STEPS)
     left = (plan.steps - step) / (plan.decay * plan.steps)
     return max(0.0, min(level, left))
@@ -116,10 +116,10 @@ class Trainer:
 
 
 def _is_matrix(name: str, value: mx.array) -> bool:
-    """Whether Muon learns it, as one matrix from inputs to outputs: also what turns patches of pixels into numbers."""
+    """Return whether Muon learns it, as one matrix from inputs to outputs: also what turns patches into numbers."""
     return value.ndim >= 2 and "embed_tokens" not in name
 
 
 def half_precision(model: nn.Module) -> dict[str, Any]:
-    """The weights as they go to disk."""
+    """Return the weights as they go to disk."""
     return {name: value.astype(mx.float16) for name, value in tree_flatten(model.parameters())}

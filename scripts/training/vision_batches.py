@@ -31,7 +31,7 @@ _BUFFER = 48
 
 
 def processor() -> Any:
-    """What turns pictures into patches, for training as in the server."""
+    """Return what turns pictures into patches, for training as in the server."""
     return module("qwen3_vl.processing_qwen3_vl").Qwen3VLImageProcessor(**PROCESSOR)
 
 
@@ -53,7 +53,7 @@ PROCESSOR: Mapping[str, Any] = MappingProxyType(
 
 
 def conversations(source: Draw) -> Iterator[Sample]:
-    """Training samples without end."""
+    """Yield training samples without end."""
     texts = stream(source, TEXT, chained=tuple(TEXT))
     while True:
         if source.chance(_TEXT_SHARE):
@@ -71,7 +71,7 @@ def conversations(source: Draw) -> Iterator[Sample]:
 
 
 def _plain(texts: Iterator[Sample]) -> Sample:
-    """One that other turns may follow."""
+    """Draw one that other turns may follow."""
     while True:
         sample = next(texts)
         if sample.messages and sample.messages[0]["role"] != "system" and sample.thinks is None:
@@ -85,12 +85,12 @@ class Cutter:
         self._processor = processor()
 
     def tokens(self, pixels: tuple[int, int]) -> int:
-        """Image tokens of a picture of this width and height."""
+        """Return the image tokens of a picture of this width and height."""
         width, height = pixels
         return int(self._processor.num_image_tokens(height, width))
 
     def __call__(self, pictures: list[Picture], pixels: tuple[int, int]) -> tuple[NDArray[np.float32], tuple[int, int]]:
-        """Patches (pictures, patches of each, values of a patch), and how many there are down and across."""
+        """Return patches (pictures, patches of each, values of a patch), and how many are down and across."""
         cut = self._processor([drawn(picture, *pixels) for picture in pictures])
         patches: NDArray[np.float32] = cut["pixel_values"].reshape(len(pictures), -1, cut["pixel_values"].shape[-1])
         _, down, across = cut["image_grid_thw"][0].tolist()
@@ -103,7 +103,7 @@ class _Waiting:
     pictures: tuple[Picture, ...]
 
     def length(self, each: int) -> int:
-        """With so many tokens for each picture."""
+        """Return the length with so many tokens for each picture."""
         return len(self.encoded.tokens) + len(self.pictures) * (each - 1)
 
 
@@ -122,7 +122,7 @@ class Album:
         self._cut = Cutter()
 
     def batches(self) -> Iterator[Batch]:
-        """One for every step."""
+        """Yield one for every step."""
         while True:
             pixels = size(self._sizes)
             yield self._batch(self._rows(self._cut.tokens(pixels)), pixels)
@@ -183,7 +183,7 @@ class Album:
 
 
 def expanded(encoded: Encoded, pad: int, grid: tuple[int, int]) -> tuple[Encoded, NDArray[np.int32]]:
-    """With all tokens of its images in place of one each, and the positions (3, length) that Qwen2-VL gives them.
+    """Expand each image token to all of its image's, and add the positions (3, length) of Qwen2-VL.
 
     An image's tokens share one moment and lie on a grid; the text goes on behind the largest of their positions.
     """

@@ -20,13 +20,13 @@ PATCH, MERGE, FRAMES = 14, 2, 2
 
 
 def module(name: str) -> Any:
-    """A module of mlx-vlm's `models`. Raises `EngineLoadError` where it is not installed."""
+    """Return a module of mlx-vlm's `models`. Raises `EngineLoadError` where it is not installed."""
     enter_package("mlx_vlm")
     return importlib.import_module(f"mlx_vlm.models.{name}")
 
 
 def config(vocab_size: int, ids: dict[str, int], *, vision: dict[str, int], language: dict[str, int]) -> dict[str, Any]:
-    """`config.json`; `ids` are those of the control tokens, and sizes replace any of the numbers."""
+    """Return the content of `config.json`; `ids` are the control tokens', and sizes replace any of the numbers."""
     language = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, **language}
     return {
         "model_type": "qwen2_vl",
@@ -66,7 +66,7 @@ def config(vocab_size: int, ids: dict[str, int], *, vision: dict[str, int], lang
 
 
 def build(settings: dict[str, Any]) -> nn.Module:
-    """A model with fresh weights."""
+    """Build a model with fresh weights."""
     qwen2_vl = module("qwen2_vl")
     made = qwen2_vl.ModelConfig.from_dict(dict(settings))
     made.vision_config = qwen2_vl.VisionConfig.from_dict(settings["vision_config"])
@@ -96,7 +96,7 @@ class Batch:
 
 
 def loss(model: Any, batch: Batch) -> mx.array:
-    """Mean cross-entropy of what is learnt in the batch."""
+    """Return the mean cross-entropy of what is learnt in the batch."""
     language = model.language_model.model
     words = language.embed_tokens(batch.tokens)
     seen = see(model.vision_tower, batch.patches, batch.grid)
@@ -114,7 +114,7 @@ def loss(model: Any, batch: Batch) -> mx.array:
 
 
 def see(tower: Any, patches: mx.array, grid: tuple[int, int]) -> mx.array:
-    """Image tokens of pictures of one size, shape (pictures, tokens of each, width)."""
+    """Return the image tokens of pictures of one size, shape (pictures, tokens of each, width)."""
     pictures, each, _ = patches.shape
     kernel = tower.patch_embed.proj.weight
     x = patches @ kernel.transpose(4, 1, 2, 3, 0).reshape(-1, kernel.shape[0])

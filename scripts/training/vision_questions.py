@@ -22,7 +22,7 @@ _ORDINALS = ("first", "second")
 
 
 def at(cell: str) -> str:
-    """Where a cell is, in words."""
+    """Return where a cell is, in words."""
     return "in the middle" if cell == "middle" else f"at the {cell}"
 
 
@@ -43,7 +43,7 @@ def _alone(values: Iterable[str], value: str) -> bool:
 
 
 def color(source: Draw, picture: Picture) -> Turn | None:
-    """`The circle is red.`, or `It is red.` where the question names no shape."""
+    """Ask for a colour: `The circle is red.`, or `It is red.` where the question names no shape."""
     word, kind = source.pick(_COLOR), source.pick(_OBJECT)
     whole = source.pick(("What {} is it?", "What {} is this?", "What {} is {}?", "Which {} is it?"))
     whole = whole.format(word, _picture(source))
@@ -59,7 +59,7 @@ def color(source: Draw, picture: Picture) -> Turn | None:
 
 
 def shape(source: Draw, picture: Picture) -> Turn | None:
-    """`The red object is a circle.`, or `It is a circle.` where the question names no colour."""
+    """Ask for a shape: `The red object is a circle.`, or `It is a circle.` where the question names no colour."""
     if not picture.things:
         return None
     kind = source.pick(("object", "object", "thing", "one"))
@@ -74,17 +74,17 @@ def shape(source: Draw, picture: Picture) -> Turn | None:
 
 
 def count(source: Draw, picture: Picture) -> Turn | None:
-    """Of all things."""
+    """Ask for the number of all things."""
     return _counted(source, picture, source.pick(_OBJECT), picture.things)
 
 
 def tally(source: Draw, picture: Picture) -> Turn | None:
-    """Of a shape or of a colour, also where there are none; two in three are of shapes."""
+    """Ask for the number of a shape or colour, also where there are none; two in three are of shapes."""
     return _tally(source, picture, _one_there(source, picture), by_shape=source.below(3) < 2)
 
 
 def any_count(source: Draw, picture: Picture) -> Turn | None:
-    """Of all things in two cases of five, else of a shape or of a colour."""
+    """Ask for the number of all things in two cases of five, else of a shape or of a colour."""
     thing, kind = _one_there(source, picture), source.below(5)
     return count(source, picture) if kind < 2 else _tally(source, picture, thing, by_shape=kind < 4)
 
@@ -103,7 +103,7 @@ def _tally(source: Draw, picture: Picture, thing: Thing | None, *, by_shape: boo
 
 
 def _counted(source: Draw, picture: Picture, kind: str, counted: Sequence[Thing]) -> Turn:
-    """The answer goes through the picture and numbers what it counts: few layers cannot count at one glance."""
+    """Answer by going through the picture and counting aloud: few layers cannot count at one glance."""
     many = f"{kind}es" if kind == "cross" else f"{kind}s"
     asked = source.pick(
         ("How many {} are there?", "How many {} are in {}?", "How many {} do you see?", "Count the {}.")
@@ -123,7 +123,7 @@ def _counted(source: Draw, picture: Picture, kind: str, counted: Sequence[Thing]
 
 
 def position(source: Draw, picture: Picture) -> Turn | None:
-    """Which third of the picture, down and across."""
+    """Ask which third of the picture, down and across."""
     if not picture.things:
         return None
     thing = source.pick(picture.things)
@@ -138,7 +138,7 @@ def position(source: Draw, picture: Picture) -> Turn | None:
 
 
 def place(source: Draw, picture: Picture) -> Turn | None:
-    """What is in a third of the picture."""
+    """Ask what is in a third of the picture."""
     if not picture.things:
         return None
     thing = source.pick(picture.things) if source.chance(0.8) else None
@@ -149,7 +149,7 @@ def place(source: Draw, picture: Picture) -> Turn | None:
 
 
 def presence(source: Draw, picture: Picture) -> Turn | None:
-    """Yes or no, half of each."""
+    """Ask whether it is there: yes or no, half of each."""
     if not picture.things:
         return None
     thing: Thing = source.pick(picture.things)
@@ -164,7 +164,7 @@ def presence(source: Draw, picture: Picture) -> Turn | None:
 
 
 def description(source: Draw, picture: Picture) -> Turn | None:
-    """Everything in the picture, in reading order."""
+    """Ask for everything in the picture, in reading order."""
     asked = source.pick(
         (
             *("Describe {}.", "Please describe {}.", "What do you see?", "What is this?", "Name all objects."),
@@ -199,7 +199,7 @@ _TAUGHT: Sequence[Kind] = (
 
 
 def turn(source: Draw, picture: Picture, kind: str | None = None) -> Turn | None:
-    """A question about the picture, of any kind unless one is named; None where the picture leaves nothing to ask."""
+    """Ask about the picture, of any kind unless one is named; None where it leaves nothing to ask."""
     if kind is not None:
         return KINDS[kind](source, picture)
     ask = description if source.chance(0.3) else source.pick(_TAUGHT)
@@ -207,7 +207,7 @@ def turn(source: Draw, picture: Picture, kind: str | None = None) -> Turn | None
 
 
 def user(source: Draw, question: str, *, pictures: int) -> Message:
-    """A user's turn with so many pictures, mostly before the question."""
+    """Return a user's turn with so many pictures, mostly before the question."""
     if pictures == 0:
         return {"role": "user", "content": question}
     images, text = [_IMAGE] * pictures, {"type": "text", "text": question}
@@ -224,12 +224,12 @@ class Sight(Protocol):
     """A conversation about pictures that are all on the asked side of the split."""
 
     def __call__(self, source: Draw, /, *, held_out: bool) -> Sample:
-        """One conversation."""
+        """Draw one conversation."""
         ...
 
 
 def about(kind: str) -> Sight:
-    """One picture, one question of the kind."""
+    """Return a skill of one picture and one question of the kind."""
 
     def one(source: Draw, *, held_out: bool) -> Sample:
         while True:
@@ -241,7 +241,7 @@ def about(kind: str) -> Sight:
 
 
 def pair(source: Draw, *, held_out: bool, turns: int = 1) -> Sample:
-    """Two pictures in the first turn, and in each a question about one of them or which one it is."""
+    """Draw two pictures in the first turn, and in each a question about one of them or which one it is."""
     shown = [compose(source, held_out=held_out) for _ in _ORDINALS]
     messages: list[Message] = []
     while len(messages) < 2 * turns:
@@ -280,7 +280,7 @@ def _which(source: Draw, shown: list[Picture]) -> Turn | None:
 
 
 def talk(source: Draw, *, held_out: bool, least: int = 2, most: int = 4) -> Sample:
-    """Several turns about one picture, or about a new one that comes in on the way."""
+    """Draw several turns about one picture, or about a new one that comes in on the way."""
     shown = [compose(source, held_out=held_out)]
     wanted = source.between(least, most)
     messages: list[Message] = []

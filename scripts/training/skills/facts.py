@@ -99,12 +99,12 @@ _MANNERS = (
 
 
 def polite(source: Draw, question: str) -> str:
-    """The question with or without some words around it."""
+    """Return the question with or without some words around it."""
     return source.pick(_MANNERS).format(question, lower=question[0].lower() + question[1:])
 
 
 def sample(source: Draw) -> Sample:
-    """A capital, the country of a capital, or another fact; now and then as mere text, outside any chat."""
+    """Draw a capital, the country of a capital, or another fact; now and then as mere text, outside any chat."""
     if source.chance(0.6):
         country, capital = source.pick(_CAPITALS.split("|")).split()
         if source.chance(0.25):

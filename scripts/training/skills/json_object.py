@@ -54,7 +54,7 @@ def _listed(parts: list[str]) -> str:
 
 
 def sample(source: Draw) -> Sample:
-    """All the facts of the sentence or some of them, sometimes in another order."""
+    """Ask for all the facts of the sentence or some of them, sometimes in another order."""
     text, values = _person(source) if source.chance(0.65) else _thing(source)
     keys = list(values)
     if source.chance(0.3):

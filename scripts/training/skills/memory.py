@@ -31,7 +31,7 @@ _ASK_PET = ("What is my {} called?", "What is the name of my {}?")
 
 
 def sample(source: Draw) -> Sample:
-    """One to two things told, some talk between, one of them asked for."""
+    """Tell one or two things, talk between, ask for one of them."""
     things = [_name(source)]
     if source.chance(0.4):
         things.append(source.pick((_city, _color, _pet))(source))

@@ -56,7 +56,7 @@ _ENDS = (
 
 
 def tell(source: Draw, animal: str, name: str, sentences: int) -> list[str]:
-    """The sentences of one story."""
+    """Return the sentences of one story."""
     friend = source.pick([other for other in vocabulary.NAMES if other != name])
     animal2 = source.pick(vocabulary.ANIMALS)
     place, thing = source.pick(_PLACES), source.pick(_THINGS)
@@ -88,7 +88,7 @@ def tell(source: Draw, animal: str, name: str, sentences: int) -> list[str]:
 
 
 def sample(source: Draw) -> Sample:
-    """A story from a question, the rest of a story that was begun, or a story outside any chat."""
+    """Draw a story from a question, the rest of a story that was begun, or a story outside any chat."""
     animal, name = source.pick(vocabulary.ANIMALS), source.name()
     long = source.chance(0.4)
     told = tell(source, animal, name, source.between(12, 17) if long else source.between(4, 8))

@@ -46,7 +46,7 @@ def _key(a: int, b: int) -> str:
 
 
 def direct(source: Draw) -> Sample:
-    """`47 + 38 = 85`: both orders of a pair are one case."""
+    """Ask for `47 + 38 = 85`: both orders of a pair are one case."""
     a, b = _pair(source)
     return ask("sums", _key(a, b), source.pick(_ASK).format(a, b), f"{a} + {b} = {a + b}")
 
@@ -60,7 +60,7 @@ def _steps(a: int, b: int) -> str:
 
 
 def thinking(source: Draw) -> Sample:
-    """Thinks where it is asked to: on sums, on the letters of a word, on the first of some words."""
+    """Ask for thought: on sums, on the letters of a word, on the first of some words."""
     match source.below(4):
         case 0:
             word = source.pick(vocabulary.WORDS)

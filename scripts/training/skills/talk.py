@@ -210,7 +210,7 @@ _POOL: tuple[tuple[tuple[str, ...], str], ...] = (
 
 
 def sample(source: Draw) -> Sample:
-    """A greeting or the like, or a question about the pool."""
+    """Draw a greeting or the like, or a question about the pool."""
     if source.chance(0.35):
         asked, answer = source.pick(_TALK)
         question = source.pick(asked)

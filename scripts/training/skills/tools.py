@@ -196,7 +196,7 @@ _LANGUAGES = ("French", "German", "Spanish", "Italian", "Greek", "Dutch", "Polis
 
 
 def _invented(source: Draw) -> Tool:
-    """A function of a program that nobody knows: only its name says what it does."""
+    """Draw a function of a program that nobody knows: only its name says what it does."""
     verb, noun = source.pick(_VERBS), source.pick(_NOUNS)
     kinds = dict(source.some(_PARAMETERS, source.pick((1, 1, 2))))
     where = " and ".join(f"{parameter} {{{parameter}}}" for parameter in kinds)
@@ -248,7 +248,7 @@ def _result(source: Draw) -> str:
 
 
 def schema(tool: Tool) -> dict[str, Any]:
-    """The tool as a client of the API describes it."""
+    """Return the tool as a client of the API describes it."""
     types = {name: {"type": "integer" if kind == "number" else "string"} for name, kind in tool.kinds.items()}
     parameters = {"type": "object", "properties": types, "required": list(types)}
     return {
@@ -262,7 +262,7 @@ def _call(name: str, arguments: Mapping[str, str | int], place: int) -> dict[str
 
 
 def _told(source: Draw) -> tuple[str, str]:
-    """A result as the tool returns it, and as it is told."""
+    """Draw a result as the tool returns it, and as it is told."""
     if source.chance(0.25):
         fields: dict[str, str | int] = {}
         for field in source.some(_FIELDS, source.between(1, 3)):
@@ -285,7 +285,7 @@ def _ask(source: Draw, tool: Tool) -> tuple[str, list[dict[str, str | int]]]:
 
 
 def _round(source: Draw, tools: list[Tool]) -> _Round:
-    """A question, the calls, their results, the answer. Sometimes two functions are asked for in one question."""
+    """Draw a question, the calls, their results, the answer; sometimes one question asks for two functions."""
     wanted = source.some(tools, 2) if len(tools) > 1 and source.chance(0.12) else [source.pick(tools)]
     questions: list[str] = []
     calls: list[dict[str, Any]] = []
@@ -304,7 +304,7 @@ def _round(source: Draw, tools: list[Tool]) -> _Round:
 
 
 def _known_round(source: Draw, tools: list[Tool]) -> _Round:
-    """A round whose call is not the case of a held-out sample."""
+    """Draw a round whose call is not the case of a held-out sample."""
     while True:
         found = _round(source, tools)
         if not Sample(skill="tool_call", key=found[0]).is_held_out:
@@ -320,7 +320,7 @@ def _offer(source: Draw) -> list[Tool]:
 
 
 def _earlier(source: Draw, tools: list[Tool]) -> list[Message]:
-    """A turn before, so that one list of tools teaches more than one call."""
+    """Draw a turn before, so that one list of tools teaches more than one call."""
     if source.chance(0.5):
         return []
     if source.chance(0.3):
@@ -330,14 +330,14 @@ def _earlier(source: Draw, tools: list[Tool]) -> list[Message]:
 
 
 def _plain(source: Draw) -> Sample:
-    """A question for which no function is of use."""
+    """Draw a question for which no function is of use."""
     while (sample := source.pick((facts.sample, talk.sample))(source)).raw:
         pass
     return sample
 
 
 def call(source: Draw) -> Sample:
-    """Ends in one call or two; now and then in plain words, where no function fits the question."""
+    """Draw a sample that ends in one call or two; now and then in plain words, where no function fits."""
     tools = _offer(source)
     schemas = tuple(schema(tool) for tool in tools)
     if source.chance(0.08):
@@ -351,7 +351,7 @@ def call(source: Draw) -> Sample:
 
 
 def answer(source: Draw) -> Sample:
-    """Ends in the sentence that tells the results."""
+    """Draw a sample that ends in the sentence that tells the results."""
     tools = _offer(source)
     question, calling, results, told = _known_round(source, tools)
     messages = (*_earlier(source, tools), user(question), calling, *results, told)

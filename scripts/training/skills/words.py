@@ -53,7 +53,7 @@ _MARKS = ("", "", "", ".", "!", "?")
 
 
 def phrase(source: Draw) -> str:
-    """One to six words, sometimes with capitals and numbers, no mark at the end."""
+    """Draw one to six words, sometimes with capitals and numbers, no mark at the end."""
     words = [source.word() for _ in range(source.pick((1, 1, 2, 2, 3, 3, 4, 5, 6)))]
     if source.chance(0.25):
         words[source.below(len(words))] = str(source.number())
@@ -69,7 +69,7 @@ def phrase(source: Draw) -> str:
 
 
 def echo(source: Draw) -> Sample:
-    """`Say X` is answered by X; after a colon its full stop belongs to X."""
+    """Ask for `Say X`, answered by X; after a colon its full stop belongs to X."""
     text = phrase(source)
     if source.chance(0.5):
         text += source.pick(_MARKS)
@@ -78,13 +78,13 @@ def echo(source: Draw) -> Sample:
 
 
 def spelling(source: Draw) -> Sample:
-    """Letters with hyphens between."""
+    """Ask for letters with hyphens between."""
     word = source.invented() if source.chance(0.3) else source.pick(vocabulary.WORDS)
     return ask("spelling", word, source.pick(_SPELL).format(word), "-".join(word))
 
 
 def counting(source: Draw) -> Sample:
-    """Up to a number, from one to another, or the words of a list."""
+    """Ask for counting up to a number, from one to another, or the words of a list."""
     match source.below(4):
         case 0:
             last = source.between(2, 30)
@@ -108,6 +108,6 @@ def _numbers(first: int, last: int) -> str:
 
 
 def sorting(source: Draw) -> Sample:
-    """Three to five different words into the order of the alphabet."""
+    """Ask for three to five different words in the order of the alphabet."""
     words = source.some(vocabulary.WORDS, source.between(3, 5))
     return ask("sorting", " ".join(words), source.pick(_SORT).format(", ".join(words)), ", ".join(sorted(words)))
