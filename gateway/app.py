@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.access_setup import guard_application
+from gateway.bodies.parsing import PARSING, ParsingTurns
 from gateway.config import BODY_BYTES, GatewayConfig, LoadedConfig, honcho_process
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.timeouts import PoolTimeouts
@@ -36,9 +37,11 @@ from gateway.memory_account import MEMORY, MemoryAccount, release_when_idle
 from gateway.routes import (
     admin,
     admin_keys,
+    admin_workers,
     chat,
     completions,
     docs,
+    embed_native,
     embeddings,
     health,
     info,
@@ -48,9 +51,6 @@ from gateway.routes import (
     similarity,
     tokenize,
 )
-from gateway.routes import admin_workers as fleet
-from gateway.routes import embed_native as embed
-from gateway.routes.parsing import PARSING, ParsingTurns
 from gateway.telemetry.lag import LAG, LoopLag, measure_lag
 from protocol.ancestry import Ancestry
 from protocol.settings import ConfigError
@@ -99,8 +99,8 @@ def make_app(config: GatewayConfig, loaded: LoadedConfig | None = None) -> web.A
     if honcho_process():
         app.cleanup_ctx.append(_follow_honcho)
     app.on_shutdown.append(lambda app: app[POOL].drain(config.drain_s))
-    families = (chat, completions, embeddings, embed, similarity, models, info, tokenize, health, queue, metrics)
-    for family in (*families, admin, admin_keys, fleet, docs):
+    families = (chat, completions, embeddings, embed_native, similarity, models, info, tokenize, health)
+    for family in (*families, queue, metrics, admin, admin_keys, admin_workers, docs):
         family.setup(app)
     for name in config.plugins:
         _plug_in(app, name)

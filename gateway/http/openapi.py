@@ -13,9 +13,8 @@ from aiohttp.web_urldispatcher import AbstractRoute
 from gateway.access.keys.key import METERED, OPEN
 from gateway.http.connection import expect_permission
 from gateway.schema.base import Answer, Request
-from gateway.schema.bounds import MAX_IMAGES
-from gateway.schema.error_body import ErrorBody
-from gateway.schema.errors import TABLE
+from gateway.schema.errors import TABLE, ErrorBody
+from gateway.schema.parts.bounds import MAX_IMAGES
 
 _REF = "#/components/schemas/{name}"
 _JSON = "application/json"

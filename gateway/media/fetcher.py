@@ -22,8 +22,8 @@ from gateway.media.inline import ImageFile, too_large
 from gateway.media.lookup import TENANT, Allowed, Lookup, NotAllowed, SystemLookup, make_connector
 from gateway.media.places import FairPlaces
 from gateway.media.remote_urls import BadUrl, UrlRules, read_url
-from gateway.schema.bounds import MAX_IMAGE_BYTES
 from gateway.schema.errors import ApiError, invalid
+from gateway.schema.parts.bounds import MAX_IMAGE_BYTES
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 OUTCOMES = ("done", "refused", "failed")

@@ -12,9 +12,9 @@ from typing import Protocol
 from gateway.media.formats import read_header
 from gateway.media.inline import ImageFile, read_inline
 from gateway.memory_account import MemoryShare
-from gateway.schema.bounds import MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE
 from gateway.schema.errors import invalid
-from gateway.schema.shown_images import ShownImage
+from gateway.schema.parts.bounds import MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE
+from gateway.schema.parts.shown_images import ShownImage
 from protocol.messages import Image
 
 SMALL = 256 * 1024

@@ -6,8 +6,8 @@ import io
 import re
 from typing import NamedTuple
 
-from gateway.schema.bounds import MAX_IMAGE_BYTES
 from gateway.schema.errors import ApiError, invalid
+from gateway.schema.parts.bounds import MAX_IMAGE_BYTES
 
 CHUNK = 1 << 16
 """Characters decoded at a time, a multiple of four. Hashing the outcome lets other threads run in between."""

@@ -1,1 +1,1 @@
-"""One endpoint family per file; each exposes `setup(app)` and stays thin."""
+"""One family of endpoints per file; each exposes `setup(app)` and stays thin."""

@@ -5,13 +5,13 @@ from aiohttp import hdrs, web
 
 from gateway.access.audit import audit
 from gateway.access.gate import CALLER, GATE
+from gateway.bodies.body import answer
 from gateway.http.context import EMBEDDING_CACHE, EVENTS, KEY_SYNC, LOADED, POOL
 from gateway.http.openapi import Operation, mount
 from gateway.memory_account import MEMORY
-from gateway.routes.body import answer
-from gateway.routes.caller import allowed
 from gateway.schema.admin import AdminStats, Cleared, Configuration, EventList, WorkerInfo, WorkerList
 from gateway.schema.errors import invalid
+from gateway.serving.caller import allowed
 from gateway.telemetry.events import KEPT
 
 

@@ -13,9 +13,9 @@ from gateway.access.keys.grants import NotGranted, check_grant
 from gateway.access.keys.key import BadKey, Key, new_key
 from gateway.access.keys.store import RevokedKey, UnknownKey
 from gateway.access.keys.sync import KeysUnavailable
+from gateway.bodies.body import answer, read
 from gateway.http.context import KEY_SYNC
 from gateway.http.openapi import Operation, mount
-from gateway.routes.body import answer, read
 from gateway.schema.admin import KeyChange, KeyInfo, KeyList, KeyRequest, KeyRotation
 from gateway.schema.errors import ApiError, invalid
 

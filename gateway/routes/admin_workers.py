@@ -10,13 +10,13 @@ from aiohttp import hdrs, web
 
 from gateway.access.audit import audit
 from gateway.access.gate import CALLER
+from gateway.bodies.body import answer, read
 from gateway.http.context import POOL
 from gateway.http.openapi import Operation, mount
-from gateway.routes.body import answer, read
-from gateway.routes.caller import allowed
 from gateway.schema.admin import GraceRequest, ModelOrder, ScaleRequest, WorkerOrder
 from gateway.schema.base import Request
 from gateway.schema.errors import ApiError
+from gateway.serving.caller import allowed
 
 if TYPE_CHECKING:
     from gateway.dispatch.model import ModelState

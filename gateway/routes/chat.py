@@ -6,26 +6,15 @@ from typing import cast
 import msgspec
 from aiohttp import hdrs, web
 
+from gateway.bodies.body import answer, read
 from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.stats import type_of
 from gateway.http.context import GENERATION_STATS, IMAGE_RESOLVER, POOL, REQUEST_ID, GenerationStats
 from gateway.http.openapi import Operation, mount
 from gateway.http.sse import EventStream
 from gateway.memory_account import SHARE
-from gateway.routes.body import answer, read
-from gateway.routes.caller import count_job, payload_bytes, reserve, tenant, text_memory
-from gateway.routes.chat_chunks import ChatChunks
-from gateway.routes.generation import (
-    ERRORS,
-    blaming,
-    closing_extras,
-    cost,
-    forget_urls,
-    model_for,
-    timings_asked,
-)
-from gateway.routes.response_meta import ResponseMeta, finish_of, logprob_of
-from gateway.schema.answers import (
+from gateway.schema.chat import ChatCompletionRequest
+from gateway.schema.parts.answers import (
     ChatChoice,
     ChatCompletion,
     ChatCompletionChunk,
@@ -36,7 +25,18 @@ from gateway.schema.answers import (
     ToolCallBody,
     usage_of,
 )
-from gateway.schema.chat import ChatCompletionRequest
+from gateway.serving.caller import count_job, payload_bytes, reserve, tenant, text_memory
+from gateway.serving.chat_chunks import ChatChunks
+from gateway.serving.generation import (
+    ERRORS,
+    blaming,
+    closing_extras,
+    cost,
+    forget_urls,
+    model_for,
+    timings_asked,
+)
+from gateway.serving.response_meta import ResponseMeta, finish_of, logprob_of
 from protocol.messages import Delta
 from protocol.messages import TokenLogprob as JobLogprob
 

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import msgspec
 from aiohttp import hdrs, web
 
+from gateway.bodies.body import answer, read
 from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.stats import type_of
 from gateway.http.context import GENERATION_STATS, POOL, REQUEST_ID, GenerationStats
 from gateway.http.openapi import Operation, mount
 from gateway.http.sse import EventStream
 from gateway.memory_account import SHARE
-from gateway.routes.body import answer, read
-from gateway.routes.caller import count_job, model_of, payload_bytes, reserve, tenant
-from gateway.routes.generation import ERRORS, closing_extras, cost, timings_asked
-from gateway.routes.response_meta import ResponseMeta
-from gateway.routes.text_chunks import TextChunks, best, text_choice
-from gateway.schema.answers import Completion, TextChoice, usage_of
 from gateway.schema.completion import CompletionRequest
+from gateway.schema.parts.answers import Completion, TextChoice, usage_of
+from gateway.serving.caller import count_job, model_of, payload_bytes, reserve, tenant
+from gateway.serving.generation import ERRORS, closing_extras, cost, timings_asked
+from gateway.serving.response_meta import ResponseMeta
+from gateway.serving.text_chunks import TextChunks, best, text_choice
 from protocol.messages import Delta, GenerateJob, Kind
 from protocol.messages import Usage as JobUsage
 

@@ -7,25 +7,12 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import hdrs, web
 
+from gateway.bodies.body import answer_in_pieces, read
+from gateway.bodies.form import read_form
 from gateway.embedding_cache import Vector
 from gateway.http.context import IMAGE_RESOLVER
 from gateway.http.openapi import Operation, mount
 from gateway.memory_account import SHARE
-from gateway.routes.body import answer_in_pieces, read
-from gateway.routes.caller import model_of, text_memory
-from gateway.routes.embedding_service import (
-    FLOAT_BYTES,
-    IMAGES,
-    Embedded,
-    embed,
-    floats,
-    numbers,
-    options_of,
-    rows_of_slice,
-    takes_no_images,
-)
-from gateway.routes.form import read_form
-from gateway.routes.generation import ERRORS, forget_urls
 from gateway.schema.embed import (
     EmbedAnswer,
     EmbedImageForm,
@@ -36,8 +23,21 @@ from gateway.schema.embed import (
     MultimodalRequest,
     shown,
 )
-from gateway.schema.embed_options import Inputs
 from gateway.schema.errors import ApiError
+from gateway.schema.parts.embed_options import Inputs
+from gateway.serving.caller import model_of, text_memory
+from gateway.serving.embedding_service import (
+    FLOAT_BYTES,
+    IMAGES,
+    Embedded,
+    embed,
+    floats,
+    numbers,
+    options_of,
+    rows_of_slice,
+    takes_no_images,
+)
+from gateway.serving.generation import ERRORS, forget_urls
 from protocol.messages import Kind
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ import msgspec
 import orjson
 from aiohttp import hdrs, web
 
+from gateway.bodies.body import answer_in_pieces, read
 from gateway.embedding_cache import Vector
 from gateway.http.openapi import Operation, mount
-from gateway.routes.body import answer_in_pieces, read
-from gateway.routes.caller import model_of
-from gateway.routes.embedding_service import SLICE, Embedded, embed, numbers, options_of, rows_of_slice
-from gateway.routes.generation import ERRORS
-from gateway.schema.embed_options import BACKENDS, DEVICES
 from gateway.schema.embedding import EmbeddingList, EmbeddingRequest, EmbeddingUsage
+from gateway.schema.parts.embed_options import BACKENDS, DEVICES
+from gateway.serving.caller import model_of
+from gateway.serving.embedding_service import SLICE, Embedded, embed, numbers, options_of, rows_of_slice
+from gateway.serving.generation import ERRORS
 from protocol.messages import Kind, Ready
 
 HEADS = tuple(b'{"object":"embedding","index":%d,"embedding":' % index for index in range(2048))

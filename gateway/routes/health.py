@@ -7,12 +7,12 @@ from aiohttp import hdrs, web
 
 from gateway.access.gate import GATE
 from gateway.access.keys.key import OPEN
+from gateway.bodies.body import answer
 from gateway.http.context import POOL
 from gateway.http.openapi import Operation, mount
-from gateway.routes.body import answer
-from gateway.routes.caller import allowed
 from gateway.schema.errors import ApiError
 from gateway.schema.health import Alive, Health, HealthSummary, Memory, ModelHealth
+from gateway.serving.caller import allowed
 from protocol.messages import Kind, State
 
 if TYPE_CHECKING:

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 
 from gateway.access.gate import CALLER
+from gateway.bodies.body import answer
 from gateway.dispatch.jobs.stream import JobFailed
 from gateway.dispatch.throughput import Throughput
 from gateway.embedding_cache import EmbeddingCache
 from gateway.http.context import EMBEDDING_CACHE, POOL
 from gateway.http.openapi import Operation, mount
-from gateway.routes.body import answer
-from gateway.routes.caller import shown
 from gateway.schema.errors import ApiError
 from gateway.schema.info import CacheUse, EmbeddingRates, MemoryUse, ModelInfo
+from gateway.serving.caller import shown
 from protocol.messages import Kind
 
 if TYPE_CHECKING:

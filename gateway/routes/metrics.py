@@ -22,7 +22,7 @@ from gateway.http.openapi import Operation, mount
 from gateway.media.fetcher import Fetcher
 from gateway.media.image_resolver import ImageResolver
 from gateway.memory_account import MEMORY, MemoryAccount
-from gateway.routes.caller import allowed
+from gateway.serving.caller import allowed
 from gateway.telemetry.lag import LAG, LoopLag
 
 WORKER_GAUGES = (

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import hdrs, web
 
+from gateway.bodies.body import answer
 from gateway.http.context import HTTP, POOL
 from gateway.http.openapi import Operation, mount
-from gateway.routes.body import answer
-from gateway.routes.caller import allowed, shown
 from gateway.schema.models import ModelCard, ModelList
+from gateway.serving.caller import allowed, shown
 
 if TYPE_CHECKING:
     from gateway.dispatch.model import ModelState

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from aiohttp import hdrs, web
 
 from gateway.access.gate import CALLER
+from gateway.bodies.body import answer
 from gateway.dispatch.stats import ModelSnapshot, Snapshot
 from gateway.http.context import POOL
 from gateway.http.openapi import Operation, mount
-from gateway.routes.body import answer
-from gateway.routes.caller import allowed
 from gateway.schema.queue import Counts, QueueReport, QueueState, QueueStats, Speeds
+from gateway.serving.caller import allowed
 from protocol.messages import Kind
 
 

@@ -12,16 +12,16 @@ import orjson
 from aiohttp import hdrs, web
 
 from gateway.access.price import comparing
+from gateway.bodies.body import read
 from gateway.embedding_cache import Vector
 from gateway.http.context import POOL
 from gateway.http.openapi import Operation, mount
 from gateway.memory_account import SHARE
-from gateway.routes.body import read
-from gateway.routes.caller import charge, model_of, reserve_price, tenant
-from gateway.routes.embedding_service import FLOAT_BYTES, SLICE_NUMBERS, Embedded, embed, floats
-from gateway.routes.generation import ERRORS
 from gateway.schema.errors import ApiError, invalid
 from gateway.schema.similarity import Pair, SimilarityAnswer, SimilarityRequest
+from gateway.serving.caller import charge, model_of, reserve_price, tenant
+from gateway.serving.embedding_service import FLOAT_BYTES, SLICE_NUMBERS, Embedded, embed, floats
+from gateway.serving.generation import ERRORS
 from protocol.messages import Kind, Scores, SimilarityJob
 
 if TYPE_CHECKING:

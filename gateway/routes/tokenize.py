@@ -5,14 +5,14 @@ from aiohttp import hdrs, web
 
 from gateway.access.estimate import tokens_of_prompt
 from gateway.access.price import counting
+from gateway.bodies.body import answer, read
 from gateway.http.context import IMAGE_RESOLVER, POOL
 from gateway.http.openapi import Operation, mount
 from gateway.memory_account import SHARE
-from gateway.routes.body import answer, read
-from gateway.routes.caller import model_of, payload_bytes, reserve_price, tenant, text_memory
-from gateway.routes.generation import ERRORS, blaming, forget_urls, model_for
 from gateway.schema.errors import ApiError
 from gateway.schema.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
+from gateway.serving.caller import model_of, payload_bytes, reserve_price, tenant, text_memory
+from gateway.serving.generation import ERRORS, blaming, forget_urls, model_for
 from protocol.messages import Text, Tokens
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from gateway.schema.bounds import FEW
+from gateway.schema.parts.bounds import FEW
 from gateway.schema.structure import Bounds
 
 

@@ -8,15 +8,15 @@ import msgspec
 from msgspec import Meta
 
 from gateway.schema.base import ContentPart
-from gateway.schema.bounds import CONVERSATION, Bookkeeping, Effort, MaxTokens, Metadata, TopLogprobs
 from gateway.schema.errors import invalid, unsupported
-from gateway.schema.messages import Message, Messages
-from gateway.schema.sampling import Generation
-from gateway.schema.shown_images import ShownImage, pictures
+from gateway.schema.parts.bounds import CONVERSATION, Bookkeeping, Effort, MaxTokens, Metadata, TopLogprobs
+from gateway.schema.parts.messages import Message, Messages
+from gateway.schema.parts.sampling import Generation
+from gateway.schema.parts.shown_images import ShownImage, pictures
+from gateway.schema.parts.structured import ResponseFormat, format_grammar
+from gateway.schema.parts.template import check_messages, inner_arguments, template_messages
+from gateway.schema.parts.tools import NamedTool, Tool, ToolChoice, Tools, call_demanded, called_names, check_tools
 from gateway.schema.structure import Bounds
-from gateway.schema.structured import ResponseFormat, format_grammar
-from gateway.schema.template import check_messages, inner_arguments, template_messages
-from gateway.schema.tools import NamedTool, Tool, ToolChoice, Tools, call_demanded, called_names, check_tools
 from protocol.messages import ChatPrompt, GenerateJob, Grammar, Image, Ready
 
 

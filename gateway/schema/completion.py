@@ -4,9 +4,9 @@ from typing import Annotated, ClassVar, cast
 
 from msgspec import Meta
 
-from gateway.schema.bounds import MAX_PROMPTS, NUMBERS, Choices, EchoedMaxTokens, LegacyLogprobs, TokenId
 from gateway.schema.errors import invalid
-from gateway.schema.sampling import Generation, check_tokens
+from gateway.schema.parts.bounds import MAX_PROMPTS, NUMBERS, Choices, EchoedMaxTokens, LegacyLogprobs, TokenId
+from gateway.schema.parts.sampling import Generation, check_tokens
 from gateway.schema.structure import Bounds
 from protocol.messages import GenerateJob, Ready, TextPrompt, TokenPrompt
 

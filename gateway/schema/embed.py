@@ -7,10 +7,10 @@ from typing import Annotated
 from msgspec import Meta
 
 from gateway.schema.base import Answer
-from gateway.schema.bounds import MAX_IMAGES, EmbeddingText, EmbeddingTexts, ImageAddress
-from gateway.schema.embed_options import EmbedOptions, InputImage, Inputs, TextOptions, places
 from gateway.schema.errors import invalid
-from gateway.schema.shown_images import ShownImage
+from gateway.schema.parts.bounds import MAX_IMAGES, EmbeddingText, EmbeddingTexts, ImageAddress
+from gateway.schema.parts.embed_options import EmbedOptions, InputImage, Inputs, TextOptions, places
+from gateway.schema.parts.shown_images import ShownImage
 
 Images = Annotated[list[ImageAddress], Meta(min_length=1, max_length=MAX_IMAGES)]
 Captions = Annotated[list[EmbeddingText], Meta(min_length=1, max_length=MAX_IMAGES)]

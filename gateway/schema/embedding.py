@@ -6,10 +6,17 @@ from msgspec import Meta
 
 from gateway.embedding_cache import CacheKey
 from gateway.schema.base import Answer
-from gateway.schema.bounds import MAX_EMBEDDING_INPUTS, NUMBERS, Bookkeeping, EmbeddingText, EmbeddingTokens, TokenId
-from gateway.schema.embed_options import Inputs, TextOptions, places
 from gateway.schema.errors import ApiError, invalid
-from gateway.schema.sampling import check_tokens
+from gateway.schema.parts.bounds import (
+    MAX_EMBEDDING_INPUTS,
+    NUMBERS,
+    Bookkeeping,
+    EmbeddingText,
+    EmbeddingTokens,
+    TokenId,
+)
+from gateway.schema.parts.embed_options import Inputs, TextOptions, places
+from gateway.schema.parts.sampling import check_tokens
 from gateway.schema.structure import Bounds
 from protocol.messages import Ready
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.schema.error_body import ErrorBody, ErrorDetail
+from gateway.schema.base import Answer
 
 if TYPE_CHECKING:
     from gateway.dispatch.jobs.stream import JobFailed
@@ -118,6 +118,26 @@ TABLE = MappingProxyType(
     }
 )
 """Every code that an API caller can see."""
+
+
+class ErrorDetail(Answer, frozen=True, kw_only=True):
+    """What went wrong, for the API caller. `error_id` names the same event in the server's log."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+    error_id: str
+
+
+class ErrorBody(Answer, frozen=True, kw_only=True, omit_defaults=True):
+    """Body of every answer with a status of 400 or above, and the last frame of a stream that failed.
+
+    `detail` repeats the message where a full queue refused the request.
+    """
+
+    error: ErrorDetail
+    detail: str | None = None
 
 
 class ApiError(Exception):

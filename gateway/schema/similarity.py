@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from gateway.schema.base import Answer
-from gateway.schema.bounds import (
+from gateway.schema.errors import invalid
+from gateway.schema.parts.bounds import (
     MAX_EMBEDDING_INPUTS,
     MAX_PRODUCTS,
     MAX_SCORES,
@@ -14,8 +15,7 @@ from gateway.schema.bounds import (
     EmbeddingVector,
     TopPairs,
 )
-from gateway.schema.embed_options import Inputs, TextOptions
-from gateway.schema.errors import invalid
+from gateway.schema.parts.embed_options import Inputs, TextOptions
 from gateway.schema.structure import Bounds
 
 Side = Annotated[list[EmbeddingText | EmbeddingVector], Meta(min_length=1, max_length=MAX_EMBEDDING_INPUTS)]

@@ -6,15 +6,15 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from gateway.schema.base import Answer, Request
-from gateway.schema.bounds import CONVERSATION, NUMBERS, ModelName, TokenId
 from gateway.schema.chat import TemplateOptions, chat_prompt, template_options
 from gateway.schema.errors import invalid, unsupported
-from gateway.schema.messages import Messages
-from gateway.schema.sampling import check_tokens
-from gateway.schema.shown_images import ShownImage, pictures
+from gateway.schema.parts.bounds import CONVERSATION, NUMBERS, ModelName, TokenId
+from gateway.schema.parts.messages import Messages
+from gateway.schema.parts.sampling import check_tokens
+from gateway.schema.parts.shown_images import ShownImage, pictures
+from gateway.schema.parts.template import check_messages, inner_arguments
+from gateway.schema.parts.tools import Tools, check_tools
 from gateway.schema.structure import Bounds
-from gateway.schema.template import check_messages, inner_arguments
-from gateway.schema.tools import Tools, check_tools
 from protocol.messages import DetokenizeJob, Image, Ready, TextPrompt, TokenizeJob
 
 

@@ -138,11 +138,11 @@ def test_bound_is_in_the_code_when_the_table_names_it(row: Row) -> None:
 @pytest.mark.parametrize(
     ("bound", "where"),
     [
-        ("`2049`", "`gateway/schema/bounds.py:MAX_MESSAGES`"),
-        ("`9`", "`gateway/schema/bounds.py:Choices.le`"),
+        ("`2049`", "`gateway/schema/parts/bounds.py:MAX_MESSAGES`"),
+        ("`9`", "`gateway/schema/parts/bounds.py:Choices.le`"),
         ("`31`", "`gateway/config.py:GatewayConfig.write_timeout_s`"),
-        ("`5`", "`gateway/schema/bounds.py:NOTHING`"),
-        ("5", "`gateway/schema/bounds.py:Choices.most`"),
+        ("`5`", "`gateway/schema/parts/bounds.py:NOTHING`"),
+        ("5", "`gateway/schema/parts/bounds.py:Choices.most`"),
         ("`5`", "`gateway/http/connection.py:DISCARDED.0`"),
         ("`5`", "`gateway/http/connection.py:DISCARDED.2`"),
         ("`5`", "`gateway/access/keys/key.py:MAX_LIMITS.rpm`"),

@@ -13,9 +13,9 @@ from gateway.media.image_resolver import ImageResolver
 from gateway.media.inline import ImageFile
 from gateway.media.remote_urls import UrlRules
 from gateway.memory_account import MemoryAccount
-from gateway.schema.bounds import MAX_IMAGE_BYTES
 from gateway.schema.errors import ApiError
-from gateway.schema.shown_images import ShownImage
+from gateway.schema.parts.bounds import MAX_IMAGE_BYTES
+from gateway.schema.parts.shown_images import ShownImage
 from protocol.messages import Image
 from tests.support.picture_files import padded, picture
 from tests.support.remote_servers import Names, PublicHost, answering

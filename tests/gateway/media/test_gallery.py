@@ -9,7 +9,7 @@ from gateway.media.image_resolver import SMALL, Hold, ImageResolver
 from gateway.media.inline import ImageFile
 from gateway.memory_account import MemoryAccount, MemoryShare
 from gateway.schema.errors import ApiError
-from gateway.schema.shown_images import ShownImage
+from gateway.schema.parts.shown_images import ShownImage
 from protocol.messages import Image
 from tests.support.picture_files import data_url, padded, picture
 

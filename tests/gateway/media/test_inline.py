@@ -7,8 +7,8 @@ import os
 import pytest
 
 from gateway.media.inline import CHUNK, read_inline
-from gateway.schema.bounds import MAX_IMAGE_BYTES
 from gateway.schema.errors import ApiError
+from gateway.schema.parts.bounds import MAX_IMAGE_BYTES
 from tests.support.picture_files import data_url, picture
 
 PNG = picture()

@@ -16,6 +16,7 @@ from gateway.access.gate import GATE, Gate
 from gateway.access.keys.key import UNLIMITED
 from gateway.access.keys.keyring import Keyring
 from gateway.access.usage import UsageLedger as KeyUsage
+from gateway.bodies.parsing import PARSING, ParsingTurns
 from gateway.dispatch.jobs.merge import merge
 from gateway.dispatch.jobs.stream import JobFailed
 from gateway.http.context import HTTP, IMAGE_RESOLVER, POOL, RESPONSE_COUNTS, HttpSettings
@@ -23,7 +24,6 @@ from gateway.http.middleware import MIDDLEWARES
 from gateway.media.image_resolver import ImageResolver
 from gateway.memory_account import MEMORY, MemoryAccount, MemoryShare
 from gateway.routes import chat, completions, docs, models, tokenize
-from gateway.routes.parsing import PARSING, ParsingTurns
 from gateway.telemetry.logs import TextLines
 from protocol.messages import Accepted, Delta, Job, Kind, Ready, Usage
 

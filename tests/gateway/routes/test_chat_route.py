@@ -8,8 +8,8 @@ import orjson
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from gateway.schema.answers import ChatCompletion as OurCompletion
-from gateway.schema.answers import ChatCompletionChunk as OurChunk
+from gateway.schema.parts.answers import ChatCompletion as OurCompletion
+from gateway.schema.parts.answers import ChatCompletionChunk as OurChunk
 from protocol.messages import TokenLogprob, ToolCall
 
 PATH = "/v1/chat/completions"

@@ -9,7 +9,7 @@ import pytest
 from openai.types import Completion
 
 from gateway.routes.completions import SIDE_BY_SIDE
-from gateway.schema.answers import Completion as OurCompletion
+from gateway.schema.parts.answers import Completion as OurCompletion
 from protocol.messages import TextPrompt, TokenLogprob, TokenPrompt
 
 PATH = "/v1/completions"

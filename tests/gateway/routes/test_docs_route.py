@@ -12,12 +12,12 @@ from yarl import URL
 
 from gateway.http.openapi import OPERATIONS
 from gateway.routes.docs import ASSETS, PAGES
-from gateway.schema import answers, chat, completion, messages, models, sampling, structured, tokenize, tools
-from gateway.schema import error_body as error
+from gateway.schema import chat, completion, errors, models, tokenize
 from gateway.schema.decode import decode
 from gateway.schema.errors import TABLE
+from gateway.schema.parts import answers, messages, sampling, structured, tools
 
-MODULES = (answers, chat, completion, error, messages, models, sampling, structured, tokenize, tools)
+MODULES = (answers, chat, completion, errors, messages, models, sampling, structured, tokenize, tools)
 
 
 async def document(client: Any) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import pytest
 from aiohttp import FormData, StreamReader
 
 from gateway.access.keys.keyring import ANYBODY
+from gateway.bodies import pace
+from gateway.bodies.parsing import ParsingTurns
 from gateway.memory_account import MEMORY
-from gateway.routes import pace
-from gateway.routes.parsing import ParsingTurns
 from gateway.schema.chat import ChatCompletionRequest
 from gateway.schema.decode import check, decode
 from gateway.schema.errors import ApiError

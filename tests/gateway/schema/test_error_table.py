@@ -4,8 +4,7 @@ import msgspec
 import pytest
 
 from gateway.dispatch.jobs.stream import JobFailed
-from gateway.schema.error_body import ErrorBody
-from gateway.schema.errors import AT_CAPACITY, TABLE, ApiError
+from gateway.schema.errors import AT_CAPACITY, TABLE, ApiError, ErrorBody
 from protocol.errors import Code
 
 STATUSES = {

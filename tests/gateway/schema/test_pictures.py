@@ -5,10 +5,10 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.schema.bounds import MAX_IMAGES
 from gateway.schema.chat import ChatCompletionRequest
 from gateway.schema.decode import decode
 from gateway.schema.errors import ApiError
+from gateway.schema.parts.bounds import MAX_IMAGES
 from gateway.schema.tokenize import TokenizeRequest
 from protocol.messages import ChatPrompt
 from tests.support.picture_files import data_url, image_part, picture, showing

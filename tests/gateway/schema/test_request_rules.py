@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.schema.base import Request
-from gateway.schema.bounds import MAX_JSON_DEPTH
 from gateway.schema.chat import ChatCompletionRequest
 from gateway.schema.completion import CompletionRequest
 from gateway.schema.decode import decode, depth
 from gateway.schema.errors import ApiError
-from gateway.schema.sampling import Generation
+from gateway.schema.parts.bounds import MAX_JSON_DEPTH
+from gateway.schema.parts.sampling import Generation
 from gateway.schema.tokenize import DetokenizeRequest, TokenizeRequest
 
 USER = {"role": "user", "content": "hi"}

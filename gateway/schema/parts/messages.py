@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from gateway.schema.base import ContentPart
-from gateway.schema.bounds import MAX_MESSAGES, ImageAddress
+from gateway.schema.parts.bounds import MAX_MESSAGES, ImageAddress
 
 Name = Annotated[str, Meta(max_length=256)]
 

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import msgspec
 import orjson
 
-from gateway.routes.response_meta import ResponseMeta, closing_frame, finish_of, logprob_of
-from gateway.schema.answers import (
+from gateway.schema.parts.answers import (
     ChatChunkChoice,
     ChatDelta,
     ChatLogprobs,
@@ -16,13 +15,14 @@ from gateway.schema.answers import (
     ToolCallDelta,
     UsageBody,
 )
+from gateway.serving.response_meta import ResponseMeta, closing_frame, finish_of, logprob_of
 from protocol.messages import Delta, TokenLogprob, ToolCall
 
 KIND = "chat.completion.chunk"
 
 
 class ChatChunks:
-    """Writes the frames of one request, in the shape of `gateway.schema.answers.ChatCompletionChunk`."""
+    """Writes the frames of one request, in the shape of `gateway.schema.parts.answers.ChatCompletionChunk`."""
 
     def __init__(self, origin: ResponseMeta, *, choices: int, include_usage: bool) -> None:
         self._head = origin.frame_head(KIND)

@@ -4,9 +4,9 @@ from typing import Literal
 
 import msgspec
 
-from gateway.schema.bounds import MAX_IMAGES
 from gateway.schema.errors import invalid
-from gateway.schema.messages import ImagePart, Message, UserMessage
+from gateway.schema.parts.bounds import MAX_IMAGES
+from gateway.schema.parts.messages import ImagePart, Message, UserMessage
 
 Detail = Literal["auto", "low", "high"]
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.dispatch.jobs.stream import JobFailed, JobStream
-from gateway.routes.caller import model_of
-from gateway.schema.answers import Timings, UsageBody, timings_of, usage_of
 from gateway.schema.errors import ApiError, invalid
-from gateway.schema.sampling import Generation
-from gateway.schema.shown_images import ShownImage
+from gateway.schema.parts.answers import Timings, UsageBody, timings_of, usage_of
+from gateway.schema.parts.sampling import Generation
+from gateway.schema.parts.shown_images import ShownImage
+from gateway.serving.caller import model_of
 from protocol.errors import Code
 from protocol.messages import Kind
 from protocol.messages import Usage as JobUsage

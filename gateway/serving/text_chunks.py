@@ -6,15 +6,15 @@ from statistics import fmean
 import msgspec
 import orjson
 
-from gateway.routes.response_meta import ResponseMeta, closing_frame, finite
-from gateway.schema.answers import TextChoice, TextFinish, TextLogprobs, Timings, UsageBody
+from gateway.schema.parts.answers import TextChoice, TextFinish, TextLogprobs, Timings, UsageBody
+from gateway.serving.response_meta import ResponseMeta, closing_frame, finite
 from protocol.messages import Delta, TokenLogprob
 
 KIND = "text_completion"
 
 
 class TextChunks:
-    """Writes the frames of one request, in the shape of `gateway.schema.answers.Completion`.
+    """Writes the frames of one request, in the shape of `gateway.schema.parts.answers.Completion`.
 
     `choices` counts over all prompts; `logprobs` is what the request asked for.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 import orjson
 
-from gateway.schema.answers import Alternative, Finish, LogprobBody, Timings, UsageBody
+from gateway.schema.parts.answers import Alternative, Finish, LogprobBody, Timings, UsageBody
 from protocol.messages import Delta
 from protocol.messages import TokenLogprob as JobLogprob
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.schema.base import ContentPart, Request
-from gateway.schema.bounds import (
+from gateway.schema.errors import ApiError, invalid, unsupported
+from gateway.schema.parts.bounds import (
     MAX_TOKEN_ID,
     Bookkeeping,
     Choices,
@@ -21,8 +22,7 @@ from gateway.schema.bounds import (
     TopK,
     TopP,
 )
-from gateway.schema.errors import ApiError, invalid, unsupported
-from gateway.schema.structured import StructuredOutputs, extra_grammar
+from gateway.schema.parts.structured import StructuredOutputs, extra_grammar
 from protocol.messages import Grammar, Ready, Sampling
 
 _SEED_MASK = 2**63 - 1

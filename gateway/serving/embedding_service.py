@@ -17,10 +17,10 @@ from gateway.dispatch.jobs.stream import JobFailed
 from gateway.embedding_cache import CacheKey, EmbeddingCache, Vector
 from gateway.http.context import EMBEDDING_CACHE, GENERATION_STATS, POOL, REQUEST_ID, GenerationStats
 from gateway.memory_account import SHARE
-from gateway.routes.caller import charge, count_job, reserve_inputs, tenant
 from gateway.schema.decode import read_option
-from gateway.schema.embed_options import OPTIONS, EmbedOptions, Inputs, option_types
 from gateway.schema.errors import ApiError, invalid
+from gateway.schema.parts.embed_options import OPTIONS, EmbedOptions, Inputs, option_types
+from gateway.serving.caller import charge, count_job, reserve_inputs, tenant
 from protocol.messages import Ready, Vectors
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ import msgspec
 from aiohttp import web
 
 from gateway.access.gate import CALLER
+from gateway.bodies.pace import Pace
+from gateway.bodies.parsing import PARSING
 from gateway.http.context import HTTP, REQUEST_ID
 from gateway.memory_account import SHARE
-from gateway.routes.pace import Pace
-from gateway.routes.parsing import PARSING
 from gateway.schema.base import Answer, Request
-from gateway.schema.bounds import ARGUMENTS
 from gateway.schema.decode import convert, decode, parse
 from gateway.schema.errors import ApiError, invalid
+from gateway.schema.parts.bounds import ARGUMENTS
 from gateway.schema.structure import SLICE_BYTES, Bounds, Structure, text_bytes
 
 R = TypeVar("R", bound=Request)

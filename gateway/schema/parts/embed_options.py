@@ -10,8 +10,8 @@ from typing import Any, Literal, get_type_hints
 
 from gateway.embedding_cache import CacheKey
 from gateway.schema.base import Request
-from gateway.schema.bounds import BatchSize, Dimensions, MaxTokensPerText, ModelName, PromptName
 from gateway.schema.errors import invalid
+from gateway.schema.parts.bounds import BatchSize, Dimensions, MaxTokensPerText, ModelName, PromptName
 from protocol.messages import EmbedJob, Image, Ready
 
 OPTIONS = MappingProxyType(

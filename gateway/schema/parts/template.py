@@ -8,10 +8,10 @@ from typing import Any, assert_never
 
 import orjson
 
-from gateway.schema.bounds import MAX_JSON_DEPTH
 from gateway.schema.decode import depth
 from gateway.schema.errors import invalid
-from gateway.schema.messages import (
+from gateway.schema.parts.bounds import MAX_JSON_DEPTH
+from gateway.schema.parts.messages import (
     AssistantMessage,
     CalledTool,
     DeveloperMessage,

@@ -7,9 +7,9 @@ import orjson
 from msgspec import Meta
 
 from gateway.schema.base import ContentPart
-from gateway.schema.bounds import MAX_CHOICES, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, NAME_PATTERN
 from gateway.schema.decode import depth
 from gateway.schema.errors import ApiError, invalid
+from gateway.schema.parts.bounds import MAX_CHOICES, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, NAME_PATTERN
 from protocol.messages import Grammar
 
 

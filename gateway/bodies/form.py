@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from gateway.bodies.pace import Pace
 from gateway.media.image_resolver import Hold, checked
 from gateway.media.inline import ImageFile, too_large
 from gateway.memory_account import SHARE, MemoryShare
-from gateway.routes.pace import Pace
 from gateway.schema.base import Request
-from gateway.schema.bounds import MAX_IMAGE_BYTES, MAX_IMAGES
 from gateway.schema.decode import check
-from gateway.schema.embed_options import places
 from gateway.schema.errors import ApiError, invalid
+from gateway.schema.parts.bounds import MAX_IMAGE_BYTES, MAX_IMAGES
+from gateway.schema.parts.embed_options import places
 
 R = TypeVar("R", bound=Request)
 

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from gateway.schema.base import ContentPart
-from gateway.schema.bounds import MAX_TOOLS, NAME_PATTERN
 from gateway.schema.errors import invalid
-from gateway.schema.structured import checked_schema
+from gateway.schema.parts.bounds import MAX_TOOLS, NAME_PATTERN
+from gateway.schema.parts.structured import checked_schema
 
 FunctionName = Annotated[str, Meta(pattern=NAME_PATTERN)]
 

@@ -1,0 +1,1 @@
+"""What several families of endpoints share between a checked request and its answer."""
