@@ -52,7 +52,7 @@ from gateway.routes import (
     tokenize,
 )
 from gateway.telemetry.lag import LAG, LoopLag, measure_lag
-from protocol.ancestry import Ancestry
+from protocol.parent_watch import ParentWatch
 from protocol.settings import ConfigError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gateway")
 
-ANCESTRY_S = 1.0
+PARENT_CHECK_S = 1.0
 
 
 def make_app(config: GatewayConfig, loaded: LoadedConfig | None = None) -> web.Application:
@@ -152,15 +152,15 @@ async def _fetching(app: web.Application) -> AsyncIterator[None]:
 
 async def _follow_honcho(_app: web.Application) -> AsyncIterator[None]:
     """Leave when honcho is gone: one that was killed tells nobody, and its next run needs our port."""
-    ancestry = Ancestry()
+    parent = ParentWatch()
 
     async def watch() -> None:
-        while ancestry.alive():  # noqa: ASYNC110 - a process that ends sets no event
-            await asyncio.sleep(ANCESTRY_S)
+        while parent.alive():  # noqa: ASYNC110 - a process that ends sets no event
+            await asyncio.sleep(PARENT_CHECK_S)
         log.warning("honcho is gone; stopping too")
         os.kill(os.getpid(), signal.SIGTERM)
 
-    watcher = asyncio.create_task(watch(), name="ancestry")
+    watcher = asyncio.create_task(watch(), name="parent")
     yield
     watcher.cancel()
     with contextlib.suppress(asyncio.CancelledError):

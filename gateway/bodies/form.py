@@ -12,7 +12,7 @@ from aiohttp import BodyPartReader, MultipartReader, StreamReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.bodies.pace import Pace
-from gateway.media.image_resolver import Hold, checked
+from gateway.media.image_resolver import Hold, check_image
 from gateway.media.inline import ImageFile, too_large
 from gateway.memory_account import SHARE, MemoryShare
 from gateway.schema.base import Request
@@ -84,7 +84,7 @@ async def read_form(
         # What aiohttp's reader raises for boundaries, headers and encodings that are none.
         raise invalid("The body is not valid multipart/form-data.", None) from None
     place = places(file, len(files))
-    files = [checked(one, place(at)) for at, one in enumerate(files)]
+    files = [check_image(one, place(at)) for at, one in enumerate(files)]
     raw = {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
     wanted = check(raw, kind, beside=beside, strict=False)
     if not files:

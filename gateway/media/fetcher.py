@@ -17,10 +17,10 @@ from aiohttp import hdrs
 from yarl import URL
 
 from gateway.media.addresses import is_public
+from gateway.media.fair_semaphore import FairSemaphore
 from gateway.media.image_resolver import Hold
 from gateway.media.inline import ImageFile, too_large
 from gateway.media.lookup import TENANT, Allowed, Lookup, NotAllowed, SystemLookup, make_connector
-from gateway.media.places import FairPlaces
 from gateway.media.remote_urls import BadUrl, UrlRules, read_url
 from gateway.schema.errors import ApiError, invalid
 from gateway.schema.parts.bounds import MAX_IMAGE_BYTES
@@ -35,7 +35,7 @@ class FetchLimits:
     """Bounds of one fetch, redirects included, and of all together; `wait_s` for a place among `at_once`.
 
     A server may be silent for `silence_s`; after `patience_s` it must have sent `least_bytes_per_s`, on average.
-    A tenant has at most `per_host` fetches under way from one host, and its fair share of all (see `FairPlaces`).
+    A tenant has at most `per_host` fetches under way from one host, and its fair share of all (see `FairSemaphore`).
     """
 
     total_s: float = 15.0
@@ -64,7 +64,7 @@ class Fetcher:
         self._limits = limits or FetchLimits()
         self._allowed = allowed
         self._lookup = lookup
-        self._places = FairPlaces(self._limits.at_once, per_host=self._limits.per_host)
+        self._places = FairSemaphore(self._limits.at_once, per_host=self._limits.per_host)
         self._session: aiohttp.ClientSession | None = None
         self.counts = Counter(dict.fromkeys(OUTCOMES, 0))
         """Fetches by outcome; those that were cancelled count nowhere."""
@@ -121,7 +121,7 @@ class Fetcher:
         """Wait for a place among those who fetch. Raises `ApiError` if that takes too long."""
         try:
             async with asyncio.timeout(self._limits.wait_s):
-                await self._places.take_place(tenant, host)
+                await self._places.acquire(tenant, host)
         except TimeoutError:
             raise ApiError("queue_full") from None
         caller = TENANT.set(tenant)
@@ -129,7 +129,7 @@ class Fetcher:
             yield
         finally:
             TENANT.reset(caller)
-            self._places.give_back(tenant, host)
+            self._places.release(tenant, host)
 
     async def _follow(self, url: URL, where: str, hold: Hold) -> ImageFile:
         """Follow all redirects, checked as the first URL was, to a file."""

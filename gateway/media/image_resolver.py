@@ -14,7 +14,7 @@ from gateway.media.inline import ImageFile, read_inline
 from gateway.memory_account import MemoryShare
 from gateway.schema.errors import invalid
 from gateway.schema.parts.bounds import MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE
-from gateway.schema.parts.shown_images import ShownImage
+from gateway.schema.parts.image_references import ImageReference
 from protocol.messages import Image
 
 SMALL = 256 * 1024
@@ -33,7 +33,7 @@ class ImageSource(Protocol):
 
 @dataclass(kw_only=True, slots=True)
 class ResolvedImages:
-    """What a job takes along: one `Image` per picture, in order; each file once."""
+    """What a job takes along: one `Image` per image, in order; each file once."""
 
     images: list[Image] = field(default_factory=list)
     buffers: list[bytes] = field(default_factory=list)
@@ -48,23 +48,23 @@ class ImageResolver:
         """Held for all requests together."""
 
     @asynccontextmanager
-    async def resolve_images(self, shown: list[ShownImage], share: MemoryShare) -> AsyncIterator[ResolvedImages]:
+    async def resolve_images(self, images: list[ImageReference], share: MemoryShare) -> AsyncIterator[ResolvedImages]:
         """Collect the images of a request, all at once, and hold them in its share for as long as the block lasts.
 
         Raises `ApiError` with the parameter of the first image that can't be had.
         """
         with self.holding(share) as hold:
-            # Several pictures may share one URL, and several URLs one file.
-            files = await self._files({picture.url: picture.where for picture in reversed(shown)}, hold, share.tenant)
-            album, places = ResolvedImages(), dict[bytes, int]()
-            for picture in shown:
-                file = files[picture.url]
+            # Several images may share one URL, and several URLs one file.
+            files = await self._files({image.url: image.where for image in reversed(images)}, hold, share.tenant)
+            resolved, places = ResolvedImages(), dict[bytes, int]()
+            for image in images:
+                file = files[image.url]
                 place = places.setdefault(file.digest, len(places))
-                if place == len(album.buffers):
-                    album.buffers.append(file.data)
-                album.images.append(Image(buffer=place, digest=file.digest, detail=picture.detail))
+                if place == len(resolved.buffers):
+                    resolved.buffers.append(file.data)
+                resolved.images.append(Image(buffer=place, digest=file.digest, detail=image.detail))
             del files
-            yield album
+            yield resolved
 
     @contextmanager
     def holding(self, share: MemoryShare) -> Iterator[Hold]:
@@ -107,10 +107,10 @@ class ImageResolver:
             raise invalid("Images are only accepted as data: URLs by this server.", where)
         else:
             file = await self._remote.fetch_image(url, where, hold, tenant=tenant)
-        return checked(file, where)
+        return check_image(file, where)
 
 
-def checked(file: ImageFile, where: str) -> ImageFile:
+def check_image(file: ImageFile, where: str) -> ImageFile:
     """Return the file, if it is an image of a format and size that are taken. Raises `ApiError`, naming `where`."""
     header = read_header(file.data)
     if header is None:

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from gateway.media.places import FairPlaces
+from gateway.media.fair_semaphore import FairSemaphore
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
 """Finds the numeric addresses of a host. Raises `OSError`."""
@@ -39,17 +39,17 @@ class SystemLookup:
     """
 
     def __init__(self, at_once: int = LOOKUPS) -> None:
-        self._places = FairPlaces(at_once, per_host=at_once)
+        self._places = FairSemaphore(at_once, per_host=at_once)
 
     async def __call__(self, host: str, port: int) -> list[str]:
         """Resolve a host. Raises `OSError`. A look-up that nobody waits for any more keeps its place until it ends."""
         tenant = TENANT.get()
-        await self._places.take_place(tenant, host)
+        await self._places.acquire(tenant, host)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[str]] = loop.create_future()
 
         def settle(result: list[str] | OSError) -> None:
-            self._places.give_back(tenant, host)
+            self._places.release(tenant, host)
             if future.done():
                 return
             if isinstance(result, OSError):

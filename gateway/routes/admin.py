@@ -11,14 +11,14 @@ from gateway.http.openapi import Operation, mount
 from gateway.memory_account import MEMORY
 from gateway.schema.admin import AdminStats, Cleared, Configuration, EventList, WorkerInfo, WorkerList
 from gateway.schema.errors import invalid
-from gateway.serving.caller import allowed
+from gateway.serving.caller import may_use
 from gateway.telemetry.events import KEPT
 
 
 async def stats(request: web.Request) -> web.Response:
     """Answer with cache hit rates, rate limiting, a summary of the configuration, performance."""
     app = request.app
-    now, vectors, gate, custody = app[POOL].take_snapshot(), app[EMBEDDING_CACHE], app[GATE], app[KEY_SYNC]
+    now, vectors, gate, key_sync = app[POOL].take_snapshot(), app[EMBEDDING_CACHE], app[GATE], app[KEY_SYNC]
     beats = [worker.beat for worker in now.workers if worker.beat is not None]
     lookups, hits = sum(beat.prefix_lookups for beat in beats), sum(beat.prefix_hits for beat in beats)
     disk_hits = sum(beat.prefix_disk_hits for beat in beats)
@@ -50,7 +50,7 @@ async def stats(request: web.Request) -> web.Response:
             "required": gate.auth,
             "count": len(gate.keyring),
             "loaded": gate.keyring.loaded,
-            "trouble": custody.trouble is not None,
+            "trouble": key_sync.trouble is not None,
             "refused": dict(gate.refused),
         },
         memory=app[MEMORY].report(),
@@ -89,7 +89,7 @@ async def configuration(request: web.Request) -> web.Response:
 async def workers(request: web.Request) -> web.Response:
     """Answer with all engine processes."""
     now = request.app[POOL].take_snapshot()
-    own = {model.name for model in request.app[POOL].models() if allowed(request, model)}
+    own = {model.name for model in request.app[POOL].models() if may_use(request, model)}
     watched = {report.engine: report for report in now.supervisors}
     found = []
     for worker in filter(lambda worker: worker.model in own, now.workers):

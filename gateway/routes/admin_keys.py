@@ -38,12 +38,12 @@ async def create(request: web.Request) -> web.Response:
     return answer(_info(key, text=text))
 
 
-async def every(request: web.Request) -> web.Response:
+async def list_keys(request: web.Request) -> web.Response:
     """Answer with all keys, revoked ones too."""
     return answer(KeyList(data=[_info(key) for key in await _keys(request)]))
 
 
-async def one(request: web.Request) -> web.Response:
+async def get_key(request: web.Request) -> web.Response:
     """Answer with one key, without its secret."""
     return answer(_info(await _find(request)))
 
@@ -178,7 +178,7 @@ _ONE = "/admin/api-keys/{id}"
 
 def _operation(method: str, path: str, handler: Any, summary: str, **more: Any) -> Operation:
     errors = (*more.pop("errors", ()), *(("not_found",) if "{" in path else ()))
-    shown = {"answer": KeyInfo, **more}
+    fields = {"answer": KeyInfo, **more}
     return Operation(
         method=method,
         path=path,
@@ -187,7 +187,7 @@ def _operation(method: str, path: str, handler: Any, summary: str, **more: Any) 
         tag="Admin",
         access=("admin",),
         errors=errors,
-        **shown,
+        **fields,
     )
 
 
@@ -201,8 +201,8 @@ OPERATIONS = (
         example=dict(_EXAMPLE),
         errors=_READING,
     ),
-    _operation(hdrs.METH_GET, "/admin/api-keys", every, "List all keys", answer=KeyList),
-    _operation(hdrs.METH_GET, _ONE, one, "Show a key"),
+    _operation(hdrs.METH_GET, "/admin/api-keys", list_keys, "List all keys", answer=KeyList),
+    _operation(hdrs.METH_GET, _ONE, get_key, "Show a key"),
     _operation(
         hdrs.METH_PATCH, _ONE, change, "Change a key", body=KeyChange, example={"name": "Ada"}, errors=_CHANGING
     ),

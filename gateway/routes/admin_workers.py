@@ -16,7 +16,7 @@ from gateway.http.openapi import Operation, mount
 from gateway.schema.admin import GraceRequest, ModelOrder, ScaleRequest, WorkerOrder
 from gateway.schema.base import Request
 from gateway.schema.errors import ApiError
-from gateway.serving.caller import allowed
+from gateway.serving.caller import may_use
 
 if TYPE_CHECKING:
     from gateway.dispatch.model import ModelState
@@ -71,7 +71,7 @@ async def _grace(request: web.Request, usual_s: float) -> float:
 def _ordered(request: web.Request, act: str, order: Callable[[str], None]) -> web.Response:
     uid = request.match_info["id"]
     worker = request.app[POOL].find_worker(uid)
-    if not allowed(request, worker.model):
+    if not may_use(request, worker.model):
         raise ApiError("not_found", f"There is no worker {uid[:64]!r}.", "worker")
     order(uid)
     audit(f"worker.{act}", by=request[CALLER].id, subject=uid, model=worker.model.name)
@@ -88,7 +88,7 @@ def _model(request: web.Request) -> "ModelState":
     """Find a model by served name or alias; a hub id keeps its slash."""
     name = request.match_info["name"]
     for model in request.app[POOL].models():
-        if name in (model.name, *model.aliases) and allowed(request, model):
+        if name in (model.name, *model.aliases) and may_use(request, model):
             return model
     raise ApiError("model_not_found", "There is no such model.", "name")
 

@@ -29,12 +29,12 @@ from gateway.serving.caller import count_job, payload_bytes, reserve, tenant, te
 from gateway.serving.chat_chunks import ChatChunks
 from gateway.serving.generation import (
     ERRORS,
-    blaming,
     closing_extras,
-    cost,
     forget_urls,
+    map_image_param,
     model_for,
     timings_asked,
+    usage_of_job,
 )
 from gateway.serving.response_meta import ResponseMeta, finish_of, logprob_of
 from protocol.messages import Delta
@@ -48,38 +48,38 @@ SLICE_TOKENS = 128
 async def create(request: web.Request) -> web.StreamResponse:
     """Answer a conversation, whole or as a stream."""
     wanted = await read(request, ChatCompletionRequest)
-    shown = wanted.pictures
+    images = wanted.image_references
     pool = request.app[POOL]
-    model = model_for(request, wanted.model, shown)
-    kind = type_of(images=bool(shown), streamed=bool(wanted.stream))
+    model = model_for(request, wanted.model, images)
+    kind = type_of(images=bool(images), streamed=bool(wanted.stream))
     request[GENERATION_STATS] = GenerationStats(request_type=kind, model=model.name)
     job = wanted.make_job(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request))
     # All that is in them is in the job; only images are still needed, as text, until they are collected.
     wanted, share = msgspec.structs.replace(wanted, messages=[], tools=None), request[SHARE]
-    url_bytes = sum(text_memory(picture.url) for picture in shown)
+    url_bytes = sum(text_memory(image.url) for image in images)
     share.settle_bytes(payload_bytes(job) + url_bytes)
     if share.held_bytes > LARGE_BYTES:
         # Making the job of megabytes took tens of milliseconds, and sending it will.
         await asyncio.sleep(0)
-    async with request.app[IMAGE_RESOLVER].resolve_images(shown, share) as album:
-        job = msgspec.structs.replace(job, images=album.images)
+    async with request.app[IMAGE_RESOLVER].resolve_images(images, share) as resolved:
+        job = msgspec.structs.replace(job, images=resolved.images)
         await reserve(request, job)
-        names = forget_urls(shown)
+        names = forget_urls(images)
         share.release_bytes(url_bytes)
-        async with pool.run_job(model, job, album.buffers, cache_key=wanted.prompt_cache_key, share=share) as stream:
+        async with pool.run_job(model, job, resolved.buffers, cache_key=wanted.prompt_cache_key, share=share) as stream:
             count_job(request, stream)
-            with blaming(names):
+            with map_image_param(names):
                 await stream.wait_accepted()
-            origin = ResponseMeta.for_model(model, "chatcmpl")
+            meta = ResponseMeta.for_model(model, "chatcmpl")
             if wanted.stream:
-                return await _stream(request, wanted, origin, stream)
-            return await _whole(request, wanted, origin, stream)
+                return await _stream(request, wanted, meta, stream)
+            return await _whole(request, wanted, meta, stream)
 
 
 async def _stream(
-    request: web.Request, wanted: ChatCompletionRequest, origin: ResponseMeta, stream: JobStream
+    request: web.Request, wanted: ChatCompletionRequest, meta: ResponseMeta, stream: JobStream
 ) -> web.StreamResponse:
-    chunks = ChatChunks(origin, choices=wanted.n or 1, include_usage=wanted.include_usage)
+    chunks = ChatChunks(meta, choices=wanted.n or 1, include_usage=wanted.include_usage)
     generated = request[GENERATION_STATS]
     async with EventStream(request) as events:
         await events.send_headers()
@@ -89,26 +89,26 @@ async def _stream(
             generated.add_text(deltas)
             if frames := chunks.encode_deltas(deltas):
                 await events.send_frames(frames)
-        spent = cost(stream)
+        spent = usage_of_job(stream)
         generated.tokens = spent.completion_tokens
         await events.end_stream(chunks.encode_closing(*closing_extras(wanted, [spent])))
     return events.response
 
 
 async def _whole(
-    request: web.Request, wanted: ChatCompletionRequest, origin: ResponseMeta, stream: JobStream
+    request: web.Request, wanted: ChatCompletionRequest, meta: ResponseMeta, stream: JobStream
 ) -> web.Response:
     deltas = await stream.collect_all()
-    spent = cost(stream)
+    spent = usage_of_job(stream)
     request[GENERATION_STATS].add_text(deltas)
     request[GENERATION_STATS].tokens = spent.completion_tokens
     return answer(
         ChatCompletion(
-            id=origin.id,
+            id=meta.id,
             object="chat.completion",
-            created=origin.created,
-            model=origin.model,
-            system_fingerprint=origin.system_fingerprint,
+            created=meta.created,
+            model=meta.model,
+            system_fingerprint=meta.system_fingerprint,
             choices=[await _choice(delta, logprobs=bool(wanted.logprobs)) for delta in deltas],
             usage=usage_of([spent]),
             timings=timings_asked(wanted, [spent]),

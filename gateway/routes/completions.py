@@ -17,9 +17,9 @@ from gateway.memory_account import SHARE
 from gateway.schema.completion import CompletionRequest
 from gateway.schema.parts.answers import Completion, TextChoice, usage_of
 from gateway.serving.caller import count_job, model_of, payload_bytes, reserve, tenant
-from gateway.serving.generation import ERRORS, closing_extras, cost, timings_asked
+from gateway.serving.generation import ERRORS, closing_extras, timings_asked, usage_of_job
 from gateway.serving.response_meta import ResponseMeta
-from gateway.serving.text_chunks import TextChunks, best, text_choice
+from gateway.serving.text_chunks import TextChunks, pick_best, text_choice
 from protocol.messages import Delta, GenerateJob, Kind
 from protocol.messages import Usage as JobUsage
 
@@ -68,7 +68,7 @@ async def _stream(
                 generated.add_text(deltas, prompt * n)
                 if frames := chunks.encode_deltas(deltas, prompt * n):
                     await events.send_frames(frames)
-            return cost(stream)
+            return usage_of_job(stream)
 
         costs = await _run(request, model, jobs, relay)
         generated.tokens = sum(part.completion_tokens for part in costs)
@@ -80,9 +80,9 @@ async def _whole(
     request: web.Request, wanted: CompletionRequest, model: "ModelState", jobs: list[GenerateJob]
 ) -> web.Response:
     async def collect(prompt: int, stream: JobStream) -> tuple[int, list[Delta], JobUsage]:
-        deltas, spent = await stream.collect_all(), cost(stream)
+        deltas, spent = await stream.collect_all(), usage_of_job(stream)
         if wanted.ranked:
-            deltas = best(deltas, n, prompt_tokens=spent.prompt_tokens if wanted.echo else 0)
+            deltas = pick_best(deltas, n, prompt_tokens=spent.prompt_tokens if wanted.echo else 0)
         return prompt, deltas, spent
 
     n = wanted.n or 1
@@ -91,14 +91,14 @@ async def _whole(
     for prompt, deltas, _ in results:
         request[GENERATION_STATS].add_text(deltas, prompt * n)
     request[GENERATION_STATS].tokens = sum(part.completion_tokens for part in costs)
-    origin = ResponseMeta.for_model(model, "cmpl")
+    meta = ResponseMeta.for_model(model, "cmpl")
     return answer(
         Completion(
-            id=origin.id,
+            id=meta.id,
             object="text_completion",
-            created=origin.created,
-            model=origin.model,
-            system_fingerprint=origin.system_fingerprint,
+            created=meta.created,
+            model=meta.model,
+            system_fingerprint=meta.system_fingerprint,
             choices=[
                 await _written(text_choice(delta, prompt * n + delta.choice, alternatives=wanted.logprobs))
                 for prompt, deltas, _ in results

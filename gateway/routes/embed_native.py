@@ -21,7 +21,7 @@ from gateway.schema.embed import (
     ImageRequest,
     MultimodalForm,
     MultimodalRequest,
-    shown,
+    image_inputs,
 )
 from gateway.schema.errors import ApiError
 from gateway.schema.parts.embed_options import Inputs
@@ -31,11 +31,11 @@ from gateway.serving.embedding_service import (
     IMAGES,
     Embedded,
     embed,
-    floats,
-    numbers,
+    no_images_error,
     options_of,
     rows_of_slice,
-    takes_no_images,
+    vector_bytes,
+    vector_json,
 )
 from gateway.serving.generation import ERRORS, forget_urls
 from protocol.messages import Kind
@@ -67,49 +67,52 @@ async def multimodal(request: web.Request) -> web.StreamResponse:
 async def _images(
     request: web.Request, form: type[ImageRequest], body: type[BodyRequest], *, field: str, file: str
 ) -> web.StreamResponse:
-    async with _taken(request, form, body, field=field, file=file) as (wanted, inputs):
+    async with _read_images(request, form, body, field=field, file=file) as (wanted, inputs):
         model = model_of(request, wanted.model, Kind.EMBEDDING, IMAGES)
         return await _answer(request, model, await embed(request, model, wanted, inputs))
 
 
 @asynccontextmanager
-async def _taken(
+async def _read_images(
     request: web.Request, form: type[ImageRequest], body: type[BodyRequest], *, field: str, file: str
 ) -> AsyncIterator[tuple[ImageRequest, Inputs]]:
     """Yield the request and its images, which are held for as long as the block lasts. Raises `ApiError`."""
-    gallery, share, beside = request.app[IMAGE_RESOLVER], request[SHARE], options_of(request, form)
+    resolver, share, beside = request.app[IMAGE_RESOLVER], request[SHARE], options_of(request, form)
     if request.content_type == FORM:
-        with gallery.holding(share) as hold:
+        with resolver.holding(share) as hold:
             sent, files = await read_form(
                 request, form, file=file, beside=beside, hold=hold, admit=lambda model: _admit(request, model, file)
             )
-            yield sent, shown(sent, files, file)
+            yield sent, image_inputs(sent, files, file)
         return
     if request.content_type != "application/json":
         raise ApiError("unsupported_media_type", f"The body must be 'application/json' or '{FORM}'.")
     wanted = await read(request, body, beside=beside)
-    pictures = wanted.pictures
+    images = wanted.image_references
     # The text of an image is a third larger than the image itself, and nobody reads it again.
     wanted = msgspec.structs.replace(wanted, **{field: []})
-    rest, urls = sum(map(text_memory, wanted.captions)), sum(text_memory(picture.url) for picture in pictures)
+    rest, urls = sum(map(text_memory, wanted.captions)), sum(text_memory(image.url) for image in images)
     share.settle_bytes(rest + urls)
-    async with gallery.resolve_images(pictures, share) as album:
-        forget_urls(pictures)
+    async with resolver.resolve_images(images, share) as resolved:
+        forget_urls(images)
         share.release_bytes(urls)
-        yield wanted, shown(wanted, [(album.buffers[one.buffer], one.digest) for one in album.images], field)
+        yield (
+            wanted,
+            image_inputs(wanted, [(resolved.buffers[one.buffer], one.digest) for one in resolved.images], field),
+        )
 
 
 def _admit(request: web.Request, name: str | None, file: str) -> None:
     """Check that there is a model for images before those of a form are read. Raises `ApiError` and `JobFailed`."""
     model = model_of(request, name, Kind.EMBEDDING, IMAGES)
     if model.ready is not None and IMAGES not in model.ready.capabilities:
-        raise takes_no_images(model, file)
+        raise no_images_error(model, file)
 
 
 async def _answer(request: web.Request, model: "ModelState", found: Embedded) -> web.StreamResponse:
     head = EmbedAnswer(
         embeddings=[],
-        shape=[len(found.vectors), len(floats(found.vectors[0])) // FLOAT_BYTES],
+        shape=[len(found.vectors), len(vector_bytes(found.vectors[0])) // FLOAT_BYTES],
         model=model.name,
         processing_time=round(found.took_s, 6),
         cached=found.hits == len(found.vectors),
@@ -122,7 +125,7 @@ def _write(vectors: list[Vector], opening: bytes, rest: bytes) -> Iterator[bytes
     """Yield the answer, in pieces that take a millisecond each."""
     rows, between = rows_of_slice(vectors), opening
     for start in range(0, len(vectors), rows):
-        yield between + b",".join(map(numbers, vectors[start : start + rows]))
+        yield between + b",".join(map(vector_json, vectors[start : start + rows]))
         between = b","
     yield rest
 

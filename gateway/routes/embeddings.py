@@ -14,7 +14,7 @@ from gateway.http.openapi import Operation, mount
 from gateway.schema.embedding import EmbeddingList, EmbeddingRequest, EmbeddingUsage
 from gateway.schema.parts.embed_options import BACKENDS, DEVICES
 from gateway.serving.caller import model_of
-from gateway.serving.embedding_service import SLICE, Embedded, embed, numbers, options_of, rows_of_slice
+from gateway.serving.embedding_service import SLICE, Embedded, embed, options_of, rows_of_slice, vector_json
 from gateway.serving.generation import ERRORS
 from protocol.messages import Kind, Ready
 
@@ -45,7 +45,7 @@ def _write(vectors: list[Vector], tail: bytes, *, as_text: bool) -> Iterator[byt
     for start in range(0, len(vectors), rows):
         pieces: list[bytes] = []
         for head, vector in zip(HEADS[start:], vectors[start : start + rows], strict=False):
-            pieces += (between, head, b'"%b"}' % vector[0] if as_text else numbers(vector) + b"}")
+            pieces += (between, head, b'"%b"}' % vector[0] if as_text else vector_json(vector) + b"}")
             between = b","
         yield b"".join(pieces)
     yield tail

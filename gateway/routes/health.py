@@ -12,7 +12,7 @@ from gateway.http.context import POOL
 from gateway.http.openapi import Operation, mount
 from gateway.schema.errors import ApiError
 from gateway.schema.health import Alive, Health, HealthSummary, Memory, ModelHealth
-from gateway.serving.caller import allowed
+from gateway.serving.caller import may_use
 from protocol.messages import Kind, State
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ async def ping(_request: web.Request) -> web.Response:
     return answer(Alive(status="ok"))
 
 
-async def pool(request: web.Request) -> web.Response:
+async def pool_health(request: web.Request) -> web.Response:
     """Answer 200 if every model is up, else 503; the same body either way. Strangers learn no more than that."""
     served = request.app[POOL].models()
     caller = request.app[GATE].recognize_caller(request)
@@ -53,11 +53,11 @@ async def pool(request: web.Request) -> web.Response:
     return answer(body, status=200 if healthy else 503)
 
 
-async def one(request: web.Request) -> web.Response:
+async def model_health(request: web.Request) -> web.Response:
     """Answer 200 if the model is up, else 503."""
     wanted = request.match_info["model"]
     for model in request.app[POOL].models():
-        if wanted in (model.name, model.source, *model.aliases) and allowed(request, model):
+        if wanted in (model.name, model.source, *model.aliases) and may_use(request, model):
             found = _model(model)
             return answer(found, status=200 if found.healthy else 503)
     raise ApiError("model_not_found", "There is no such model.", "model")
@@ -110,10 +110,10 @@ OPERATIONS = tuple(
     )
     for path, handler, summary, kind, errors, access in (
         ("/ping", ping, "Liveness", Alive, (), (OPEN,)),
-        ("/health", pool, "All models; without a key, status and models_healthy alone", Health, (), (OPEN,)),
+        ("/health", pool_health, "All models; without a key, status and models_healthy alone", Health, (), (OPEN,)),
         ("/health/live", ping, "Liveness", Alive, (), (OPEN,)),
-        ("/health/ready", pool, "Readiness, as /health", Health, (), (OPEN,)),
-        ("/health/{model:.+}", one, "One model", ModelHealth, ("model_not_found",), SEEING),
+        ("/health/ready", pool_health, "Readiness, as /health", Health, (), (OPEN,)),
+        ("/health/{model:.+}", model_health, "One model", ModelHealth, ("model_not_found",), SEEING),
     )
 )
 

@@ -13,7 +13,7 @@ from gateway.http.context import EMBEDDING_CACHE, POOL
 from gateway.http.openapi import Operation, mount
 from gateway.schema.errors import ApiError
 from gateway.schema.info import CacheUse, EmbeddingRates, MemoryUse, ModelInfo
-from gateway.serving.caller import shown
+from gateway.serving.caller import visible_model
 from protocol.messages import Kind
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ async def info(request: web.Request) -> web.Response:
 
 def _model(request: web.Request, name: str | None) -> "ModelState":
     if name is not None:
-        return shown(request, name, None)
+        return visible_model(request, name, None)
     try:
-        return shown(request, None, Kind.EMBEDDING)
+        return visible_model(request, None, Kind.EMBEDDING)
     except (JobFailed, ApiError):
-        return shown(request, None, None)
+        return visible_model(request, None, None)
 
 
 def _memory(model: "ModelState") -> MemoryUse:

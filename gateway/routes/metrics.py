@@ -22,7 +22,7 @@ from gateway.http.openapi import Operation, mount
 from gateway.media.fetcher import Fetcher
 from gateway.media.image_resolver import ImageResolver
 from gateway.memory_account import MEMORY, MemoryAccount
-from gateway.serving.caller import allowed
+from gateway.serving.caller import may_use
 from gateway.telemetry.lag import LAG, LoopLag
 
 WORKER_GAUGES = (
@@ -154,9 +154,9 @@ def _workers(now: Snapshot) -> Iterator[Metric]:
     yield restarts
 
 
-def _images(gallery: ImageResolver, fetcher: Fetcher | None) -> Iterator[Metric]:
+def _images(resolver: ImageResolver, fetcher: Fetcher | None) -> Iterator[Metric]:
     yield GaugeMetricFamily(
-        "pool_image_held_bytes", "Images held for requests that are not over.", value=gallery.held_bytes
+        "pool_image_held_bytes", "Images held for requests that are not over.", value=resolver.held_bytes
     )
     if fetcher is not None:
         fetches = CounterMetricFamily("pool_image_fetches", "Images fetched from URLs, by outcome.", labels=["outcome"])
@@ -187,7 +187,7 @@ def _cached(vectors: EmbeddingCache) -> Iterator[Metric]:
     yield GaugeMetricFamily("pool_vector_cache_entries", "Cached vectors.", value=len(vectors))
 
 
-def _access(gate: Gate, custody: KeySync, answers: Counter[tuple[str, str, int]]) -> Iterator[Metric]:
+def _access(gate: Gate, key_sync: KeySync, answers: Counter[tuple[str, str, int]]) -> Iterator[Metric]:
     http = CounterMetricFamily(
         "pool_http_responses", "Answers by route, method and status.", labels=["route", "method", "status"]
     )
@@ -204,13 +204,13 @@ def _access(gate: Gate, custody: KeySync, answers: Counter[tuple[str, str, int]]
     yield failed
     yield GaugeMetricFamily("pool_keys", "API keys, revoked ones too.", value=len(gate.keyring))
     yield GaugeMetricFamily(
-        "pool_key_database_up", "1 if the key database works.", value=float(custody.trouble is None)
+        "pool_key_database_up", "1 if the key database works.", value=float(key_sync.trouble is None)
     )
     shared = GaugeMetricFamily("pool_shared_limits_up", "1 if the store works that gateways share for limits.")
     if gate.shared is not None:
         shared.add_metric([], float(gate.shared.is_up()))
     yield shared
-    yield CounterMetricFamily("pool_key_database_failures", "Failed uses of the key database.", value=custody.failures)
+    yield CounterMetricFamily("pool_key_database_failures", "Failed uses of the key database.", value=key_sync.failures)
 
 
 REGISTRY: web.AppKey[CollectorRegistry] = web.AppKey("registry", CollectorRegistry)
@@ -235,7 +235,7 @@ async def metrics(request: web.Request) -> web.Response:
     sources: tuple[Collector, ...] = (request.app[POOL].registry, request.app[REGISTRY])
     if request[CALLER].models:
         every = (variant for model in request.app[POOL].models() for variant in model.variants)
-        names = frozenset(model.name for model in every if allowed(request, model))
+        names = frozenset(model.name for model in every if may_use(request, model))
         sources = tuple(_Own(source, names) for source in sources)
     text = b"".join(generate_latest(source) for source in sources)
     return web.Response(body=text, headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4; charset=utf-8"})

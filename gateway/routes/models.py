@@ -9,27 +9,27 @@ from gateway.bodies.body import answer
 from gateway.http.context import HTTP, POOL
 from gateway.http.openapi import Operation, mount
 from gateway.schema.models import ModelCard, ModelList
-from gateway.serving.caller import allowed, shown
+from gateway.serving.caller import may_use, visible_model
 
 if TYPE_CHECKING:
     from gateway.dispatch.model import ModelState
 
 
-async def every(request: web.Request) -> web.Response:
+async def list_models(request: web.Request) -> web.Response:
     """List what is served."""
     everything = [variant for model in request.app[POOL].models() for variant in model.variants]
-    cards = [_shown_card(request, model) for model in everything if allowed(request, model)]
+    cards = [_visible_card(request, model) for model in everything if may_use(request, model)]
     return answer(ModelList(object="list", data=cards))
 
 
-async def one(request: web.Request) -> web.Response:
+async def get_model(request: web.Request) -> web.Response:
     """Describe one model, asked for by any name that a request may give it (with `/` raw or percent-encoded)."""
-    return answer(_shown_card(request, shown(request, request.match_info["id"], None)))
+    return answer(_visible_card(request, visible_model(request, request.match_info["id"], None)))
 
 
-def _shown_card(request: web.Request, model: "ModelState") -> ModelCard:
+def _visible_card(request: web.Request, model: "ModelState") -> ModelCard:
     found = card(model, request.app[HTTP].tier)
-    if model.base is not None and not allowed(request, model.base):
+    if model.base is not None and not may_use(request, model.base):
         # Who may use the adapter alone is not told what it belongs to.
         found = msgspec.structs.replace(found, parent=None)
     return found
@@ -60,7 +60,7 @@ OPERATIONS = (
     Operation(
         method=hdrs.METH_GET,
         path="/v1/models",
-        handler=every,
+        handler=list_models,
         summary="List the served models",
         tag="Models",
         access=("models",),
@@ -69,7 +69,7 @@ OPERATIONS = (
     Operation(
         method=hdrs.METH_GET,
         path="/v1/models/{id:.+}",
-        handler=one,
+        handler=get_model,
         summary="Describe one model",
         tag="Models",
         access=("models",),

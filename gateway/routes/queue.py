@@ -10,7 +10,7 @@ from gateway.dispatch.stats import ModelSnapshot, Snapshot
 from gateway.http.context import POOL
 from gateway.http.openapi import Operation, mount
 from gateway.schema.queue import Counts, QueueReport, QueueState, QueueStats, Speeds
-from gateway.serving.caller import allowed
+from gateway.serving.caller import may_use
 from protocol.messages import Kind
 
 
@@ -52,7 +52,7 @@ def _own(request: web.Request) -> Snapshot:
     pool = request.app[POOL]
     if not request[CALLER].models:
         return pool.take_snapshot()
-    own = [variant for model in pool.models() for variant in model.variants if allowed(request, variant)]
+    own = [variant for model in pool.models() for variant in model.variants if may_use(request, variant)]
     # A model's adapters wait in its queue.
     return pool.take_snapshot().of({model.name for model in own}, {(model.base or model).name for model in own})
 

@@ -20,7 +20,7 @@ from gateway.memory_account import SHARE
 from gateway.schema.errors import ApiError, invalid
 from gateway.schema.similarity import Pair, SimilarityAnswer, SimilarityRequest
 from gateway.serving.caller import charge, model_of, reserve_price, tenant
-from gateway.serving.embedding_service import FLOAT_BYTES, SLICE_NUMBERS, Embedded, embed, floats
+from gateway.serving.embedding_service import FLOAT_BYTES, SLICE_NUMBERS, Embedded, embed, vector_bytes
 from gateway.serving.generation import ERRORS
 from protocol.messages import Kind, Scores, SimilarityJob
 
@@ -95,7 +95,7 @@ async def _run(request: web.Request, model: "ModelState", job: SimilarityJob, bu
 async def _pack(side: Sequence[Any], texts: Iterator[Vector]) -> bytes:
     """Pack the vectors of one side, taken from `texts` where it holds such: little-endian float32."""
     if isinstance(side[0], str):
-        return b"".join(floats(vector) for vector in islice(texts, len(side)))
+        return b"".join(vector_bytes(vector) for vector in islice(texts, len(side)))
     rows = max(1, SLICE_NUMBERS // len(side[0]))
     pieces: list[bytes] = []
     for start in range(0, len(side), rows):

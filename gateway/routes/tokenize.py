@@ -12,28 +12,28 @@ from gateway.memory_account import SHARE
 from gateway.schema.errors import ApiError
 from gateway.schema.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 from gateway.serving.caller import model_of, payload_bytes, reserve_price, tenant, text_memory
-from gateway.serving.generation import ERRORS, blaming, forget_urls, model_for
+from gateway.serving.generation import ERRORS, forget_urls, map_image_param, model_for
 from protocol.messages import Text, Tokens
 
 
 async def tokenize(request: web.Request) -> web.Response:
     """Count and name the tokens of a text or a conversation."""
     wanted = await read(request, TokenizeRequest)
-    shown = wanted.pictures
+    images = wanted.image_references
     pool = request.app[POOL]
     # Embedding models have tokens, too.
-    model = model_for(request, wanted.model, shown) if shown else model_of(request, wanted.model, None)
+    model = model_for(request, wanted.model, images) if images else model_of(request, wanted.model, None)
     job, share = wanted.make_job(tenant=tenant(request)), request[SHARE]
     del wanted
-    url_bytes = sum(text_memory(picture.url) for picture in shown)
+    url_bytes = sum(text_memory(image.url) for image in images)
     share.settle_bytes(payload_bytes(job) + url_bytes)
-    async with request.app[IMAGE_RESOLVER].resolve_images(shown, share) as album:
-        job = msgspec.structs.replace(job, images=album.images)
-        names = forget_urls(shown)
+    async with request.app[IMAGE_RESOLVER].resolve_images(images, share) as resolved:
+        job = msgspec.structs.replace(job, images=resolved.images)
+        names = forget_urls(images)
         await reserve_price(request, counting(tokens_of_prompt(job.prompt), len(job.images)))
         share.release_bytes(url_bytes)
-        async with pool.run_job(model, job, album.buffers, share=share) as stream:
-            with blaming(names):
+        async with pool.run_job(model, job, resolved.buffers, share=share) as stream:
+            with map_image_param(names):
                 result = await stream.wait_result()
     if not isinstance(result, Tokens) or model.ready is None:
         raise ApiError("internal_error", detail="a tokenize job was not answered by tokens of a ready worker")

@@ -10,9 +10,9 @@ from msgspec import Meta
 from gateway.schema.base import ContentPart
 from gateway.schema.errors import invalid, unsupported
 from gateway.schema.parts.bounds import CONVERSATION, Bookkeeping, Effort, MaxTokens, Metadata, TopLogprobs
+from gateway.schema.parts.image_references import ImageReference, list_images
 from gateway.schema.parts.messages import Message, Messages
 from gateway.schema.parts.sampling import Generation
-from gateway.schema.parts.shown_images import ShownImage, pictures
 from gateway.schema.parts.structured import ResponseFormat, format_grammar
 from gateway.schema.parts.template import check_messages, inner_arguments, template_messages
 from gateway.schema.parts.tools import NamedTool, Tool, ToolChoice, Tools, call_demanded, called_names, check_tools
@@ -89,14 +89,14 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
         return extra or own
 
     @property
-    def pictures(self) -> list[ShownImage]:
+    def image_references(self) -> list[ImageReference]:
         """The images of the conversation, in order. Raises `ApiError` if there are too many."""
-        return pictures(self.messages)
+        return list_images(self.messages)
 
     def make_job(
         self, ready: Ready | None, *, request_id: str, tenant: str, images: Sequence[Image] = ()
     ) -> GenerateJob:
-        """Make the job for a worker; the pool fills in its numbers. `images`: what its `pictures` have become.
+        """Make the job for a worker; the pool fills in its numbers. `images`: what its references became.
 
         `ready`: see `Generation.sampling`.
         """

@@ -10,7 +10,7 @@ from gateway.schema.base import Answer
 from gateway.schema.errors import invalid
 from gateway.schema.parts.bounds import MAX_IMAGES, EmbeddingText, EmbeddingTexts, ImageAddress
 from gateway.schema.parts.embed_options import EmbedOptions, InputImage, Inputs, TextOptions, places
-from gateway.schema.parts.shown_images import ShownImage
+from gateway.schema.parts.image_references import ImageReference
 
 Images = Annotated[list[ImageAddress], Meta(min_length=1, max_length=MAX_IMAGES)]
 Captions = Annotated[list[EmbeddingText], Meta(min_length=1, max_length=MAX_IMAGES)]
@@ -42,9 +42,9 @@ class EmbedImageRequest(EmbedImageForm, frozen=True, kw_only=True):
     images: Images
 
     @property
-    def pictures(self) -> list[ShownImage]:
+    def image_references(self) -> list[ImageReference]:
         """The images, with their places in the request."""
-        return [ShownImage(where=f"images[{at}]", url=url) for at, url in enumerate(self.images)]
+        return [ImageReference(where=f"images[{at}]", url=url) for at, url in enumerate(self.images)]
 
 
 class MultimodalForm(TextOptions, frozen=True, kw_only=True):
@@ -64,17 +64,17 @@ class MultimodalRequest(MultimodalForm, frozen=True, kw_only=True):
     image: ImageAddress | Images
 
     @property
-    def pictures(self) -> list[ShownImage]:
+    def image_references(self) -> list[ImageReference]:
         """The images, with their places in the request."""
         if isinstance(self.image, str):
-            return [ShownImage(where="image", url=self.image)]
-        return [ShownImage(where=f"image[{at}]", url=url) for at, url in enumerate(self.image)]
+            return [ImageReference(where="image", url=self.image)]
+        return [ImageReference(where=f"image[{at}]", url=url) for at, url in enumerate(self.image)]
 
 
 ImageRequest = EmbedImageForm | MultimodalForm
 
 
-def shown(wanted: ImageRequest, images: Sequence[tuple[bytes, bytes]], field: str) -> Inputs:
+def image_inputs(wanted: ImageRequest, images: Sequence[tuple[bytes, bytes]], field: str) -> Inputs:
     """Return the inputs of a request whose `images` (file, SHA-256) came as `field`. Raises `ApiError`."""
     captions: Sequence[str | None] = wanted.captions or [None] * len(images)
     if len(captions) != len(images):

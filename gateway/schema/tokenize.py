@@ -9,9 +9,9 @@ from gateway.schema.base import Answer, Request
 from gateway.schema.chat import TemplateOptions, chat_prompt, template_options
 from gateway.schema.errors import invalid, unsupported
 from gateway.schema.parts.bounds import CONVERSATION, NUMBERS, ModelName, TokenId
+from gateway.schema.parts.image_references import ImageReference, list_images
 from gateway.schema.parts.messages import Messages
 from gateway.schema.parts.sampling import check_tokens
-from gateway.schema.parts.shown_images import ShownImage, pictures
 from gateway.schema.parts.template import check_messages, inner_arguments
 from gateway.schema.parts.tools import Tools, check_tools
 from gateway.schema.structure import Bounds
@@ -51,12 +51,12 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
         check_tools(self.tools or [], None)
 
     @property
-    def pictures(self) -> list[ShownImage]:
+    def image_references(self) -> list[ImageReference]:
         """The images of the conversation, in order. Raises `ApiError` if there are too many."""
-        return pictures(self.messages or [])
+        return list_images(self.messages or [])
 
     def make_job(self, images: Sequence[Image] = (), *, tenant: str) -> TokenizeJob:
-        """Make the job for a worker; the pool fills in its numbers. `images`: what its `pictures` have become."""
+        """Make the job for a worker; the pool fills in its numbers. `images`: what its references became."""
         if self.messages is not None:
             template = template_options(self.chat_template_kwargs, None)
             prompt = chat_prompt(self.messages, tools=self.tools, template=template)

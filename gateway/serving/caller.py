@@ -48,7 +48,7 @@ def model_of(request: web.Request, name: str | None, kind: Kind | None, capabili
     return model
 
 
-def shown(request: web.Request, name: str | None, kind: Kind | None) -> "ModelState":
+def visible_model(request: web.Request, name: str | None, kind: Kind | None) -> "ModelState":
     """Return the model that a caller wants to know of. Raises as `Pool.resolve`; what is not theirs is not there."""
     return _resolve(request, name, kind)
 
@@ -59,7 +59,7 @@ def _resolve(request: web.Request, name: str | None, kind: Kind | None, capabili
         return pool.find_model(name, kind, capability)
 
     def usable(model: "ModelState") -> bool:
-        return allowed(request, model)
+        return may_use(request, model)
 
     try:
         return pool.find_model(name, kind, capability, usable=usable)
@@ -71,7 +71,7 @@ def _resolve(request: web.Request, name: str | None, kind: Kind | None, capabili
         raise
 
 
-def allowed(request: web.Request, model: "ModelState") -> bool:
+def may_use(request: web.Request, model: "ModelState") -> bool:
     """Return whether the caller may use a model: by its served name or an alias of that, not by its origin.
 
     A model with one of its adapters is another model than without: neither opens the other.

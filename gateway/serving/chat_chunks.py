@@ -24,8 +24,8 @@ KIND = "chat.completion.chunk"
 class ChatChunks:
     """Writes the frames of one request, in the shape of `gateway.schema.parts.answers.ChatCompletionChunk`."""
 
-    def __init__(self, origin: ResponseMeta, *, choices: int, include_usage: bool) -> None:
-        self._head = origin.frame_head(KIND)
+    def __init__(self, meta: ResponseMeta, *, choices: int, include_usage: bool) -> None:
+        self._head = meta.frame_head(KIND)
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._choices = choices
         self._text_heads = [self._head + b'{"index":%d,"delta":{"content":' % choice for choice in range(choices)]

@@ -75,7 +75,7 @@ async def embed(request: web.Request, model: "ModelState", options: EmbedOptions
     if model.ready is not None:
         options.check_model(model.ready)
         if inputs.images and IMAGES not in model.ready.capabilities:
-            raise takes_no_images(model, (inputs.image_place or inputs.place)(None))
+            raise no_images_error(model, (inputs.image_place or inputs.place)(None))
     keys = inputs.keys
     # Looking at all of them once may take tens of milliseconds: others run in between.
     heavy = sum(map(len, keys)) > HEAVY_SIGNS
@@ -102,12 +102,12 @@ async def embed(request: web.Request, model: "ModelState", options: EmbedOptions
     return answer
 
 
-def takes_no_images(model: "ModelState", where: str) -> ApiError:
+def no_images_error(model: "ModelState", where: str) -> ApiError:
     """Return the error for images that are sent to a model of texts."""
     return invalid(f"The model '{model.name}' embeds texts only; it takes no images.", where)
 
 
-def floats(vector: Vector) -> bytes:
+def vector_bytes(vector: Vector) -> bytes:
     """Return the vector as it travels: little-endian float32."""
     return a2b_base64(vector[0])
 
@@ -117,7 +117,7 @@ def rows_of_slice(vectors: list[Vector]) -> int:
     return max(1, SLICE_NUMBERS * FLOAT_BYTES * 4 // 3 // max(1, len(vectors[0][0])))
 
 
-def numbers(vector: Vector) -> bytes:
+def vector_json(vector: Vector) -> bytes:
     """Return the vector as a JSON list."""
     return orjson.dumps(array("f", a2b_base64(vector[0])).tolist())
 

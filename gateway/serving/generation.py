@@ -10,8 +10,8 @@ from aiohttp import web
 from gateway.dispatch.jobs.stream import JobFailed, JobStream
 from gateway.schema.errors import ApiError, invalid
 from gateway.schema.parts.answers import Timings, UsageBody, timings_of, usage_of
+from gateway.schema.parts.image_references import ImageReference
 from gateway.schema.parts.sampling import Generation
-from gateway.schema.parts.shown_images import ShownImage
 from gateway.serving.caller import model_of
 from protocol.errors import Code
 from protocol.messages import Kind
@@ -37,21 +37,21 @@ MODEL_ERRORS = (
 ERRORS = (*READING_ERRORS, *MODEL_ERRORS, "out_of_memory")
 
 
-def model_for(request: web.Request, name: str | None, shown: list[ShownImage]) -> "ModelState":
+def model_for(request: web.Request, name: str | None, images: list[ImageReference]) -> "ModelState":
     """Return the model for a conversation: one that sees, where there is something to see.
 
     Raises `JobFailed`, or `ApiError` where the images are the problem.
     """
     try:
-        return model_of(request, name, Kind.VISION if shown else Kind.CHAT)
+        return model_of(request, name, Kind.VISION if images else Kind.CHAT)
     except JobFailed as failure:
-        if shown and failure.code == Code.INVALID_REQUEST:
-            raise invalid(failure.message, shown[0].where) from None
+        if images and failure.code == Code.INVALID_REQUEST:
+            raise invalid(failure.message, images[0].where) from None
         raise
 
 
 @contextmanager
-def blaming(images: list[str]) -> Iterator[None]:
+def map_image_param(images: list[str]) -> Iterator[None]:
     """Give an image that a worker refused (`images[2]`) the name that it has in the request, one of `images`."""
     try:
         yield
@@ -61,14 +61,14 @@ def blaming(images: list[str]) -> Iterator[None]:
         raise
 
 
-def forget_urls(shown: list[ShownImage]) -> list[str]:
+def forget_urls(images: list[ImageReference]) -> list[str]:
     """Empty the list, which everyone who had the images in hand shares; returns the images' names in the request."""
-    names = [picture.where for picture in shown]
-    shown.clear()
+    names = [image.where for image in images]
+    images.clear()
     return names
 
 
-def cost(stream: JobStream) -> JobUsage:
+def usage_of_job(stream: JobStream) -> JobUsage:
     """Return what a finished job cost. Raises `ApiError` where the worker broke the protocol."""
     if stream.usage is None:
         raise ApiError("internal_error", detail="a job ended without its usage")

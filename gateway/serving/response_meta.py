@@ -67,7 +67,7 @@ def finish_of(delta: Delta) -> Finish:
             return "stop"
 
 
-def finite(logprob: float) -> float:
+def finite_logprob(logprob: float) -> float:
     """Return a log-probability that JSON can carry."""
     return logprob if logprob > LEAST_LOGPROB else LEAST_LOGPROB
 
@@ -77,8 +77,9 @@ def logprob_of(token: JobLogprob) -> LogprobBody:
     return LogprobBody(
         token=token.token,
         bytes=list(token.raw),
-        logprob=finite(token.logprob),
+        logprob=finite_logprob(token.logprob),
         top_logprobs=[
-            Alternative(token=text, bytes=list(raw), logprob=finite(logprob)) for text, raw, logprob in token.top
+            Alternative(token=text, bytes=list(raw), logprob=finite_logprob(logprob))
+            for text, raw, logprob in token.top
         ],
     )

@@ -7,7 +7,7 @@ import msgspec
 import orjson
 
 from gateway.schema.parts.answers import TextChoice, TextFinish, TextLogprobs, Timings, UsageBody
-from gateway.serving.response_meta import ResponseMeta, closing_frame, finite
+from gateway.serving.response_meta import ResponseMeta, closing_frame, finite_logprob
 from protocol.messages import Delta, TokenLogprob
 
 KIND = "text_completion"
@@ -19,8 +19,8 @@ class TextChunks:
     `choices` counts over all prompts; `logprobs` is what the request asked for.
     """
 
-    def __init__(self, origin: ResponseMeta, *, choices: int, logprobs: int | None, include_usage: bool) -> None:
-        self._head = origin.frame_head(KIND)
+    def __init__(self, meta: ResponseMeta, *, choices: int, logprobs: int | None, include_usage: bool) -> None:
+        self._head = meta.frame_head(KIND)
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._logprobs = logprobs
         self._offsets = [0] * choices
@@ -70,7 +70,7 @@ def legacy_logprobs(tokens: list[TokenLogprob], *, alternatives: int, offset: in
         offset += len(token.token)
     return TextLogprobs(
         tokens=[token.token for token in tokens],
-        token_logprobs=[None if isnan(token.logprob) else finite(token.logprob) for token in tokens],
+        token_logprobs=[None if isnan(token.logprob) else finite_logprob(token.logprob) for token in tokens],
         top_logprobs=[_alternatives(token) for token in tokens] if alternatives else None,
         text_offset=offsets,
     )
@@ -79,12 +79,12 @@ def legacy_logprobs(tokens: list[TokenLogprob], *, alternatives: int, offset: in
 def _alternatives(token: TokenLogprob) -> dict[str, float] | None:
     if isnan(token.logprob):
         return None
-    found = {text: finite(logprob) for text, _, logprob in token.top}
-    found.setdefault(token.token, finite(token.logprob))
+    found = {text: finite_logprob(logprob) for text, _, logprob in token.top}
+    found.setdefault(token.token, finite_logprob(token.logprob))
     return found
 
 
-def best(deltas: list[Delta], wanted: int, *, prompt_tokens: int) -> list[Delta]:
+def pick_best(deltas: list[Delta], wanted: int, *, prompt_tokens: int) -> list[Delta]:
     """Return the `wanted` answers of highest log-probability per token, best first, numbered anew.
 
     `prompt_tokens` leading entries are of the prompt.
@@ -94,4 +94,4 @@ def best(deltas: list[Delta], wanted: int, *, prompt_tokens: int) -> list[Delta]
 
 
 def _mean(tokens: list[TokenLogprob]) -> float:
-    return fmean(finite(token.logprob) for token in tokens) if tokens else -inf
+    return fmean(finite_logprob(token.logprob) for token in tokens) if tokens else -inf

@@ -19,8 +19,8 @@ import zmq
 
 from protocol import codec
 from protocol.address import endpoint
-from protocol.ancestry import Ancestry
 from protocol.messages import EndEngine, Hello, KillEngine, StartEngine, Supervision
+from protocol.parent_watch import ParentWatch
 from worker.config import WorkerConfig, honcho_process
 from worker.process.launch import engine_command
 from worker.supervisor.blas import ADVICE, find_openblas
@@ -117,7 +117,7 @@ class Supervisor:
         os.set_blocking(self._wake_write, False)
         self._context = zmq.Context()
         self._poller = zmq.Poller()
-        self._ancestry = Ancestry() if honcho_process() else None
+        self._parent = ParentWatch() if honcho_process() else None
         self._next_look = 0.0
         self._preload = find_openblas()
         self._units: list[EngineSlot] = []
@@ -213,11 +213,11 @@ class Supervisor:
             self._reserve.engine_ready()
 
     def _look_for_honcho(self) -> None:
-        if self._ancestry is None or time.monotonic() < self._next_look:
+        if self._parent is None or time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + BEAT_S
-        if not self._ancestry.alive():
-            self._ancestry = None
+        if not self._parent.alive():
+            self._parent = None
             self._events.put((None, StopAsked("honcho is gone")))
             self._wake()
 

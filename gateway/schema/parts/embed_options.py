@@ -33,7 +33,7 @@ _DEVICES_ASKED = MappingProxyType({"mps": "gpu", "cpu": "cpu"})
 
 
 class EmbedOptions(Request, frozen=True, kw_only=True):
-    """What holds for pictures as for texts."""
+    """What holds for images as for texts."""
 
     model: ModelName | None = None
     dimensions: Dimensions | None = None

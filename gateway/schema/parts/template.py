@@ -57,7 +57,7 @@ def _plain(message: Message) -> dict[str, Any]:
         case SystemMessage() | DeveloperMessage():
             plain: dict[str, Any] = {"role": "system", "content": _text(message.content)}
         case UserMessage():
-            plain = {"role": "user", "content": _shown(message.content)}
+            plain = {"role": "user", "content": _with_images(message.content)}
         case ToolMessage():
             plain = {"role": "tool", "content": _text(message.content), "tool_call_id": message.tool_call_id}
         case AssistantMessage():
@@ -82,7 +82,7 @@ def _assistant(message: AssistantMessage) -> dict[str, Any]:
     return plain
 
 
-def _shown(content: str | list[TextPart | ImagePart]) -> str | list[dict[str, str]]:
+def _with_images(content: str | list[TextPart | ImagePart]) -> str | list[dict[str, str]]:
     if isinstance(content, str):
         return content
     texts = [part for part in content if isinstance(part, TextPart)]

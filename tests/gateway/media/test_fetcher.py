@@ -15,7 +15,7 @@ from gateway.media.remote_urls import UrlRules
 from gateway.memory_account import MemoryAccount
 from gateway.schema.errors import ApiError
 from gateway.schema.parts.bounds import MAX_IMAGE_BYTES
-from gateway.schema.parts.shown_images import ShownImage
+from gateway.schema.parts.image_references import ImageReference
 from protocol.messages import Image
 from tests.support.picture_files import padded, picture
 from tests.support.remote_servers import Names, PublicHost, answering
@@ -45,7 +45,7 @@ class Client:
     async def refused(self, path: str, host: str = "public.example") -> ApiError:
         with pytest.raises(ApiError) as raised:
             async with self.gallery.resolve_images(
-                [ShownImage(where="p", url=self.url(path, host))], MemoryAccount().open_share("")
+                [ImageReference(where="p", url=self.url(path, host))], MemoryAccount().open_share("")
             ):
                 pass
         assert raised.value.param == "p"
@@ -109,7 +109,7 @@ async def test_a_file_is_taken_for_what_it_is_when_its_type_says_otherwise(
     public.serve("/a", answering(PNG, headers={"Content-Type": media}))
     client = await connect()
     async with client.gallery.resolve_images(
-        [ShownImage(where="p", url=client.url("/a"))], MemoryAccount().open_share("")
+        [ImageReference(where="p", url=client.url("/a"))], MemoryAccount().open_share("")
     ) as album:
         assert album.images == [Image(0, hashlib.sha256(PNG).digest())]
 
@@ -288,7 +288,7 @@ async def test_memory_is_bounded_when_large_files_come_together(public: PublicHo
     public.files(large_png=padded(5_000_000))
     client = await connect()
     gallery, account = ImageResolver(remote=client.fetcher), MemoryAccount(9_000_000)
-    picture = [ShownImage(where="p", url=client.url("/large.png"))]
+    picture = [ImageReference(where="p", url=client.url("/large.png"))]
     async with gallery.resolve_images(picture, account.open_share("one")):
         with pytest.raises(ApiError) as raised:
             async with gallery.resolve_images(picture, account.open_share("two")):
@@ -303,7 +303,7 @@ async def test_request_is_refused_for_good_when_its_images_never_fit(public: Pub
     client = await connect()
     with pytest.raises(ApiError) as raised:
         async with client.gallery.resolve_images(
-            [ShownImage(where="p", url=client.url("/large.png"))], MemoryAccount(6_000_000).open_share("")
+            [ImageReference(where="p", url=client.url("/large.png"))], MemoryAccount(6_000_000).open_share("")
         ):
             pass
     assert (raised.value.status, raised.value.retry_after_s) == (413, None)

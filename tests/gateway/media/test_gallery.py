@@ -9,7 +9,7 @@ from gateway.media.image_resolver import SMALL, Hold, ImageResolver
 from gateway.media.inline import ImageFile
 from gateway.memory_account import MemoryAccount, MemoryShare
 from gateway.schema.errors import ApiError
-from gateway.schema.parts.shown_images import ShownImage
+from gateway.schema.parts.image_references import ImageReference
 from protocol.messages import Image
 from tests.support.picture_files import data_url, padded, picture
 
@@ -46,8 +46,8 @@ def share() -> MemoryShare:
     return MemoryAccount().open_share("")
 
 
-def shown(*urls: str) -> list[ShownImage]:
-    return [ShownImage(where=f"p{at}", url=url, detail="low" if at == 1 else "auto") for at, url in enumerate(urls)]
+def shown(*urls: str) -> list[ImageReference]:
+    return [ImageReference(where=f"p{at}", url=url, detail="low" if at == 1 else "auto") for at, url in enumerate(urls)]
 
 
 async def refusal(gallery: ImageResolver, *urls: str) -> ApiError:

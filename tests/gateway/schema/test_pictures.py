@@ -39,7 +39,7 @@ def test_images_are_found_in_order_wherever_they_stand() -> None:
         {"role": "user", "content": "text"},
         user(TEXT, {"type": "image_url", "image_url": "c"}),
     )
-    assert [(found.where, found.url, found.detail) for found in request.pictures] == [
+    assert [(found.where, found.url, found.detail) for found in request.image_references] == [
         ("messages[0].content[0].image_url.url", "a", "low"),
         ("messages[0].content[2].image_url.url", "b", "high"),
         ("messages[3].content[1].image_url", "c", "auto"),
@@ -59,9 +59,9 @@ def test_the_template_sees_places_when_there_are_images() -> None:
 def test_sixteen_images_are_accepted_and_one_more_is_named() -> None:
     """Over all messages of a request."""
     half = [image_part("a")] * (MAX_IMAGES // 2)
-    assert len(read(user(*half), user(*half)).pictures) == MAX_IMAGES
+    assert len(read(user(*half), user(*half)).image_references) == MAX_IMAGES
     with pytest.raises(ApiError, match="at most 16") as raised:
-        _ = read(user(*half), user(TEXT, *half, image_part("b"))).pictures
+        _ = read(user(*half), user(TEXT, *half, image_part("b"))).image_references
     assert (raised.value.status, raised.value.param) == (400, "messages[1].content[9].image_url.url")
 
 
@@ -93,6 +93,6 @@ def test_a_part_is_named_when_it_can_not_be_taken(message: dict[str, Any], param
 def test_tokenize_finds_the_same_images() -> None:
     """`messages` are what they are for chat; a `prompt` has none."""
     body = {"messages": showing(URL)["messages"]}
-    [found] = decode(orjson.dumps(body), TokenizeRequest).pictures
+    [found] = decode(orjson.dumps(body), TokenizeRequest).image_references
     assert found.where == "messages[0].content[1].image_url.url"
-    assert decode(b'{"prompt": "x"}', TokenizeRequest).pictures == []
+    assert decode(b'{"prompt": "x"}', TokenizeRequest).image_references == []

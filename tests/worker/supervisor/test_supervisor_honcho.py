@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from protocol.ancestry import parent_of
+from protocol.parent_watch import parent_of
 
 ROOT = Path(__file__).resolve().parents[3]
 SLEEPER = "import os, signal; print('dummy ready', os.getpid(), flush=True); signal.pause()"

@@ -11,7 +11,7 @@ from gateway.schema.parts.messages import ImagePart, Message, UserMessage
 Detail = Literal["auto", "low", "high"]
 
 
-class ShownImage(msgspec.Struct, frozen=True, kw_only=True):
+class ImageReference(msgspec.Struct, frozen=True, kw_only=True):
     """One image of a request. `where` is the parameter that holds `url`, for errors; `detail` is the wire's."""
 
     where: str
@@ -19,10 +19,10 @@ class ShownImage(msgspec.Struct, frozen=True, kw_only=True):
     detail: Detail = "auto"
 
 
-def pictures(messages: list[Message]) -> list[ShownImage]:
+def list_images(messages: list[Message]) -> list[ImageReference]:
     """List all images of a conversation, in order. Raises `ApiError` if there are too many."""
     found = [
-        _picture(part, f"messages[{index}].content[{number}].image_url")
+        _reference(part, f"messages[{index}].content[{number}].image_url")
         for index, message in enumerate(messages)
         if isinstance(message, UserMessage) and not isinstance(message.content, str)
         for number, part in enumerate(message.content)
@@ -34,10 +34,10 @@ def pictures(messages: list[Message]) -> list[ShownImage]:
     return found
 
 
-def _picture(part: ImagePart, where: str) -> ShownImage:
+def _reference(part: ImagePart, where: str) -> ImageReference:
     image = part.image_url
     if isinstance(image, str):
-        return ShownImage(where=where, url=image)
+        return ImageReference(where=where, url=image)
     # OpenAI's `original` asks for no downscaling at all: as `high` as a model goes.
     detail: Detail = "high" if image.detail == "original" else image.detail or "auto"
-    return ShownImage(where=f"{where}.url", url=image.url, detail=detail)
+    return ImageReference(where=f"{where}.url", url=image.url, detail=detail)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.media.places import FairPlaces
+from gateway.media.fair_semaphore import FairSemaphore
 
 
 async def settle() -> None:
@@ -12,9 +12,9 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def want(places: FairPlaces, tenant: str, count: int, host: str = "") -> list[asyncio.Task[None]]:
+def want(places: FairSemaphore, tenant: str, count: int, host: str = "") -> list[asyncio.Task[None]]:
     """So many takers, each of another host or all of one."""
-    return [asyncio.create_task(places.take_place(tenant, host or f"{tenant}{number}")) for number in range(count)]
+    return [asyncio.create_task(places.acquire(tenant, host or f"{tenant}{number}")) for number in range(count)]
 
 
 def held(tasks: list[asyncio.Task[None]]) -> int:
@@ -29,7 +29,7 @@ async def end(*tasks: asyncio.Task[None]) -> None:
 
 async def test_one_tenant_gets_half_and_never_all() -> None:
     """However many it asks for; another one has its places at once."""
-    places = FairPlaces(64, per_host=64)
+    places = FairSemaphore(64, per_host=64)
     many = want(places, "a", 500)
     await settle()
     assert held(many) == 32
@@ -42,7 +42,7 @@ async def test_one_tenant_gets_half_and_never_all() -> None:
 @pytest.mark.parametrize("tenants", [1, 2, 6])
 async def test_one_more_tenant_finds_a_place_at_once(tenants: int) -> None:
     """Though others hold all that they may, and took it one after the other."""
-    places = FairPlaces(64, per_host=64)
+    places = FairSemaphore(64, per_host=64)
     others = [task for number in range(tenants) for task in want(places, f"t{number}", 100)]
     await settle()
     last = want(places, "last", 1)
@@ -53,30 +53,30 @@ async def test_one_more_tenant_finds_a_place_at_once(tenants: int) -> None:
 
 async def test_hosts_are_bounded_for_each_tenant() -> None:
     """One host's slowness takes few of a tenant's places, and none of another's."""
-    places = FairPlaces(64, per_host=4)
+    places = FairSemaphore(64, per_host=4)
     same, others, stranger = want(places, "a", 50, "slow"), want(places, "a", 10), want(places, "b", 50, "slow")
     await settle()
     assert [held(tasks) for tasks in (same, others, stranger)] == [4, 10, 4]
     await end(*same, *others, *stranger)
 
 
-async def test_places_are_given_back_whoever_leaves() -> None:
+async def test_fair_semaphore_are_given_back_whoever_leaves() -> None:
     """Takers that are cancelled before, after, and in the moment of their turn: in the end all places are free."""
-    places = FairPlaces(3, per_host=3)
+    places = FairSemaphore(3, per_host=3)
     first = want(places, "a", 1, "h")
     waiting = want(places, "b", 6, "h")
     await settle()
-    places.give_back("a", "h")
+    places.release("a", "h")
     await end(*waiting[2:])
     # Turns that came in the moment that their takers left went to others or back.
     for task in waiting:
         if task.done() and not task.cancelled():
-            places.give_back("b", "h")
+            places.release("b", "h")
     rest = [task for task in waiting if not task.done()]
     await settle()
     for task in rest:
         assert task.done()
-        places.give_back("b", "h")
+        places.release("b", "h")
     assert first[0].done()
     again = want(places, "c", 2, "h")
     await settle()

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 
-class Ancestry:
+class ParentWatch:
     """The helper (our parent) and honcho itself (its parent), as they were when we started."""
 
     def __init__(self) -> None:

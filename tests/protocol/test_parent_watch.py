@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from protocol.ancestry import command_of, parent_of
+from protocol.parent_watch import command_of, parent_of
 
 # honcho forks a helper, the helper starts us: here `middle` forks and its child starts one that looks. With `late`,
 # that is only after the end of `middle`; else `middle` ends only after the first look.
@@ -23,14 +23,14 @@ subprocess.run([sys.executable, "-c", {look!r}, str(look)], pass_fds=[look])
 LOOK = """
 import os, sys, time
 sys.path.insert(0, {root!r})
-from protocol.ancestry import Ancestry
-ancestry = Ancestry()
-print("first", ancestry.alive(), flush=True)
+from protocol.parent_watch import ParentWatch
+watch = ParentWatch()
+print("first", watch.alive(), flush=True)
 os.write(int(sys.argv[1]), b"l")
 deadline = time.monotonic() + 20
-while ancestry.alive() and time.monotonic() < deadline:
+while watch.alive() and time.monotonic() < deadline:
     time.sleep(0.02)
-print("then", ancestry.alive(), flush=True)
+print("then", watch.alive(), flush=True)
 """
 
 

@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter, deque
 
 
-class FairPlaces:
+class FairSemaphore:
     """A number of places, of which a tenant takes at most `per_host` for one host. For one event loop."""
 
     def __init__(self, at_once: int, *, per_host: int) -> None:
@@ -19,8 +19,8 @@ class FairPlaces:
         self._hosts: Counter[tuple[str, str]] = Counter()
         self._waiting: dict[str, deque[tuple[str, asyncio.Future[None]]]] = {}
 
-    async def take_place(self, tenant: str, host: str) -> None:
-        """Wait for a place; `give_back` has to follow. Among those who may have one, who holds fewest is next."""
+    async def acquire(self, tenant: str, host: str) -> None:
+        """Wait for a place; `release` has to follow. Among those who may have one, who holds fewest is next."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (host, turn)
         self._waiting.setdefault(tenant, deque()).append(entry)
@@ -29,12 +29,12 @@ class FairPlaces:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give_back(tenant, host)
+                self.release(tenant, host)
             elif entry in (line := self._waiting.get(tenant, deque())):
                 self._leave(tenant, line, entry)
             raise
 
-    def give_back(self, tenant: str, host: str) -> None:
+    def release(self, tenant: str, host: str) -> None:
         """Free a place, and hand it to whoever is next."""
         self._free += 1
         self._held[tenant] -= 1
