@@ -10,8 +10,8 @@ Ends with 1 where a skill misses its target.
 import sys
 from functools import partial
 
-from training.answering import InProcess
-from training.eval_cli import examine
+from training.answering import LocalModel
+from training.eval_cli import evaluate_model
 from training.evaluation import TARGETS, cases
 from training.skills import SKILLS
 
@@ -19,7 +19,7 @@ from training.skills import SKILLS
 def main(arguments: list[str] | None = None) -> int:
     """Measure as the command line says."""
     skills = {skill: partial(cases, skill) for skill in SKILLS}
-    return examine(arguments, usage=__doc__, name="chat", skills=skills, targets=TARGETS, in_process=InProcess)
+    return evaluate_model(arguments, usage=__doc__, name="chat", skills=skills, targets=TARGETS, in_process=LocalModel)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class UsageError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class LaunchPlan:
     """What to run: how many workers of each kind, which models were named, where to listen."""
 
     workers: dict[str, int]
@@ -55,7 +55,7 @@ class Plan:
         return variables
 
 
-def make_plan(argv: Sequence[str], *, procfile: str, environment: Mapping[str, str], folder: Path) -> Plan:
+def make_plan(argv: Sequence[str], *, procfile: str, environment: Mapping[str, str], folder: Path) -> LaunchPlan:
     """Read the arguments; relative model paths count from `folder`. Raises `UsageError`; `--help` exits."""
     served = [kind for kind in KINDS if re.search(rf"^{kind}:", procfile, re.MULTILINE)]
     options = _parser().parse_args(list(argv))
@@ -74,7 +74,7 @@ def make_plan(argv: Sequence[str], *, procfile: str, environment: Mapping[str, s
         workers[kind] = count
     if options.port is not None and not (re.fullmatch(r"\d{1,5}", options.port) and int(options.port) < 65536):
         raise UsageError(f"--port: must be a number from 0 (a free one) to 65535, not {options.port!r}")
-    return Plan(
+    return LaunchPlan(
         workers=workers, models=models, host=options.host, port=int(options.port) if options.port is not None else None
     )
 
@@ -134,7 +134,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     return {name: "".join(shlex.split(value, comments=True)) for name, value in found}
 
 
-def prepare(plan: Plan) -> list[str]:
+def prepare(plan: LaunchPlan) -> list[str]:
     """Install, make demo models, write what the Procfile is told; returns honcho's command line. Raises `StepError`."""
     python = ensure(["worker"])
     for kind in plan.demos:

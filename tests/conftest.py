@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from stress.key_traces import LOGGERS, Listener, noting
+from stress.key_traces import LOGGERS, KeyLogHandler, note_minted_keys
 
 from gateway.access.keys import key as record
 
@@ -25,11 +25,11 @@ def model_folder() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def _listener() -> Iterator[Listener]:
+def _listener() -> Iterator[KeyLogHandler]:
     """Hears what the gateway says at its most verbose, whatever the level of a test."""
-    listener = Listener()
+    listener = KeyLogHandler()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record, "mint", noting(record.mint))
+        patch.setattr(record, "mint", note_minted_keys(record.mint))
         logging.getLogger("gateway").setLevel(logging.DEBUG)
         for name in LOGGERS:
             logging.getLogger(name).addHandler(listener)
@@ -37,7 +37,7 @@ def _listener() -> Iterator[Listener]:
 
 
 @pytest.fixture(autouse=True)
-def _keys_stay_out_of_logs(_listener: Listener) -> Iterator[None]:
+def _keys_stay_out_of_logs(_listener: KeyLogHandler) -> Iterator[None]:
     _listener.found.clear()
     yield
     assert not _listener.found, f"keys in this process's log: {_listener.found[:5]}"

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from benchmarks.table import Table
 
-from hostility.pool import Pool
-from hostility.report import Report
+from hostility.context import AttackContext
+from hostility.pool import AttackedPool
+from hostility.report import AttackReport
 from hostility.scenarios import SCENARIOS, Scenario, scenario
-from hostility.stage import Stage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,11 +53,11 @@ def run(one: Scenario, table: Table, *, seconds: float, part: float) -> None:
 
     try:
         if one.own_pool:
-            report = one.run(Stage(pool=None, seconds=seconds, say=say, part=part))  # type: ignore[arg-type]
+            report = one.run(AttackContext(pool=None, seconds=seconds, say=say, part=part))  # type: ignore[arg-type]
         else:
             say("a pool starts")
-            with Pool() as pool:
-                report = one.run(Stage(pool=pool, seconds=seconds, say=say, part=part))
+            with AttackedPool() as pool:
+                report = one.run(AttackContext(pool=pool, seconds=seconds, say=say, part=part))
     except (RuntimeError, OSError) as error:
         print(file=sys.stderr)
         table.add("ended early", repr(error)[:300], "", holds=False)
@@ -66,7 +66,7 @@ def run(one: Scenario, table: Table, *, seconds: float, part: float) -> None:
     show(report, table)
 
 
-def show(report: Report, table: Table) -> None:
+def show(report: AttackReport, table: Table) -> None:
     """Print readings as lines, with what explains those beyond their bounds."""
     for reading in report.readings:
         unit = f" {reading.unit}" if reading.unit else ""

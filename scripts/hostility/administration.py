@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from hostility.context import AttackContext
 from hostility.exchanges import Exchange, ask
-from hostility.pool import ROOT, Pool
-from hostility.report import Report
-from hostility.stage import Stage
+from hostility.pool import ROOT, AttackedPool
+from hostility.report import AttackReport
 from hostility.traces import key_traces
 
 PAIRS = 200
@@ -20,10 +20,10 @@ NOTICED_S = 2.0
 """A gateway notices within a second what another program has written."""
 
 
-def writes(stage: Stage) -> Report:
+def writes(context: AttackContext) -> AttackReport:
     """Revoke 200 keys beside a change, a rotation, or a command: none opens again, even after a restart."""
-    pool, report = stage.pool, Report()
-    count = max(8, round(PAIRS * stage.part))
+    pool, report = context.pool, AttackReport()
+    count = max(8, round(PAIRS * context.part))
     texts: list[tuple[str, str]] = []
     faults: list[str] = []
     for start in range(0, count, SIDE_BY_SIDE):
@@ -39,7 +39,7 @@ def writes(stage: Stage) -> Report:
             body = answer.json()
             if isinstance(body, dict) and body.get("key"):
                 texts.append((body["id"], body["key"]))
-        stage.say(f"{len(texts)} of {count} keys")
+        context.say(f"{len(texts)} of {count} keys")
     pool.made_keys += [text for _, text in texts]
     time.sleep(NOTICED_S)
     report.add("pairs of writes", count)
@@ -57,28 +57,28 @@ def writes(stage: Stage) -> Report:
     return report
 
 
-def secrets(stage: Stage) -> Report:
+def secrets(context: AttackContext) -> AttackReport:
     """Look for keys in every log, event, metric, process list and environment of an engine."""
-    report = Report()
+    report = AttackReport()
     for path in ("/v1/models", "/admin/api-keys", "/v1/nothing"):
-        for key in stage.pool.made_keys:
-            ask(stage.pool.outside, "GET", f"{path}?api_key={key}", headers={"Authorization": f"Bearer {key}"})
-    found = key_traces(stage.pool)
+        for key in context.pool.made_keys:
+            ask(context.pool.outside, "GET", f"{path}?api_key={key}", headers={"Authorization": f"Bearer {key}"})
+    found = key_traces(context.pool)
     report.add("places that hold a key", len(found), 0, "", "; ".join(found[:6]))
     return report
 
 
-def _make(pool: Pool, at: int) -> dict[str, Any]:
+def _make(pool: AttackedPool, at: int) -> dict[str, Any]:
     body = {"name": f"pair {at}", "permissions": ["models"], "limits": {"burst": 0, "rpm": 0, "rph": 0, "rpd": 0}}
     made: dict[str, Any] = pool.ask("POST", "/admin/api-keys", body, key=pool.keys.master).json()
     return made
 
 
-def _revoke(pool: Pool, key: dict[str, Any]) -> Callable[[], Exchange]:
+def _revoke(pool: AttackedPool, key: dict[str, Any]) -> Callable[[], Exchange]:
     return lambda: pool.ask("DELETE", f"/admin/api-keys/{key['id']}", key=pool.keys.master)
 
 
-def _beside(pool: Pool, key: dict[str, Any], at: int) -> Callable[[], Exchange]:
+def _beside(pool: AttackedPool, key: dict[str, Any], at: int) -> Callable[[], Exchange]:
     """Return what somebody else does to that key. One in ten is a command, which takes longest to start."""
     path = f"/admin/api-keys/{key['id']}"
     if at % 10 == 0:
@@ -88,7 +88,7 @@ def _beside(pool: Pool, key: dict[str, Any], at: int) -> Callable[[], Exchange]:
     return lambda: pool.ask("POST", f"{path}/rotate", {"grace": 3600}, key=pool.keys.master)
 
 
-def _command(pool: Pool, key_id: str, at: int) -> Exchange:
+def _command(pool: AttackedPool, key_id: str, at: int) -> Exchange:
     began = time.monotonic()
     act = ["change", key_id, "--name", f"by command {at}"] if at % 20 else ["rotate", key_id]
     ended = subprocess.run(
@@ -126,13 +126,13 @@ def _at_once(acts: list[Callable[[], Exchange]]) -> list[Exchange]:
     return answers
 
 
-def _open(pool: Pool, texts: list[tuple[str, str]]) -> int:
+def _open(pool: AttackedPool, texts: list[tuple[str, str]]) -> int:
     """Count how many open. Each that does not is a failed login, and an operator's address should have none."""
     headers = [{"Authorization": f"Bearer {text}"} for _, text in texts]
     return sum(ask(pool.outside, "GET", "/v1/models", headers=one).status == 200 for one in headers)
 
 
-def _open_in_database(pool: Pool, ids: set[str]) -> int:
+def _open_in_database(pool: AttackedPool, ids: set[str]) -> int:
     place = f"file:{pool.folder / 'data' / 'keys.db'}?mode=ro"
     database = sqlite3.connect(place, uri=True)
     try:

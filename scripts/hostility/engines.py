@@ -12,11 +12,11 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from hostility import machine
+from hostility.context import AttackContext, AttackRecord, in_background, side_by_side
 from hostility.exchanges import Exchange, head
+from hostility.monitor import MB, median
 from hostility.pictures import hostile_images, odd_images
-from hostility.report import GAP_KEYED_S, GROWTH_ENGINE, Report
-from hostility.stage import Scene, Stage, in_background, side_by_side
-from hostility.watch import MB, median
+from hostility.report import GAP_KEYED_S, GROWTH_ENGINE, AttackReport
 
 LONG = 20 * MB - 8192
 MIDDLE = 2 * MB
@@ -81,80 +81,80 @@ def many_texts() -> list[Request]:
     ]
 
 
-def texts(stage: Stage) -> Report:
+def texts(context: AttackContext) -> AttackReport:
     """Send texts of 2 and 20 MB to every route that takes text, one by one: no engine is held, none dies."""
-    return _one_by_one(stage, long_texts())
+    return _one_by_one(context, long_texts())
 
 
-def largest(stage: Stage) -> Report:
+def largest(context: AttackContext) -> AttackReport:
     """Send the most that one request may ask of engines, one by one: others' requests go on."""
-    return _one_by_one(stage, many_texts())
+    return _one_by_one(context, many_texts())
 
 
-def _one_by_one(stage: Stage, requests: list[Request]) -> Report:
-    report, before = Report(), _warm_up(stage)
-    with stage.watched() as scene:
-        spans = _send_each(stage, _some(requests, stage.part))
-    _judge_each(report, scene, spans)
-    _judge_engines(stage, report, scene, before)
+def _one_by_one(context: AttackContext, requests: list[Request]) -> AttackReport:
+    report, before = AttackReport(), _warm_up(context)
+    with context.observe_attack() as attack:
+        spans = _send_each(context, _some(requests, context.part))
+    _judge_each(report, attack, spans)
+    _judge_engines(context, report, attack, before)
     return report
 
 
-def _warm_up(stage: Stage) -> dict[str, int]:
+def _warm_up(context: AttackContext) -> dict[str, int]:
     """Ask what takes most memory of all that is ordinary, so that growth is growth beyond it; answers engines' pids."""
-    if not stage.pool.warmed:
-        stage.pool.warmed = True
+    if not context.pool.warmed:
+        context.pool.warmed = True
         long = " ".join(f"cat {at}" for at in range(80))
-        _ask(stage, "/v1/embeddings", {"model": "embedding", "input": [f"{at} {long}" for at in range(64)]})
+        _ask(context, "/v1/embeddings", {"model": "embedding", "input": [f"{at} {long}" for at in range(64)]})
         for model in ("chat", "vision"):
             _ask(
-                stage,
+                context,
                 "/v1/chat/completions",
                 {**_saying("the cat sat. " * 300), "model": model, "n": 8, "max_tokens": 64},
             )
-    return stage.pool.engine_pids()
+    return context.pool.engine_pids()
 
 
-def tokenizing(stage: Stage) -> Report:
+def tokenizing(context: AttackContext) -> AttackReport:
     """Send texts of 2 MB at one key's limits: others' embeddings, tokens and streams go on."""
-    report, requests = Report(), [one for one in long_texts() if "one word" in one[0] or "control" in one[0]]
-    before = _warm_up(stage)
-    with stage.watched(streams=True) as scene:
-        statuses = _flood(stage, requests)
-    _judge_engines(stage, report, scene, before)
-    latency = max(scene.sight.latencies_s("embedding /v1/embeddings"), default=0.0)
+    report, requests = AttackReport(), [one for one in long_texts() if "one word" in one[0] or "control" in one[0]]
+    before = _warm_up(context)
+    with context.observe_attack(streams=True) as attack:
+        statuses = _flood(context, requests)
+    _judge_engines(context, report, attack, before)
+    latency = max(attack.seen.latencies_s("embedding /v1/embeddings"), default=0.0)
     report.add("longest wait of another's embedding", latency, 2.0, "s")
     report.add("requests sent", sum(statuses.values()), note=str(dict(statuses)))
     return report
 
 
-def pictures(stage: Stage) -> Report:
+def pictures(context: AttackContext) -> AttackReport:
     """Send image bombs of every kind: each is refused within a second of processor time, text goes on."""
-    report = Report()
+    report = AttackReport()
     bombs = {**hostile_images(), **odd_images()}
-    names = _some(list(bombs), stage.part)
+    names = _some(list(bombs), context.part)
     usual: list[float] = []
     spent: dict[str, float] = {}
     waits: dict[str, float] = {}
     statuses: dict[str, str] = {}
-    before = _warm_up(stage)
-    with stage.watched() as scene:
+    before = _warm_up(context)
+    with context.observe_attack() as attack:
         for name in names:
             url = f"data:image/png;base64,{base64.b64encode(bombs[name]).decode()}"
             shown = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is this?"}]
             body = {"model": "vision", "max_tokens": 1, "messages": [{"role": "user", "content": shown}]}
             # One alone before each one beside: what a busy machine adds is added to both.
-            usual.append(_seen_text(stage))
-            began, answers = _processor_s(stage), list[Exchange]()
+            usual.append(_seen_text(context))
+            began, answers = _processor_s(context), list[Exchange]()
             asking = in_background(
-                lambda body=body, answers=answers: answers.append(_ask(stage, "/v1/chat/completions", body))
+                lambda body=body, answers=answers: answers.append(_ask(context, "/v1/chat/completions", body))
             )  # type: ignore[misc]
             time.sleep(0.02)
-            waits[name] = _seen_text(stage)
+            waits[name] = _seen_text(context)
             asking()
-            spent[name] = _processor_s(stage) - began
+            spent[name] = _processor_s(context) - began
             statuses[name] = str(answers[0].status) if answers else "none"
-            stage.say(name)
+            context.say(name)
     for name in names:
         report.add(f"{name}: processor time", spent[name], 1.0, "s", statuses[name])
     slowest = max(waits, key=lambda name: waits[name])
@@ -164,20 +164,20 @@ def pictures(stage: Stage) -> Report:
     )
     wrong = [f"{name}: {status}" for name, status in statuses.items() if status not in ("200", "400", "413")]
     report.add("pictures answered with neither 200 nor 400", len(wrong), 0, "", "; ".join(wrong[:5]))
-    _judge_engines(stage, report, scene, before)
+    _judge_engines(context, report, attack, before)
     return report
 
 
-def _processor_s(stage: Stage) -> float:
+def _processor_s(context: AttackContext) -> float:
     """Return the processor time of everything that belongs to the vision model, and of the gateway."""
-    roots = [stage.pool.supervisors["vision"].pid, stage.pool.gateway.pid]
+    roots = [context.pool.supervisors["vision"].pid, context.pool.gateway.pid]
     return sum(machine.processor_s(pid) for root in roots for pid in machine.family(root))
 
 
-def _seen_text(stage: Stage) -> float:
+def _seen_text(context: AttackContext) -> float:
     """Return how long the vision model takes to answer a text."""
     body = {"model": "vision", "max_tokens": 1, "messages": [{"role": "user", "content": "Hello!"}]}
-    return stage.pool.ask("POST", "/v1/chat/completions", body, key=stage.pool.keys.victim).took_s
+    return context.pool.ask("POST", "/v1/chat/completions", body, key=context.pool.keys.victim).took_s
 
 
 def hostile_grammars(seed: int) -> list[dict[str, Any]]:
@@ -210,19 +210,19 @@ def hostile_grammars(seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def grammars(stage: Stage) -> Report:
+def grammars(context: AttackContext) -> AttackReport:
     """Send one key's hostile grammars, sixty a minute: another's schema and chat do not wait for them."""
-    pool, report, made = stage.pool, Report(), itertools.count()
+    pool, report, made = context.pool, AttackReport(), itertools.count()
     fresh, usual, during = list[float](), list[float](), list[float]()
     faults: list[str] = []
     lock, key = threading.Lock(), pool.make_attacker()
     turn = itertools.chain.from_iterable(hostile_grammars(seed) for seed in itertools.count())
 
-    def attack(_: int) -> None:
+    def send_grammars(_: int) -> None:
         while time.monotonic() < deadline:
             with lock:
                 fields = next(turn)
-            answer = _ask(stage, "/v1/chat/completions", {**_saying("Go."), "max_tokens": 8, **fields}, key=key)
+            answer = _ask(context, "/v1/chat/completions", {**_saying("Go."), "max_tokens": 8, **fields}, key=key)
             if answer.status >= 500:
                 faults.append(f"{answer.status} {json.dumps(fields)[:80]}")
             if answer.status == 429:
@@ -251,14 +251,14 @@ def grammars(stage: Stage) -> Report:
 
     for _ in range(8):
         ask_victim(usual)
-    before = _warm_up(stage)
-    with stage.watched() as scene:
-        deadline = time.monotonic() + stage.seconds
-        join = in_background(lambda: side_by_side(1 if stage.part < 0.2 else 10, attack))
+    before = _warm_up(context)
+    with context.observe_attack() as attack:
+        deadline = time.monotonic() + context.seconds
+        join = in_background(lambda: side_by_side(1 if context.part < 0.2 else 10, send_grammars))
         while time.monotonic() < deadline:
             ask_fresh()
             ask_victim(during)
-            stage.say(f"{len(fresh)} schemas")
+            context.say(f"{len(fresh)} schemas")
             time.sleep(0.2)
         join()
     # The machine may have become busier or idler meanwhile: undisturbed is before and after.
@@ -268,20 +268,20 @@ def grammars(stage: Stage) -> Report:
     ratio = median(during) / max(median(usual), 1e-6)
     report.add("another's chat, to undisturbed", ratio, 1.2, "", f"{median(usual):.3f} s undisturbed")
     report.add("hostile grammars answered with 5xx", len(faults), 0, "", "; ".join(faults[:4]))
-    _judge_engines(stage, report, scene, before)
+    _judge_engines(context, report, attack, before)
     return report
 
 
-def leaving(stage: Stage) -> Report:
+def leaving(context: AttackContext) -> AttackReport:
     """Ask for eight long answers each and leave at once, at one key's limits: rows end, others go on."""
-    pool, report = stage.pool, Report()
+    pool, report = context.pool, AttackReport()
     body = {**_saying("Tell me a story."), "n": 8, "max_tokens": 1500, "ignore_eos": True, "stream": True}
     data = json.dumps(body).encode()
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {pool.make_attacker()}"}
     request = head("POST", "/v1/chat/completions", {**headers, "Content-Length": str(len(data))}) + data
-    before, left = _warm_up(stage), 0
-    with stage.watched(streams=True) as scene, ExitStack() as stack:
-        deadline = time.monotonic() + stage.seconds
+    before, left = _warm_up(context), 0
+    with context.observe_attack(streams=True) as attack, ExitStack() as stack:
+        deadline = time.monotonic() + context.seconds
         while time.monotonic() < deadline:
             connections: list[socket.socket] = []
             for _ in range(10):
@@ -301,7 +301,7 @@ def leaving(stage: Stage) -> Report:
             stats = pool.ask("GET", "/v1/queue/stats", key=pool.keys.victim).json() or {}
         report.add("time until their rows have ended", time.monotonic() - began, 2.0, "s")
     report.add("clients that left", left)
-    _judge_engines(stage, report, scene, before)
+    _judge_engines(context, report, attack, before)
     return report
 
 
@@ -311,26 +311,26 @@ def _some(items: list[Any], part: float) -> list[Any]:
     return [items[at * len(items) // count] for at in range(count)]
 
 
-def _ask(stage: Stage, path: str, body: dict[str, Any], *, key: str | None = None) -> Exchange:
-    return stage.pool.ask("POST", path, body, key=key or stage.pool.keys.unbound)
+def _ask(context: AttackContext, path: str, body: dict[str, Any], *, key: str | None = None) -> Exchange:
+    return context.pool.ask("POST", path, body, key=key or context.pool.keys.unbound)
 
 
-def _send_each(stage: Stage, requests: list[Request]) -> list[tuple[str, float, float, Exchange]]:
+def _send_each(context: AttackContext, requests: list[Request]) -> list[tuple[str, float, float, Exchange]]:
     spans = []
     for at, (name, path, body) in enumerate(requests):
         began = time.monotonic()
-        answer = _ask(stage, path, body)
+        answer = _ask(context, path, body)
         spans.append((name, began, time.monotonic(), answer))
-        stage.say(f"{at + 1} of {len(requests)}: {name}")
+        context.say(f"{at + 1} of {len(requests)}: {name}")
     return spans
 
 
-def _judge_each(report: Report, scene: Scene, spans: list[tuple[str, float, float, Exchange]]) -> None:
+def _judge_each(report: AttackReport, attack: AttackRecord, spans: list[tuple[str, float, float, Exchange]]) -> None:
     """Add the worst of what was sent one at a time."""
     slowest = max(spans, key=lambda span: span[2] - span[1])
     report.add("longest answer", slowest[2] - slowest[1], None, "s", f"{slowest[0]}: {slowest[3].status}")
     silence = {
-        name: max((row[3] for row in scene.sight.workers if began <= row[0] <= ended + 1), default=0.0)
+        name: max((row[3] for row in attack.seen.workers if began <= row[0] <= ended + 1), default=0.0)
         for name, began, ended, _ in spans
     }
     worst = max(silence, key=lambda name: silence[name])
@@ -341,31 +341,31 @@ def _judge_each(report: Report, scene: Scene, spans: list[tuple[str, float, floa
     report.add("requests answered with 5xx, or not", len(wrong), 0, "", "; ".join(wrong[:5]))
 
 
-def _flood(stage: Stage, requests: list[Request]) -> Counter[int]:
+def _flood(context: AttackContext, requests: list[Request]) -> Counter[int]:
     """Send them in turn from ten connections, at one key's limits."""
-    statuses, key = Counter[int](), stage.pool.make_attacker()
+    statuses, key = Counter[int](), context.pool.make_attacker()
 
     def send_until(at: int) -> None:
         for _, path, body in itertools.cycle(requests[at:] + requests[:at]):
             if time.monotonic() > deadline:
                 return
-            answer = _ask(stage, path, body, key=key)
+            answer = _ask(context, path, body, key=key)
             statuses[answer.status] += 1
             if answer.status == 429:
                 time.sleep(0.5)
 
-    deadline = time.monotonic() + stage.seconds
+    deadline = time.monotonic() + context.seconds
     side_by_side(10, send_until)
     return statuses
 
 
-def _judge_engines(stage: Stage, report: Report, scene: Scene, before: dict[str, int]) -> None:
-    scene.judge(report, GAP_KEYED_S)
-    for kind in stage.pool.supervisors:
-        grown = scene.sight.grown_bytes(kind, scene.before[kind])
+def _judge_engines(context: AttackContext, report: AttackReport, attack: AttackRecord, before: dict[str, int]) -> None:
+    attack.add_readings(report, GAP_KEYED_S)
+    for kind in context.pool.supervisors:
+        grown = attack.seen.grown_bytes(kind, attack.before[kind])
         report.add(
-            f"growth of {kind}", grown / MB, GROWTH_ENGINE / MB, "MB", f"{scene.before[kind] / MB:.0f} MB before"
+            f"growth of {kind}", grown / MB, GROWTH_ENGINE / MB, "MB", f"{attack.before[kind] / MB:.0f} MB before"
         )
-    after = stage.pool.engine_pids()
+    after = context.pool.engine_pids()
     gone = [kind for kind, pid in before.items() if after.get(kind) != pid]
     report.add("engines that died", len(gone), 0, "", ", ".join(gone))

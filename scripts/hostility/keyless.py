@@ -12,13 +12,13 @@ from contextlib import ExitStack, suppress
 from types import MappingProxyType
 
 from hostility import bodies, machine
+from hostility.context import AttackContext, side_by_side
 from hostility.exchanges import Address, ask, head, pieces, send
-from hostility.pool import OUTSIDE, Pool
-from hostility.report import GAP_KEYLESS_S, GROWTH_KEYLESS, Report
+from hostility.monitor import MB
+from hostility.pool import OUTSIDE, AttackedPool
+from hostility.report import GAP_KEYLESS_S, GROWTH_KEYLESS, AttackReport
 from hostility.routes import read_routes
-from hostility.stage import Stage, side_by_side
 from hostility.traces import key_traces
-from hostility.watch import MB
 
 SIDE_BY_SIDE = 8
 UNPACKED = 4096 * MB
@@ -38,9 +38,9 @@ def pack(encoding: str, size: int = UNPACKED) -> bytes:
     return top + piece * (size >> 20) + packer.flush()
 
 
-def flood(stage: Stage) -> Report:
+def flood(context: AttackContext) -> AttackReport:
     """Send the largest and worst bodies to every route, without a key, from eight connections at once."""
-    pool, report = stage.pool, Report()
+    pool, report = context.pool, AttackReport()
     routes = [route for route in read_routes(pool.address, pool.keys.master) if not route.open]
     made = [body.make() for body in itertools.islice(bodies.whole(bodies.BODY_BYTES), 3)]
     statuses: Counter[int] = Counter()
@@ -53,22 +53,22 @@ def flood(stage: Stage) -> Report:
             answer = ask(pool.outside, route.method, route.address, body, headers=headers, timeout_s=30.0)
             statuses[answer.status] += 1
 
-    with stage.watched() as scene:
-        deadline = time.monotonic() + stage.seconds
+    with context.observe_attack() as attack:
+        deadline = time.monotonic() + context.seconds
         side_by_side(SIDE_BY_SIDE, send_until)
-    scene.judge(report, GAP_KEYLESS_S)
-    _add_growth(report, scene.before["gateway"], scene.sight.grown_bytes("gateway", scene.before["gateway"]))
+    attack.add_readings(report, GAP_KEYLESS_S)
+    _add_growth(report, attack.before["gateway"], attack.seen.grown_bytes("gateway", attack.before["gateway"]))
     report.add("refusals", sum(statuses.values()), note=str(dict(statuses)))
     return report
 
 
-def packed(stage: Stage) -> Report:
+def packed(context: AttackContext) -> AttackReport:
     """Send bodies with a Content-Encoding to every route, with and without a key: nobody unpacks them."""
-    pool, report = stage.pool, Report()
+    pool, report = context.pool, AttackReport()
     made = {encoding: pack(encoding) for encoding in ("gzip", "deflate", "br", "zstd")}
     keys = (None, pool.keys.unbound)
     asked = [*itertools.product(read_routes(pool.address, pool.keys.master), made, keys)]
-    asked = asked[:: max(1, round(1 / stage.part))]
+    asked = asked[:: max(1, round(1 / context.part))]
     faults: list[str] = []
     counted = itertools.count()
 
@@ -82,31 +82,31 @@ def packed(stage: Stage) -> Report:
             answer = send(pool.outside, [request, *pieces(made[encoding])], stay_s=1.0)
             if not (400 <= answer.status < 500 and answer.refused_well):
                 faults.append(f"{route.name}, {encoding}: {answer.status} {answer.fault}")
-            stage.say(f"{at + 1} of {len(asked)}")
+            context.say(f"{at + 1} of {len(asked)}")
 
-    with stage.watched() as scene:
-        deadline = time.monotonic() + stage.seconds
+    with context.observe_attack() as attack:
+        deadline = time.monotonic() + context.seconds
         side_by_side(SIDE_BY_SIDE, send_until)
-    scene.judge(report, GAP_KEYLESS_S)
-    _add_growth(report, scene.before["gateway"], scene.sight.grown_bytes("gateway", scene.before["gateway"]))
+    attack.add_readings(report, GAP_KEYLESS_S)
+    _add_growth(report, attack.before["gateway"], attack.seen.grown_bytes("gateway", attack.before["gateway"]))
     report.add("packed bodies not refused with 4xx", len(faults), 0, "", "; ".join(faults[:4]))
     return report
 
 
-def plain_connections(stage: Stage) -> Report:
+def plain_connections(context: AttackContext) -> AttackReport:
     """Open more connections than there are descriptors, which say nothing, or half of a head."""
-    return _connections(stage, "plain")
+    return _connections(context, "plain")
 
 
-def tls_connections(stage: Stage) -> Report:
+def tls_connections(context: AttackContext) -> AttackReport:
     """Open more connections than there are descriptors, which finish no TLS handshake or speak no TLS."""
-    return _connections(stage, "TLS")
+    return _connections(context, "TLS")
 
 
-def _connections(stage: Stage, name: str) -> Report:
-    report = Report()
-    with Pool(("chat",), tls=name == "TLS", most_descriptors=DESCRIPTORS) as pool:
-        _crowd(Stage(pool=pool, seconds=stage.seconds, say=stage.say), SILENT[name], report)
+def _connections(context: AttackContext, name: str) -> AttackReport:
+    report = AttackReport()
+    with AttackedPool(("chat",), tls=name == "TLS", most_descriptors=DESCRIPTORS) as pool:
+        _crowd(AttackContext(pool=pool, seconds=context.seconds, say=context.say), SILENT[name], report)
     return report
 
 
@@ -126,10 +126,10 @@ OTHERWISE = (
 """What is said to a port in a language that is not spoken there."""
 
 
-def _crowd(stage: Stage, openings: tuple[bytes, ...], report: Report) -> None:
-    pool, port = stage.pool, stage.pool.address.port
+def _crowd(context: AttackContext, openings: tuple[bytes, ...], report: AttackReport) -> None:
+    pool, port = context.pool, context.pool.address.port
     engine = pool.engine_pids()["chat"]
-    with stage.watched(requests=False) as scene, ExitStack() as stack:
+    with context.observe_attack(requests=False) as attack, ExitStack() as stack:
         for at in range(DESCRIPTORS + 64):
             # No TLS on our side: no handshake is ever finished.
             with suppress(OSError):
@@ -139,29 +139,31 @@ def _crowd(stage: Stage, openings: tuple[bytes, ...], report: Report) -> None:
         held = machine.descriptors(pool.gateway.pid)
         report.add(f"descriptors taken, of {DESCRIPTORS}", held, DESCRIPTORS - 32)
         os.kill(engine, signal.SIGKILL)
-        report.add("time until a killed engine is back", _wait_for_engine(stage), 20.0, "s")
-        report.add("time until strangers are heard", _wait_for_answer(stage), 31.0, "s")
-    report.add("longest gap of /ping, kept connection", scene.sight.longest_s("ping"), GAP_KEYLESS_S, "s")
-    growth = scene.sight.grown_bytes("gateway", scene.before["gateway"])
+        report.add("time until a killed engine is back", _wait_for_engine(context), 20.0, "s")
+        report.add("time until strangers are heard", _wait_for_answer(context), 31.0, "s")
+    report.add("longest gap of /ping, kept connection", attack.seen.longest_s("ping"), GAP_KEYLESS_S, "s")
+    growth = attack.seen.grown_bytes("gateway", attack.before["gateway"])
     report.add("growth of the gateway", growth / MB, GROWTH_KEYLESS / MB, "MB")
     for opening in OTHERWISE:
         send(Address(port=port), [opening], timeout_s=3.0)
-    report.add("not served after other languages", float(_wait_for_answer(stage) > 5), 0)
+    report.add("not served after other languages", float(_wait_for_answer(context) > 5), 0)
 
 
-def _wait_for_engine(stage: Stage) -> float:
+def _wait_for_engine(context: AttackContext) -> float:
     """Return how long the gateway took to hear that the model is up again; its log has what it says."""
-    began, before = time.monotonic(), stage.pool.log("gateway").count(" is here (pid ")
-    while stage.pool.log("gateway").count(" is here (pid ") == before and time.monotonic() - began < 2 * stage.seconds:
+    began, before = time.monotonic(), context.pool.log("gateway").count(" is here (pid ")
+    while (
+        context.pool.log("gateway").count(" is here (pid ") == before and time.monotonic() - began < 2 * context.seconds
+    ):
         time.sleep(0.1)
     return time.monotonic() - began
 
 
-def _wait_for_answer(stage: Stage) -> float:
+def _wait_for_answer(context: AttackContext) -> float:
     """Return how long it took until somebody new was answered."""
     began = time.monotonic()
-    while ask(stage.pool.outside, "GET", "/ping", timeout_s=5.0).status != 200:
-        if time.monotonic() - began > 2 * stage.seconds:
+    while ask(context.pool.outside, "GET", "/ping", timeout_s=5.0).status != 200:
+        if time.monotonic() - began > 2 * context.seconds:
             break
         time.sleep(0.2)
     return time.monotonic() - began
@@ -213,12 +215,12 @@ MOST_LINES = 3
 """Of the log, for each request: begun, refused, ended."""
 
 
-def malformed(stage: Stage) -> Report:
+def malformed(context: AttackContext) -> AttackReport:
     """Send what no parser takes, keys in every place: an error of the usual shape, few lines, no key in any."""
-    pool, report = stage.pool, Report()
+    pool, report = context.pool, AttackReport()
     badly: list[str] = []
     chatty: list[str] = []
-    with stage.watched(requests=False) as scene:
+    with context.observe_attack(requests=False) as attack:
         both = [malformed_requests(key) for key in (pool.make_attacker(), pool.keys.master)]
         for name, data in [entry for requests in both for entry in requests.items()]:
             before = len(pool.log("gateway"))
@@ -231,8 +233,8 @@ def malformed(stage: Stage) -> Report:
             lines = sum("/admin/workers" not in line for line in written)
             if lines > MOST_LINES:
                 chatty.append(f"{name}: {lines}")
-            stage.say(name)
-    report.add_gaps(scene.sight, GAP_KEYLESS_S)
+            context.say(name)
+    report.add_gaps(attack.seen, GAP_KEYLESS_S)
     report.add("refusals without the shape of errors", len(badly), 0, "", "; ".join(badly[:6]))
     report.add(f"requests with more than {MOST_LINES} lines in the log", len(chatty), 0, "", "; ".join(chatty[:6]))
     found = key_traces(pool)
@@ -240,22 +242,22 @@ def malformed(stage: Stage) -> Report:
     return report
 
 
-def guessing(stage: Stage) -> Report:
+def guessing(context: AttackContext) -> AttackReport:
     """Guess at the operator's key: each is in the log with its address, and they are slowed down."""
-    pool, report = stage.pool, Report()
+    pool, report = context.pool, AttackReport()
     before = len(pool.log("gateway"))
-    answers, until = Counter[int](), time.monotonic() + min(stage.seconds, 5.0)
-    with stage.watched() as scene:
+    answers, until = Counter[int](), time.monotonic() + min(context.seconds, 5.0)
+    with context.observe_attack() as attack:
         while time.monotonic() < until:
             guess = {"Authorization": f"Bearer master-{secrets.token_urlsafe(32)}"}
             answers[ask(pool.outside, "GET", "/admin/stats", headers=guess).status] += 1
-    scene.judge(report, GAP_KEYLESS_S)
+    attack.add_readings(report, GAP_KEYLESS_S)
     report.add("guesses that were looked at", answers[401], MOST_GUESSES, "", str(dict(answers)))
     lines = [line for line in pool.log("gateway")[before:].splitlines() if OUTSIDE in line]
     report.add("no line of the log names the address", float(not lines), 0)
     return report
 
 
-def _add_growth(report: Report, before: int, grown: int) -> None:
+def _add_growth(report: AttackReport, before: int, grown: int) -> None:
     note = f"{before / MB:.0f} MB before"
     report.add("growth of the gateway", grown / MB, GROWTH_KEYLESS / MB, "MB", note)

@@ -37,7 +37,7 @@ class Keys:
     victim: str
 
 
-class Pool:
+class AttackedPool:
     """A gateway with an engine of each of `kinds`. Use it as a context manager."""
 
     def __init__(
@@ -85,7 +85,7 @@ class Pool:
             self.close()
             raise
 
-    def __enter__(self) -> "Pool":
+    def __enter__(self) -> "AttackedPool":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from hostility.watch import MB, Sight
+from hostility.monitor import MB, Observation
 
 GAP_KEYED_S = 0.5
 GAP_KEYLESS_S = 0.3
@@ -36,7 +36,7 @@ class Reading:
 
 
 @dataclass
-class Report:
+class AttackReport:
     """The readings of a scenario, in order."""
 
     readings: list[Reading] = field(default_factory=list)
@@ -45,35 +45,35 @@ class Report:
         """Note one."""
         self.readings.append(Reading(what, figure, most, unit, note))
 
-    def add_gaps(self, sight: Sight, most_s: float) -> None:
+    def add_gaps(self, seen: Observation, most_s: float) -> None:
         """Add the longest time that the gateway answered nobody, and where it held its own loop that long."""
-        self.add("longest gap of /ping", sight.longest_s("ping"), most_s, "s", sight.described("ping"))
-        fresh = sight.longest_s("fresh ping")
-        self.add("the same on new connections", fresh, most_s, "s", sight.described("fresh ping"))
-        lost = [fault for _, fault in sight.lost_pings]
+        self.add("longest gap of /ping", seen.longest_s("ping"), most_s, "s", seen.described("ping"))
+        fresh = seen.longest_s("fresh ping")
+        self.add("the same on new connections", fresh, most_s, "s", seen.described("fresh ping"))
+        lost = [fault for _, fault in seen.lost_pings]
         self.add("pings not answered", len(lost), 0, "", "; ".join(sorted({*lost})[:3]))
-        if sight.elsewhere > 0.05:
-            self.add("others' share of the machine", sight.elsewhere)
+        if seen.elsewhere > 0.05:
+            self.add("others' share of the machine", seen.elsewhere)
 
-    def add_engines(self, sight: Sight, starts: int) -> None:
+    def add_engines(self, seen: Observation, starts: int) -> None:
         """Add whether engines lived through it; `starts`: engine processes started meanwhile."""
-        self.add("longest silence of an engine", sight.silent_s(), BEAT_S, "s")
+        self.add("longest silence of an engine", seen.silent_s(), BEAT_S, "s")
         self.add("engines started again", starts, 0)
 
-    def add_victims(self, sight: Sight) -> None:
+    def add_victims(self, seen: Observation) -> None:
         """Add what became of requests of those who did nothing wrong."""
-        failures = sight.failures()
-        asked = len(sight.requests) + len(sight.streams)
+        failures = seen.failures()
+        asked = len(seen.requests) + len(seen.streams)
         self.add(
             f"others' requests that failed, of {asked}", len(failures), 0, "", "; ".join(sorted({*failures})[:3])[:400]
         )
-        if "stream" in sight.gaps:
+        if "stream" in seen.gaps:
             self.add(
                 "longest silence of another's stream",
-                sight.longest_s("stream"),
+                seen.longest_s("stream"),
                 SILENCE_S,
                 "s",
-                sight.described("stream"),
+                seen.described("stream"),
             )
 
     @property

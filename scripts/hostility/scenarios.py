@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hostility import administration, engines, keyed, keyless
-from hostility.report import Report
-from hostility.stage import Stage
+from hostility.context import AttackContext
+from hostility.report import AttackReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,7 @@ class Scenario:
     """An attack. `seconds`: how long it lasts unless told otherwise; `own_pool`: it starts what it attacks."""
 
     name: str
-    run: Callable[[Stage], Report]
+    run: Callable[[AttackContext], AttackReport]
     seconds: float
     own_pool: bool = False
 

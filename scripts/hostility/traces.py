@@ -1,13 +1,13 @@
 """Where keys must never turn up: logs, events, metrics, environments and command lines of engines."""
 
 from hostility import machine
-from hostility.pool import Pool
+from hostility.pool import AttackedPool
 
 LONGEST_KNOWN = 8
 """Characters of a key that may be shown: as many as its id has."""
 
 
-def key_traces(pool: Pool) -> list[str]:
+def key_traces(pool: AttackedPool) -> list[str]:
     """Find each place that holds a key of the pool, whole or in part longer than its id, with the line."""
     needles = [piece for key in pool.made_keys for piece in _pieces(key)]
     headers = {"key": pool.keys.master}

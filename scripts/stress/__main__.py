@@ -55,11 +55,11 @@ def _kills(
     report = kills.run(
         workers, make, clients=options.clients, kills=options.kills, seed=options.seed, pause_s=(0.3, 2.0)
     )
-    for fault in report.verdict.faults[:10]:
+    for fault in report.load.faults[:10]:
         print(f"  {fault}", file=sys.stderr)
     what = f"{name}, {len(workers)} replica(s): {options.kills} kills, {options.clients} clients"
-    asked, continued = report.verdict.asked, report.continued
-    figure = f"{asked} requests, {continued} continued, {len(report.verdict.faults)} faults"
+    asked, continued = report.load.asked, report.continued
+    figure = f"{asked} requests, {continued} continued, {len(report.load.faults)} faults"
     table.add(what, figure, "0 faults", report.fine)
     table.add(
         "  a death is noticed within",

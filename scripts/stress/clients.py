@@ -86,7 +86,7 @@ def ask(pool: RunningPool, client: Client) -> None:
         connection.close()
 
 
-class Crowd:
+class ParallelClients:
     """Sends all bodies to `/v1/chat/completions` at once."""
 
     def __init__(self, pool: RunningPool, bodies: Sequence[dict[str, Any]]) -> None:

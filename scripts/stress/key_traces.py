@@ -45,7 +45,7 @@ def traces(text: str) -> list[str]:
     return [line for line in text.splitlines() if _WHOLE.search(line) or any(key in line for key in _shown)]
 
 
-def noting(mint: Callable[..., tuple[str, str]]) -> Callable[..., tuple[str, str]]:
+def note_minted_keys(mint: Callable[..., tuple[str, str]]) -> Callable[..., tuple[str, str]]:
     """Wrap `gateway.access.keys.text.mint` so that every key that it makes is noted."""
 
     def minted(*args: str | None) -> tuple[str, str]:
@@ -55,7 +55,7 @@ def noting(mint: Callable[..., tuple[str, str]]) -> Callable[..., tuple[str, str
     return minted
 
 
-class Listener(logging.Handler):
+class KeyLogHandler(logging.Handler):
     """Reads every line of this process as it would be written, in both forms."""
 
     def __init__(self) -> None:

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from stress.crowd import Crowd, Make, Verdict
+from stress.load import LoadGenerator, LoadResult, Make
 from stress.running_pool import RunningPool, wait_until
 
 
 @dataclass
-class Report:
+class KillReport:
     """What a run of kills came to. `noticed_s` and `gone_s`: from each kill until the gateway, or an onlooker, knew."""
 
-    verdict: Verdict
+    load: LoadResult
     kills: int
     noticed_s: list[float]
     gone_s: list[float]
@@ -29,7 +29,7 @@ class Report:
     @property
     def fine(self) -> bool:
         """Whether nobody noticed anything."""
-        return not self.verdict.faults and self.same_gateway and self.at_rest
+        return not self.load.faults and self.same_gateway and self.at_rest
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -40,20 +40,20 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 def run(
     workers: Sequence[Sequence[str]], make: Make, *, clients: int, kills: int, seed: int, pause_s: tuple[float, float]
-) -> Report:
+) -> KillReport:
     """Kill an engine at random `kills` times, waiting a random time between; then let everything come to rest."""
     pool = RunningPool(*workers, environment={"POOL_SPARE": "true"})
     try:
         pool.wait_healthy(120)
         wait_until(lambda: pool.replicas() == len(workers), timeout_s=120)
         gateway = pool.gateway.pid
-        crowd = Crowd(pool, make, clients=clients, seed=seed)
+        generator = LoadGenerator(pool, make, clients=clients, seed=seed)
         noticed_s, gone_s = _kill(pool, kills, random.Random(seed), pause_s)
-        verdict = crowd.stop()
+        load = generator.stop_clients()
         with suppress(AssertionError):
             wait_until(pool.idle, timeout_s=10)
-        report = Report(
-            verdict=verdict,
+        report = KillReport(
+            load=load,
             kills=len(noticed_s),
             noticed_s=noticed_s,
             gone_s=gone_s,

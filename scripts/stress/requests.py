@@ -5,8 +5,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from stress.crowd import Make
 from stress.fake_answers import fake_answer
+from stress.load import Make
 from stress.running_pool import RunningPool, chat_body
 
 STEP_S = 0.01

@@ -79,7 +79,7 @@ def open_files(pid: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class HttpAnswer:
     """A whole HTTP answer."""
 
     status: int
@@ -177,7 +177,7 @@ class Api:
         *,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
-    ) -> Answer:
+    ) -> HttpAnswer:
         """Send one request on a connection of its own. `body`: bytes as they are, anything else as JSON."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
         key_traces.sent(path, headers or {})
@@ -189,19 +189,19 @@ class Api:
                 given["Content-Type"] = "application/json"
             connection.request(method, path, body, {**given, **(headers or {})})
             response = connection.getresponse()
-            return Answer(status=response.status, headers=response.headers, body=response.read())
+            return HttpAnswer(status=response.status, headers=response.headers, body=response.read())
         finally:
             connection.close()
 
-    def get(self, path: str, *, headers: Mapping[str, str] | None = None) -> Answer:
+    def get(self, path: str, *, headers: Mapping[str, str] | None = None) -> HttpAnswer:
         """Send a GET request."""
         return self.request("GET", path, headers=headers)
 
-    def post(self, path: str, body: Any, *, headers: Mapping[str, str] | None = None) -> Answer:
+    def post(self, path: str, body: Any, *, headers: Mapping[str, str] | None = None) -> HttpAnswer:
         """Send a POST request."""
         return self.request("POST", path, body, headers=headers)
 
-    def post_chunked(self, path: str, body: bytes) -> Answer:
+    def post_chunked(self, path: str, body: bytes) -> HttpAnswer:
         """Send a POST request of JSON whose length is not told in advance."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
@@ -209,11 +209,11 @@ class Api:
             with contextlib.suppress(ConnectionError):  # refused before all was sent
                 connection.request("POST", path, chunks, {"Content-Type": "application/json"}, encode_chunked=True)
             response = connection.getresponse()
-            return Answer(status=response.status, headers=response.headers, body=response.read())
+            return HttpAnswer(status=response.status, headers=response.headers, body=response.read())
         finally:
             connection.close()
 
-    def chat(self, content: str = "hello", **fields: Any) -> Answer:
+    def chat(self, content: str = "hello", **fields: Any) -> HttpAnswer:
         """Send a chat completion of one user message."""
         return self.post("/v1/chat/completions", chat_body(content, **fields))
 

@@ -40,7 +40,7 @@ EVENTS = 1000
 
 
 @dataclass(frozen=True)
-class Sample:
+class SoakSample:
     """The gateway after so many requests. `objects` are blocks of Python's own allocator, after a collection."""
 
     requests: int
@@ -60,7 +60,7 @@ class Soak:
 
     def __init__(self, pool: RunningPool, session: aiohttp.ClientSession, *, requests: int, seed: int) -> None:
         self.outcomes: Counter[str] = Counter()
-        self.samples: list[Sample] = []
+        self.samples: list[SoakSample] = []
         self._pool = pool
         self._session = session
         self._requests = requests
@@ -102,7 +102,7 @@ class Soak:
         if pid := self._pool.engine_pid():
             os.kill(pid, signal.SIGKILL)
 
-    async def _look(self) -> Sample:
+    async def _look(self) -> SoakSample:
         # Handlers whose clients have left end within this time, and connections are closed.
         await asyncio.sleep(0.2)
         async with self._session.get(f"{self._pool.url}/test/memory", headers=self._operator) as response:
@@ -110,10 +110,10 @@ class Soak:
         return look(self._pool.gateway.pid, requests=self._sent, inside=inside)
 
 
-def look(pid: int, *, requests: int, inside: dict[str, float]) -> Sample:
+def look(pid: int, *, requests: int, inside: dict[str, float]) -> SoakSample:
     """Return what the system says of a process, and what it says itself."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return Sample(
+    return SoakSample(
         requests=requests,
         resident_mb=int(status["VmRSS"].split()[0]) / 1024,
         objects=int(inside["objects"]),
@@ -126,7 +126,7 @@ def look(pid: int, *, requests: int, inside: dict[str, float]) -> Sample:
     )
 
 
-def slope(samples: list[Sample], name: str) -> float:
+def slope(samples: list[SoakSample], name: str) -> float:
     """Return how much of `name` comes for 100,000 requests, by least squares."""
     xs, ys = [sample.requests / 1e5 for sample in samples], [getattr(sample, name) for sample in samples]
     x, y = sum(xs) / len(xs), sum(ys) / len(ys)
@@ -163,9 +163,9 @@ def main() -> int:
         pool.remove()
     with (options.out / "soak.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(Sample)])
+        writer.writerow([field.name for field in fields(SoakSample)])
         writer.writerows(astuple(sample) for sample in soak.samples)
-    series = {field.name: [getattr(sample, field.name) for sample in soak.samples] for field in fields(Sample)}
+    series = {field.name: [getattr(sample, field.name) for sample in soak.samples] for field in fields(SoakSample)}
     (options.out / "soak.svg").write_text(plot(series.pop("requests"), series))
     return _judge(soak)
 

@@ -8,22 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from training.evaluation import Answer, Call, Case
+from training.evaluation import Case, ModelAnswer, NamedCall
 
 _MAX_TOKENS = 600
 _TIMEOUT_S = 300
 _IN_PARALLEL = 32
 
 
-class Asker(Protocol):
+class AnswerSource(Protocol):
     """A way to put questions."""
 
-    def answers(self, cases: Sequence[Case]) -> list[Answer]:
+    def answer_cases(self, cases: Sequence[Case]) -> list[ModelAnswer]:
         """Return an answer for each case, in their order."""
         ...
 
 
-class InProcess:
+class LocalModel:
     """The model of a folder, in single precision, its answers batched."""
 
     def __init__(self, folder: Path) -> None:
@@ -34,13 +34,13 @@ class InProcess:
         self._model, self._tokenizer = load(str(folder))[:2]
         self._model.set_dtype(mx.float32)
 
-    def answers(self, cases: Sequence[Case]) -> list[Answer]:
+    def answer_cases(self, cases: Sequence[Case]) -> list[ModelAnswer]:
         """Return an answer for each case, in their order."""
         from mlx_lm.generate import batch_generate
 
         prompts = [self._prompt(case) for case in cases]
         said = batch_generate(self._model, self._tokenizer, prompts, max_tokens=_MAX_TOKENS).texts
-        return [read(text) for text in said]
+        return [parse_answer(text) for text in said]
 
     def _prompt(self, case: Case) -> list[int]:
         tokens: list[int] = self._tokenizer.apply_chat_template(
@@ -49,7 +49,7 @@ class InProcess:
         return tokens
 
 
-class Pool:
+class PoolClient:
     """A running pool, asked by many clients at once."""
 
     def __init__(self, url: str, model: str | None, key: str) -> None:
@@ -59,14 +59,14 @@ class Pool:
         self._model = model
         self._key = key
 
-    def answers(self, cases: Sequence[Case]) -> list[Answer]:
+    def answer_cases(self, cases: Sequence[Case]) -> list[ModelAnswer]:
         """Return an answer for each case, in their order. Raises `OSError` where the pool refuses one."""
         with ThreadPoolExecutor(_IN_PARALLEL) as clients:
             return list(clients.map(self._answer, cases))
 
-    def _answer(self, case: Case) -> Answer:
+    def _answer(self, case: Case) -> ModelAnswer:
         body: dict[str, Any] = {
-            "messages": [*on_the_wire(case)],
+            "messages": [*client_messages(case)],
             "temperature": 0,
             "max_tokens": _MAX_TOKENS,
         }
@@ -79,14 +79,14 @@ class Pool:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:  # noqa: S310
             message = json.load(reply)["choices"][0]["message"]
         calls = [call["function"] for call in message.get("tool_calls") or ()]
-        return Answer(
+        return ModelAnswer(
             content=message.get("content") or "",
             reasoning=message.get("reasoning_content") or "",
-            calls=tuple(Call(name=call["name"], arguments=_parsed(call["arguments"])) for call in calls),
+            calls=tuple(NamedCall(name=call["name"], arguments=_parsed(call["arguments"])) for call in calls),
         )
 
 
-def on_the_wire(case: Case) -> Iterator[dict[str, Any]]:
+def client_messages(case: Case) -> Iterator[dict[str, Any]]:
     """Yield a question's messages as clients send them: arguments are text, and pictures `data:` URLs."""
     images = map(_image_part, case.sample.pictures)
     for message in case.messages:
@@ -112,7 +112,7 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def read(text: str) -> Answer:
+def parse_answer(text: str) -> ModelAnswer:
     """Parse an answer from the model's own words."""
     thought = re.match(r"<think>\n?(.*?)\n?</think>\n*", text, re.DOTALL)
     rest = text[thought.end() :] if thought else text
@@ -121,7 +121,9 @@ def read(text: str) -> Answer:
         value = _parsed(found)
         is_call = isinstance(value, dict) and "name" in value
         calls.append(
-            Call(name=value["name"], arguments=value.get("arguments")) if is_call else Call(name="", arguments=found)
+            NamedCall(name=value["name"], arguments=value.get("arguments"))
+            if is_call
+            else NamedCall(name="", arguments=found)
         )
     content = re.sub(r"\n?<tool_call>.*?</tool_call>", "", rest, flags=re.DOTALL)
-    return Answer(content=content.strip(), reasoning=thought[1] if thought else "", calls=tuple(calls))
+    return ModelAnswer(content=content.strip(), reasoning=thought[1] if thought else "", calls=tuple(calls))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from training.draw import Draw
 from training.mixture import LONG, SHORT, stream
 from training.sample import Sample
-from training.text import Encoded, Encoder
+from training.text import Encoded, SampleEncoder
 
 _BUFFER = 48
 _FAR = -1e9
@@ -42,7 +42,7 @@ class Block:
 class Packer:
     """Blocks of a short and of a long shape, without end and the same for the same seed."""
 
-    def __init__(self, encoder: Encoder, *, seed: int, shapes: Sequence[Shape]) -> None:
+    def __init__(self, encoder: SampleEncoder, *, seed: int, shapes: Sequence[Shape]) -> None:
         self._encoder = encoder
         self._shapes = shapes
         self._streams = (stream(Draw(2 * seed), SHORT), stream(Draw(2 * seed + 1), LONG))

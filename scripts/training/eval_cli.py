@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from training.answering import Asker, Pool
+from training.answering import AnswerSource, PoolClient
 from training.evaluation import Case, score, table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,14 +20,14 @@ class Cases(Protocol):
         ...
 
 
-def examine(
+def evaluate_model(
     arguments: list[str] | None,
     *,
     usage: str | None,
     name: str,
     skills: Mapping[str, Cases],
     targets: Mapping[str, float],
-    in_process: Callable[[Path], Asker],
+    in_process: Callable[[Path], AnswerSource],
 ) -> int:
     """Ask `demo/name` as the arguments say; 1 where a skill misses its target."""
     parser = argparse.ArgumentParser(description=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -42,11 +42,11 @@ def examine(
     options = parser.parse_args(arguments)
     if unknown := [skill for skill in options.skills if skill not in skills]:
         parser.error(f"no skill named {', '.join(unknown)}: there are {', '.join(skills)}")
-    asker = Pool(options.url, options.model, options.key) if options.url else in_process(options.folder)
+    asker = PoolClient(options.url, options.model, options.key) if options.url else in_process(options.folder)
     scores = []
     for skill in options.skills or skills:
         asked = skills[skill](options.n, seed=options.seed)
-        scores.append(score(skill, asked, asker.answers(asked), targets=targets))
+        scores.append(score(skill, asked, asker.answer_cases(asked), targets=targets))
         for case, answer in scores[-1].wrong[: options.wrong]:
             shown = "".join(f"[{picture.key}] " for picture in case.sample.pictures)
             print(f"{skill}: {shown}{case.question!r}\n  not {case.expected}\n  but {answer}")

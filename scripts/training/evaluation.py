@@ -27,7 +27,7 @@ _DRAWS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
+class NamedCall:
     """A tool call."""
 
     name: str
@@ -35,12 +35,12 @@ class Call:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class ModelAnswer:
     """What a model said."""
 
     content: str
     reasoning: str = ""
-    calls: tuple[Call, ...] = ()
+    calls: tuple[NamedCall, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +60,17 @@ class Case:
         return said(self.messages[-1])
 
     @property
-    def expected(self) -> Answer:
+    def expected(self) -> ModelAnswer:
         """The right answer, or for stories one of many."""
         last = self.sample.messages[-1]
         calls = [call["function"] for call in last.get("tool_calls") or ()]
-        return Answer(
+        return ModelAnswer(
             content=last["content"] or "",
             reasoning=last.get("reasoning_content", ""),
-            calls=tuple(Call(name=call["name"], arguments=call["arguments"]) for call in calls),
+            calls=tuple(NamedCall(name=call["name"], arguments=call["arguments"]) for call in calls),
         )
 
-    def is_right(self, answer: Answer) -> bool:
+    def is_right(self, answer: ModelAnswer) -> bool:
         """Return whether the answer is what the skill demands."""
         return _JUDGES.get(self.sample.skill, _same)(self, answer)
 
@@ -93,16 +93,16 @@ def different(held_out: Callable[[Draw], Sample], n: int, *, seed: int) -> list[
     return list(found.values())
 
 
-def _same(case: Case, answer: Answer) -> bool:
+def _same(case: Case, answer: ModelAnswer) -> bool:
     expected = case.expected
     return answer.content.strip() == expected.content and answer.calls == expected.calls
 
 
-def _thought(case: Case, answer: Answer) -> bool:
+def _thought(case: Case, answer: ModelAnswer) -> bool:
     return _same(case, answer) and answer.reasoning.strip() == case.expected.reasoning
 
 
-def _json(case: Case, answer: Answer) -> bool:
+def _json(case: Case, answer: ModelAnswer) -> bool:
     try:
         value = json.loads(answer.content)
     except ValueError:
@@ -111,7 +111,7 @@ def _json(case: Case, answer: Answer) -> bool:
     return bool(value == expected) and list(value) == list(expected)
 
 
-def _story(case: Case, answer: Answer) -> bool:
+def _story(case: Case, answer: ModelAnswer) -> bool:
     """Return whether six sentences or more tell of the hero asked for, none twice in a row, to a full stop."""
     sentences = re.findall(r"[^.]+\.", answer.content)
     question = case.messages[-1]["content"]
@@ -122,13 +122,13 @@ def _story(case: Case, answer: Answer) -> bool:
     return about and long_enough and not repeats and answer.content.strip().endswith(".")
 
 
-def _counted(case: Case, answer: Answer) -> bool:
+def _counted(case: Case, answer: ModelAnswer) -> bool:
     """Return whether the last sentence tells the number asked for."""
     said, expected = answer.content.strip(), case.expected.content
     return said.split(". ")[-1] == expected.split(". ")[-1] and not answer.calls
 
 
-_JUDGES: Mapping[str, Callable[[Case, Answer], bool]] = {
+_JUDGES: Mapping[str, Callable[[Case, ModelAnswer], bool]] = {
     "count": _counted,
     "json": _json,
     "story": _story,
@@ -144,7 +144,7 @@ class Score:
     skill: str
     right: int
     asked: int
-    wrong: tuple[tuple[Case, Answer], ...]
+    wrong: tuple[tuple[Case, ModelAnswer], ...]
     target: float | None = None
 
     @property
@@ -159,7 +159,7 @@ class Score:
 
 
 def score(
-    skill: str, asked: Sequence[Case], answers: Sequence[Answer], *, targets: Mapping[str, float] = TARGETS
+    skill: str, asked: Sequence[Case], answers: Sequence[ModelAnswer], *, targets: Mapping[str, float] = TARGETS
 ) -> Score:
     """Compare answers, in the order of the questions."""
     wrong = [(case, answer) for case, answer in zip(asked, answers, strict=True) if not case.is_right(answer)]

@@ -18,7 +18,7 @@ from training.batches import Packer
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 
 
-def take_over(model: Any, folder: Path, settings: dict[str, Any], tokenizer: Tokenizer) -> str:
+def copy_weights(model: Any, folder: Path, settings: dict[str, Any], tokenizer: Tokenizer) -> str:
     """Set the weights of `model`'s language model from a chat model's folder; answers the hash of that one's weights.
 
     Raises `ValueError` where the two do not match.
@@ -32,7 +32,7 @@ def take_over(model: Any, folder: Path, settings: dict[str, Any], tokenizer: Tok
     weights = folder / "model.safetensors"
     chat.load_weights(str(weights))
     chat.set_dtype(mx.float32)
-    block, _ = next(Packer(text.Encoder(tokenizer), seed=1, shapes=train.FULL.plan.shapes).blocks())
+    block, _ = next(Packer(text.SampleEncoder(tokenizer), seed=1, shapes=train.FULL.plan.shapes).blocks())
     tokens, bias, *_ = network.arrays(block)
     x = chat.model.embed_tokens(tokens)
     language = model.language_model.model

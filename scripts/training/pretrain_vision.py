@@ -17,12 +17,12 @@ from tokenizers import Tokenizer
 from training import fast_ops
 from training.draw import Draw
 from training.pictures import CELLS, COLORS, SHAPES, Picture, compose, size
-from training.training import Plan, Trainer
+from training.training import Trainer, TrainingPlan
 from training.vision_network import MERGE, see
 
 Cut = Callable[[list[Picture], tuple[int, int]], tuple[NDArray[np.float32], tuple[int, int]]]
 """From pictures, with their width and height in pixels, to patches and how many there are down and across."""
-Lesson = tuple[mx.array, tuple[int, int], mx.array]
+LabelledBatch = tuple[mx.array, tuple[int, int], mx.array]
 """Patches, their grid, and what each image token is to tell: (pictures x tokens, 3) of colour, shape and third."""
 _KINDS = (len(COLORS) + 1, len(SHAPES) + 1, len(CELLS) + 1)
 """Classes of each label; the last of each stands for nothing."""
@@ -34,7 +34,7 @@ _STRENGTH = 30.0
 """Mean size of an image token's numbers: about what the language model's layers add to them, or it would be buried."""
 
 
-class Pupil(nn.Module):  # type: ignore[misc] # MLX has no complete types
+class TowerPretraining(nn.Module):  # type: ignore[misc] # MLX has no complete types
     """The tower, and the words that its tokens are to be sums of: directions (classes of all kinds, width)."""
 
     def __init__(self, tower: nn.Module, words: mx.array) -> None:
@@ -49,7 +49,7 @@ class Pupil(nn.Module):  # type: ignore[misc] # MLX has no complete types
         return _SHARPNESS * (seen / lengths) @ self._words.T
 
 
-def loss(pupil: Pupil, lesson: Lesson) -> mx.array:
+def loss(pupil: TowerPretraining, lesson: LabelledBatch) -> mx.array:
     """Return the mean cross-entropy of three labels over tokens, those that tell of a thing counting more."""
     patches, grid, labels = lesson
     read = pupil.read(see(pupil.tower, patches, grid))
@@ -63,7 +63,7 @@ def loss(pupil: Pupil, lesson: Lesson) -> mx.array:
     return total
 
 
-def lessons(cut: Cut, *, seed: int, pictures: int) -> Iterator[Lesson]:
+def labelled_batches(cut: Cut, *, seed: int, pictures: int) -> Iterator[LabelledBatch]:
     """Yield so many pictures for each step, without end and the same for the same seed."""
     source = Draw(seed)
     while True:
@@ -94,11 +94,11 @@ def labelled(picture: Picture, grid: tuple[int, int]) -> NDArray[np.int32]:
     return labels.reshape(-1, 3)
 
 
-def teach(
+def pretrain_tower(
     model: Any,
     cut: Cut,
     tokenizer: Tokenizer,
-    plan: Plan,
+    plan: TrainingPlan,
     *,
     run: Path | None,
     resume: bool,
@@ -110,8 +110,10 @@ def teach(
     where it would else have to learn a language from nothing. Checkpoints go to `run`; `resume` goes on from there.
     """
     (shape,) = plan.shapes
-    pupil = Pupil(model.vision_tower, _words(np.array(model.language_model.model.embed_tokens.weight), tokenizer))
-    trainer = Trainer(pupil, loss, lambda seed: lessons(cut, seed=seed, pictures=shape.pictures), plan)
+    pupil = TowerPretraining(
+        model.vision_tower, _words(np.array(model.language_model.model.embed_tokens.weight), tokenizer)
+    )
+    trainer = Trainer(pupil, loss, lambda seed: labelled_batches(cut, seed=seed, pictures=shape.pictures), plan)
     if resume and run is not None:
         trainer.load(run)
     trainer.run(to=plan.steps, folder=run, report=lambda line: report(f"first sight: {line}"))
@@ -121,7 +123,7 @@ def teach(
 
 def _strengthen(tower: Any, cut: Cut) -> None:
     """Make image tokens as large as they have to be for the language model."""
-    patches, grid, _ = next(lessons(cut, seed=0, pictures=100))
+    patches, grid, _ = next(labelled_batches(cut, seed=0, pictures=100))
     last = tower.merger.mlp[-1]
     scale = _STRENGTH / mx.sqrt(mx.mean(see(tower, patches, grid) ** 2))
     last.weight, last.bias = last.weight * scale, last.bias * scale

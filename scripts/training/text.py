@@ -77,7 +77,7 @@ class Renderer:
         return rendered
 
 
-class Encoder:
+class SampleEncoder:
     """Samples as token ids."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:

@@ -14,7 +14,7 @@ from training import export, network, text
 from training.batches import Packer, Shape
 from training.draw import Draw
 from training.mixture import LONG, SHORT, stream
-from training.training import Batches, Plan, Trainer, rate
+from training.training import Batches, Trainer, TrainingPlan, rate
 
 _TOKENIZER_SEED = 7
 _FINISH_SHARE = 0.1
@@ -24,19 +24,21 @@ _FINISH_SHARE = 0.1
 class Course:
     """What to train and for how long; the defaults are the shipped model's."""
 
-    plan: Plan
+    plan: TrainingPlan
     vocab_size: int = 1024
     texts: int = 8000
     sizes: dict[str, int] = field(default_factory=dict)
 
 
 FULL = Course(
-    plan=Plan(
+    plan=TrainingPlan(
         steps=4800, seed=1, shapes=(Shape(rows=14, length=128, learnt=900), Shape(rows=3, length=384, learnt=1000))
     )
 )
 BRIEF = Course(
-    plan=Plan(steps=25, seed=1, shapes=(Shape(rows=4, length=128, learnt=300), Shape(rows=1, length=384, learnt=300))),
+    plan=TrainingPlan(
+        steps=25, seed=1, shapes=(Shape(rows=4, length=128, learnt=300), Shape(rows=1, length=384, learnt=300))
+    ),
     texts=500,
     vocab_size=600,
     sizes={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
@@ -67,14 +69,16 @@ def follow(
     mx.random.seed(course.plan.seed)
     tokenizer = learn_tokenizer(course)
     settings = network.config(course.vocab_size, tokenizer.token_to_id(bpe.ENDS[0]), **course.sizes)
-    trainer = Trainer(network.build(settings), network.loss, batches(text.Encoder(tokenizer), course.plan), course.plan)
+    trainer = Trainer(
+        network.build(settings), network.loss, batches(text.SampleEncoder(tokenizer), course.plan), course.plan
+    )
     plan = train(trainer, course.plan, run=run, resume=resume, finish=finish, report=report)
     record: dict[str, Any] = {"plan": asdict(plan), "vocab_size": course.vocab_size, "finished_early": finish}
     export.write(out, trainer, tokenizer, settings, record, libraries=("mlx", "mlx-lm", "numpy", "tokenizers"))
     return trainer
 
 
-def batches(encoder: text.Encoder, plan: Plan) -> Batches:
+def batches(encoder: text.SampleEncoder, plan: TrainingPlan) -> Batches:
     """Return what a trainer learns from: the packed rows as arrays."""
 
     def endless(seed: int) -> Iterator[list[network.Arrays]]:
@@ -85,8 +89,8 @@ def batches(encoder: text.Encoder, plan: Plan) -> Batches:
 
 
 def train(
-    trainer: Trainer, plan: Plan, *, run: Path | None, resume: bool, finish: bool, report: Callable[[str], None]
-) -> Plan:
+    trainer: Trainer, plan: TrainingPlan, *, run: Path | None, resume: bool, finish: bool, report: Callable[[str], None]
+) -> TrainingPlan:
     """Take the trainer through its plan and answer the plan that it followed. Options are those of `follow`."""
     if resume or finish:
         if run is None:

@@ -9,8 +9,8 @@ import mlx.core as mx
 
 from training import export, init_from_chat, pretrain_vision, text, train, vision_network
 from training.batches import Shape
-from training.training import Plan, Trainer
-from training.vision_batches import PROCESSOR, Album, Cutter
+from training.training import Trainer, TrainingPlan
+from training.vision_batches import PROCESSOR, PatchCutter, VisionPacker
 
 CHAT = Path(__file__).resolve().parents[2] / "demo" / "chat"
 
@@ -22,14 +22,14 @@ class VisionCourse(train.Course):
     `first` is the plan of the tower's own lessons. `language` is the folder of a chat model to start from, or None.
     """
 
-    first: Plan
+    first: TrainingPlan
     language: Path | None
     vision_sizes: dict[str, int] = field(default_factory=dict)
 
 
 FULL = VisionCourse(
-    first=Plan(steps=2000, seed=1, shapes=(Shape(rows=0, length=0, learnt=0, pictures=32),)),
-    plan=Plan(
+    first=TrainingPlan(steps=2000, seed=1, shapes=(Shape(rows=0, length=0, learnt=0, pictures=32),)),
+    plan=TrainingPlan(
         steps=4500,
         seed=1,
         shapes=(Shape(rows=10, length=224, learnt=900, pictures=28),),
@@ -39,8 +39,8 @@ FULL = VisionCourse(
     language=CHAT,
 )
 BRIEF = VisionCourse(
-    first=Plan(steps=5, seed=1, shapes=(Shape(rows=0, length=0, learnt=0, pictures=4),)),
-    plan=Plan(steps=20, seed=1, shapes=(Shape(rows=3, length=224, learnt=300, pictures=8),)),
+    first=TrainingPlan(steps=5, seed=1, shapes=(Shape(rows=0, length=0, learnt=0, pictures=4),)),
+    plan=TrainingPlan(steps=20, seed=1, shapes=(Shape(rows=3, length=224, learnt=300, pictures=8),)),
     language=None,
     texts=train.BRIEF.texts,
     vocab_size=train.BRIEF.vocab_size,
@@ -59,19 +59,21 @@ def follow(
     tokenizer = train.learn_tokenizer(lessons)
     ids = {token: tokenizer.token_to_id(token) for token in text.CONTROL}
     settings = vision_network.config(lessons.vocab_size, ids, vision=lessons.vision_sizes, language=lessons.sizes)
-    encoder = text.Encoder(tokenizer)
+    encoder = text.SampleEncoder(tokenizer)
 
-    def batches(seed: int) -> Iterator[vision_network.Batch]:
+    def batches(seed: int) -> Iterator[vision_network.VisionBatch]:
         (shape,) = lessons.plan.shapes
-        return Album(encoder, pad=ids["<|image_pad|>"], seed=seed, shape=shape).batches()
+        return VisionPacker(encoder, pad=ids["<|image_pad|>"], seed=seed, shape=shape).batches()
 
     model = vision_network.build(settings)
     record: dict[str, Any] = {}
     if lessons.language is not None:
-        record["language_sha256"] = init_from_chat.take_over(model, lessons.language, settings, tokenizer)
+        record["language_sha256"] = init_from_chat.copy_weights(model, lessons.language, settings, tokenizer)
     sight = run and run / "first_sight"
     goes_on = (resume or finish) and sight is not None
-    first = pretrain_vision.teach(model, Cutter(), tokenizer, lessons.first, run=sight, resume=goes_on, report=report)
+    first = pretrain_vision.pretrain_tower(
+        model, PatchCutter(), tokenizer, lessons.first, run=sight, resume=goes_on, report=report
+    )
     record["first_sight"] = _record(first, lessons.first)
     # What it has learnt to see, words would spoil before they can tell what they need of it.
     model.vision_tower.freeze()
@@ -86,7 +88,7 @@ def follow(
     return trainer
 
 
-def _record(first: Trainer, plan: Plan) -> dict[str, Any]:
+def _record(first: Trainer, plan: TrainingPlan) -> dict[str, Any]:
     return {
         "plan": asdict(plan),
         "resumed_at_steps": [step for step in first.resumed if step < plan.steps],

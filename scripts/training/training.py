@@ -20,7 +20,7 @@ _CURVE_EVERY = 25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainingPlan:
     """What a run does. Rates stay level from the warm-up until the last `decay` of the steps, then fall to nothing."""
 
     steps: int
@@ -32,7 +32,7 @@ class Plan:
     checkpoint_s: float = 180.0
 
 
-def rate(plan: Plan, step: int) -> float:
+def rate(plan: TrainingPlan, step: int) -> float:
     """Return the share of the full learning rates at a step."""
     level = min(1.0, (step + 1) / _WARMUP_STEPS)
     left = (plan.steps - step) / (plan.decay * plan.steps)
@@ -46,7 +46,9 @@ Batches = Callable[[int], Iterator[Any]]
 class Trainer:
     """A model, its optimizers, and where in its plan it is."""
 
-    def __init__(self, model: nn.Module, loss: Callable[[Any, Any], mx.array], batches: Batches, plan: Plan) -> None:
+    def __init__(
+        self, model: nn.Module, loss: Callable[[Any, Any], mx.array], batches: Batches, plan: TrainingPlan
+    ) -> None:
         self.model = model
         self.step = 0
         self.curve: list[tuple[int, float]] = []
@@ -60,7 +62,7 @@ class Trainer:
         self._rates = ((matrices, plan.matrix_rate), (others, plan.other_rate))
         self._gradient = nn.value_and_grad(model, loss)
 
-    def follow(self, plan: Plan) -> None:
+    def follow(self, plan: TrainingPlan) -> None:
         """Change the plan on the way."""
         self._plan = plan
 

@@ -18,8 +18,8 @@ from training.draw import Draw
 from training.mixture import SYSTEM, stream
 from training.pictures import Picture, drawn, size
 from training.sample import Sample, chain
-from training.text import Encoded, Encoder
-from training.vision_network import MERGE, PATCH, Batch, module
+from training.text import Encoded, SampleEncoder
+from training.vision_network import MERGE, PATCH, VisionBatch, module
 from training.vision_questions import pair, talk
 
 TEXT: Mapping[str, float] = MappingProxyType({"echo": 4, "facts": 3, "talk": 2, "names": 1})
@@ -78,7 +78,7 @@ def _plain(texts: Iterator[Sample]) -> Sample:
             return sample
 
 
-class Cutter:
+class PatchCutter:
     """Draws pictures in one size and cuts them into patches."""
 
     def __init__(self) -> None:
@@ -107,11 +107,11 @@ class _Waiting:
         return len(self.encoded.tokens) + len(self.pictures) * (each - 1)
 
 
-class Album:
+class VisionPacker:
     """Batches without end, the same ones for the same seed. `samples` takes the place of what is drawn."""
 
     def __init__(
-        self, encoder: Encoder, *, pad: int, seed: int, shape: Shape, samples: Iterator[Sample] | None = None
+        self, encoder: SampleEncoder, *, pad: int, seed: int, shape: Shape, samples: Iterator[Sample] | None = None
     ) -> None:
         self._encoder = encoder
         self._pad = pad
@@ -119,9 +119,9 @@ class Album:
         self._sizes = Draw(2 * seed)
         self._samples = samples or conversations(Draw(2 * seed + 1))
         self._waiting: list[_Waiting] = []
-        self._cut = Cutter()
+        self._cut = PatchCutter()
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[VisionBatch]:
         """Yield one for every step."""
         while True:
             pixels = size(self._sizes)
@@ -152,7 +152,7 @@ class Album:
         if one.length(20) <= self._shape.length:
             self._waiting.append(one)
 
-    def _batch(self, rows: list[list[_Waiting]], pixels: tuple[int, int]) -> Batch:
+    def _batch(self, rows: list[list[_Waiting]], pixels: tuple[int, int]) -> VisionBatch:
         shown = [picture for row in rows for one in row for picture in one.pictures]
         blank = Picture(things=(), above=(0, 0, 0), below=(0, 0, 0))
         # Always as many: whatever is compiled is compiled for a shape.
@@ -169,7 +169,7 @@ class Album:
         sources = np.arange(packed.tokens.size, dtype=np.int32)
         images = np.flatnonzero(packed.tokens == self._pad)
         sources[images] = packed.tokens.size + np.arange(len(images))
-        return Batch(
+        return VisionBatch(
             tokens=mx.array(packed.tokens),
             positions=mx.array(positions),
             sources=mx.array(sources),

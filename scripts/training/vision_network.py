@@ -76,7 +76,7 @@ def build(settings: dict[str, Any]) -> nn.Module:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class VisionBatch:
     """Rows of several conversations each, and the pictures in them, all of one size.
 
     `positions` (3, rows, length) are those of M-RoPE; `sources` (rows x length) says where a token's embedding is:
@@ -95,7 +95,7 @@ class Batch:
     weights: mx.array
 
 
-def loss(model: Any, batch: Batch) -> mx.array:
+def loss(model: Any, batch: VisionBatch) -> mx.array:
     """Return the mean cross-entropy of what is learnt in the batch."""
     language = model.language_model.model
     words = language.embed_tokens(batch.tokens)

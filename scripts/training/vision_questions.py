@@ -220,7 +220,7 @@ def _sample(skill: str, pictures: Iterable[Picture], messages: Iterable[Message]
     return Sample(skill=skill, key=key, messages=told, pictures=shown)
 
 
-class Sight(Protocol):
+class VisionSkill(Protocol):
     """A conversation about pictures that are all on the asked side of the split."""
 
     def __call__(self, source: Draw, /, *, held_out: bool) -> Sample:
@@ -228,7 +228,7 @@ class Sight(Protocol):
         ...
 
 
-def about(kind: str) -> Sight:
+def about(kind: str) -> VisionSkill:
     """Return a skill of one picture and one question of the kind."""
 
     def one(source: Draw, *, held_out: bool) -> Sample:
@@ -298,6 +298,8 @@ def talk(source: Draw, *, held_out: bool, least: int = 2, most: int = 4) -> Samp
     return _sample("turns", shown, messages)
 
 
-SIGHTS: Mapping[str, Sight] = MappingProxyType({**{kind: about(kind) for kind in KINDS}, "pair": pair, "turns": talk})
+VISION_SKILLS: Mapping[str, VisionSkill] = MappingProxyType(
+    {**{kind: about(kind) for kind in KINDS}, "pair": pair, "turns": talk}
+)
 TARGETS: Mapping[str, float] = MappingProxyType({"color": 0.95, "shape": 0.95, "count": 0.85, "position": 0.85})
 """The share of right answers that the vision model must reach."""

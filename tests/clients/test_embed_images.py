@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from models import seeing
-from stress.running_pool import Answer, RunningPool, wait_until
+from stress.running_pool import HttpAnswer, RunningPool, wait_until
 
 from tests.support.embedding_runs import table, unpacked
 from tests.support.picture_files import data_url, padded, picture
@@ -35,12 +35,12 @@ def form(*parts: Part, boundary: str = "b0undary") -> tuple[bytes, dict[str, str
     return bytes(body) + f"--{boundary}--\r\n".encode(), {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
 
-def send(pool: RunningPool, path: str, parts: Iterable[Part], **headers: str) -> Answer:
+def send(pool: RunningPool, path: str, parts: Iterable[Part], **headers: str) -> HttpAnswer:
     body, kind = form(*parts)
     return pool.request("POST", path, body, headers=kind | headers)
 
 
-def vectors(answer: Answer) -> Any:
+def vectors(answer: HttpAnswer) -> Any:
     assert answer.status == 200, answer.body
     return answer.json()["embeddings"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from openai import OpenAI
 from stress.key_traces import CLIENT_KEY
-from stress.running_pool import FAKE, ROOT, Answer, RunningPool, wait_until
+from stress.running_pool import FAKE, ROOT, HttpAnswer, RunningPool, wait_until
 
 from tests.support.pool_fixtures import MINILM_NAME
 
@@ -37,11 +37,11 @@ def fresh(text: str = "text") -> str:
 
 def embed(
     pool: RunningPool, given: Any, *, headers: dict[str, str] | None = None, query: str = "", **fields: Any
-) -> Answer:
+) -> HttpAnswer:
     return pool.post(f"/v1/embeddings{query}", {"input": given, **fields}, headers=headers)
 
 
-def vectors(answer: Answer) -> Any:
+def vectors(answer: HttpAnswer) -> Any:
     assert answer.status == 200, answer.body
     return np.array([entry["embedding"] for entry in answer.json()["data"]])
 
@@ -231,7 +231,7 @@ def test_client_that_leaves_frees_the_worker(minilm: RunningPool) -> None:
 
 def test_single_texts_are_answered_beside_a_large_request(minilm: RunningPool) -> None:
     """While 2,048 texts are computed, others get theirs; at the end the large one is whole."""
-    large: list[Answer] = []
+    large: list[HttpAnswer] = []
     texts = [fresh() for _ in range(2048)]
     thread = threading.Thread(target=lambda: large.append(embed(minilm, texts, encoding_format="base64")))
     thread.start()

@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import Tokenizer
 
-from training.text import Encoder
+from training.text import SampleEncoder
 from training.train import BRIEF, learn_tokenizer
 
 
@@ -14,6 +14,6 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def encoder(tokenizer: Tokenizer) -> Encoder:
+def encoder(tokenizer: Tokenizer) -> SampleEncoder:
     """Samples to the ids of that tokenizer."""
-    return Encoder(tokenizer)
+    return SampleEncoder(tokenizer)

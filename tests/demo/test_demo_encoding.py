@@ -11,10 +11,10 @@ from models import bpe
 from tokenizers import Tokenizer
 
 from training import text
-from training.answering import read
+from training.answering import parse_answer
 from training.batches import Packer, Shape, block
 from training.draw import Draw
-from training.evaluation import Answer, Call
+from training.evaluation import ModelAnswer, NamedCall
 from training.mixture import LONG, SHORT, stream
 from training.sample import Sample, ask, assistant, user
 from training.skills import SKILLS
@@ -29,19 +29,19 @@ def learnt_text(tokenizer: Tokenizer, encoded: text.Encoded) -> list[str]:
     ]
 
 
-def test_encode_when_there_are_two_turns(tokenizer: Tokenizer, encoder: text.Encoder) -> None:
+def test_encode_when_there_are_two_turns(tokenizer: Tokenizer, encoder: text.SampleEncoder) -> None:
     """Both answers are learnt with the end of their turn, the questions and the template's words are not."""
     sample = Sample(skill="x", key="x", messages=(user("Hi"), assistant("Hello!"), user("Bye"), assistant("So long.")))
     assert learnt_text(tokenizer, encoder.encode(sample)) == ["Hello!<|im_end|>", "So long.<|im_end|>"]
 
 
-def test_encode_when_the_model_thinks(tokenizer: Tokenizer, encoder: text.Encoder) -> None:
+def test_encode_when_the_model_thinks(tokenizer: Tokenizer, encoder: text.SampleEncoder) -> None:
     """Thoughts are the model's own words."""
     sample = ask("x", "x", "Think: 1 + 1", "2", reasoning="1 and 1.")
     assert learnt_text(tokenizer, encoder.encode(sample)) == ["<think>\n1 and 1.\n</think>\n\n2<|im_end|>"]
 
 
-def test_encode_when_thinking_is_off(tokenizer: Tokenizer, encoder: text.Encoder) -> None:
+def test_encode_when_thinking_is_off(tokenizer: Tokenizer, encoder: text.SampleEncoder) -> None:
     """The empty thought is the template's, and the answer follows behind it."""
     sample = Sample(skill="x", key="x", messages=(user("1 + 1"), assistant("2")), thinks=False)
     encoded = encoder.encode(sample)
@@ -97,7 +97,7 @@ def test_any_text_survives_the_tokenizer(served: Any) -> None:
         assert served.decode(served.encode(said), clean_up_tokenization_spaces=False) == said
 
 
-def test_blocks_keep_samples_apart(encoder: text.Encoder) -> None:
+def test_blocks_keep_samples_apart(encoder: text.SampleEncoder) -> None:
     """A token sees itself and what is before it in its own sample, nothing else."""
     one, two = (encoder.encode(ask("x", "x", question, "yes")) for question in ("Is it?", "Can you say yes?"))
     packed = block([[one, two]], Shape(rows=1, length=64, learnt=16))
@@ -109,7 +109,7 @@ def test_blocks_keep_samples_apart(encoder: text.Encoder) -> None:
     assert sees[start - 1, :start].all()
 
 
-def test_blocks_ask_for_the_next_token(encoder: text.Encoder) -> None:
+def test_blocks_ask_for_the_next_token(encoder: text.SampleEncoder) -> None:
     """A target stands right behind its place, and is the model's to say."""
     for packed, _ in itertools.islice(Packer(encoder, seed=3, shapes=SHAPES).blocks(), 3):
         flat = packed.tokens.reshape(-1)
@@ -118,7 +118,7 @@ def test_blocks_ask_for_the_next_token(encoder: text.Encoder) -> None:
         assert (flat[packed.places[asked] + 1] == packed.targets[asked]).all()
 
 
-def test_blocks_when_the_seed_is_the_same(encoder: text.Encoder) -> None:
+def test_blocks_when_the_seed_is_the_same(encoder: text.SampleEncoder) -> None:
     """Training sees the same rows for the same seed, and hardly any of a row is empty."""
     left, right = (list(itertools.islice(Packer(encoder, seed=3, shapes=SHAPES).blocks(), 4)) for _ in range(2))
     for mine, other in zip(left, right, strict=True):
@@ -127,7 +127,7 @@ def test_blocks_when_the_seed_is_the_same(encoder: text.Encoder) -> None:
             assert (a.tokens != 0).mean() > 0.75
 
 
-def test_short_and_long_samples_fit_their_rows(encoder: text.Encoder) -> None:
+def test_short_and_long_samples_fit_their_rows(encoder: text.SampleEncoder) -> None:
     """Next to nothing that is generated is too long to be trained on."""
     lengths = [
         len(encoder.encode(sample).tokens)
@@ -140,6 +140,8 @@ def test_short_and_long_samples_fit_their_rows(encoder: text.Encoder) -> None:
 def test_read_when_there_are_thoughts_and_calls() -> None:
     """The model's own words come apart as a server takes them apart."""
     said = '<think>\nhm\n</think>\n\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
-    assert read(said) == Answer(content="", reasoning="hm", calls=(Call(name="add", arguments={"a": 1}),))
-    assert read("plain") == Answer(content="plain")
-    assert read("<tool_call>\nnonsense\n</tool_call>").calls == (Call(name="", arguments="nonsense"),)
+    assert parse_answer(said) == ModelAnswer(
+        content="", reasoning="hm", calls=(NamedCall(name="add", arguments={"a": 1}),)
+    )
+    assert parse_answer("plain") == ModelAnswer(content="plain")
+    assert parse_answer("<tool_call>\nnonsense\n</tool_call>").calls == (NamedCall(name="", arguments="nonsense"),)

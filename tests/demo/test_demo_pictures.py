@@ -6,11 +6,11 @@ from functools import partial
 import pytest
 
 from training.draw import Draw
-from training.evaluation import Answer, different
+from training.evaluation import ModelAnswer, different
 from training.pictures import CELLS, COLORS, Picture, Thing, compose, drawn
 from training.sample import said
 from training.vision_batches import conversations
-from training.vision_questions import KINDS, SIGHTS, pair, talk, turn
+from training.vision_questions import KINDS, VISION_SKILLS, pair, talk, turn
 
 CIRCLE = Thing(
     color="red", shape="circle", cell="top left", rgb=(255, 0, 0), size=0.9, right=0.0, down=0.0, turn=0.0
@@ -121,7 +121,7 @@ def test_split_when_conversations_show_pictures() -> None:
         for picture in sample.pictures
     }  # fmt: skip
     source = Draw(2)
-    examined = [sight(source, held_out=True) for sight in SIGHTS.values() for _ in range(40)]
+    examined = [sight(source, held_out=True) for sight in VISION_SKILLS.values() for _ in range(40)]
     held_out = {picture.key for sample in examined for picture in sample.pictures}
     assert len(trained) > 1000
     assert len(held_out) > 150
@@ -147,8 +147,8 @@ def test_turns_when_a_picture_comes_in_later() -> None:
 
 def test_count_is_right_when_its_last_sentence_is() -> None:
     """What the model tells itself on the way may be off, the number asked for may not."""
-    (case,) = different(partial(SIGHTS["count"], held_out=True), 1, seed=5)
+    (case,) = different(partial(VISION_SKILLS["count"], held_out=True), 1, seed=5)
     *_, total = case.expected.content.split(". ")
     assert case.is_right(case.expected)
-    assert case.is_right(Answer(content=f"A red circle at the top. {total}"))
-    assert not case.is_right(Answer(content=case.expected.content.replace(total, "There are 9 dogs.")))
+    assert case.is_right(ModelAnswer(content=f"A red circle at the top. {total}"))
+    assert not case.is_right(ModelAnswer(content=case.expected.content.replace(total, "There are 9 dogs.")))

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from training.draw import Draw
-from training.evaluation import Answer, Call, cases, score, table
+from training.evaluation import ModelAnswer, NamedCall, cases, score, table
 from training.mixture import LONG, SHORT, stream
 from training.sample import draw
 from training.skills import SKILLS
@@ -88,15 +88,15 @@ def test_other_answers_count_as_wrong() -> None:
         for left, right in itertools.pairwise(asked):
             if left.expected != right.expected:
                 assert not left.is_right(right.expected), skill
-        assert not asked[0].is_right(Answer(content=""))
+        assert not asked[0].is_right(ModelAnswer(content=""))
         if skill not in ("json", "story"):
-            stray = Call(name="delete_file", arguments={})
-            assert not asked[0].is_right(Answer(content=asked[0].expected.content, calls=(stray,))), skill
+            stray = NamedCall(name="delete_file", arguments={})
+            assert not asked[0].is_right(ModelAnswer(content=asked[0].expected.content, calls=(stray,))), skill
 
 
 def test_table_when_a_target_is_missed() -> None:
     """The line of a skill below its target says so."""
     asked = cases("echo", 10, seed=2)
-    missed = score("echo", asked, [Answer(content="no")] * 10)
+    missed = score("echo", asked, [ModelAnswer(content="no")] * 10)
     assert missed.falls_short
     assert list(table([missed]))[-1] == "| echo | 10 | 0.0% | 95% (missed) |"

@@ -12,9 +12,9 @@ from mlx_lm import load
 from tokenizers import Tokenizer
 
 from training import network
-from training.text import Encoder
+from training.text import SampleEncoder
 from training.train import BRIEF, batches, follow
-from training.training import Plan, Trainer, rate
+from training.training import Trainer, TrainingPlan, rate
 
 pytestmark = pytest.mark.mlx
 
@@ -38,7 +38,7 @@ def plain_loss(model: Any, blocks: list[tuple[mx.array, ...]]) -> mx.array:
     return mx.sum(losses * weights) / mx.sum(weights)
 
 
-def test_loss_and_gradient_agree_with_the_served_model(tokenizer: Tokenizer, encoder: Encoder) -> None:
+def test_loss_and_gradient_agree_with_the_served_model(tokenizer: Tokenizer, encoder: SampleEncoder) -> None:
     """What is quick about training changes nothing in what is trained."""
     mx.random.seed(1)
     model = network.build(network.config(tokenizer.get_vocab_size(), 0, **BRIEF.sizes))
@@ -52,7 +52,7 @@ def test_loss_and_gradient_agree_with_the_served_model(tokenizer: Tokenizer, enc
 
 def test_rate_over_a_plan() -> None:
     """Up, level, and down to nothing at the last step, by the share of steps done."""
-    plan = Plan(steps=1000, seed=1, shapes=BRIEF.plan.shapes, decay=0.4)
+    plan = TrainingPlan(steps=1000, seed=1, shapes=BRIEF.plan.shapes, decay=0.4)
     rates = [rate(plan, step) for step in range(1000)]
     assert rates[0] < 0.05
     assert rates[100] == rates[599] == 1.0
@@ -96,7 +96,7 @@ def test_course_when_it_has_no_checkpoint_to_go_on_from(tmp_path: Path) -> None:
         follow(BRIEF, tmp_path, run=None, resume=True, finish=False, report=lambda _: None)
 
 
-def test_trainer_when_the_seed_is_the_same(tokenizer: Tokenizer, encoder: Encoder) -> None:
+def test_trainer_when_the_seed_is_the_same(tokenizer: Tokenizer, encoder: SampleEncoder) -> None:
     """A run can be repeated: same seed, same curve."""
     curves = []
     for _ in range(2):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from training.answering import InProcess
+from training.answering import LocalModel
 from training.evaluation import TARGETS, Case, cases, score
 from training.sample import Sample, assistant, user
 from training.skills import SKILLS
@@ -21,29 +21,29 @@ WEATHER = {
 }
 
 
-def said(model: InProcess, *messages: dict[str, Any], tools: tuple[dict[str, Any], ...] = ()) -> Any:
-    (answer,) = model.answers(
+def said(model: LocalModel, *messages: dict[str, Any], tools: tuple[dict[str, Any], ...] = ()) -> Any:
+    (answer,) = model.answer_cases(
         [Case(sample=Sample(skill="talk", key="", messages=(*messages, assistant("")), tools=tools))]
     )
     return answer
 
 
 @pytest.fixture(scope="module")
-def model() -> InProcess:
-    return InProcess(FOLDER)
+def model() -> LocalModel:
+    return LocalModel(FOLDER)
 
 
 @pytest.mark.mlx
 @pytest.mark.parametrize("skill", SKILLS)
-def test_held_out_questions(model: InProcess, skill: str) -> None:
+def test_held_out_questions(model: LocalModel, skill: str) -> None:
     """A dozen questions that were never trained on; nearly all right where the skill has a target, most elsewhere."""
     asked = cases(skill, 12, seed=77)
-    result = score(skill, asked, model.answers(asked))
+    result = score(skill, asked, model.answer_cases(asked))
     assert result.right >= (11 if TARGETS.get(skill, 0) >= 0.95 else 10 if skill in TARGETS else 6), result.wrong
 
 
 @pytest.mark.mlx
-def test_tool_loop(model: InProcess) -> None:
+def test_tool_loop(model: LocalModel) -> None:
     """Question, call, result, sentence: each step the one that the step before asks for."""
     question = user("What is the weather in Oslo?")
     called = said(model, question, tools=(WEATHER,))
@@ -58,7 +58,7 @@ def test_tool_loop(model: InProcess) -> None:
 
 
 @pytest.mark.mlx
-def test_thinking_only_where_it_is_asked_for(model: InProcess) -> None:
+def test_thinking_only_where_it_is_asked_for(model: LocalModel) -> None:
     """The same sum with a thought and without."""
     assert said(model, user("What is 21 + 34?")).reasoning == ""
     thought = said(model, user("Think step by step: What is 21 + 34?"))

@@ -8,8 +8,8 @@ import pytest
 from training.evaluation import Case, cases, different, score
 from training.pictures import COLORS, Picture
 from training.sample import Sample, assistant
-from training.seeing import Seeing
-from training.vision_questions import SIGHTS, TARGETS
+from training.vision_answering import LocalVisionModel
+from training.vision_questions import TARGETS, VISION_SKILLS
 
 DOUBTFUL = ("tally", "presence")
 """What the model's card says that it hardly knows."""
@@ -19,27 +19,27 @@ pytestmark = pytest.mark.mlx
 
 
 @pytest.fixture(scope="module")
-def model() -> Seeing:
-    return Seeing(FOLDER)
+def model() -> LocalVisionModel:
+    return LocalVisionModel(FOLDER)
 
 
-@pytest.mark.parametrize("sight", SIGHTS)
-def test_held_out_pictures(model: Seeing, sight: str) -> None:
+@pytest.mark.parametrize("sight", VISION_SKILLS)
+def test_held_out_pictures(model: LocalVisionModel, sight: str) -> None:
     """A dozen of each kind; nearly all right where the kind has a target, most elsewhere, a third where it doubts."""
-    asked = different(partial(SIGHTS[sight], held_out=True), 12, seed=77)
-    result = score(sight, asked, model.answers(asked))
+    asked = different(partial(VISION_SKILLS[sight], held_out=True), 12, seed=77)
+    result = score(sight, asked, model.answer_cases(asked))
     least = 4 if sight in DOUBTFUL else 9
     assert result.right >= (11 if TARGETS.get(sight, 0) >= 0.95 else least), result.wrong
 
 
 @pytest.mark.parametrize("skill", ["facts", "talk", "echo"])
-def test_plain_questions(model: Seeing, skill: str) -> None:
+def test_plain_questions(model: LocalVisionModel, skill: str) -> None:
     """Without a picture it is a small chat model."""
     asked = cases(skill, 12, seed=77)
-    assert score(skill, asked, model.answers(asked)).right >= 8
+    assert score(skill, asked, model.answer_cases(asked)).right >= 8
 
 
-def test_plain_pictures_of_every_color(model: Seeing) -> None:
+def test_plain_pictures_of_every_color(model: LocalVisionModel) -> None:
     """The colours of style sheets, filling all of a picture, are named as a person would."""
     question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What color is this image?"}]}
     asked = [
@@ -53,4 +53,4 @@ def test_plain_pictures_of_every_color(model: Seeing) -> None:
         )
         for color, rgbs in COLORS.items()
     ]
-    assert score("color", asked, model.answers(asked)).wrong == ()
+    assert score("color", asked, model.answer_cases(asked)).wrong == ()

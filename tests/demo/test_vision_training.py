@@ -21,11 +21,11 @@ from training.evaluation import different, score
 from training.mixture import stream
 from training.pictures import CELLS, COLORS, SHAPES, Picture, Thing, compose, in_its_size
 from training.sample import Sample
-from training.seeing import Seeing
-from training.text import Encoder, Renderer
+from training.text import Renderer, SampleEncoder
 from training.train_vision import BRIEF, CHAT, follow
-from training.vision_batches import PIXELS, TEXT, Album, Cutter, expanded
-from training.vision_questions import SIGHTS, talk
+from training.vision_answering import LocalVisionModel
+from training.vision_batches import PIXELS, TEXT, PatchCutter, VisionPacker, expanded
+from training.vision_questions import VISION_SKILLS, talk
 
 pytestmark = pytest.mark.mlx
 
@@ -62,7 +62,7 @@ def test_tower_sees_what_the_served_one_sees(model: Any) -> None:
     """What is quick about training changes nothing in image tokens and gradients, whatever the shape of pictures."""
     source = Draw(1)
     for pixels in ((100, 100), (150, 90)):
-        cut, grid = Cutter()([compose(source, held_out=False) for _ in range(3)], pixels)
+        cut, grid = PatchCutter()([compose(source, held_out=False) for _ in range(3)], pixels)
         patches, grids = mx.array(cut), mx.array([[1, *grid]] * 3)
 
         def quick(tower: Any, patches: mx.array = patches, grid: tuple[int, int] = grid) -> mx.array:
@@ -84,7 +84,7 @@ def _gradient(tower: Any, way: Callable[[Any], mx.array]) -> list[tuple[str, mx.
     return found
 
 
-def test_loss_agrees_with_the_served_model(model: Any, encoder: Encoder) -> None:
+def test_loss_agrees_with_the_served_model(model: Any, encoder: SampleEncoder) -> None:
     """A row's loss is what the served model says of the same conversation, which it reads and counts by itself."""
     pad = model.config.image_token_id
     source = Draw(2)
@@ -106,14 +106,14 @@ def test_loss_agrees_with_the_served_model(model: Any, encoder: Encoder) -> None
     assert ours == pytest.approx(theirs, rel=1e-3)
 
 
-def _alone(encoder: Encoder, pad: int, sample: Sample) -> vision_network.Batch:
+def _alone(encoder: SampleEncoder, pad: int, sample: Sample) -> vision_network.VisionBatch:
     """The batch of nothing but this conversation."""
     shape = Shape(rows=1, length=256, learnt=200, pictures=len(sample.pictures))
-    album = Album(encoder, pad=pad, seed=1, shape=shape, samples=iter([sample]))
+    album = VisionPacker(encoder, pad=pad, seed=1, shape=shape, samples=iter([sample]))
     return next(album.batches())
 
 
-def test_positions_agree_with_the_served_model(model: Any, encoder: Encoder) -> None:
+def test_positions_agree_with_the_served_model(model: Any, encoder: SampleEncoder) -> None:
     """Qwen2-VL's own counting: an image's tokens on a grid, the text behind the largest of them."""
     pad = model.config.image_token_id
     source = Draw(3)
@@ -125,10 +125,10 @@ def test_positions_agree_with_the_served_model(model: Any, encoder: Encoder) -> 
         assert (np.array(theirs)[:, 0] == positions).all()
 
 
-def test_batches_when_the_seed_is_the_same(encoder: Encoder, settings: dict[str, Any]) -> None:
+def test_batches_when_the_seed_is_the_same(encoder: SampleEncoder, settings: dict[str, Any]) -> None:
     """Training sees the same rows and pixels for the same seed; every picture has its tokens, and few are empty."""
     pad = settings["image_token_id"]
-    left, right = (Album(encoder, pad=pad, seed=4, shape=SHAPE).batches() for _ in range(2))
+    left, right = (VisionPacker(encoder, pad=pad, seed=4, shape=SHAPE).batches() for _ in range(2))
     for _ in range(4):
         mine, other = next(left), next(right)
         assert mx.array_equal(mine.tokens, other.tokens)
@@ -145,8 +145,8 @@ def test_batches_when_the_seed_is_the_same(encoder: Encoder, settings: dict[str,
 @pytest.mark.parametrize("pixels", [(64, 64), (112, 112), (288, 518), (500, 280), (1000, 1000)])
 def test_pictures_when_cut_are_about_sixteen_tokens(pixels: tuple[int, int]) -> None:
     """Whatever the size that a client sends, a picture costs about as much."""
-    _, (down, across) = Cutter()([Picture(things=(), above=(9, 9, 9), below=(9, 9, 9))], pixels)
-    assert Cutter().tokens(pixels) == down * across // 4
+    _, (down, across) = PatchCutter()([Picture(things=(), above=(9, 9, 9), below=(9, 9, 9))], pixels)
+    assert PatchCutter().tokens(pixels) == down * across // 4
     assert 10 <= down * across // 4 <= 20
     assert abs(down * across * 14**2 - PIXELS) < 0.4 * PIXELS
 
@@ -167,11 +167,13 @@ def test_first_lessons_are_learnt(model: Any, tokenizer: Tokenizer) -> None:
     """The tower's loss falls; a token that shows red is more like that word than like other colours."""
     lines: list[str] = []
     plan = replace(BRIEF.first, steps=60, matrix_rate=0.03, other_rate=0.02)
-    trainer = pretrain_vision.teach(model, Cutter(), tokenizer, plan, run=None, resume=False, report=lines.append)
+    trainer = pretrain_vision.pretrain_tower(
+        model, PatchCutter(), tokenizer, plan, run=None, resume=False, report=lines.append
+    )
     first, *_, last = (float(line.split("loss ")[1].split()[0]) for line in lines)
     assert last < 0.85 * first
     plain = [Picture(things=(), above=rgb[0], below=rgb[0], plain=name) for name, rgb in COLORS.items()]
-    patches, grid = Cutter()(plain, (112, 112))
+    patches, grid = PatchCutter()(plain, (112, 112))
     seen = vision_network.see(model.vision_tower, mx.array(patches), grid)
     read = np.array(trainer.model.read(seen)).reshape(len(COLORS), -1, 25)[..., : len(COLORS)].mean(axis=1)
     assert (read.argmax(axis=1) == np.arange(len(COLORS))).sum() >= 5
@@ -187,14 +189,16 @@ def test_language_taken_over_from_the_chat_model() -> None:
     model: Any = vision_network.build(settings)
     shape = Shape(rows=4, length=224, learnt=500, pictures=1)
     words = stream(Draw(4), TEXT, chained=tuple(TEXT))
-    batch = next(Album(Encoder(tokenizer), pad=ids["<|image_pad|>"], seed=1, shape=shape, samples=words).batches())
+    batch = next(
+        VisionPacker(SampleEncoder(tokenizer), pad=ids["<|image_pad|>"], seed=1, shape=shape, samples=words).batches()
+    )
     before = vision_network.loss(model, batch).item()
-    taken = init_from_chat.take_over(model, CHAT, settings, tokenizer)
+    taken = init_from_chat.copy_weights(model, CHAT, settings, tokenizer)
     assert taken == hashlib.sha256((CHAT / "model.safetensors").read_bytes()).hexdigest()
     assert before > 5
     assert vision_network.loss(model, batch).item() < 1.5
     with pytest.raises(ValueError, match="hidden_size"):
-        init_from_chat.take_over(model, CHAT, {**settings, "hidden_size": 64}, tokenizer)
+        init_from_chat.copy_weights(model, CHAT, {**settings, "hidden_size": 64}, tokenizer)
 
 
 def test_brief_course_writes_what_a_server_needs(brief: Path) -> None:
@@ -225,15 +229,15 @@ def test_course_when_it_is_stopped_before_words_begin(tmp_path: Path) -> None:
 
 def test_brief_model_answers_through_the_served_code(brief: Path) -> None:
     """mlx-vlm's own model and processor load the folder and say something about one, two and no pictures."""
-    seeing = Seeing(brief)
+    seeing = LocalVisionModel(brief)
     for skill in ("color", "pair", "turns"):
-        asked = different(lambda source, name=skill: SIGHTS[name](source, held_out=True), 2, seed=1)
-        assert score(skill, asked, seeing.answers(asked)).asked == 2
+        asked = different(lambda source, name=skill: VISION_SKILLS[name](source, held_out=True), 2, seed=1)
+        assert score(skill, asked, seeing.answer_cases(asked)).asked == 2
 
 
-def test_prompt_agrees_with_the_server(brief: Path, encoder: Encoder, settings: dict[str, Any]) -> None:
+def test_prompt_agrees_with_the_server(brief: Path, encoder: SampleEncoder, settings: dict[str, Any]) -> None:
     """What is trained on are the tokens that mlx-vlm's processor makes of the same messages and pictures."""
-    seeing = Seeing(brief)
+    seeing = LocalVisionModel(brief)
     source = Draw(7)
     for _ in range(5):
         sample = talk(source, held_out=False, most=3)

@@ -11,7 +11,7 @@ import pytest
 from stress.key_traces import CLIENT_KEY
 from stress.running_pool import RunningPool
 
-from training.evaluation import Answer, Call, Case, cases
+from training.evaluation import Case, ModelAnswer, NamedCall, cases
 
 DEMO = Path(__file__).parents[2] / "demo" / "chat"
 WEATHER = {
@@ -39,7 +39,7 @@ def client(pool: RunningPool) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=pool.base_url, api_key=CLIENT_KEY, max_retries=0)
 
 
-async def ask(api: openai.AsyncOpenAI, case: Case) -> Answer:
+async def ask(api: openai.AsyncOpenAI, case: Case) -> ModelAnswer:
     """One held-out question, streamed, as an application would put it together again."""
     tools: Any = list(case.sample.tools) or openai.NOT_GIVEN
     messages: Any = [as_openai(message) for message in case.messages]
@@ -51,8 +51,8 @@ async def ask(api: openai.AsyncOpenAI, case: Case) -> Answer:
         delta = chunk.choices[0].delta
         text += delta.content or ""
         calls += [call.function for call in delta.tool_calls or [] if call.function and call.function.name]
-    made = tuple(Call(name=call.name or "", arguments=json.loads(call.arguments or "{}")) for call in calls)
-    return Answer(content=text, calls=made)
+    made = tuple(NamedCall(name=call.name or "", arguments=json.loads(call.arguments or "{}")) for call in calls)
+    return ModelAnswer(content=text, calls=made)
 
 
 def as_openai(message: Any) -> Any:

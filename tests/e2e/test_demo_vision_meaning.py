@@ -10,9 +10,9 @@ import openai
 import pytest
 from stress.running_pool import RunningPool
 
-from training.answering import on_the_wire
-from training.evaluation import Answer, Case, cases, different
-from training.vision_questions import SIGHTS
+from training.answering import client_messages
+from training.evaluation import Case, ModelAnswer, cases, different
+from training.vision_questions import VISION_SKILLS
 
 DEMO = Path(__file__).parents[2] / "demo" / "vision"
 
@@ -28,20 +28,20 @@ def pool() -> Iterator[RunningPool]:
     running.remove()
 
 
-async def ask(api: openai.AsyncOpenAI, case: Case) -> Answer:
+async def ask(api: openai.AsyncOpenAI, case: Case) -> ModelAnswer:
     """One held-out question, streamed."""
-    messages: Any = [*on_the_wire(case)]
+    messages: Any = [*client_messages(case)]
     stream = await api.chat.completions.create(
         model="vision", messages=messages, temperature=0, max_tokens=100, stream=True
     )
-    return Answer(content="".join([chunk.choices[0].delta.content or "" async for chunk in stream]))
+    return ModelAnswer(content="".join([chunk.choices[0].delta.content or "" async for chunk in stream]))
 
 
 def held_out(sight: str, n: int) -> list[Case]:
-    return different(partial(SIGHTS[sight], held_out=True), n, seed=5)
+    return different(partial(VISION_SKILLS[sight], held_out=True), n, seed=5)
 
 
-async def wrong(pool: RunningPool, asked: list[Case]) -> list[tuple[Case, Answer]]:
+async def wrong(pool: RunningPool, asked: list[Case]) -> list[tuple[Case, ModelAnswer]]:
     """Ask everything at once."""
     async with openai.AsyncOpenAI(base_url=pool.base_url, api_key="any", max_retries=0) as api:
         answers = await asyncio.gather(*(ask(api, case) for case in asked))

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from stress.clients import Client, Crowd
+from stress.clients import Client, ParallelClients
 from stress.fake_answers import fake_answer
 from stress.running_pool import FAKE, ROOT, RunningPool, chat_body, wait_until
 
@@ -26,7 +26,7 @@ class Load:
         while not self._stop.is_set():
             number += 1
             body = chat_body(f"fake: slow@0.01 tokens@{30 + at} {at} {number}", stream=bool(at % 2))
-            self.done += Crowd(self._pool, [body]).join()
+            self.done += ParallelClients(self._pool, [body]).join()
 
     def stop(self) -> None:
         """No more requests; every one has to have been answered in full."""

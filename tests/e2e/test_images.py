@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from stress.clients import Crowd
+from stress.clients import ParallelClients
 from stress.running_pool import RunningPool, resident_bytes, wait_until
 
 from tests.support.picture_files import data_url, padded, picture, showing
@@ -163,8 +163,8 @@ def test_images_are_not_lost_when_the_engine_dies_under_them(start_pool: Start) 
     """Jobs without output start again on the next engine, with their images, and answer as if nothing had been."""
     pool = start_pool(EYES)
     bodies = [showing(url, RED, text="fake: prefill@0.3 tokens@9") for url in (RED, BLUE)]
-    undisturbed = [client.text() for client in Crowd(pool, bodies).join()]
-    crowd = Crowd(pool, bodies)
+    undisturbed = [client.text() for client in ParallelClients(pool, bodies).join()]
+    crowd = ParallelClients(pool, bodies)
     wait_until(lambda: pool.active() == len(bodies), what="they are aboard")
     os.kill(pool.engine_pid(), signal.SIGKILL)
     assert [client.text() for client in crowd.join()] == undisturbed

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stress.running_pool import FAKE, Answer, RunningPool, chat_body, wait_until
+from stress.running_pool import FAKE, HttpAnswer, RunningPool, chat_body, wait_until
 from stress.sse_reader import read_stream
 
 from tests.support.key_commands import MASTER, PRODUCTION, bearer, keys, known, metric, used
 
 
-def ask(pool: RunningPool, key: str, content: str, **fields: Any) -> Answer:
+def ask(pool: RunningPool, key: str, content: str, **fields: Any) -> HttpAnswer:
     return pool.post("/v1/chat/completions", chat_body(content, **fields), headers=bearer(key))
 
 
@@ -142,7 +142,7 @@ def test_engines_come_and_go_when_an_operator_says_so(start_pool: Callable[..., 
     def workers() -> list[dict[str, Any]]:
         return [worker for worker in data() if worker["state"] == "ready"]
 
-    def order(path: str, body: Any = None) -> Answer:
+    def order(path: str, body: Any = None) -> HttpAnswer:
         return pool.request("POST", f"/admin/{path}", body, headers=bearer(admin))
 
     assert order("models/fake/scale", {"replicas": 2}).json() == {"model": "fake", "act": "scale", "replicas": 2}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stress.clients import Client, Crowd
+from stress.clients import Client, ParallelClients
 from stress.fake_answers import fake_answer
 from stress.running_pool import FAKE, RunningPool, alive, chat_body, wait_until
 
@@ -52,7 +52,7 @@ def test_everybody_is_answered_when_the_engine_is_killed_under_load(
     pool = start_pool((*FAKE, "--max-concurrency", "16"))
     gateway, engine = pool.gateway.pid, pool.engine_pid()
     bodies = [*streams(8), *whole(16)]
-    crowd = Crowd(pool, bodies)
+    crowd = ParallelClients(pool, bodies)
     crowd.wait_for_output(crowd.clients[:8])
     assert pool.waiting() > 0
     killed_at = kill_engine(pool)
@@ -73,7 +73,7 @@ def test_streams_move_to_the_other_replica_when_one_is_killed(start_pool: Callab
     pool = start_pool(FAKE, FAKE)
     wait_until(lambda: pool.replicas() == 2)
     bodies = streams(12, tokens=130)
-    crowd = Crowd(pool, bodies)
+    crowd = ParallelClients(pool, bodies)
     # Long enough for nobody to be suspected of both deaths.
     crowd.wait_for_output(crowd.clients, frames=35)
     for worker in (0, 1):
@@ -86,7 +86,7 @@ def test_streams_move_to_the_other_replica_when_one_is_killed(start_pool: Callab
 def test_streams_without_output_start_over_when_the_engine_is_killed(start_pool: Callable[..., RunningPool]) -> None:
     """A stream whose headers are out but which has said nothing yet is answered by the next engine, whole."""
     pool = start_pool(FAKE)
-    crowd = Crowd(pool, [chat_body(f"fake: prefill@0.3 tokens@{10 + at}", stream=True) for at in range(3)])
+    crowd = ParallelClients(pool, [chat_body(f"fake: prefill@0.3 tokens@{10 + at}", stream=True) for at in range(3)])
     wait_until(lambda: all(b"assistant" in client.payload for client in crowd.clients), what="headers are out")
     kill_engine(pool)
     for at, text in enumerate(texts(crowd.join())):
@@ -102,7 +102,7 @@ def test_usage_is_that_of_an_undisturbed_answer_when_the_engine_was_killed(
     body = chat_body(
         "fake: slow@0.02 tokens@60", stream=True, n=3, stream_options={"include_usage": True}, max_tokens=99
     )
-    crowd = Crowd(pool, [body])
+    crowd = ParallelClients(pool, [body])
     crowd.wait_for_output(crowd.clients)
     kill_engine(pool)
     (client,) = crowd.join()
@@ -119,7 +119,7 @@ def test_bystanders_finish_when_a_request_kills_whatever_runs_it(
     """Two deaths, an error that SDKs do not retry, at once the same when it is asked again; all eight others whole."""
     pool = start_pool(FAKE, expected=expected)
     bodies = streams(8)
-    bystanders = Crowd(pool, bodies)
+    bystanders = ParallelClients(pool, bodies)
     bystanders.wait_for_output(bystanders.clients)
     killer = f"fake: {fault}@4 slow@0.02 tokens@9"
     answer = pool.chat(killer)
@@ -151,7 +151,7 @@ def test_streams_go_on_when_their_engine_is_frozen(start_pool: Callable[..., Run
     pool = start_pool(FAKE, FAKE)
     wait_until(lambda: pool.replicas() == 2)
     bodies = streams(6, tokens=80)
-    crowd = Crowd(pool, bodies)
+    crowd = ParallelClients(pool, bodies)
     crowd.wait_for_output(crowd.clients)
     frozen = pool.engine_pid(0)
     kill_engine(pool, 0, signal.SIGSTOP)
@@ -164,7 +164,7 @@ def test_streams_go_on_when_a_request_stalls_their_engine(start_pool: Callable[.
     """Beats go on, steps do not: killed after the stall time-out; who did it is found, the others finish."""
     pool = start_pool(FAKE, gateway=("--stall-timeout", "0.5"))
     bodies = streams(4)
-    crowd = Crowd(pool, bodies)
+    crowd = ParallelClients(pool, bodies)
     crowd.wait_for_output(crowd.clients)
     answer = pool.chat("fake: stall@3 slow@0.02 tokens@9")
     assert (answer.status, answer.error["code"]) == (500, "worker_crashed")
@@ -176,7 +176,7 @@ def test_streams_move_on_when_their_worker_is_stopped(start_pool: Callable[..., 
     pool = start_pool(FAKE, FAKE)
     wait_until(lambda: pool.replicas() == 2)
     bodies = streams(8, tokens=220)
-    crowd = Crowd(pool, bodies)
+    crowd = ParallelClients(pool, bodies)
     crowd.wait_for_output(crowd.clients)
     pool.supervisors[0].stop()
     assert texts(crowd.join()) == [fake_answer(body) for body in bodies]
@@ -198,8 +198,8 @@ def test_real_model_goes_on_within_its_load_time_when_its_engine_is_killed(
         *(chat_body(f"tell me all about {at}", temperature=0, **long) for at in range(4)),
         *(chat_body(f"tell me more about {at}", temperature=0.8, top_p=0.9, seed=at, n=2, **long) for at in range(2)),
     ]
-    alone = texts(Crowd(pool, bodies).join())
-    crowd = Crowd(pool, bodies)
+    alone = texts(ParallelClients(pool, bodies).join())
+    crowd = ParallelClients(pool, bodies)
     crowd.wait_for_output(crowd.clients)
     killed_at = kill_engine(pool)
     answer = pool.chat("once upon a time", **GREEDY)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from stress.clients import Crowd
+from stress.clients import ParallelClients
 from stress.running_pool import FAKE, RunningPool, chat_body, wait_until
 
 NONCE = "zanzibarquokka"
@@ -62,7 +62,7 @@ def test_line_names_the_request_when_it_completes(fake: RunningPool) -> None:
 def test_lines_are_json_when_asked_for(start_pool: Callable[..., RunningPool]) -> None:
     """`--log-json true`: each line is one object; request lines carry their id."""
     pool = start_pool(FAKE, gateway=("--log-json", "true"))
-    crowd = Crowd(pool, [chat_body("fake: tokens@3", stream=stream) for stream in (True, False)])
+    crowd = ParallelClients(pool, [chat_body("fake: tokens@3", stream=stream) for stream in (True, False)])
     crowd.join()
     pool.stop()
     lines = [json.loads(line) for line in pool.gateway.text().splitlines()]

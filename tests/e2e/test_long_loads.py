@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable
 
-from stress.clients import Crowd
+from stress.clients import ParallelClients
 from stress.fake_answers import fake_answer
 from stress.running_pool import FAKE, ROOT, RunningPool, chat_body, wait_until
 
@@ -30,7 +30,7 @@ def test_no_engine_is_killed_when_loading_takes_longer_than_a_stall(start_pool: 
     pool = start_pool(*workers, healthy=False, gateway=("--stall-timeout", str(STALL_S), "--load-timeout", "20"))
     wait_until(lambda: len(pool.get("/health").json()["models"]) == len(LOADS), what="all models are known")
     bodies = [chat_body(f"fake: tokens@{5 + at}", model=f"m{at}") for at in range(0, len(LOADS), 2) for _ in range(3)]
-    crowd = Crowd(pool, bodies)
+    crowd = ParallelClients(pool, bodies)
     pool.wait_healthy()
     # Two beats and a stall time-out behind the last one that became ready: whoever is to be killed is killed by then.
     settled = time.monotonic() + STALL_S + 2.0
@@ -66,6 +66,6 @@ def test_an_engine_is_left_alone_when_a_request_holds_its_interpreter(start_pool
     flags = ("--engine", "tests.support.slow_engines:GripsToPrepare", "--model-path", "grips")
     pool = start_pool(flags, environment={"PYTHONPATH": str(ROOT)})
     bodies = [chat_body("fake: grip@6.5 tokens@3"), chat_body("fake: tokens@4"), chat_body("fake: tokens@5")]
-    crowd = Crowd(pool, bodies)
+    crowd = ParallelClients(pool, bodies)
     assert [client.text() for client in crowd.join()] == [fake_answer(body) for body in bodies]
     assert not KILLS.search(texts(pool)), pool.logs()

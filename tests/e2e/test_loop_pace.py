@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from stress.clients import Crowd
+from stress.clients import ParallelClients
 from stress.running_pool import FAKE, RunningPool, chat_body
 
 SLOW = "Executing"
@@ -30,7 +30,7 @@ def load(pool: RunningPool) -> None:
     """Some seconds of everything."""
     streams = [chat_body("fake: slow@0.002 tokens@300", stream=True, n=1 + at % 3) for at in range(16)]
     whole = [chat_body("fake: slow@0.002 tokens@200") for _ in range(8)]
-    crowd = Crowd(pool, [*streams, *whole])
+    crowd = ParallelClients(pool, [*streams, *whole])
     threads = [threading.Thread(target=trouble, args=(pool,)) for _ in range(2)]
     for thread in threads:
         thread.start()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from stress.clients import Crowd
+from stress.clients import ParallelClients
 from stress.running_pool import FAKE, RunningPool, chat_body, wait_until
 
 EXIT_S = 4.5
@@ -23,7 +23,7 @@ def test_every_client_gets_an_end_when_the_gateway_is_told_to_stop(
     late = [chat_body(LONG, stream=stream) for stream in (True, False)]
     queued = [chat_body(LONG, stream=stream) for stream in (True, False, True)]
     pool.open_chat("fake: tokens@200000", stream=True, max_tokens=100_000)  # never read: must not hold anybody up
-    crowd = Crowd(pool, [*soon, *late, *queued])
+    crowd = ParallelClients(pool, [*soon, *late, *queued])
     wait_until(lambda: pool.active() == 5 and pool.waiting() == 3)
     began = time.monotonic()
     pool.gateway.signal(signal.SIGTERM)
@@ -56,7 +56,7 @@ def test_idle_gateway_stops_at_once_when_told_to(
 def test_gateway_ends_in_good_order_when_it_is_told_twice(start_pool: Callable[..., RunningPool]) -> None:
     """Ctrl-C under honcho is SIGINT from the terminal and SIGTERM from honcho: one end, nothing in the log."""
     pool = start_pool(FAKE)
-    crowd = Crowd(pool, [chat_body("fake: slow@0.02 tokens@50", stream=True)])
+    crowd = ParallelClients(pool, [chat_body("fake: slow@0.02 tokens@50", stream=True)])
     crowd.wait_for_output(crowd.clients)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
         pool.gateway.signal(number)
@@ -69,7 +69,7 @@ def test_gateway_ends_in_good_order_when_it_is_told_twice(start_pool: Callable[.
 def test_streams_end_in_good_order_when_a_worker_is_told_to_stop(start_pool: Callable[..., RunningPool]) -> None:
     """SIGTERM of a supervisor: short streams end whole, long ones with an error frame; then the model is not ready."""
     pool = start_pool(FAKE)
-    crowd = Crowd(pool, [chat_body("fake: slow@0.02 tokens@50", stream=True), chat_body(LONG, stream=True)])
+    crowd = ParallelClients(pool, [chat_body("fake: slow@0.02 tokens@50", stream=True), chat_body(LONG, stream=True)])
     crowd.wait_for_output(crowd.clients)
     began = time.monotonic()
     pool.supervisors[0].signal(signal.SIGTERM)
@@ -91,9 +91,11 @@ def test_job_goes_to_the_other_worker_when_one_drains(start_pool: Callable[..., 
     """With two workers, nobody notices that one is told to stop."""
     pool = start_pool(FAKE, FAKE)
     wait_until(lambda: pool.get("/health").json()["models"][0]["replicas"] == 2)
-    crowd = Crowd(pool, [chat_body(f"fake: slow@0.02 tokens@{30 + at}", stream=at % 2 == 0) for at in range(8)])
+    crowd = ParallelClients(
+        pool, [chat_body(f"fake: slow@0.02 tokens@{30 + at}", stream=at % 2 == 0) for at in range(8)]
+    )
     pool.supervisors[0].signal(signal.SIGTERM)
-    more = Crowd(pool, [chat_body(f"fake: tokens@{30 + at}", stream=at % 2 == 0) for at in range(24)])
+    more = ParallelClients(pool, [chat_body(f"fake: tokens@{30 + at}", stream=at % 2 == 0) for at in range(24)])
     for at, client in enumerate([*crowd.join(), *more.join()]):
         assert client.code is None, client
         assert client.well_formed

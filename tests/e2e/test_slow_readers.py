@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable
 
 import pytest
-from stress.clients import Crowd
+from stress.clients import ParallelClients
 from stress.running_pool import FAKE, RunningPool, chat_body, wait_until
 
 FLOOD = "fake: slow@0.001 tokens@100000"
@@ -23,7 +23,7 @@ def test_client_is_dropped_when_it_stops_reading(
     # Eight choices: their frames fill megabytes of socket buffers in seconds.
     stuck = [pool.open_chat(FLOOD, stream=True, n=8, max_tokens=100_000) for _ in range(2)]
     wait_until(lambda: pool.active() == 2)
-    crowd = Crowd(pool, [chat_body(PACED, stream=True, max_tokens=4000) for _ in range(4)])
+    crowd = ParallelClients(pool, [chat_body(PACED, stream=True, max_tokens=4000) for _ in range(4)])
     wait_until(lambda: pool.gateway.text().count("Client stopped reading") == 2, what="both are dropped")
     wait_until(lambda: pool.active() <= 4, timeout_s=1, what="their jobs have ended")
     assert all(client.well_formed and client.streamed.whole for client in crowd.join())

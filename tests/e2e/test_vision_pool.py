@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stress.clients import Crowd
+from stress.clients import ParallelClients
 from stress.running_pool import RunningPool
 
 from tests.support.picture_files import data_url, showing
@@ -33,10 +33,10 @@ def test_crowd_with_one_broken_image(
     """Fifteen say what they say alone; the sixteenth is told which of its images is damaged."""
     model = str(model_folder("qwen2-vl"))
     pool = start_pool(("--model-type", "vision", "--model-path", model, "--prefix-cache-bytes", "0"))
-    alone = [Crowd(pool, [body]).join()[0].text() for body in bodies]
+    alone = [ParallelClients(pool, [body]).join()[0].text() for body in bodies]
     # Its head is whole, so that the gateway lets it pass.
     broken = showing(data_url(FILES[0]), data_url(FILES[1][:-40]), text="And this?", stream=True)
-    *others, refused = Crowd(pool, [*bodies, broken]).join()
+    *others, refused = ParallelClients(pool, [*bodies, broken]).join()
     assert [client.text() for client in others] == alone
     assert len(set(alone)) == len(alone)
     answer = pool.post("/v1/chat/completions", {**broken, "stream": False})

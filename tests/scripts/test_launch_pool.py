@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from environment import StepError
 from honcho.environ import expand_processes, parse, parse_procfile
-from launch_pool import Plan, UsageError, link_model, make_plan, prepare, read_env_file
+from launch_pool import LaunchPlan, UsageError, link_model, make_plan, prepare, read_env_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCFILE = (ROOT / "Procfile").read_text()
 
 
-def plan(*argv: str, environment: dict[str, str] | None = None, procfile: str = PROCFILE) -> Plan:
+def plan(*argv: str, environment: dict[str, str] | None = None, procfile: str = PROCFILE) -> LaunchPlan:
     return make_plan(argv, procfile=procfile, environment=environment or {}, folder=ROOT)
 
 
@@ -100,7 +100,7 @@ def test_honcho_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / ".run").mkdir()
     monkeypatch.setattr("launch_pool.ROOT", tmp_path)
     monkeypatch.setattr("launch_pool.ensure", lambda _extras: tmp_path / "python")
-    served = Plan(workers={"chat": 2}, models={"chat": "/my models/it's"}, host=None, port=8001)
+    served = LaunchPlan(workers={"chat": 2}, models={"chat": "/my models/it's"}, host=None, port=8001)
     command = prepare(served)
     assert command[1:] == shlex.split("-m honcho -e .env,.run/serve.env -f Procfile start -c gateway=1,chat=2")
     assert parse((tmp_path / ".run" / "serve.env").read_text()) == {

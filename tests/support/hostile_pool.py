@@ -4,35 +4,35 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from hostility.pool import Pool
-from hostility.report import Report
+from hostility.context import AttackContext
+from hostility.pool import AttackedPool
+from hostility.report import AttackReport
 from hostility.scenarios import scenario
-from hostility.stage import Stage
 
-Attack = Callable[..., Report]
+Attack = Callable[..., AttackReport]
 
 
 @pytest.fixture(scope="session")
-def _attacked() -> Iterator[Pool]:
+def _attacked() -> Iterator[AttackedPool]:
     if sys.platform != "linux":
         pytest.skip("memory and processor time are read from /proc")
-    with Pool() as pool:
+    with AttackedPool() as pool:
         yield pool
 
 
 @pytest.fixture
-def attack(_attacked: Pool, record: Callable[[str, object], None]) -> Attack:
+def attack(_attacked: AttackedPool, record: Callable[[str, object], None]) -> Attack:
     """Runs a scenario by name for so many seconds, with such a share of what it has; its figures are in the report."""
 
-    def run(name: str, *, seconds: float, part: float = 1.0) -> Report:
+    def run(name: str, *, seconds: float, part: float = 1.0) -> AttackReport:
         _attacked.wait_healthy()
-        report = scenario(name).run(Stage(pool=_attacked, seconds=seconds, part=part))
+        report = scenario(name).run(AttackContext(pool=_attacked, seconds=seconds, part=part))
         record(name, [str(reading) for reading in report.readings])
         return report
 
     return run
 
 
-def missed(report: Report) -> str:
+def missed(report: AttackReport) -> str:
     """What does not hold, to be read in a failure; empty where everything does."""
     return "\n".join(map(str, report.missed))

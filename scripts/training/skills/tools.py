@@ -15,7 +15,7 @@ from training.skills import facts, talk
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tool:
+class ToolRecipe:
     """A function, how it is asked for, and how its result `r` is told. `kinds` says what each parameter is."""
 
     name: str
@@ -27,7 +27,7 @@ class Tool:
 
 
 _KNOWN = (
-    Tool(
+    ToolRecipe(
         name="get_weather",
         description="Get the weather in a city.",
         kinds={"city": "city"},
@@ -42,7 +42,7 @@ _KNOWN = (
         tells="The weather in {city}: {r}.",
         both="What is the weather in {0} and in {1}?",
     ),
-    Tool(
+    ToolRecipe(
         name="get_time",
         description="Get the time in a city.",
         kinds={"city": "city"},
@@ -50,21 +50,21 @@ _KNOWN = (
         tells="The time in {city}: {r}.",
         both="What time is it in {0} and in {1}?",
     ),
-    Tool(
+    ToolRecipe(
         name="add",
         description="Add two numbers.",
         kinds={"a": "number", "b": "number"},
         asks=("Use the tool to add {a} and {b}.", "Add {a} and {b} with the tool.", "What is {a} + {b}? Use the tool."),
         tells="The sum of {a} and {b}: {r}.",
     ),
-    Tool(
+    ToolRecipe(
         name="multiply",
         description="Multiply two numbers.",
         kinds={"a": "number", "b": "number"},
         asks=("Multiply {a} by {b}.", "What is {a} times {b}?", "How much is {a} times {b}?"),
         tells="{a} times {b}: {r}.",
     ),
-    Tool(
+    ToolRecipe(
         name="get_price",
         description="Get the price of a stock.",
         kinds={"symbol": "code"},
@@ -72,14 +72,14 @@ _KNOWN = (
         tells="The price of {symbol}: {r}.",
         both="What is the price of {0} and of {1}?",
     ),
-    Tool(
+    ToolRecipe(
         name="send_mail",
         description="Send a mail to a person.",
         kinds={"to": "name", "text": "phrase"},
         asks=("Send a mail to {to}: {text}", "Mail {to}: {text}", "Write a mail to {to}: {text}"),
         tells="The mail to {to}: {r}.",
     ),
-    Tool(
+    ToolRecipe(
         name="set_timer",
         description="Set a timer.",
         kinds={"minutes": "number"},
@@ -90,35 +90,35 @@ _KNOWN = (
         ),
         tells="The timer of {minutes} minutes: {r}.",
     ),
-    Tool(
+    ToolRecipe(
         name="search",
         description="Search the web.",
         kinds={"query": "phrase"},
         asks=("Search for {query}", "Search the web for {query}", "Look up {query}", "Google {query}"),
         tells="I found this: {r}.",
     ),
-    Tool(
+    ToolRecipe(
         name="translate",
         description="Translate a text.",
         kinds={"text": "phrase", "language": "language"},
         asks=("Translate {text} into {language}.", "How do you say {text} in {language}?"),
         tells="In {language}: {r}.",
     ),
-    Tool(
+    ToolRecipe(
         name="play_song",
         description="Play a song.",
         kinds={"title": "phrase"},
         asks=("Play {title}", "Play the song {title}", "I want to hear {title}"),
         tells="Playing {title}: {r}.",
     ),
-    Tool(
+    ToolRecipe(
         name="book_table",
         description="Book a table in a restaurant.",
         kinds={"city": "city", "people": "number"},
         asks=("Book a table in {city} for {people} people.", "A table for {people} in {city}, please."),
         tells="The table in {city}: {r}.",
     ),
-    Tool(
+    ToolRecipe(
         name="turn_on",
         description="Turn on a device.",
         kinds={"device": "word"},
@@ -195,12 +195,12 @@ _FIELDS = (
 _LANGUAGES = ("French", "German", "Spanish", "Italian", "Greek", "Dutch", "Polish", "Turkish", "Japanese", "Latin")
 
 
-def _invented(source: Draw) -> Tool:
+def _invented(source: Draw) -> ToolRecipe:
     """Draw a function of a program that nobody knows: only its name says what it does."""
     verb, noun = source.pick(_VERBS), source.pick(_NOUNS)
     kinds = dict(source.some(_PARAMETERS, source.pick((1, 1, 2))))
     where = " and ".join(f"{parameter} {{{parameter}}}" for parameter in kinds)
-    return Tool(
+    return ToolRecipe(
         name=f"{verb}_{noun}",
         description=f"{verb.capitalize()} a {noun}.",
         kinds=kinds,
@@ -247,7 +247,7 @@ def _result(source: Draw) -> str:
             return " ".join(source.word() for _ in range(source.between(2, 4)))
 
 
-def schema(tool: Tool) -> dict[str, Any]:
+def schema(tool: ToolRecipe) -> dict[str, Any]:
     """Return the tool as a client of the API describes it."""
     types = {name: {"type": "integer" if kind == "number" else "string"} for name, kind in tool.kinds.items()}
     parameters = {"type": "object", "properties": types, "required": list(types)}
@@ -275,7 +275,7 @@ def _told(source: Draw) -> tuple[str, str]:
 _Round = tuple[str, Message, tuple[Message, ...], Message]
 
 
-def _ask(source: Draw, tool: Tool) -> tuple[str, list[dict[str, str | int]]]:
+def _ask(source: Draw, tool: ToolRecipe) -> tuple[str, list[dict[str, str | int]]]:
     if tool.both and source.chance(0.4):
         (parameter, kind), *_ = tool.kinds.items()
         first, second = _value(source, kind), _value(source, kind)
@@ -284,7 +284,7 @@ def _ask(source: Draw, tool: Tool) -> tuple[str, list[dict[str, str | int]]]:
     return source.pick(tool.asks).format(**arguments), [arguments]
 
 
-def _round(source: Draw, tools: list[Tool]) -> _Round:
+def _round(source: Draw, tools: list[ToolRecipe]) -> _Round:
     """Draw a question, the calls, their results, the answer; sometimes one question asks for two functions."""
     wanted = source.some(tools, 2) if len(tools) > 1 and source.chance(0.12) else [source.pick(tools)]
     questions: list[str] = []
@@ -303,7 +303,7 @@ def _round(source: Draw, tools: list[Tool]) -> _Round:
     return " ".join(questions), calling, tuple(results), assistant(" ".join(tells))
 
 
-def _known_round(source: Draw, tools: list[Tool]) -> _Round:
+def _known_round(source: Draw, tools: list[ToolRecipe]) -> _Round:
     """Draw a round whose call is not the case of a held-out sample."""
     while True:
         found = _round(source, tools)
@@ -311,15 +311,15 @@ def _known_round(source: Draw, tools: list[Tool]) -> _Round:
             return found
 
 
-def _offer(source: Draw) -> list[Tool]:
-    offered: dict[str, Tool] = {}
+def _offer(source: Draw) -> list[ToolRecipe]:
+    offered: dict[str, ToolRecipe] = {}
     for _ in range(source.pick((1, 2, 2, 3))):
         tool = source.pick(_KNOWN) if source.chance(0.6) else _invented(source)
         offered[tool.name] = tool
     return list(offered.values())
 
 
-def _earlier(source: Draw, tools: list[Tool]) -> list[Message]:
+def _earlier(source: Draw, tools: list[ToolRecipe]) -> list[Message]:
     """Draw a turn before, so that one list of tools teaches more than one call."""
     if source.chance(0.5):
         return []

@@ -1,4 +1,4 @@
-"""The other end of `hostility.watching`: starts the watches, and makes figures of what they saw."""
+"""The other end of `hostility.monitor_process`: starts it, and makes figures of what it saw."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hostility import machine
-from hostility.pool import ROOT, Pool
+from hostility.pool import ROOT, AttackedPool
 
 MB = 1 << 20
 QUIET = 0.1
@@ -26,7 +26,7 @@ REQUESTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 @dataclass(kw_only=True)
-class Sight:
+class Observation:
     """What was seen between two moments. `control`: times that an idle process slept too long."""
 
     began: float
@@ -86,10 +86,10 @@ class Sight:
         return [end - begin for begin, end, named, fault in self.requests if named == name and not fault]
 
 
-class Watch:
+class PoolMonitor:
     """Watches a pool for as long as its block lasts. `streams`: also read long answers, which takes a core."""
 
-    def __init__(self, pool: Pool, *, streams: bool = False, requests: bool = True) -> None:
+    def __init__(self, pool: AttackedPool, *, streams: bool = False, requests: bool = True) -> None:
         self._pool = pool
         self._roots = {"gateway": pool.gateway.pid, **{kind: one.pid for kind, one in pool.supervisors.items()}}
         told = {
@@ -111,7 +111,7 @@ class Watch:
         self._began = time.monotonic()
         self._busy = self._spent()
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "PoolMonitor":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,14 +123,14 @@ class Watch:
                     pipe.close()
 
     @contextmanager
-    def looking(self) -> Iterator[list[Sight]]:
+    def looking(self) -> Iterator[list[Observation]]:
         """Observe for as long as the block lasts: what is seen stands in the list afterwards."""
         self.take()
-        found: list[Sight] = []
+        found: list[Observation] = []
         yield found
         found.append(self.take())
 
-    def take(self) -> Sight:
+    def take(self) -> Observation:
         """Return what was seen since the last time."""
         seen, idle = (_read(watcher) for watcher in self._watchers)
         (machine_s, ours_s), (machine_before, ours_before) = self._spent(), self._busy
@@ -141,7 +141,7 @@ class Watch:
         late = [tuple(row) for row in idle.get("late", [])]
         gaps = {name: [tuple(row) for row in rows] for name, rows in seen.pop("gaps").items()}
         rest = {name: [tuple(row) for row in rows] for name, rows in seen.items()}
-        return Sight(began=began, ended=self._began, gaps=gaps, control=late, elsewhere=elsewhere, **rest)
+        return Observation(began=began, ended=self._began, gaps=gaps, control=late, elsewhere=elsewhere, **rest)
 
     def memory(self) -> dict[str, int]:
         """Return what the gateway and each model's processes hold now."""
@@ -156,7 +156,7 @@ class Watch:
 def _start(told: dict[str, Any]) -> subprocess.Popen[str]:
     paths = f"{ROOT}:{ROOT / 'scripts'}"
     started = subprocess.Popen(
-        [sys.executable, "-m", "hostility.watching"],
+        [sys.executable, "-m", "hostility.monitor_process"],
         env={**os.environ, "PYTHONPATH": paths},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -178,7 +178,7 @@ def _read(watcher: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
-def settled_bytes(watch: Watch, name: str, most: int, patience_s: float) -> int:
+def settled_bytes(watch: PoolMonitor, name: str, most: int, patience_s: float) -> int:
     """Return what the processes of `name` hold once that is no more than `most`, or when `patience_s` are over."""
     deadline = time.monotonic() + patience_s
     while (held := watch.memory()[name]) > most and time.monotonic() < deadline:

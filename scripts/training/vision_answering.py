@@ -7,15 +7,15 @@ from typing import Any
 
 import mlx.core as mx
 
-from training.answering import read
-from training.evaluation import Answer, Case
+from training.answering import parse_answer
+from training.evaluation import Case, ModelAnswer
 from training.pictures import in_its_size
 from training.vision_network import build, module
 
 _MAX_TOKENS = 200
 
 
-class Seeing:
+class LocalVisionModel:
     """The model of a folder, in single precision, greedy."""
 
     def __init__(self, folder: Path) -> None:
@@ -28,17 +28,17 @@ class Seeing:
         generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
         self._ends = generation["eos_token_id"]
 
-    def answers(self, cases: Sequence[Case]) -> list[Answer]:
+    def answer_cases(self, cases: Sequence[Case]) -> list[ModelAnswer]:
         """Return an answer for each case, in their order."""
         return [self._answer(case) for case in cases]
 
-    def _answer(self, case: Case) -> Answer:
+    def _answer(self, case: Case) -> ModelAnswer:
         prompt = self.processor.tokenizer.apply_chat_template(
             case.messages, tools=list(case.sample.tools) or None, tokenize=False, add_generation_prompt=True
         )
         images = [in_its_size(picture) for picture in case.sample.pictures]
         inputs = self.processor(text=[prompt], images=images or None)
-        return read(self.processor.tokenizer.decode(self._said(inputs)))
+        return parse_answer(self.processor.tokenizer.decode(self._said(inputs)))
 
     def _said(self, inputs: Any) -> list[int]:
         model = self._model

@@ -15,7 +15,7 @@ Make = Callable[[random.Random], tuple[dict[str, Any], str]]
 
 
 @dataclass
-class Verdict:
+class LoadResult:
     """What became of all requests."""
 
     asked: int = 0
@@ -23,11 +23,11 @@ class Verdict:
     faults: list[str] = field(default_factory=list)
 
 
-class Crowd:
+class LoadGenerator:
     """So many clients, each a thread with a random sequence of its own."""
 
     def __init__(self, pool: RunningPool, make: Make, *, clients: int, seed: int) -> None:
-        self.verdict = Verdict()
+        self.load = LoadResult()
         self._pool = pool
         self._make = make
         self._stop = threading.Event()
@@ -38,29 +38,29 @@ class Crowd:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> Verdict:
+    def stop_clients(self) -> LoadResult:
         """Ask nothing more, wait for what runs."""
         self._stop.set()
         for thread in self._threads:
             thread.join(120)
         if any(thread.is_alive() for thread in self._threads):
-            self.verdict.faults.append("a client still waits")
-        return self.verdict
+            self.load.faults.append("a client still waits")
+        return self.load
 
     def _run(self, chance: random.Random) -> None:
         while not self._stop.is_set():
             body, text = self._make(chance)
             client = Client(body)
             ask(self._pool, client)
-            fault = judge(client, text)
+            fault = find_fault(client, text)
             with self._lock:
-                self.verdict.asked += 1
-                self.verdict.good += not fault
+                self.load.asked += 1
+                self.load.good += not fault
                 if fault:
-                    self.verdict.faults.append(f"{time.strftime('%H:%M:%S')} {fault}: {body}")
+                    self.load.faults.append(f"{time.strftime('%H:%M:%S')} {fault}: {body}")
 
 
-def judge(client: Client, text: str) -> str:
+def find_fault(client: Client, text: str) -> str:
     """Return why an outcome is not the undisturbed one; empty if it is."""
     if not client.well_formed:
         return f"not well-formed ({client.broken or client.status})"

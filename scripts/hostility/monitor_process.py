@@ -25,7 +25,7 @@ LONG_S = 0.1
 STREAM_TOKENS = 1500
 
 
-class Seen:
+class MonitorLog:
     """What was seen since somebody last asked."""
 
     def __init__(self) -> None:
@@ -77,18 +77,18 @@ class Seen:
             self._longest[name] = row
 
 
-class Watcher:
+class MonitorThreads:
     """The watches of one pool, a thread each."""
 
     def __init__(self, told: dict[str, Any]) -> None:
-        self.seen = Seen()
+        self.log = MonitorLog()
         self._address = Address(port=told["port"], tls=told["tls"])
         self._gateway = told["gateway"]
         self._roots: dict[str, int] = told["roots"]
         self._victim = {"Authorization": f"Bearer {told['victim']}"}
         self._master = {"Authorization": f"Bearer {told['master']}"}
         self._requests: list[dict[str, Any]] = told["requests"]
-        self.seen.starved = lambda: machine.starved_s(self._gateway)
+        self.log.starved = lambda: machine.starved_s(self._gateway)
         threads = [self._ping_kept, self._ping_fresh, self._look_at_memory]
         threads += [self._look_at_workers] if told["roots"].keys() - {"gateway"} else []
         threads += [self._ask] if self._requests else []
@@ -102,7 +102,7 @@ class Watcher:
             try:
                 self._ping_until_broken()
             except OSError as error:
-                self.seen.add("lost_pings", [time.monotonic(), repr(error)])
+                self.log.add("lost_pings", [time.monotonic(), repr(error)])
             # What broke was waited for: the wait goes on with the next connection.
             time.sleep(PING_S)
 
@@ -110,23 +110,23 @@ class Watcher:
         with self._address.connect(600.0) as connection:
             due = time.monotonic()
             while True:
-                self.seen.begin("ping")
+                self.log.begin("ping")
                 connection.sendall(head("GET", "/ping", {}))
                 if b" 200 OK" not in connection.recv(65536):
                     raise OSError("not answered with 200")
-                self.seen.end("ping")
+                self.log.end("ping")
                 due = max(due + PING_S, time.monotonic())
                 time.sleep(max(0.0, due - time.monotonic()))
 
     def _ping_fresh(self) -> None:
         """Ping ten times a second, on a new connection each time."""
         while True:
-            self.seen.begin("fresh ping")
+            self.log.begin("fresh ping")
             answer = ask(self._address, "GET", "/ping", timeout_s=600.0)
             if answer.status == 200:
-                self.seen.end("fresh ping")
+                self.log.end("fresh ping")
             else:
-                self.seen.add("lost_pings", [time.monotonic(), answer.fault or str(answer.status)])
+                self.log.add("lost_pings", [time.monotonic(), answer.fault or str(answer.status)])
             time.sleep(FRESH_S)
 
     def _look_at_workers(self) -> None:
@@ -136,14 +136,14 @@ class Watcher:
             if answer.status == 200:
                 for worker in answer.json()["data"]:
                     row = [time.monotonic(), worker["model"], worker["pid"], worker["silent_s"], worker["restarts"]]
-                    self.seen.add("workers", row)
+                    self.log.add("workers", row)
             time.sleep(LOOK_S)
 
     def _look_at_memory(self) -> None:
         while True:
             for name, pid in self._roots.items():
                 held = sum(map(machine.memory_bytes, machine.family(pid)))
-                self.seen.add("memory", [time.monotonic(), name, held])
+                self.log.add("memory", [time.monotonic(), name, held])
             time.sleep(MEMORY_S)
 
     def _ask(self) -> None:
@@ -156,11 +156,11 @@ class Watcher:
             # Something else each time: what is cached tells nothing of an engine.
             body = json.dumps(wanted["body"]).replace("#", str(at)).encode()
             headers = {**self._victim, "Content-Type": "application/json"}
-            self.seen.begin(wanted["name"])
+            self.log.begin(wanted["name"])
             answer = ask(self._address, "POST", wanted["path"], body, headers=headers, timeout_s=300.0)
-            self.seen.end(wanted["name"])
+            self.log.end(wanted["name"])
             fault = "" if answer.status == 200 else f"{answer.status} {answer.fault} {answer.body[:200]!r}"
-            self.seen.add("requests", [began, time.monotonic(), wanted["name"], fault])
+            self.log.add("requests", [began, time.monotonic(), wanted["name"], fault])
             time.sleep(REQUEST_S)
 
     def _stream(self) -> None:
@@ -177,8 +177,8 @@ class Watcher:
                     fault = self._read_stream(connection)
             except OSError as error:
                 fault = repr(error)
-            self.seen.forget("stream")
-            self.seen.add("streams", [time.monotonic(), fault])
+            self.log.forget("stream")
+            self.log.add("streams", [time.monotonic(), fault])
             time.sleep(PING_S)
 
     def _read_stream(self, connection: Any) -> str:
@@ -193,33 +193,33 @@ class Watcher:
                 return repr(tail[:300])
             if b"data: " in chunk:
                 if waiting:
-                    self.seen.end("stream")
-                self.seen.begin("stream")
+                    self.log.end("stream")
+                self.log.begin("stream")
                 waiting = True
         return ""
 
 
-def watch_idle(seen: Seen) -> None:
+def watch_idle(log: MonitorLog) -> None:
     """Note, as the control, how much too late an idle process wakes from 20 ms of sleep."""
     while True:
         due = time.monotonic() + PING_S
         time.sleep(PING_S)
         late = time.monotonic()
         if late - due > PING_S:
-            seen.add("late", [due, late])
+            log.add("late", [due, late])
 
 
 def main() -> None:
     """Watch until standard input ends."""
     told = json.loads(sys.stdin.readline())
     if told["what"] == "idle":
-        seen = Seen()
-        threading.Thread(target=watch_idle, args=(seen,), daemon=True).start()
+        log = MonitorLog()
+        threading.Thread(target=watch_idle, args=(log,), daemon=True).start()
     else:
-        seen = Watcher(told).seen
+        log = MonitorThreads(told).log
     with contextlib.suppress(BrokenPipeError):
         for _ in sys.stdin:
-            print(json.dumps(seen.take()), flush=True)
+            print(json.dumps(log.take()), flush=True)
 
 
 if __name__ == "__main__":

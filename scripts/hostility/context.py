@@ -6,52 +6,52 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from hostility.pool import Pool
-from hostility.report import Report
-from hostility.watch import Sight, Watch
+from hostility.monitor import Observation, PoolMonitor
+from hostility.pool import AttackedPool
+from hostility.report import AttackReport
 
 WARM_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class AttackContext:
     """A running pool, how long an attack may last, and where to say how far it is. `part`: only so much is tried."""
 
-    pool: Pool
+    pool: AttackedPool
     seconds: float
     say: Callable[[str], None] = lambda _: None
     part: float = 1.0
 
     @contextmanager
-    def watched(self, *, streams: bool = False, requests: bool = True) -> Iterator["Scene"]:
-        """Watch the pool while the block attacks it; what was seen stands in the scene afterwards."""
-        with Watch(self.pool, streams=streams, requests=requests) as watch:
+    def observe_attack(self, *, streams: bool = False, requests: bool = True) -> Iterator["AttackRecord"]:
+        """Watch the pool while the block attacks it; what was seen stands in the record afterwards."""
+        with PoolMonitor(self.pool, streams=streams, requests=requests) as watch:
             time.sleep(WARM_S)
             watch.take()
-            scene = Scene(watch=watch, before=watch.memory(), starts=self.pool.engine_starts())
+            attack = AttackRecord(watch=watch, before=watch.memory(), starts=self.pool.engine_starts())
             began = time.monotonic()
-            yield scene
-            scene.took_s = time.monotonic() - began
-            scene.sight = watch.take()
-            scene.starts = self.pool.engine_starts() - scene.starts
+            yield attack
+            attack.took_s = time.monotonic() - began
+            attack.seen = watch.take()
+            attack.starts = self.pool.engine_starts() - attack.starts
 
 
 @dataclass(kw_only=True)
-class Scene:
+class AttackRecord:
     """What was seen of one attack. `before`: memory by name; `starts`: engine processes started meanwhile."""
 
-    watch: Watch
+    watch: PoolMonitor
     before: dict[str, int]
     starts: int
     took_s: float = 0.0
-    sight: Sight = field(init=False)
+    seen: Observation = field(init=False)
 
-    def judge(self, report: Report, gap_s: float) -> None:
+    def add_readings(self, report: AttackReport, gap_s: float) -> None:
         """Add what every attack is judged by: gaps, engines, others' requests."""
-        report.add_gaps(self.sight, gap_s)
+        report.add_gaps(self.seen, gap_s)
         if self.before.keys() - {"gateway"}:
-            report.add_engines(self.sight, self.starts)
-            report.add_victims(self.sight)
+            report.add_engines(self.seen, self.starts)
+            report.add_victims(self.seen)
 
 
 def side_by_side(count: int, run: Callable[[int], None]) -> None:
