@@ -16,7 +16,6 @@ from tests.architecture.test_arrows import FOLDERS, ROOT, imports
 
 MAX_FOLDER_FILES = 16
 KNOWN_CIRCLES = (
-    {"gateway.http.connection", "gateway.http.listener"},
     {
         "gateway.dispatch.flight",
         "gateway.dispatch.jobs.queue",
