@@ -3,7 +3,6 @@
 import logging
 import secrets
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -14,15 +13,13 @@ from gateway.access.keys.key import UNLIMITED, RateLimits
 from gateway.access.keys.keyring import Keyring
 from gateway.access.keys.strength import HOW, weakness
 from gateway.access.keys.sync import KeySync
+from gateway.access.limiter import Limiter, MemoryLimiter
 from gateway.access.usage import UsageLedger
 from gateway.config import GatewayConfig, LoadedConfig
 from gateway.http.context import EVENTS, KEY_SYNC, LOADED, REDACT
 from gateway.telemetry.events import Events
 from gateway.telemetry.logs import Redaction
 from protocol.settings import ConfigError
-
-if TYPE_CHECKING:
-    from gateway.access.redis_limits import RedisLimits
 
 log = logging.getLogger("gateway")
 
@@ -35,14 +32,13 @@ def guard_application(app: web.Application, loaded: LoadedConfig) -> None:
     app[REDACT] = Redaction(config.api_key)
     app[EVENTS] = Events(app[REDACT])
     app[CONNECTIONS] = connections = _connections(config)
-    shared = _shared(config)
-    app[GATE] = Gate(auth=config.auth, keyring=keyring, usage=usage, connections=connections, shared=shared)
+    limiter = _limiter(config, usage)
+    app[GATE] = Gate(auth=config.auth, keyring=keyring, usage=usage, connections=connections, limiter=limiter)
     app[KEY_SYNC] = KeySync(config.data_dir, keyring, usage)
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(_listen)
     app.cleanup_ctx.append(_keys)
-    if shared is not None:
-        app.cleanup_ctx.append(_sharing)
+    app.cleanup_ctx.append(_limiting)
 
 
 def _limits(config: GatewayConfig) -> RateLimits:
@@ -52,28 +48,25 @@ def _limits(config: GatewayConfig) -> RateLimits:
     return RateLimits(**{name: getattr(config, f"rate_limit_{name}") for name in RateLimits.__struct_fields__})
 
 
-def _shared(config: GatewayConfig) -> "RedisLimits | None":
-    """The store of several gateways, where there is one. Raises `ConfigError`."""
+def _limiter(config: GatewayConfig, usage: UsageLedger) -> Limiter:
+    """Return the limiter of this gateway, or the one of several that share a store. Raises `ConfigError`."""
     if config.rate_limit_storage is None or not config.auth:
-        return None
+        return MemoryLimiter(usage)
     try:
-        from gateway.access.redis_limits import RedisLimits
+        from gateway.access.redis_limits import RedisLimiter
     except ImportError as error:
         raise ConfigError(f"rate_limit_storage: {error}; install it with pip install 'mlx-pool[redis]'") from error
     try:
-        return RedisLimits(config.rate_limit_storage)
+        return RedisLimiter(config.rate_limit_storage, usage)
     except ValueError as error:
         # What the library says may repeat the password.
         raise ConfigError("rate_limit_storage: must be an address as in redis://host:6379/0") from error
 
 
-async def _sharing(app: web.Application) -> AsyncIterator[None]:
-    shared = app[GATE].shared
-    if shared is not None:
-        await shared.start()
+async def _limiting(app: web.Application) -> AsyncIterator[None]:
+    await app[GATE].limiter.start()
     yield
-    if shared is not None:
-        await shared.close()
+    await app[GATE].limiter.close()
 
 
 def _connections(config: GatewayConfig) -> Connections:

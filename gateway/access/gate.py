@@ -17,9 +17,10 @@ from gateway.access.connection import Connections, client_address
 from gateway.access.guesses import LoginGuesses
 from gateway.access.keys.key import MASTER, METERED, OPEN
 from gateway.access.keys.keyring import ANYBODY, Caller, Keyring
+from gateway.access.limiter import Limiter, MemoryLimiter
 from gateway.access.limits import Remaining
 from gateway.access.price import Work, ours
-from gateway.access.rate_limiter import LimitRefusal, RateLimiter, Reservation
+from gateway.access.rate_limiter import LimitRefusal
 from gateway.access.usage import UsageLedger
 from gateway.http.connection import invite_body, of_request
 from gateway.http.openapi import ROUTES
@@ -27,7 +28,6 @@ from gateway.schema.errors import ApiError
 from gateway.telemetry.logs import LineBudget
 
 if TYPE_CHECKING:
-    from gateway.access.redis_limits import LimitDecision, LimitEntry, RedisLimits
     from gateway.http.openapi import Operation
 
 log = logging.getLogger(__name__)
@@ -48,20 +48,17 @@ class Gate:
         keyring: Keyring,
         usage: UsageLedger,
         connections: Connections | None = None,
-        shared: "RedisLimits | None" = None,
-        clock_ns: Callable[[], int] = time.monotonic_ns,
+        limiter: Limiter | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.auth = auth
         self.keyring = keyring
         self.usage = usage
         self.connections = connections or Connections()
-        self.shared = shared
-        """None: this gateway limits by itself."""
-        self.clock_ns = clock_ns
+        self.limiter = limiter or MemoryLimiter(usage)
         self.refused: Counter[str] = Counter()
         """How often each error code was the answer here."""
-        self.guesses = LoginGuesses(lambda: clock_ns() / 1e9)
+        self.guesses = LoginGuesses(lambda: usage.clock_ns() / 1e9)
         self._wall = wall
         self._login_lines = LineBudget(burst=20, period_s=1.0)
 
@@ -126,89 +123,51 @@ class Gate:
 
 
 class RequestQuota:
-    """One metered request: what was taken for it, and what of that was spent."""
+    """One metered request: let in under the limits of its key, counted as used, and refused in HTTP's words."""
 
     def __init__(self, gate: Gate, caller: Caller) -> None:
         self._gate = gate
         self._caller = caller
-        self._reserved: Reservation | None = None
+        self._limited = gate.limiter.open_request(caller)
         self._running = False
-        # Where gateways share limits: as what this request is known there, and what was last said of it.
-        self._place: LimitEntry | None = None
-        self._verdict: LimitDecision | None = None
 
     async def start_request(self) -> None:
-        """Raises `ApiError` (429)."""
-        meter = self._meter
-        shared = self._gate.shared
-        if shared is not None and meter.bounded:
-            # Noted before anything is awaited: whoever is cancelled meanwhile may have begun.
-            self._place = shared.make_entry(self._caller.id, meter.limits)
-            self._verdict = await shared.start_request(self._place)
-        if self._verdict is None:
-            self._place = None
-            refused = meter.start_request(self._gate.clock_ns())
-        else:
-            refused = self._verdict.refused
-            if refused is None:
-                # So that this gateway goes on from here should the store be lost.
-                meter.count_request(self._gate.clock_ns())
-        self._running = refused is None
+        """Let the request in. Raises `ApiError` (429)."""
+        refused = await self._limited.start_request()
         if refused is not None:
-            self._place = None
             subject = "requests" if refused.family == "requests" else "requests that run at the same time"
             raise self._gate.limit_error(refused, subject)
+        self._running = True
         self._gate.usage.count_use(self._caller.id, requests=1)
 
     @property
     def counts_tokens(self) -> bool:
         """Whether a reservation could matter."""
-        return self._meter.counts_tokens
+        return self._limited.counts_tokens
 
     async def reserve_tokens(self, tokens: int) -> None:
         """Take tokens for what the request may cost, once. Raises `ApiError` (429)."""
-        found: Reservation | LimitRefusal
-        verdict = None
-        if self._place is not None and self._gate.shared is not None:
-            verdict = await self._gate.shared.reserve_tokens(self._place, tokens)
-        if verdict is not None:
-            self._verdict = verdict
-            found = verdict.refused or Reservation(())
-        else:
-            found = self._meter.reserve_tokens(tokens, self._gate.clock_ns())
-        if isinstance(found, LimitRefusal):
-            error = self._gate.limit_error(found, "tokens")
-            error.more_headers["x-ratelimit-reset-tokens"] = duration(found.wait_ns)
+        refused = await self._limited.reserve_tokens(tokens)
+        if refused is not None:
+            error = self._gate.limit_error(refused, "tokens")
+            error.more_headers["x-ratelimit-reset-tokens"] = duration(refused.wait_ns)
             raise error
-        self._reserved = found
 
     def end_request(self) -> None:
-        """The request is over; what it cost is told by `settle`, now or as soon as nothing of it runs any more."""
+        """Count the request as over. `settle_tokens` tells what it cost, as soon as nothing of it runs any more."""
         if self._running:
-            self._meter.end_request()
+            self._limited.end_request()
 
     def settle_tokens(self, spent: int) -> None:
         """Replace what was reserved by what was spent."""
-        meter = self._meter
-        if self._place is not None and self._gate.shared is not None:
-            self._gate.shared.end_request(self._place, spent, self._verdict.taken if self._verdict else (0, 0))
-        if not self._running:
-            return
-        meter.settle_tokens(self._reserved, spent, self._gate.clock_ns())
+        self._limited.settle_tokens(spent)
         if spent:
             self._gate.usage.count_use(self._caller.id, tokens=spent)
 
     def limit_headers(self) -> dict[str, str]:
-        """What is left, as OpenAI says it; nothing for what has no bound."""
-        if self._verdict is not None:
-            return _left("requests", self._verdict.requests) | _left("tokens", self._verdict.tokens)
-        now = self._gate.clock_ns()
-        meter = self._meter
-        return _left("requests", meter.requests_left(now)) | _left("tokens", meter.tokens_left(now))
-
-    @property
-    def _meter(self) -> RateLimiter:
-        return self._gate.usage.limiter_for(self._caller)
+        """Return what is left, as OpenAI says it; nothing for what has no bound."""
+        requests, tokens = self._limited.read_remaining()
+        return _left("requests", requests) | _left("tokens", tokens)
 
 
 GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)

@@ -1,4 +1,4 @@
--- The limits of one key, for all gateways that share this store: `limits.py` and `meter.py` in one atomic step.
+-- The limits of one key, for all gateways that share this store: `limits.py` and `rate_limiter.py` in one atomic step.
 -- KEYS: a hash (what buckets hold), a list (times of requests), a sorted set (what runs, by when its lease ends).
 -- ARGV: what to do, ticket, lease, now (empty: this server's clock), the key's limits, tokens, tokens taken before.
 -- Times are whole microseconds. Answers (0 or which bound refused, how long to wait, what is left of requests and of

@@ -18,8 +18,11 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from gateway.access.keys.key import RateLimits
+from gateway.access.keys.keyring import Caller
+from gateway.access.limiter import MemoryRequest
 from gateway.access.limits import Family, Remaining
 from gateway.access.rate_limiter import LimitRefusal
+from gateway.access.usage import UsageLedger
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +61,12 @@ class LimitEntry(msgspec.Struct, frozen=True):
     ticket: str
 
 
-class RedisLimits:
-    """One gateway's share. `clock_us` replaces the server's clock; for tests."""
+class RedisLimiter:
+    """One gateway's share; `usage` counts along, for when the store is away. `clock_us` replaces the server's clock."""
 
-    def __init__(self, url: str, *, clock_us: Callable[[], int] | None = None) -> None:
+    def __init__(self, url: str, usage: UsageLedger, *, clock_us: Callable[[], int] | None = None) -> None:
         """Raises `ValueError` for an address that is none. Connects only when it is first asked."""
+        self._usage = usage
         self.trouble: str | None = None
         """Why each gateway limits for itself at the moment; None: the store does."""
         # Who finds no free connection waits for one: a crowd is no sign that the server is away.
@@ -95,45 +99,53 @@ class RedisLimits:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
-        await asyncio.gather(*self._ending.values())
+        await self.write_owed()
         await self._redis.aclose()
 
+    async def write_owed(self) -> None:
+        """Wait until the store knows every request that has ended, if it answers."""
+        await asyncio.gather(*self._ending.values())
+
+    def open_request(self, caller: Caller) -> "RedisRequest":
+        """Return a new request of a key."""
+        return RedisRequest(self, self._usage, caller)
+
     def make_entry(self, key_id: str, limits: RateLimits) -> LimitEntry:
-        """A new request of a key."""
+        """Return what the store is to know of a new request of a key."""
         self._tickets += 1
         return LimitEntry(key_id, limits, f"{self._name}-{self._tickets}")
 
-    async def start_request(self, place: LimitEntry) -> LimitDecision | None:
+    async def start_request(self, entry: LimitEntry) -> LimitDecision | None:
         """Let a request in, until `end`; None where the store is away: then this gateway decides."""
-        if (ending := self._ending.get(place.key_id)) is not None:
+        if (ending := self._ending.get(entry.key_id)) is not None:
             # Who has just finished one must find its room free.
             await asyncio.wait([ending])
-        found = await self._ask("begin", place)
-        if found is not None and found.refused is None and place.limits.parallel:
-            self._running.add(place)
+        found = await self._ask("begin", entry)
+        if found is not None and found.refused is None and entry.limits.parallel:
+            self._running.add(entry)
         return found
 
-    async def reserve_tokens(self, place: LimitEntry, tokens: int) -> LimitDecision | None:
+    async def reserve_tokens(self, entry: LimitEntry, tokens: int) -> LimitDecision | None:
         """Take tokens; None where the store is away."""
-        return await self._ask("reserve", place, tokens)
+        return await self._ask("reserve", entry, tokens)
 
-    def end_request(self, place: LimitEntry, spent: int, taken: tuple[int, int]) -> None:
+    def end_request(self, entry: LimitEntry, spent: int, taken: tuple[int, int]) -> None:
         """A request is over, or may never have begun. Never waits; written later where the store is away."""
-        self._running.discard(place)
+        self._running.discard(entry)
         if len(self._owed) >= MAX_OWED:
             del self._owed[0]
-        self._owed.append((place, spent, taken))
+        self._owed.append((entry, spent, taken))
         if self.is_up():
-            before = self._ending.get(place.key_id)
-            task = self._ending[place.key_id] = asyncio.create_task(self._pay(before))
-            task.add_done_callback(lambda task: self._paid(place.key_id, task))
+            before = self._ending.get(entry.key_id)
+            task = self._ending[entry.key_id] = asyncio.create_task(self._pay(before))
+            task.add_done_callback(lambda task: self._paid(entry.key_id, task))
 
     async def _pay(self, before: "asyncio.Task[None] | None" = None) -> None:
         if before is not None:
             await asyncio.wait([before])
         while self._owed and self.is_up():
-            place, spent, taken = debt = self._owed.pop(0)
-            await self._ask("end", place, spent, taken)
+            entry, spent, taken = debt = self._owed.pop(0)
+            await self._ask("end", entry, spent, taken)
             if not self.is_up():
                 self._owed.insert(0, debt)
 
@@ -153,23 +165,27 @@ class RedisLimits:
                     await self._pay()
             elif time.monotonic() - renewed_at > LEASE_S / 3:
                 renewed_at = time.monotonic()
-                for place in [*self._running]:
-                    await self._ask("renew", place)
+                await self.renew_leases()
+
+    async def renew_leases(self) -> None:
+        """Tell the store that the requests of this gateway still run."""
+        for entry in [*self._running]:
+            await self._ask("renew", entry)
 
     async def _ask(
-        self, act: Act, place: LimitEntry, tokens: int = 0, taken: tuple[int, int] = (0, 0)
+        self, act: Act, entry: LimitEntry, tokens: int = 0, taken: tuple[int, int] = (0, 0)
     ) -> LimitDecision | None:
         if not self.is_up():
             return None
-        limits = place.limits
-        keys = [f"{PREFIX}:{{{place.key_id}}}:{part}" for part in ("state", "log", "running")]
+        limits = entry.limits
+        keys = [f"{PREFIX}:{{{entry.key_id}}}:{part}" for part in ("state", "log", "running")]
         now = self._clock_us() if self._clock_us else ""
         arguments: list[str | int] = [
-            act, place.ticket, int(LEASE_S * US), now, limits.burst or 0, interval_us(limits), limits.parallel or 0,
+            act, entry.ticket, int(LEASE_S * US), now, limits.burst or 0, interval_us(limits), limits.parallel or 0,
             limits.rpm or 0, limits.rph or 0, limits.rpd or 0, limits.tpm or 0, limits.tpd or 0, tokens, *taken,
         ]  # fmt: skip
         found: list[int] | None = await self._try(self._script(keys=keys, args=arguments))
-        return _verdict(found) if found else None
+        return _decision(found) if found else None
 
     async def _try(self, asking: Awaitable[Any]) -> Any:
         try:
@@ -188,12 +204,58 @@ class RedisLimits:
         log.error("The store of shared limits fails (%s): each gateway limits for itself", self.trouble)
 
 
+class RedisRequest(MemoryRequest):
+    """One request, counted in the store, and in this process as well: it goes on alone where the store is away."""
+
+    def __init__(self, limiter: RedisLimiter, usage: UsageLedger, caller: Caller) -> None:
+        super().__init__(usage, caller)
+        self._limiter = limiter
+        self._entry: LimitEntry | None = None
+        self._decision: LimitDecision | None = None
+
+    async def start_request(self) -> LimitRefusal | None:
+        """Let the request in; see `LimitedRequest`."""
+        limits = self.key_limits
+        if limits.bounded:
+            # Noted before anything is awaited: whoever is cancelled meanwhile may have begun.
+            self._entry = self._limiter.make_entry(self._caller.id, limits.limits)
+            self._decision = await self._limiter.start_request(self._entry)
+        if self._decision is None:
+            self._entry = None
+            return await super().start_request()
+        if self._decision.refused is None:
+            self.key_limits.count_request(self._usage.clock_ns())
+        else:
+            self._entry = None
+        return self._decision.refused
+
+    async def reserve_tokens(self, tokens: int) -> LimitRefusal | None:
+        """Take tokens; see `LimitedRequest`."""
+        decision = await self._limiter.reserve_tokens(self._entry, tokens) if self._entry else None
+        if decision is None:
+            return await super().reserve_tokens(tokens)
+        self._decision = decision
+        return decision.refused
+
+    def settle_tokens(self, spent: int) -> None:
+        """Replace what was reserved by what was spent, in the store too."""
+        if self._entry is not None:
+            self._limiter.end_request(self._entry, spent, self._decision.taken if self._decision else (0, 0))
+        super().settle_tokens(spent)
+
+    def read_remaining(self) -> tuple[Remaining | None, Remaining | None]:
+        """Return what was left when the store last answered."""
+        if self._decision is not None:
+            return self._decision.requests, self._decision.tokens
+        return super().read_remaining()
+
+
 def interval_us(limits: RateLimits) -> int:
-    """How fast a burst refills: as in `Meter`, in whole microseconds."""
+    """How fast a burst refills: as in `RateLimiter`, in whole microseconds."""
     return -(-60 * US // limits.rpm) if limits.rpm else US // max(1, limits.burst or 0)
 
 
-def _verdict(found: list[int]) -> LimitDecision:
+def _decision(found: list[int]) -> LimitDecision:
     family = _FAMILIES[found[0]]
     return LimitDecision(
         refused=LimitRefusal(family, found[1] * 1000) if family else None,

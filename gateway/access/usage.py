@@ -27,7 +27,7 @@ class UsageLedger:
     ) -> None:
         self.defaults = defaults
         """The limits of keys that have none of their own."""
-        self._clock_ns = clock_ns
+        self.clock_ns = clock_ns
         self._wall = wall
         self._meters: dict[str, RateLimiter] = {}
         self._past: dict[str, list[UsageRow]] = {}
@@ -78,7 +78,7 @@ class UsageLedger:
 
     def drop_idle(self) -> None:
         """Forget meters that would say the same if they were new."""
-        now = self._clock_ns()
+        now = self.clock_ns()
         for key_id in [key_id for key_id, meter in self._meters.items() if meter.is_idle(now)]:
             del self._meters[key_id]
 
@@ -86,7 +86,7 @@ class UsageLedger:
         meter = RateLimiter(caller.limits.filled_from(self.defaults), before)
         meter.asked = caller.limits
         if past := self._past.pop(caller.id, None):
-            now, wall = self._clock_ns(), self._wall()
+            now, wall = self.clock_ns(), self._wall()
             # The end of each minute: later than it was, so nothing is forgiven too early.
             ends = ((now - max(0, int((wall - 60 * (spent.minute + 1)) * SECOND_NS)), spent) for spent in past)
             meter.restore_usage(

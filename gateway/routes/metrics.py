@@ -207,8 +207,8 @@ def _access(gate: Gate, key_sync: KeySync, answers: Counter[tuple[str, str, int]
         "pool_key_database_up", "1 if the key database works.", value=float(key_sync.trouble is None)
     )
     shared = GaugeMetricFamily("pool_shared_limits_up", "1 if the store works that gateways share for limits.")
-    if gate.shared is not None:
-        shared.add_metric([], float(gate.shared.is_up()))
+    if (is_up := gate.limiter.is_up()) is not None:
+        shared.add_metric([], float(is_up))
     yield shared
     yield CounterMetricFamily("pool_key_database_failures", "Failed uses of the key database.", value=key_sync.failures)
 

@@ -53,7 +53,7 @@ class Guarded:
     async def cost_s(self, *, auth: bool) -> float:
         """Return what one request costs, with keys and limits or without."""
         app = web.Application()
-        app[GATE] = Gate(auth=auth, keyring=self._keyring, usage=self._usage, clock_ns=lambda: self._now)
+        app[GATE] = Gate(auth=auth, keyring=self._keyring, usage=self._usage)
         mount(app, (Operation(method="POST", path="/x", handler=spend, summary="", tag="", access=("chat",)),))
         asked = [make_mocked_request("POST", "/x", headers=self._headers, app=app) for _ in range(REQUESTS)]
         for one in asked:

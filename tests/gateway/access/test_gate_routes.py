@@ -137,7 +137,7 @@ async def test_nobody_is_asked_when_auth_is_off(tmp_path: Path) -> None:
 async def test_limits_are_shown_and_hold_to_the_millisecond_when_a_key_is_used(client: Client) -> None:
     """Headers on every answer, 429 with how long to wait; a millisecond less is too early, exactly that is not."""
     gate, now = app_of(client)[GATE], [10**12]
-    gate.clock_ns = lambda: now[0]
+    gate.usage.clock_ns = lambda: now[0]
     headers = bearer(await issue(client, "chat", limits=RateLimits(burst=3, rpm=60, tpm=1000)))
     body = {"messages": [{"role": "user", "content": "x"}]}
 
@@ -166,7 +166,7 @@ async def test_limits_are_shown_and_hold_to_the_millisecond_when_a_key_is_used(c
 async def test_thousand_requests_at_once_never_exceed_the_burst_when_they_come_over_http(client: Client) -> None:
     """In one instant, by the whole application: ten are let in, and as many as are told so."""
     gate = app_of(client)[GATE]
-    gate.clock_ns = lambda: 10**12
+    gate.usage.clock_ns = lambda: 10**12
     headers = bearer(await issue(client, "chat", limits=RateLimits(burst=10, rpm=60)))
 
     async def ask() -> int:

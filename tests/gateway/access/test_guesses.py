@@ -94,8 +94,7 @@ async def proxied(tmp_path: Path) -> AsyncIterator[Client]:
 async def test_guesser_is_slowed_down_and_others_are_not(proxied: Client, caplog: pytest.LogCaptureFixture) -> None:
     """429 with how long to wait, also for the right master key; other addresses and issued keys go on."""
     gate, now = app_of(proxied)[GATE], [10**12]
-    gate.clock_ns = lambda: now[0]
-    gate.guesses = LoginGuesses(lambda: now[0] / 1e9)
+    gate.usage.clock_ns = lambda: now[0]
     evil, good = {"X-Forwarded-For": "203.0.113.9"}, {"X-Forwarded-For": "203.0.113.10"}
     issued = await issue(proxied, "models")
     statuses = [

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from gateway.access.gate import GATE
 from gateway.access.keys.key import UNLIMITED, RateLimits
 from gateway.access.limits import DAY_NS, HOUR_NS, MINUTE_NS
 from gateway.access.rate_limiter import LimitRefusal, RateLimiter, Reservation
-from gateway.access.redis_limits import LEASE_S, LimitDecision, LimitEntry, RedisLimits
+from gateway.access.redis_limits import LEASE_S, LimitDecision, LimitEntry, RedisLimiter
+from gateway.access.usage import UsageLedger
 from protocol.settings import ConfigError
 from tests.support.guarded_app import Client, app_of, bearer, guarded, issue
 from tests.support.redis_server import RedisServer, needs_redis, redis_server
@@ -23,15 +25,20 @@ pytestmark = needs_redis
 US = 1000
 
 
+def limiter_of(server: RedisServer, clock_us: Callable[[], int] | None = None) -> RedisLimiter:
+    """One gateway's limiter."""
+    return RedisLimiter(server.url, UsageLedger(UNLIMITED), clock_us=clock_us)
+
+
 class Both:
     """Two gateways that share a store, told the same time as one meter that has everything in memory."""
 
     def __init__(self, server: RedisServer, limits: RateLimits, key: str) -> None:
         self.now_us = 10**15
         self.meter, self.limits, self.key = RateLimiter(limits), limits, key
-        self.gateways = [RedisLimits(server.url, clock_us=lambda: self.now_us) for _ in range(2)]
+        self.gateways = [limiter_of(server, lambda: self.now_us) for _ in range(2)]
         self.log: list[int] = []
-        self.running: list[tuple[RedisLimits, LimitEntry, LimitDecision, Any]] = []
+        self.running: list[tuple[RedisLimiter, LimitEntry, LimitDecision, Any]] = []
 
     async def begin(self, chance: random.Random) -> None:
         gateway = chance.choice(self.gateways)
@@ -57,7 +64,7 @@ class Both:
         gateway, place, verdict, taken = self.running.pop(chance.randrange(len(self.running)))
         spent = chance.randint(0, 90)
         gateway.end_request(place, spent, verdict.taken)
-        await asyncio.gather(*gateway._ending.values())
+        await gateway.write_owed()
         self.meter.end_request()
         self.meter.settle_tokens(taken, spent, self.now_us * US)
 
@@ -90,8 +97,8 @@ async def test_two_gateways_decide_as_one_log_would(redis_server: RedisServer, s
             await both.end(chance)
         else:
             # A lease that ran out would be a gateway that was killed: here none is.
-            for gateway, place, _, _ in both.running:
-                await gateway._ask("renew", place)
+            for gateway in both.gateways:
+                await gateway.renew_leases()
             await both.begin(chance)
     await both.close()
 
@@ -99,7 +106,7 @@ async def test_two_gateways_decide_as_one_log_would(redis_server: RedisServer, s
 async def test_waiting_exactly_as_told_is_accepted_and_a_millisecond_less_is_not(redis_server: RedisServer) -> None:
     """At the other gateway, too."""
     now = [10**15]
-    one, other = (RedisLimits(redis_server.url, clock_us=lambda: now[0]) for _ in range(2))
+    one, other = (limiter_of(redis_server, lambda: now[0]) for _ in range(2))
     limits = replace(UNLIMITED, burst=10, rpm=60)
     refused = None
     while refused is None:
@@ -119,20 +126,24 @@ async def test_waiting_exactly_as_told_is_accepted_and_a_millisecond_less_is_not
 
 async def test_thousand_at_once_over_two_gateways_never_exceed_the_burst(redis_server: RedisServer) -> None:
     """By the server's own clock; and of requests that run together there are never more than allowed."""
-    gateways = [RedisLimits(redis_server.url) for _ in range(2)]
+    gateways = [limiter_of(redis_server) for _ in range(2)]
     limits = replace(UNLIMITED, rph=25, parallel=15)
+    running: list[tuple[RedisLimiter, LimitEntry]] = []
 
     async def ask(at: int) -> bool:
         gateway = gateways[at % 2]
-        found = await gateway.start_request(gateway.make_entry("k", limits))
+        entry = gateway.make_entry("k", limits)
+        found = await gateway.start_request(entry)
         assert found is not None
+        if found.refused is None:
+            running.append((gateway, entry))
         return found.refused is None
 
     assert sum(await asyncio.gather(*map(ask, range(1000)))) == 15
+    for gateway, entry in running:
+        gateway.end_request(entry, 0, (0, 0))
     for gateway in gateways:
-        for place in [*gateway._running]:
-            gateway.end_request(place, 0, (0, 0))
-        await asyncio.gather(*gateway._ending.values())
+        await gateway.write_owed()
     assert sum(await asyncio.gather(*map(ask, range(1000)))) == 10
     for gateway in gateways:
         await gateway.close()
@@ -141,10 +152,10 @@ async def test_thousand_at_once_over_two_gateways_never_exceed_the_burst(redis_s
 async def test_room_of_a_gateway_that_was_killed_is_free_when_its_lease_is_over(redis_server: RedisServer) -> None:
     """Not sooner, and a gateway that lives renews it."""
     now = [10**15]
-    killed, other = (RedisLimits(redis_server.url, clock_us=lambda: now[0]) for _ in range(2))
+    killed, other = (limiter_of(redis_server, lambda: now[0]) for _ in range(2))
     limits = replace(UNLIMITED, parallel=1)
 
-    async def let_in(gateway: RedisLimits) -> bool:
+    async def let_in(gateway: RedisLimiter) -> bool:
         found = await gateway.start_request(gateway.make_entry("k", limits))
         assert found is not None
         return found.refused is None
@@ -152,7 +163,7 @@ async def test_room_of_a_gateway_that_was_killed_is_free_when_its_lease_is_over(
     assert await let_in(killed)
     now[0] += int(LEASE_S * 10**6) - 1
     assert not await let_in(other)
-    await killed._ask("renew", next(iter(killed._running)))
+    await killed.renew_leases()
     now[0] += int(LEASE_S * 10**6) - 1
     assert not await let_in(other)
     now[0] += 1
@@ -197,7 +208,7 @@ async def test_each_gateway_limits_for_itself_when_the_store_is_lost_and_togethe
         )
         redis_server.start()
         async with asyncio.timeout(10):
-            while not all(app_of(client)[GATE].shared.is_up() for client in (a, b)):  # type: ignore[union-attr]  # noqa: ASYNC110
+            while not all(app_of(client)[GATE].limiter.is_up() for client in (a, b)):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert await statuses(a, text, 4) + await statuses(b, text, 4) == [400] * 6 + [429] * 2
 
