@@ -42,7 +42,7 @@ def guard_application(app: web.Application, loaded: LoadedConfig) -> None:
 
 
 def _limits(config: GatewayConfig) -> RateLimits:
-    """What holds for a key that has no limits of its own."""
+    """Return what holds for a key that has no limits of its own."""
     if not config.rate_limit_enabled:
         return UNLIMITED
     return RateLimits(**{name: getattr(config, f"rate_limit_{name}") for name in RateLimits.__struct_fields__})
@@ -82,7 +82,7 @@ def _connections(config: GatewayConfig) -> Connections:
 
 
 async def _listen(app: web.Application) -> AsyncIterator[None]:
-    """Events and acts are noted from the first to the last moment."""
+    """Note events and acts from the first to the last moment."""
     logger = logging.getLogger("gateway")
     logger.addHandler(app[EVENTS])
     audit_file = None

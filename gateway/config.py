@@ -241,14 +241,14 @@ class LoadedConfig(msgspec.Struct, frozen=True, kw_only=True):
     show: bool = False
 
     def masked_settings(self) -> dict[str, object]:
-        """Every setting as a file would have it, secrets masked."""
+        """Return every setting as a file would have it, secrets masked."""
         shown = {setting: getattr(self.config, setting.name) for setting in SETTINGS}
         return {
             setting.key: SECRET if setting.secret and value else yaml_value(value) for setting, value in shown.items()
         }
 
     def setting_lines(self) -> Iterator[str]:
-        """The configuration as YAML, secrets masked."""
+        """Yield the configuration as YAML, secrets masked."""
         yield f"# {self.file or 'no configuration file'}"
         width = max(len(setting.key) for setting in SETTINGS) + 2
         for key, shown in self.masked_settings().items():
@@ -257,7 +257,7 @@ class LoadedConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> GatewayConfig:
-    """The configuration alone; see `load`."""
+    """Return the configuration alone; see `load`."""
     return load(argv, environment).config
 
 
@@ -281,7 +281,7 @@ def load(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> L
 
 
 def honcho_process(environment: Mapping[str, str] | None = None) -> str | None:
-    """What honcho calls this process (`gateway.1`); None where honcho did not start it."""
+    """Return what honcho calls this process (`gateway.1`); None where honcho did not start it."""
     return (os.environ if environment is None else environment).get("HONCHO_PROCESS_NAME")
 
 

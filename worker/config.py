@@ -114,12 +114,12 @@ def public_environment(config: WorkerConfig, environment: Mapping[str, str] | No
 
 
 def grammar_environment() -> dict[str, str]:
-    """The environment of a process that compiles grammars, and fetches nothing."""
+    """Return the environment of a process that compiles grammars, and fetches nothing."""
     return without_secrets(os.environ, hub=False)
 
 
 def engine_environment(preload: Path | None, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The engine process's environment: ours without secrets, with `preload` in front of what the loader preloads."""
+    """Return the engine process's environment: ours without secrets, `preload` in front of what is preloaded."""
     child = without_secrets(os.environ if environment is None else environment, hub=True)
     if preload and preload.name not in child.get("LD_PRELOAD", ""):
         child["LD_PRELOAD"] = ":".join(filter(None, (str(preload), child.get("LD_PRELOAD"))))
@@ -130,12 +130,12 @@ def engine_environment(preload: Path | None, environment: Mapping[str, str] | No
 
 
 def honcho_process(environment: Mapping[str, str] | None = None) -> str | None:
-    """What honcho calls this process (`chat.1`); None where honcho did not start it."""
+    """Return what honcho calls this process (`chat.1`); None where honcho did not start it."""
     return (os.environ if environment is None else environment).get("HONCHO_PROCESS_NAME")
 
 
 def tail(path: str) -> str:
-    """The last part of a path, which may be shown."""
+    """Return the last part of a path, which may be shown."""
     return Path(path).name if Path(path).name not in ("", "..") else Path(path).resolve().name
 
 

@@ -151,14 +151,14 @@ def rotate(store: KeyStore, options: argparse.Namespace) -> None:
 
 
 def describe(key: Key, now: float) -> dict[str, Any]:
-    """A key as it may be shown: without what its secret could be checked against."""
+    """Return a key as it may be shown: without what its secret could be checked against."""
     shown = {name: getattr(key, name) for name in Key.__struct_fields__ if name not in ("digest", "old_digest")}
     shown["old_until"] = key.old_until if key.old_until > now else None
     return {**shown, "state": key.state(now)}
 
 
 def span(text: str) -> float:
-    """Seconds of `90s`, `24h`, `30d`. Raises `ConfigError`."""
+    """Read the seconds of `90s`, `24h`, `30d`. Raises `ConfigError`."""
     match = re.fullmatch(r"(\d{1,9})([smhdw])", text)
     if match is None:
         raise ConfigError(f"a span must look like 90s, 15m, 24h, 30d or 4w, not {text!r}")

@@ -44,7 +44,7 @@ class Connections:
     proxies: tuple[Network, ...] = field(default=())
 
     def check_request(self, request: web.Request) -> None:
-        """Raises `ApiError`: `misdirected_request`, `https_required`, `origin_not_allowed`."""
+        """Raise `ApiError`: `misdirected_request`, `https_required`, `origin_not_allowed`."""
         if self.hosts and _name(request.headers.get(hdrs.HOST, "")) not in self.hosts:
             raise ApiError("misdirected_request")
         if self.https and not self._secure(request):
@@ -56,7 +56,7 @@ class Connections:
                 raise ApiError("origin_not_allowed")
 
     def answer_preflight(self, request: web.Request) -> web.Response | None:
-        """The answer to a browser that asks first; None where this is no such question, or the answer is no."""
+        """Return the answer to a browser that asks first; None where this is no such question, or the answer is no."""
         origin = request.headers.get(hdrs.ORIGIN)
         asks = request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
         if not asks or not origin or not self._listed(origin):
@@ -64,7 +64,7 @@ class Connections:
         return web.Response(status=204, headers=_PREFLIGHT)
 
     def cors_headers(self, request: web.Request) -> dict[str, str]:
-        """What lets a page of an allowed origin read the answer."""
+        """Return what lets a page of an allowed origin read the answer."""
         origin = request.headers.get(hdrs.ORIGIN)
         if not origin or not self._listed(origin):
             return {}
@@ -99,7 +99,7 @@ class Connections:
         return found is not None and any(found in network for network in self.proxies)
 
     def find_client(self, request: web.Request) -> str:
-        """The address that a request comes from: the last one that no proxy in `proxies` has."""
+        """Return the address that a request comes from: the last one that no proxy in `proxies` has."""
         address = peer_address(request)
         if not self.proxies or not self._trusts(address):
             return address
@@ -119,12 +119,12 @@ _NOBODY = Connections()
 
 
 def client_address(request: web.Request) -> str:
-    """The address of a request's client, as far as it can be trusted; `local` where it has none."""
+    """Return the address of a request's client, as far as it can be trusted; `local` where it has none."""
     return request.app.get(CONNECTIONS, _NOBODY).find_client(request)
 
 
 def peer_address(request: web.BaseRequest) -> str:
-    """The address of the other end of a request's connection."""
+    """Return the address of the other end of a request's connection."""
     peer = request.transport.get_extra_info("peername") if request.transport else None
     return str(_parse(peer[0]) or "local") if isinstance(peer, tuple) else "local"
 
@@ -144,14 +144,14 @@ def _without_port(hop: str) -> str:
 
 
 def _place(host: str, port: str) -> tuple[str, str]:
-    """A host in lower case, and its port, or the one given."""
+    """Return a host in lower case, and its port, or the one given."""
     name = _name(host)
     rest = host.rpartition("]")[2] if host.startswith("[") else host
     return name, rest.rpartition(":")[2] if rest.count(":") == 1 else port
 
 
 def _name(host: str) -> str:
-    """A host without its port, in lower case."""
+    """Return a host without its port, in lower case."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower() if host.count(":") < 2 else host.lower()

@@ -12,12 +12,12 @@ CONTINUED = bytes(range(0x80, 0xC0))
 
 
 def tokens_of_text(text: str) -> int:
-    """The mean of words / 1.3 and characters / 4, rounded up."""
+    """Return the mean of words / 1.3 and characters / 4, rounded up."""
     return _mean(text.count(" "), len(text))
 
 
 def _tokens_of_bytes(*texts: bytes) -> int:
-    """The same of one text in UTF-8, which comes in parts: megabytes are not decoded to be measured."""
+    """Return the same of one text in UTF-8 that comes in parts: megabytes are not decoded to be measured."""
     return _mean(
         sum(text.count(b" ") for text in texts),
         sum(len(text if text.isascii() else text.translate(None, CONTINUED)) for text in texts),
@@ -30,7 +30,7 @@ def _mean(blanks: int, characters: int) -> int:
 
 
 def tokens_of_job(job: GenerateJob | EmbedJob) -> int:
-    """Prompt, and as much of an answer as the client allows."""
+    """Return the tokens of the prompt, and of as much of an answer as the client allows."""
     match job:
         case EmbedJob():
             return sum(map(tokens_of_text, job.texts)) + sum(map(len, job.tokens)) + IMAGE_TOKENS * len(job.images)
@@ -40,7 +40,7 @@ def tokens_of_job(job: GenerateJob | EmbedJob) -> int:
 
 
 def tokens_of_prompt(prompt: Prompt) -> int:
-    """Of a conversation, with the tools that go with it, or of a text."""
+    """Return the tokens of a conversation, with the tools that go with it, or of a text."""
     match prompt:
         case ChatPrompt(messages=messages, tools=tools):
             return _tokens_of_bytes(messages, tools or b"")

@@ -63,7 +63,7 @@ class Gate:
         self._login_lines = LineBudget(burst=20, period_s=1.0)
 
     def identify_caller(self, request: web.Request) -> Caller:
-        """Who holds the key of a request. Raises `ApiError` (401; 503 where nobody can know yet)."""
+        """Return who holds the key of a request. Raises `ApiError` (401; 503 where nobody can know yet)."""
         text = _key_of(request)
         if text is None:
             raise self._refusal("missing_api_key")
@@ -87,7 +87,7 @@ class Gate:
         raise self._refusal(_REFUSALS[found], "The API key has been revoked." if found == "revoked" else None)
 
     def recognize_caller(self, request: web.Request) -> Caller | None:
-        """Who asks for an open route; None for whoever has no key that is good for anything."""
+        """Return who asks for an open route; None for whoever has no key that is good for anything."""
         if not self.auth:
             return ANYBODY
         try:
@@ -101,7 +101,7 @@ class Gate:
             log.warning("Failed login %d from %s: the key is %s%s", count, address, _REASONS[reason], skipped)
 
     def check_permission(self, caller: Caller, operation: "Operation | None") -> None:
-        """Raises `ApiError` (403) where the route asks for more than `caller` has."""
+        """Raise `ApiError` (403) where the route asks for more than `caller` has."""
         if operation is None or not operation.access:
             raise self._refusal("insufficient_permissions", "No API key opens this address.")
         if not caller.has_permission(*operation.access):
@@ -109,7 +109,7 @@ class Gate:
             raise self._refusal("insufficient_permissions", f"The API key lacks the permission {wanted}.")
 
     def limit_error(self, refused: LimitRefusal, subject: str) -> ApiError:
-        """What a caller over a limit is told."""
+        """Return what a caller over a limit is told."""
         wait_s = refused.wait_ns / 1e9
         words = f"Rate limit reached for {subject}." + (f" Try again in {wait_s:.3f} s." if wait_s else "")
         return self._refusal("rate_limit_exceeded", words, retry_after_s=wait_s or None)
@@ -217,14 +217,14 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _vouch(request: web.Request) -> None:
-    """Whoever may ask is no stranger to the listener."""
+    """Tell the listener that whoever sent this is no stranger."""
     connection = of_request(request)
     if connection is not None:
         connection.mark_known()
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Before headers go out: what is left, and what browsers want to be told (for `on_response_prepare`)."""
+    """Say what is left, and what browsers want to be told, before headers go out (for `on_response_prepare`)."""
     if hdrs.ORIGIN in request.headers:
         response.headers.update(request.app[GATE].connections.cors_headers(request))
     ticket = request.get(TICKET)
@@ -234,7 +234,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 
 
 def duration(ns: int) -> str:
-    """`12ms`, `1s`, `6m0s`: as OpenAI writes them, in whole milliseconds, rounded up."""
+    """Write a duration as OpenAI does, `12ms`, `1s`, `6m0s`: in whole milliseconds, rounded up."""
     ms = -(-ns // 1_000_000)
     if ms < 1000:
         return f"{ms}ms"
@@ -257,7 +257,7 @@ def _left(family: str, left: Remaining | None) -> dict[str, str]:
 
 
 def _key_of(request: web.Request) -> str | None:
-    """The key that came with a request: as a bearer token, in a header of its own, or in the query."""
+    """Return the key that came with a request: as a bearer token, in a header of its own, or in the query."""
     scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()

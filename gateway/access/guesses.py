@@ -56,12 +56,12 @@ class LoginGuesses:
         return len(self._records)
 
     def wait_s(self, address: str) -> float:
-        """How long the master key will not be looked for in what comes from an address; 0 as a rule."""
+        """Return how long the master key will not be looked for in what comes from an address; 0 as a rule."""
         record = self._records.get(_network(address))
         return max(0.0, record.blocked_until - self._clock()) if record is not None else 0.0
 
     def trust_address(self, address: str) -> None:
-        """The master key came from there: whoever else fails there does not keep it from being looked for."""
+        """Note that the master key came from there: whoever else fails there does not keep it from being looked for."""
         network = _network(address)
         self._trusted[network] = None
         self._trusted.move_to_end(network)
@@ -69,7 +69,7 @@ class LoginGuesses:
             self._trusted.popitem(last=False)
 
     def is_trusted(self, address: str) -> bool:
-        """Whether the master key has come from there."""
+        """Return whether the master key has come from there."""
         return _network(address) in self._trusted
 
     def count_failure(self, address: str, text: str, reason: str) -> int:
@@ -96,7 +96,7 @@ class LoginGuesses:
 
 
 def _network(address: str) -> str:
-    """What counts as one address."""
+    """Return what counts as one address."""
     if ":" not in address:
         return address
     try:

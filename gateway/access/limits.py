@@ -37,7 +37,7 @@ class Burst:
         """When the bucket will have drained."""
 
     def wait_ns(self, now: int) -> int:
-        """How long until one more is let in; 0: now."""
+        """Return how long until one more is let in; 0: now."""
         return max(0, self._empty_at - (self.limit - 1) * self._interval_ns - now)
 
     def count_request(self, now: int) -> None:
@@ -45,7 +45,7 @@ class Burst:
         self._empty_at = max(now, self._empty_at) + self._interval_ns
 
     def read_remaining(self, now: int) -> Remaining:
-        """What it would let in now."""
+        """Return what it would let in now."""
         filled_ns = self._empty_at - now
         if filled_ns <= 0:
             return Remaining(self.limit, self.limit, 0)
@@ -68,7 +68,7 @@ class RequestLog:
         return bool(self._windows)
 
     def wait_ns(self, now: int) -> int:
-        """How long until one more is let in; 0: now."""
+        """Return how long until one more is let in; 0: now."""
         count, wait = len(self._times), 0
         for limit, span in self._windows:
             if count >= limit:
@@ -85,15 +85,15 @@ class RequestLog:
             self._next = (self._next + 1) % self._size
 
     def read_remaining(self, now: int) -> list[Remaining]:
-        """Each window."""
+        """Return each window."""
         return [self._left(limit, span, now) for limit, span in self._windows]
 
     def times(self) -> list[int]:
-        """What it remembers, oldest first."""
+        """Return what it remembers, oldest first."""
         return [*self._times[self._next :], *self._times[: self._next]]
 
     def is_idle(self, now: int) -> bool:
-        """Whether nothing that it remembers counts any more."""
+        """Return whether nothing that it remembers counts any more."""
         span = max((span for _, span in self._windows), default=0)
         return not self._times or self._times[self._next - 1] + span <= now
 
@@ -121,7 +121,7 @@ class TokenBucket:
         self._at = 0
 
     def wait_ns(self, tokens: int, now: int) -> int:
-        """How long until `tokens` can be taken; 0: now. Of more than the limit, the limit has to be there."""
+        """Return how long until `tokens` can be taken; 0: now. Of more than the limit, the limit has to be there."""
         self._drain(now)
         missing = self._used + (min(tokens, self.limit) - self.limit) * self._span_ns
         return max(0, -(-missing // self.limit))
@@ -139,7 +139,7 @@ class TokenBucket:
         self._used = max(0, self._used + (spent - taken) * self._span_ns)
 
     def read_remaining(self, now: int) -> Remaining:
-        """What could be taken now."""
+        """Return what could be taken now."""
         self._drain(now)
         remaining = max(0, (self.limit * self._span_ns - self._used) // self._span_ns)
         return Remaining(self.limit, remaining, 0 if remaining == self.limit else self.wait_ns(remaining + 1, now))
@@ -149,7 +149,7 @@ class TokenBucket:
         self._used, self._at = other._used, other._at
 
     def is_idle(self, now: int) -> bool:
-        """Whether it is full."""
+        """Return whether it is full."""
         self._drain(now)
         return self._used == 0
 

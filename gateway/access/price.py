@@ -21,12 +21,12 @@ KNOWN_INPUT = 1
 
 
 def counting(tokens: int, images: int = 0) -> int:
-    """The price of counting tokens; images have to be decoded for it."""
+    """Return the price of counting tokens; images have to be decoded for it."""
     return max(1, tokens // COUNTED_PER_TOKEN) + images * IMAGE_TOKENS
 
 
 def comparing(pairs: int, dimensions: int) -> int:
-    """The price of comparing vectors."""
+    """Return the price of comparing vectors."""
     return max(1, pairs * dimensions // PRODUCTS_PER_TOKEN)
 
 
@@ -46,7 +46,7 @@ class Work:
         return self.extra + sum(map(tokens_of, self.streams))
 
     def forgive_all(self) -> None:
-        """It failed without its client's fault: nothing is charged."""
+        """Charge nothing: it failed without its client's fault."""
         self.streams.clear()
         self.extra = 0
 
@@ -64,7 +64,7 @@ class Work:
 
 
 def tokens_of(stream: JobStream) -> int:
-    """What a job costs: what its worker counted; else, where it took the job, the prompt and what has come.
+    """Return what a job costs: what its worker counted; else, where it took the job, the prompt and what has come.
 
     Nothing for what failed without its client's fault, unless part of it was streamed.
     """
@@ -77,7 +77,7 @@ def tokens_of(stream: JobStream) -> int:
 
 
 def ours(error: Exception) -> bool:
-    """Whether a request failed without its client's fault. A client that leaves does not fail."""
+    """Return whether a request failed without its client's fault. A client that leaves does not fail."""
     if isinstance(error, ConnectionError):
         return False
     code = error.code if isinstance(error, JobFailed | ApiError) else "internal_error"

@@ -89,7 +89,7 @@ class RateLimiter:
         self.running += 1
 
     def end_request(self) -> None:
-        """A request that was let in is over."""
+        """Count a request that was let in as over."""
         self.running -= 1
 
     def reserve_tokens(self, tokens: int, now: int) -> Reservation | LimitRefusal:
@@ -106,18 +106,18 @@ class RateLimiter:
             bucket.settle_tokens(part, spent, now)
 
     def requests_left(self, now: int) -> Remaining | None:
-        """The tightest bound on requests; None without any."""
+        """Return the tightest bound on requests; None without any."""
         bounds = self._log.read_remaining(now)
         if self._burst is not None:
             bounds.append(self._burst.read_remaining(now))
         return _tightest(bounds)
 
     def tokens_left(self, now: int) -> Remaining | None:
-        """The tightest bound on tokens; None without any."""
+        """Return the tightest bound on tokens; None without any."""
         return _tightest([bucket.read_remaining(now) for bucket in self._buckets.values()])
 
     def is_idle(self, now: int) -> bool:
-        """Whether forgetting it would change nothing."""
+        """Return whether forgetting it would change nothing."""
         return (
             not self.running
             and self._log.is_idle(now)
@@ -126,7 +126,7 @@ class RateLimiter:
 
 
 def _tightest(bounds: list[Remaining]) -> Remaining | None:
-    """The one with the least left; where several have equally little, the one that takes longest to give more.
+    """Return the one with the least left; where several have equally little, the one that takes longest to give more.
 
     With nothing left that is exactly how long one has to wait.
     """

@@ -65,7 +65,7 @@ class RedisLimiter:
     """One gateway's share; `usage` counts along, for when the store is away. `clock_us` replaces the server's clock."""
 
     def __init__(self, url: str, usage: UsageLedger, *, clock_us: Callable[[], int] | None = None) -> None:
-        """Raises `ValueError` for an address that is none. Connects only when it is first asked."""
+        """Raise `ValueError` for an address that is none. Connects only when it is first asked."""
         self._usage = usage
         self.trouble: str | None = None
         """Why each gateway limits for itself at the moment; None: the store does."""
@@ -85,7 +85,7 @@ class RedisLimiter:
         self._keeper: asyncio.Task[None] | None = None
 
     def is_up(self) -> bool:
-        """Whether the store answers."""
+        """Return whether the store answers."""
         return self.trouble is None
 
     async def start(self) -> None:
@@ -130,7 +130,7 @@ class RedisLimiter:
         return await self._ask("reserve", entry, tokens)
 
     def end_request(self, entry: LimitEntry, spent: int, taken: tuple[int, int]) -> None:
-        """A request is over, or may never have begun. Never waits; written later where the store is away."""
+        """Count a request as over that may never have begun. Never waits; written later where the store is away."""
         self._running.discard(entry)
         if len(self._owed) >= MAX_OWED:
             del self._owed[0]
@@ -251,7 +251,7 @@ class RedisRequest(MemoryRequest):
 
 
 def interval_us(limits: RateLimits) -> int:
-    """How fast a burst refills: as in `RateLimiter`, in whole microseconds."""
+    """Return how fast a burst refills: as in `RateLimiter`, in whole microseconds."""
     return -(-60 * US // limits.rpm) if limits.rpm else US // max(1, limits.burst or 0)
 
 

@@ -37,7 +37,7 @@ class UsageLedger:
         return len(self._meters)
 
     def limiter_for(self, caller: Caller) -> RateLimiter:
-        """The meter of a key, with the limits that it has now."""
+        """Return the meter of a key, with the limits that it has now."""
         meter = self._meters.get(caller.id)
         # The record's limits are compared as they were given: the defaults never change.
         if meter is None or meter.asked is not caller.limits:
@@ -57,12 +57,12 @@ class UsageLedger:
         )
 
     def take_pending(self) -> list[UsageRow]:
-        """What has to be written down; forgotten here, unless it is given back."""
+        """Return what has to be written down; forgotten here, unless it is given back."""
         taken, self._pending = [*self._pending.values()], {}
         return taken
 
     def give_back(self, taken: Iterable[UsageRow]) -> None:
-        """It could not be written."""
+        """Take back what could not be written."""
         for spent in taken:
             place = (spent.id, spent.minute)
             newer = self._pending.get(place)

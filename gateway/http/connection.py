@@ -127,7 +127,7 @@ class ClientConnection(RequestHandler):
     # -- requests ----------------------------------------------------------
 
     def on_request(self) -> None:
-        """A request has come, with all of its headers. aiohttp itself bounds the time to the next one."""
+        """Take note of a request with all of its headers. aiohttp itself bounds the time to the next one."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -136,7 +136,7 @@ class ClientConnection(RequestHandler):
             self.close()
 
     def mark_known(self) -> None:
-        """A valid key has come, or nobody is asked for one."""
+        """Take note that a valid key has come, or nobody is asked for one."""
         self._owner.mark_known(self.place)
         if not self._body.is_eof():
             self._body.set_read_chunk_size(READ_BYTES)
@@ -289,20 +289,20 @@ class ClientConnection(RequestHandler):
 
 
 def respond(error: ApiError) -> web.Response:
-    """The answer that an error is."""
+    """Return the answer that an error is."""
     return web.Response(
         body=error.body(), status=error.status, content_type="application/json", headers=error.headers()
     )
 
 
 def of_request(request: web.BaseRequest) -> ClientConnection | None:
-    """The connection of a request, where it came through our listener."""
+    """Return the connection of a request, where it came through our listener."""
     connection = request.protocol
     return connection if isinstance(connection, ClientConnection) else None
 
 
 def budget_of_malformed() -> LineBudget:
-    """How often a malformed request is worth a line."""
+    """Return how often a malformed request is worth a line."""
     return LineBudget(burst=20, period_s=0.5)
 
 
@@ -321,7 +321,7 @@ async def invite_body(request: web.Request) -> None:
 
 
 def _where(error: object) -> str:
-    """An error's kind and place, without its words: a client may have written those."""
+    """Return an error's kind and place, without its words: a client may have written those."""
     if not isinstance(error, BaseException):
         return "unknown"
     frames = traceback.extract_tb(error.__traceback__)
@@ -329,13 +329,13 @@ def _where(error: object) -> str:
 
 
 def _is_small(request: web.BaseRequest) -> bool:
-    """Whether a body says that it is small, and is no series of chunks."""
+    """Return whether a body says that it is small, and is no series of chunks."""
     declared = request.content_length
     return declared is not None and declared <= SMALL_BYTES and hdrs.TRANSFER_ENCODING not in request.headers
 
 
 def _explain(error: BaseException | None, status: int) -> tuple[str, str, int]:
-    """Kind, words and status for what is no HTTP; nothing in them is the client's."""
+    """Return kind, words and status for what is no HTTP; nothing in them is the client's."""
     match error:
         case LineTooLong():
             return "too_long", f"A line is longer than {LINE_BYTES} bytes, or all of them are longer than "\

@@ -55,7 +55,7 @@ class GenerationStats:
                 self.texts[first_choice + delta.choice].append(delta.reasoning + delta.text)
 
     def count_words(self) -> tuple[int, int]:
-        """Words and characters."""
+        """Count words and characters."""
         texts = ["".join(pieces) for pieces in self.texts.values()]
         return sum(len(text.split()) for text in texts), sum(map(len, texts))
 

@@ -137,7 +137,7 @@ class Listener:
             self._resumption = self._loop.call_later(pause_s, self._resume)
 
     def _end_pause(self) -> None:
-        """There may be room again."""
+        """Accept again: there may be room."""
         if self._resumption is not None:
             self._resumption.cancel()
             self._resume()
@@ -243,18 +243,18 @@ class Listener:
     # -- what becomes of connections ---------------------------------------
 
     def mark_busy(self, place: ListenerPlace) -> None:
-        """A request runs."""
+        """Take note that a request runs."""
         self._idle.pop(place, None)
 
     def mark_known(self, place: ListenerPlace) -> None:
-        """A valid key came over it."""
+        """Take note that a valid key came."""
         if not place.known and not place.refused and place in self._open:
             place.known = True
             self._strangers.pop(place, None)
             self._end_pause()
 
     def mark_idle(self, place: ListenerPlace) -> None:
-        """Its answer is sent."""
+        """Take note that the answer is sent."""
         if place not in self._open or place.refused:
             return
         place.since = time.monotonic()
@@ -263,7 +263,7 @@ class Listener:
         waiting[place] = None
 
     def remove_connection(self, place: ListenerPlace) -> None:
-        """It is closed. Twice is once."""
+        """Free the place of a connection that is closed; again is harmless."""
         if place not in self._open:
             return
         self._open.discard(place)
@@ -288,7 +288,7 @@ class Listener:
 
 
 async def bind(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen at every address of a host. Raises `OSError`."""
+    """Return sockets that listen at every address of a host. Raises `OSError`."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
@@ -319,7 +319,7 @@ def _unique(found: Iterable[Any]) -> list[Any]:
 
 
 def address_of(peer: Any) -> str:
-    """The address of a socket's other end; one of IPv4 looks like one, whichever kind of socket it came to."""
+    """Return the address of a socket's other end; one of IPv4 looks like one, whichever kind of socket it came to."""
     text = str(peer[0]) if isinstance(peer, tuple) and peer else ""
     return text.partition("%")[0].removeprefix("::ffff:") if "." in text else text.partition("%")[0] or "local"
 

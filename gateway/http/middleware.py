@@ -153,14 +153,14 @@ def _report_generation(request: web.Request, duration_s: float) -> None:
 
 
 def _request_id(request: web.Request) -> str:
-    """The id that came with a request, if it is a legal one and no key; else a new one."""
+    """Return the id that came with a request, if it is a legal one and no key; else a new one."""
     given = request.headers.get("X-Request-ID", "")
     legal = _LEGAL_ID.fullmatch(given) and request.app.get(REDACT, masked)(given) == given
     return given if legal else str(uuid.uuid4())
 
 
 def _safe_path(request: web.Request, operation: Operation | None) -> str:
-    """The path of a request for the log: of what a client has chosen itself nothing that could be part of a key."""
+    """Return the path of a request for the log, without what a client chose that could be part of a key."""
     resource = request.match_info.route.resource
     if operation is not None and resource is not None:
         return resource.canonical

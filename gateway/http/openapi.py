@@ -100,7 +100,7 @@ def mount(app: web.Application, operations: tuple[Operation, ...]) -> None:
 
 
 def document(operations: list[Operation], *, title: str, version: str) -> dict[str, Any]:
-    """The OpenAPI document of the documented ones."""
+    """Return the OpenAPI document of those operations that are documented."""
     shown = [operation for operation in operations if operation.documented]
     types: set[type] = {ErrorBody}
     for operation in shown:

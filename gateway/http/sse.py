@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 
 def is_gone(request: web.Request) -> bool:
-    """Whether its client has left, even if nobody was told yet."""
+    """Return whether its client has left, even if nobody was told yet."""
     return request.transport is None or request.transport.is_closing()
 
 
 def frame(data: bytes) -> bytes:
-    """One event."""
+    """Return one event."""
     return b"data: " + data + b"\n\n"
 
 
@@ -79,7 +79,7 @@ class EventStream:
             self._watch()
 
     def check_connection(self) -> None:
-        """Raises `ConnectionError` where nothing that is written now would get to the client any more.
+        """Raise `ConnectionError` where nothing that is written now would get to the client any more.
 
         Between a client's leaving and this task's cancellation lies a turn of the event loop: what is counted as
         served must not be counted in it.
@@ -99,11 +99,11 @@ class EventStream:
             self._writing -= 1
 
     async def end_stream(self, frames: bytes = b"") -> None:
-        """Last frames, `[DONE]` and the end of the body, in one write."""
+        """Send last frames, `[DONE]` and the end of the body, in one write."""
         await self._close(frames + DONE)
 
     async def fail_stream(self, error: ApiError) -> None:
-        """An error frame, no `[DONE]`; the connection closes behind it."""
+        """Send an error frame, no `[DONE]`; the connection closes behind it."""
         logger.warning(
             "Stream failed: code=%s error_id=%s%s",
             error.code,

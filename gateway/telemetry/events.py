@@ -47,5 +47,5 @@ class Events(logging.Handler):
         )
 
     def list_latest(self, limit: int) -> list[Event]:
-        """The newest first."""
+        """Return the latest events, newest first."""
         return [*reversed(self._ring)][:limit]

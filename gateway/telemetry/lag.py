@@ -48,7 +48,7 @@ class LoopLag:
         threading.Thread(target=self._watch, name="loop-lag", daemon=True).start()
 
     def stop(self) -> None:
-        """End."""
+        """Stop measuring."""
         self._ended.set()
         if self._timer is not None:
             self._timer.cancel()
@@ -60,7 +60,7 @@ class LoopLag:
         return max((lag_s for _, lag_s in self._recent), default=0.0)
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts, as Prometheus has them."""
+        """Return cumulative counts, as Prometheus has them."""
         found, total = [], 0
         for bound, count in zip((*map(str, BOUNDS_S), "+Inf"), self.counts, strict=True):
             total += count
@@ -78,7 +78,7 @@ class LoopLag:
         self._schedule()
 
     def record_lag(self, lag_s: float, cpu_s: float, now: float) -> None:
-        """One measurement: `lag_s` late, of which this thread computed for `cpu_s` seconds."""
+        """Count one measurement: `lag_s` late, of which this thread computed for `cpu_s` seconds."""
         self.counts[sum(lag_s > bound for bound in BOUNDS_S)] += 1
         self.total_s += lag_s
         if lag_s > BOUNDS_S[0]:
@@ -111,7 +111,7 @@ class LoopLag:
 
 
 def _where(frame: FrameType | None) -> str:
-    """The innermost function of this project on a stack; else the innermost one."""
+    """Return the innermost function of this project on a stack; else the innermost one."""
     first = frame
     while frame is not None:
         file = frame.f_code.co_filename

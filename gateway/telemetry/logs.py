@@ -50,12 +50,12 @@ class Redaction:
         self._secrets = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if forms else None
 
     def __call__(self, text: str) -> str:
-        """The text without keys."""
+        """Return the text without keys."""
         return self._secrets.sub("…", masked(text)) if self._secrets is not None else masked(text)
 
 
 def _spellings(secret: str) -> set[str]:
-    """A secret as it is, and as URLs, JSON and Python's `repr` write it."""
+    """Return a secret as it is, and as URLs, JSON and Python's `repr` write it."""
     quoted = {json.dumps(secret, ensure_ascii=plain)[1:-1] for plain in (True, False)}
     return {secret, quote(secret, safe=""), quote(secret), *quoted, repr(secret)[1:-1], repr(secret.encode())[2:-1]}
 
@@ -68,13 +68,13 @@ class TextLines(logging.Formatter):
         self._redact = redact
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
-        """One line, whatever is in the message; a traceback follows on lines of its own."""
+        """Return one line, whatever is in the message; a traceback follows on lines of its own."""
         record.message = record.message.translate(_CONTROL)
         suffix = "".join(f" [{name}={value}]" for name, value in _context() if value)
         return super().formatMessage(record) + suffix
 
     def format(self, record: logging.LogRecord) -> str:
-        """The whole record, without any key."""
+        """Return the whole record, without any key."""
         return _encodable(self._redact(super().format(record)).translate(_TRACEBACK))
 
 
@@ -86,7 +86,7 @@ class JsonLines(logging.Formatter):
         self._redact = redact
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON, traceback included."""
+        """Return the record as JSON, traceback included."""
         created = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line: dict[str, object] = {
             "time": f"{created}.{int(record.msecs):03d}Z",
@@ -102,7 +102,7 @@ class JsonLines(logging.Formatter):
 
 
 def json_line(fields: dict[str, object]) -> str:
-    """An object as JSON on one line, whatever takes a character for the end of a line."""
+    """Return an object as JSON on one line, whatever takes a character for the end of a line."""
     try:
         text = orjson.dumps(fields, default=str).decode()
     except TypeError:  # half of a surrogate pair
@@ -115,7 +115,7 @@ def _context() -> tuple[tuple[str, str | None], ...]:
 
 
 def _encodable(text: str) -> str:
-    """A text that can be written as UTF-8: clients may send halves of surrogate pairs."""
+    """Return a text that can be written as UTF-8: clients may send halves of surrogate pairs."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -131,7 +131,7 @@ class LineBudget:
         self._skipped = 0
 
     def take_line(self) -> str | None:
-        """The end of a line that may be written: empty, or how many were not; None if it is to be left out, too."""
+        """Return the end of a line that may be written: empty, or how many were not. None: leave it out, too."""
         now = self._clock()
         self._left = min(self._burst, self._left + (now - self._refilled_at) / self._period_s)
         self._refilled_at = now

@@ -35,7 +35,7 @@ class Tracing:
         self._clock = clock
 
     def make_middleware(self) -> Middleware:
-        """A span around every request, below the one that the caller named in `traceparent`."""
+        """Return what puts a span around every request, below the one that the caller named in `traceparent`."""
 
         @web.middleware
         async def traced(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -84,7 +84,7 @@ class Tracing:
             self._span("pool.queue", at(flight.queued_at), at(flight.over_at))
 
     def _spent(self, engine: Span, usage: Usage, boarded_at: float, at: Callable[[float], int]) -> None:
-        """What the last worker said of its tokens and its time; that of earlier ones went with them."""
+        """Note what the last worker said of its tokens and its time; that of earlier ones went with them."""
         engine.set_attribute("gen_ai.usage.input_tokens", usage.prompt_tokens)
         engine.set_attribute("gen_ai.usage.output_tokens", usage.completion_tokens)
         engine.set_attribute("pool.cached_tokens", usage.cached_tokens)
@@ -103,7 +103,7 @@ class Tracing:
 
 
 def open_tracing() -> Tracing:
-    """Tracing to wherever the environment says. Raises `ImportError` without the extra `otel`."""
+    """Return tracing to wherever the environment says. Raises `ImportError` without the extra `otel`."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     return Tracing(OTLPSpanExporter())

@@ -33,6 +33,6 @@ def check_grant(caller: Caller, key: Key, defaults: RateLimits) -> None:
 
 
 def _bounds(caller: Caller) -> dict[str, int]:
-    """The limits that a caller was given; 0 is none."""
+    """Return the limits that a caller was given; 0 is none."""
     found = {name: getattr(caller.limits, name) for name in RateLimits.__struct_fields__}
     return {name: value for name, value in found.items() if value}

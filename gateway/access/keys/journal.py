@@ -49,7 +49,7 @@ class RevocationJournal:
             _write(fd, _FREE * (RECORDS - held), held * RECORD_BYTES)
 
     def read_revocations(self) -> dict[str, float]:
-        """Ids of revoked keys, and when each was revoked; empty where there is no file."""
+        """Return the ids of revoked keys, and when each was revoked; empty where there is no file."""
         with contextlib.suppress(FileNotFoundError), self._opened(os.O_RDONLY) as fd:
             return {key_id: at for key_id, at in _records(fd) if key_id}
         return {}
@@ -110,7 +110,7 @@ class RevocationJournal:
 
 
 def _records(fd: int) -> list[tuple[str, float]]:
-    """Each record as (id, time), an empty id for one that is free, or was cut short by a crash."""
+    """Yield each record as (id, time), an empty id for one that is free, or was cut short by a crash."""
     data = os.pread(fd, FILE_BYTES, 0)
     found = []
     for start in range(0, len(data) - RECORD_BYTES + 1, RECORD_BYTES):
@@ -121,7 +121,7 @@ def _records(fd: int) -> list[tuple[str, float]]:
 
 
 def _write(fd: int, data: bytes, place: int) -> None:
-    """In place, and through to the disk."""
+    """Write in place, and through to the disk."""
     while data:
         written = os.pwrite(fd, data, place)
         data, place = data[written:], place + written

@@ -57,7 +57,7 @@ class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
     parallel: int | None = None
 
     def filled_from(self, defaults: "RateLimits") -> "RateLimits":
-        """These, with the holes filled from `defaults`."""
+        """Return these limits, with the holes filled from `defaults`."""
         own = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
         return msgspec.structs.replace(defaults, **own)
 
@@ -97,20 +97,20 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
                 raise BadKey(f"limits.{field}", f"must be from 0 (no bound) to {MAX_LIMITS[field]}")
 
     def state(self, now: float) -> Literal["active", "revoked", "expired"]:
-        """Whether it opens anything."""
+        """Return whether it opens anything."""
         if self.revoked_at is not None:
             return "revoked"
         return "expired" if self.expires_at is not None and now >= self.expires_at else "active"
 
     def changed(self, now: float, **fields: Any) -> "Key":
-        """The same key with other fields. Raises `BadKey`."""
+        """Return the same key with other fields. Raises `BadKey`."""
         expires_at = fields.get("expires_at")
         if expires_at is not None and expires_at <= now:
             raise BadKey("expires_at", "must lie in the future")
         return msgspec.structs.replace(self, **fields)
 
     def rotated(self, pepper: bytes, now: float, grace_s: float) -> tuple["Key", str]:
-        """The key with a new secret, and the new text; the old one is good for `grace_s` more."""
+        """Return the key with a new secret, and the new text; the old one is good for `grace_s` more."""
         _, text = mint(self.id)
         new = msgspec.structs.replace(
             self, digest=digest(pepper, text), old_digest=self.digest, old_until=now + grace_s
@@ -119,7 +119,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def new_key(pepper: bytes, now: float, **fields: Any) -> tuple[Key, str]:
-    """A key and its text, which nobody can tell from the key later. Raises `BadKey`."""
+    """Return a key and its text, which nobody can tell from the key later. Raises `BadKey`."""
     key_id, text = mint()
     blank = Key(id=key_id, name="new", digest=digest(pepper, text), permissions=(EVERYTHING,), created_at=now)
     return blank.changed(now, **fields), text

@@ -24,11 +24,11 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
 
     def has_permission(self, *wanted: str) -> bool:
-        """Whether one of the permissions is there."""
+        """Return whether one of the permissions is there."""
         return EVERYTHING in self.permissions or not self.permissions.isdisjoint(wanted)
 
     def may_use_model(self, *names: str) -> bool:
-        """Whether a model that is called so may be used."""
+        """Return whether a model that is called so may be used."""
         return not self.models or not self.models.isdisjoint(names)
 
 
@@ -66,7 +66,7 @@ class Keyring:
         return iter([*self._keys.values()])
 
     def find_key(self, key_id: str) -> Key | None:
-        """The key of that id."""
+        """Return the key of that id, if there is one."""
         return self._keys.get(key_id)
 
     def replace_keys(self, keys: Iterable[Key], pepper: bytes) -> None:
@@ -90,18 +90,18 @@ class Keyring:
         return self._keys.get(key_id)
 
     def as_known(self, key: Key) -> Key:
-        """A key as the database has it, or revoked where that is known here alone."""
+        """Return a key as the database has it, or revoked where that is known here alone."""
         at = self.revoked.get(key.id)
         return msgspec.structs.replace(key, revoked_at=at) if at is not None and key.revoked_at is None else key
 
     def identify_caller(self, text: str, now: float) -> Caller | Refusal:
-        """Who holds this key, at `now` seconds since 1970. The hot path."""
+        """Return who holds this key, at `now` seconds since 1970. The hot path."""
         if self._master is not None and hmac.compare_digest(digest(self._salt, text), self._master):
             return _MASTER
         return self.find_issued(text, now)
 
     def find_issued(self, text: str, now: float) -> Caller | Refusal:
-        """The same without the master key."""
+        """Return who holds this key, which is not the master key."""
         key_id = id_of(text)
         if key_id is None:
             return "invalid"

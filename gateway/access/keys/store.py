@@ -101,13 +101,13 @@ class KeyStore:
         self._db.close()
 
     def read_version(self) -> int:
-        """A number that changes when another process has written. Raises `OSError` where the file was taken away."""
+        """Return a number that changes when another process has written. Raises `OSError` where the file is gone."""
         if os.stat(self._path).st_ino != self._inode:  # noqa: PTH116
             raise OSError(f"{self._path} is not the file that was opened")
         return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
     def read_keys(self) -> list[Key]:
-        """All keys, the newest first. Raises `sqlite3.DatabaseError` for a row that no version of ours wrote."""
+        """Return all keys, the newest first. Raises `sqlite3.DatabaseError` for a row that no version of ours wrote."""
         return self._read()
 
     def write_key(self, key: Key) -> None:
@@ -156,7 +156,7 @@ class KeyStore:
             )
 
     def read_usage(self, since_minute: int) -> list[UsageRow]:
-        """What every key used in each minute from `since_minute` on."""
+        """Return what every key used in each minute from `since_minute` on."""
         rows = self._db.execute("SELECT id, minute, requests, tokens FROM usage WHERE minute >= ?", (since_minute,))
         return [UsageRow(*row) for row in rows]
 
@@ -230,7 +230,7 @@ class _Transaction:
 
 
 def _columns(key: Key) -> dict[str, Any]:
-    """A key as it is written."""
+    """Return a key as it is written."""
     return {
         name: msgspec.json.encode(getattr(key, name)).decode() if name in _JSON else getattr(key, name)
         for name in _FIELDS
@@ -244,7 +244,7 @@ def _key(row: tuple[Any, ...]) -> Key:
 
 
 def _pepper(path: Path) -> tuple[bytes, bool]:
-    """The secret under which keys are hashed, and whether it was made just now.
+    """Return the secret under which keys are hashed, and whether it was made just now.
 
     Without it a stolen database is worth nothing.
     """

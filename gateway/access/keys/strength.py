@@ -17,7 +17,7 @@ HOW = "make one with: openssl rand -hex 32"
 
 
 def weakness(key: str) -> str | None:
-    """Why a key is too weak, as the end of a sentence that begins with its name; None where it is not."""
+    """Return why a key is too weak, as the end of a sentence that begins with its name; None where it is not."""
     if len(key) < LEAST_CHARS:
         return f"is shorter than {LEAST_CHARS} characters"
     if len(set(key)) < LEAST_DIFFERENT:
@@ -34,5 +34,5 @@ def weakness(key: str) -> str | None:
 
 
 def _repeats(key: str) -> bool:
-    """Whether all of it is a piece no longer than half of it, again and again, the last time in part."""
+    """Return whether all of it is a piece no longer than half of it, again and again, the last time in part."""
     return any(key == (key[:length] * len(key))[: len(key)] for length in range(1, len(key) // 2 + 1))

@@ -143,7 +143,7 @@ class KeySync:
         return found, kept
 
     async def read_keys(self) -> list[Key]:
-        """All keys, with their sums as last written. Raises `Unavailable`."""
+        """Return all keys, with their sums as last written. Raises `Unavailable`."""
         try:
             found = await self._run(lambda: self._checked().read_keys())
         except (sqlite3.Error, OSError) as error:
@@ -208,13 +208,13 @@ class KeySync:
         self.keyring.replace_keys(keys, pepper)
 
     def _hear(self, noted: dict[str, float]) -> None:
-        """Revocations that others could not write either, or we before a restart."""
+        """Take in revocations that others could not write either, or we before a restart."""
         for key_id, at in noted.items():
             if key_id not in self.keyring.revoked:
                 self.keyring.revoke_key(key_id, at)
 
     def _apply_revoked(self, keys: Iterable[Key], strangers: Iterable[str] = ()) -> None:
-        """The database has these revocations, and does not know the `strangers`."""
+        """Take note that the database has these revocations, and does not know the `strangers`."""
         for key in keys:
             self.keyring.revoked.pop(key.id, None)
             self.keyring.put_key(key)
@@ -229,13 +229,13 @@ class KeySync:
         loop.call_soon_threadsafe(self._apply_revoked, written, strangers)
 
     def _writable(self, loop: asyncio.AbstractEventLoop) -> KeyStore:
-        """The database, with every revocation in it: no change may come between."""
+        """Return the database, with every revocation in it: no change may come between."""
         store = self._checked()
         self._settle(store, loop)
         return store
 
     def _checked(self) -> KeyStore:
-        """The database, which is still where it was: what is written to a file that was taken away is lost."""
+        """Return the database, which is still where it was: what is written to a file that was taken away is lost."""
         store = self._open()
         store.read_version()
         return store

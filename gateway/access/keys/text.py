@@ -23,25 +23,25 @@ _KEY_LIKE = re.compile(r"(mlx_[0-9A-Za-z]{8}_)[0-9A-Za-z]+")
 
 
 def mint(key_id: str | None = None) -> tuple[str, str]:
-    """A new key, as (id, text); with a `key_id`, another key of that id."""
+    """Return a new key, as (id, text); with a `key_id`, another key of that id."""
     key_id = key_id or _random(ID_CHARS)
     text = f"mlx_{key_id}_{_random(SECRET_CHARS)}"
     return key_id, text + _checksum(text)
 
 
 def id_of(text: str) -> str | None:
-    """The id in a key's text; None where it is no key, or one with a typo."""
+    """Return the id in a key's text; None where it is no key, or one with a typo."""
     match = _KEY.fullmatch(text)
     return match[1] if match and text[-CHECKSUM_CHARS:] == _checksum(text[:-CHECKSUM_CHARS]) else None
 
 
 def digest(pepper: bytes, text: str) -> bytes:
-    """What is kept of a key: 32 bytes of HMAC-SHA-256 under a secret that lies outside of the database."""
+    """Return what is kept of a key: 32 bytes of HMAC-SHA-256 under a secret that lies outside of the database."""
     return hmac.digest(pepper, text.encode("utf-8", "surrogateescape"), "sha256")
 
 
 def masked(line: str) -> str:
-    """A line for a log, without the secret of any key in it."""
+    """Return a line for a log, without the secret of any key in it."""
     return _KEY_LIKE.sub(r"\1…", line) if "mlx_" in line else line
 
 
