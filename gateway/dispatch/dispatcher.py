@@ -16,7 +16,7 @@ from gateway.dispatch.job_table import JobTable
 from gateway.dispatch.jobs.stream import JobFailed, JobStream
 from gateway.dispatch.model import ModelState, WorkerState
 from gateway.dispatch.prefix_affinity import keys_of
-from gateway.dispatch.quarantine import BEHIND_S, Quarantine, innocence
+from gateway.dispatch.quarantine import Quarantine, trial_order
 from gateway.dispatch.stats import PoolStats
 from gateway.dispatch.timeouts import PoolTimeouts
 from protocol.codec import MAX_FRAME_BYTES, encode
@@ -68,7 +68,7 @@ class Dispatcher:
         self, *, epoch: int, line: Transport, clock: Callable[[], float], limits: PoolTimeouts, stats: PoolStats
     ) -> None:
         self.ledger = JobTable()
-        self.suspicion = Quarantine()
+        self.quarantine = Quarantine()
         self.listeners = 0
         """Jobs whose handlers have not left yet."""
         self._epoch = epoch
@@ -100,9 +100,9 @@ class Dispatcher:
             model = model.base
         flight = self.ledger.open_job(model, job, stream, now, buffers)
         flight.keys = keys_of(job, cache_key)
-        self.suspicion.recognise(flight, now)
+        self.quarantine.find_record(flight, now)
         line = model.queue_for(flight)
-        if self.suspicion.doomed(flight):
+        if self.quarantine.is_blocked(flight):
             self._refuse(flight)
         elif not model.may_become_ready:
             self._fail(flight, failures.not_ready(model))
@@ -141,8 +141,8 @@ class Dispatcher:
             if flight.output_at is None:
                 flight.output_at = self._clock()
                 self._stats.time_first_output(flight, flight.output_at)
-            if flight.crash_record is not None:
-                self._try(flight)
+            if flight.crash_record is not None and self.quarantine.on_output(flight, self._clock()):
+                self.assign_waiting(flight.model)
             if not flight.stream.feed_delta(delta):
                 self._drop_slow_reader(flight)
 
@@ -176,9 +176,9 @@ class Dispatcher:
         if isinstance(terminal, Done | Failed):
             flight.stream.spent = terminal.usage
         if not isinstance(terminal, Failed):
-            self.suspicion.finished(flight, self._clock())
+            self.quarantine.on_finish(flight, self._clock())
         elif terminal.code not in UNDECIDED:
-            self.suspicion.clear(flight, self._clock())
+            self.quarantine.clear(flight, self._clock())
         if flight.open:
             self._conclude(flight, worker, terminal)
         if not flight.open:
@@ -192,7 +192,7 @@ class Dispatcher:
         own; None: it was told to leave.
         """
         if suspects is not None:
-            self.suspicion.crashed(model.name, suspects, self._clock())
+            self.quarantine.on_crash(model.name, suspects, self._clock())
         spared = suspects is not None and len(suspects) < len(aboard)
         for flight in sorted(aboard, key=lambda flight: flight.id, reverse=True):
             self.ledger.release_job(flight)
@@ -326,53 +326,22 @@ class Dispatcher:
         if flight.queue is not None:
             flight.queue.remove(flight)
 
-    # -- suspects ------------------------------------------------------------
-
-    def _try(self, flight: JobState) -> None:
-        """A suspect brought output: enough of it clears it."""
-        if not flight.suspect:
-            flight.crash_record = None
-        elif self.suspicion.proven(flight, self._clock()):
-            self.suspicion.clear(flight, self._clock())
-            self.assign_waiting(flight.model)
-
     def _try_suspects(self, model: ModelState) -> None:
-        """Send suspects to workers that have no other one, and refuse those that are left when all others are cleared.
-
-        Who killed twice is judged last: if an engine dies of another suspect meanwhile, it was none of them. Who killed
-        so often that nothing speaks for it is judged first: what it explains speaks for nobody else, either.
-        """
+        """Refuse suspects that killed often enough; send the others to workers where they may be tried."""
         now = self._clock()
-        for flight in [flight for flight in model.suspects if self.suspicion.hopeless(flight, now)]:
-            model.suspects.remove(flight)
-            self._refuse(flight)
-        known = [flight for flight in (*model.suspects, *model.in_flight) if flight.suspect]
-        last = all(flight.accused for flight in known)
-        undecided = any(not self.suspicion.guilty(flight, now, last=last) for flight in known)
-        tried = {id(flight.crash_record) for flight in known if flight.worker is not None}
-        often = self.suspicion.storm(model.name, now)
-        storm = often and not last
-        for flight in sorted(model.suspects, key=innocence):
-            if self.suspicion.guilty(flight, now, last=last):
-                if not undecided and self.suspicion.ripe(flight, now):
-                    model.suspects.remove(flight)
-                    self._refuse(flight)
-                continue
-            free = model.up
-            if flight.suspect and not (often and now - flight.queued_at > BEHIND_S):
-                if not storm and id(flight.crash_record) in tried:
-                    continue
-                free = [worker for worker in free if self.suspicion.admits(worker, flight, now, storm=storm)]
+        while (guilty := self.quarantine.find_guilty(model, now)) is not None:
+            model.suspects.remove(guilty)
+            self._refuse(guilty)
+        for flight in sorted(model.suspects, key=trial_order):
+            free = [worker for worker in model.up if self.quarantine.may_start(flight, worker, now)]
             worker = model.select_worker(flight, self._limits.light_jobs, among=free)
-            if worker is None:
-                continue
-            model.suspects.remove(flight)
-            if not self._send(flight, worker):
-                model.suspects.push(flight, flight.queued_at)
-            tried.add(id(flight.crash_record))
+            if worker is not None:
+                model.suspects.remove(flight)
+                if not self._send(flight, worker):
+                    model.suspects.push(flight, flight.queued_at)
 
     def _refuse(self, flight: JobState) -> None:
-        self.suspicion.refuse(flight)
+        self.quarantine.refuse(flight)
         self._fail(flight, failures.crashed())
 
     def _drop_slow_reader(self, flight: JobState) -> None:

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from gateway.dispatch.crash_record import CrashRecord
 from gateway.dispatch.jobs.stream import JobStream
 from protocol.messages import EmbedJob, GenerateJob, Job
 
 if TYPE_CHECKING:
     from gateway.dispatch.jobs.queue import Queue
     from gateway.dispatch.model import ModelState, WorkerState
-    from gateway.dispatch.quarantine import CrashRecord
 
 
 MAX_RETURNS = 24
@@ -41,10 +41,11 @@ class JobState:
     `keys` are those of its prompt's beginnings (see `affinity`). `begun`: the worker that has it has said so.
     `compiling`: it is aboard, and may still wait there for its grammar.
 
-    A job that lost its worker goes on elsewhere: `returns` counts how often it came back without having got any
-    further than `reached` tokens, `patience_s` is how long its client will be kept waiting, `mark` says whether it
-    may be what ended the worker. `visits` are its attempts so far; `trial_output` and `trial_began_at` watch over the
-    next one. `on_closed` is called once the job is forgotten, where that is later than its request's end.
+    A job that lost its worker goes on elsewhere: `attempts_without_progress` counts how often it came back without
+    having got any further than `reached` tokens, `wait_limit_s` is how long its client will be kept waiting,
+    `crash_record` says whether it may be what ended the worker. `attempts` are those so far; `trial_began_at` is when
+    the present one brought output, for a job with a record. `on_closed` is called once the job is forgotten, where
+    that is later than its request's end.
     """
 
     __slots__ = (
@@ -73,7 +74,6 @@ class JobState:
         "slotless",
         "stream",
         "trial_began_at",
-        "trial_output",
         "wait_limit_s",
         "worker",
     )
@@ -104,7 +104,6 @@ class JobState:
         self.reached = 0
         self.wait_limit_s = float("inf")
         self.crash_record: CrashRecord | None = None
-        self.trial_output = 0
         self.trial_began_at: float | None = None
         self.outcome: Outcome | None = None
         self.began_at = now
@@ -138,18 +137,8 @@ class JobState:
 
     @property
     def suspect(self) -> bool:
-        """Whether an engine died with an equal job aboard, and nothing since has cleared it."""
-        return self.crash_record is not None and self.crash_record.count > 0
-
-    @property
-    def accused(self) -> bool:
-        """Whether more than one did, or may have."""
-        return self.crash_record is not None and (self.crash_record.count > 1 or self.crash_record.doubts > 0)
-
-    @property
-    def creditable(self) -> bool:
-        """Whether equal jobs ran well more than once lately."""
-        return self.crash_record is not None and self.crash_record.credit > 1
+        """Whether an engine died while an equal job ran, and nothing since has cleared it."""
+        return self.crash_record is not None and self.crash_record.deaths > 0
 
     @property
     def choices(self) -> int:

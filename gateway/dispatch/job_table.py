@@ -44,7 +44,7 @@ class JobTable:
         flight.boarded_at = now
         flight.begun = False
         flight.attempts.append(Attempt(worker.uid, worker.announce.pid, flight.queued_at, now))
-        flight.trial_output, flight.trial_began_at = 0, None
+        flight.trial_began_at = None
         flight.rows = worker.slots_needed(flight)
         worker.in_flight[flight.id] = flight
         worker.rows += flight.rows

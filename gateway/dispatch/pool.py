@@ -268,7 +268,7 @@ class Pool:
             performance=stats.performance(),
             wire={**stats.wire, "stale": self._dispatcher.ledger.stale},
             continued=stats.continued,
-            refused=self._dispatcher.suspicion.refused,
+            refused=self._dispatcher.quarantine.refused,
             embedded={name: throughput.read_rates(now) for name, throughput in stats.throughput.items()},
             times_s=dict(stats.times_s),
             speeds={name: [*recent] for name, recent in stats.speeds.items()},

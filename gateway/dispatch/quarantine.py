@@ -1,306 +1,212 @@
-"""Which request may be what engines die of: who was aboard when, who is cleared, who is refused. Pure.
+"""Which request engines die of: who ran at a crash, who may be tried again, who is refused. Pure.
 
-An engine that dies takes innocent rows along, so being aboard proves little. Requests that were aboard are
-*suspects*: each is tried again with no other suspect beside it, and is cleared once it has got further. One that
-ends a second engine so is *guilty*: it is refused, and so is every equal request for a while. What equals
-a request that ran well has *credit*: it takes more deaths.
+An engine that dies takes innocent rows along, so to have run there proves little. Requests that ran are *suspects*.
+Each is tried again with no other suspect beside it, and is cleared once it has got further. One that ends a second
+engine so is refused, and so is every equal request for a while.
 """
 
-import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.dispatch.crash_record import CrashRecord
+from gateway.dispatch.fingerprint import fingerprint
 from gateway.dispatch.flight import JobState
-from protocol.messages import EmbedJob, GenerateJob
+from gateway.dispatch.model import ModelState, WorkerState
 
-if TYPE_CHECKING:
-    from gateway.dispatch.model import WorkerState
-
-PROOF_OUTPUT = 4
-"""Deltas that a suspect has to bring before it is cleared: more than an engine computes ahead of what it sends."""
-PROOF_S = 0.05
-"""And so long after the first of them: frames that a dying engine had not sent yet are milliseconds old."""
-DOUBLED_S = 5.0
-"""Each time that suspects have waited so long for an engine that is up, twice as many may be tried together: where
-prompts take seconds to compute, one by one would keep some waiting until they are given up."""
-REMEMBERED = 1024
-REMEMBER_S = 600.0
-"""How many marked requests are remembered, and how long."""
-UNRELIABLE_S = 30.0
-"""An engine that died without a request, so short a time ago, speaks for that request."""
+DEATHS = 2
+"""So many deaths refuse a request, unless something speaks for it."""
 MANY = 6
-"""So many deaths within that time have another reason than one request: suspects need not go one by one any more, which
-would starve some of them where engines live for seconds only."""
-BEHIND_S = 15.0
-"""So long those that were aboard a second death wait then for the others, and for each other."""
-GUILTY, HOPELESS = 2, 3
-"""Deaths that make a request guilty; and those that do so even where something speaks for it, unless as many engines
-died without it lately."""
+"""So many deaths lately have another reason than one request: nobody is judged. No credit takes more of them either."""
 STEADY_S = 0.5
-"""A request whose output had flowed for so long when it first lost its engine is not the likeliest reason."""
-FURTHER_OUTPUT, FURTHER_S = 2, 0.01
-"""A suspect that brought more deltas than this (a choice) and for longer got further than where its engine died:
-what it would have died of is behind it."""
-VERDICT_S = 4.0
-"""So long the judgement of a guilty request waits for an engine to die without it, which would speak for it."""
-MAX_CREDIT = 4
-"""Equal requests that finished count so often, at most: one that engines die of now and then is found, too."""
-AMBIGUOUS = 3
-"""So many deaths that prove little count as one that proves something."""
-AT_ONCE_S = 0.25
-"""While engines die all the time, one that lived longer than this with a request proves nothing: that may not
-even have had its turn."""
-LAGGING = 16
-"""If an equal request once got so many tokens further, it was not the request that ended this one."""
+"""A request whose output had flowed for so long at its first death has credit for one more."""
+CLEARED_S = 0.05
+"""A suspect is cleared by output so long after the first of its trial. What a dying engine had not sent is younger."""
+TRIAL_S = 5.0
+"""So long a judgement waits for an engine to die without the suspect. For each time that suspects have waited so long,
+twice as many are tried together: prompts may take seconds."""
+LATELY_S = MANY * TRIAL_S
+"""How long a death counts as late, and speaks for the requests that did not run there."""
+REMEMBER_S, REMEMBERED = 600.0, 1024
+"""How long requests are remembered, and how many."""
 
 
-class CrashRecord:
-    """What is held against all equal requests: engines that died `count` times, and `doubts` times with others aboard.
-
-    `refused`: so were they, and so will they be.
-
-    `reached` is how many tokens any of them ever got. `credit` is how many more deaths it takes: one if an equal was
-    cleared before, or had run well for a while; one for each that finished.
-    """
-
-    __slots__ = ("count", "credit", "doubts", "fingerprint", "reached", "refused", "since")
-
-    def __init__(self, fingerprint: bytes, now: float, *, credit: int) -> None:
-        self.fingerprint = fingerprint
-        self.count = 0
-        self.doubts = 0
-        self.reached = 0
-        self.refused = False
-        self.since = now
-        self.credit = credit
-
-
-class Crash(msgspec.Struct, frozen=True):
-    """An engine's death: of which model, when, with which requests aboard; `blamed` was the only suspect there."""
+class _Crash(msgspec.Struct, frozen=True):
+    """An engine's death: of which model, when, what ran there, and which record it counted against as one more."""
 
     model: str
     at: float
-    aboard: frozenset[bytes]
+    fingerprints: frozenset[bytes]
     blamed: CrashRecord | None
-
-    @property
-    def explained(self) -> bool:
-        """Whether somebody seems to be why who has not got further since."""
-        return self.blamed is not None and self.blamed.count >= GUILTY
 
 
 class Quarantine:
-    """All marks, and the crashes of late."""
+    """All crash records, the requests that ran well, and the crashes of late."""
 
     def __init__(self) -> None:
         self.refused = 0
         """Requests that were refused for what they, or their equals, had done."""
-        self._marks: OrderedDict[bytes, CrashRecord] = OrderedDict()
+        self._records: OrderedDict[bytes, CrashRecord] = OrderedDict()
         self._credits: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
-        """What ran well of late: how often, and when last."""
-        self._crashes: deque[Crash] = deque(maxlen=REMEMBERED)
+        """Of what ran well: how often, and when last."""
+        self._crashes: deque[_Crash] = deque(maxlen=REMEMBERED)
 
-    def recognise(self, flight: JobState, now: float) -> None:
-        """Mark a newcomer that equals a suspect. Costs a hash of the request, but only while there are marks."""
+    def find_record(self, job: JobState, now: float) -> None:
+        """Give a newcomer the record of its equals. Costs a hash of the request, but only while there are records."""
         self._forget(now)
-        if self._marks:
-            flight.crash_record = self._marks.get(fingerprint(flight))
+        if self._records:
+            job.crash_record = self._records.get(fingerprint(job.model.name, job.job))
 
-    def crashed(self, model: str, aboard: Sequence[JobState], now: float) -> None:
-        """An engine of `model` died with these aboard."""
+    def is_blocked(self, job: JobState) -> bool:
+        """Return whether a request equals one that was refused."""
+        return job.crash_record is not None and job.crash_record.blocked
+
+    def on_crash(self, model: str, jobs: Sequence[JobState], now: float) -> None:
+        """Take in that an engine of `model` died while these ran. Newcomers become suspects."""
         self._forget(now)
-        suspects = [flight for flight in aboard if flight.suspect]
-        blamed = suspects[0].crash_record if len(suspects) == 1 else None
-        for flight in aboard:
-            if not flight.suspect:
-                flight.crash_record = self._mark(flight, now)
-            # Before anybody is accused: an equal beside it may have got further without harm.
-            if flight.crash_record is not None:
-                flight.crash_record.reached = max(flight.crash_record.reached, flight.stream.reached)
-        for flight in {id(flight.crash_record): flight for flight in suspects}.values():
-            self._accuse(flight, alone=len(suspects) == 1, now=now)
-        names = frozenset(flight.crash_record.fingerprint for flight in aboard if flight.crash_record)
-        self._crashes.append(Crash(model, now, names, blamed))
+        storm = len(self._crashes_without(model, None, now)) >= MANY
+        suspects = [job for job in jobs if job.suspect]
+        newcomers = [job for job in jobs if not job.suspect]
+        for job in newcomers:
+            job.crash_record = self._open_record(job, now)
+        records = [job.crash_record for job in jobs if job.crash_record is not None]
+        blamed = None
+        if not storm:
+            for record in {job.crash_record for job in newcomers if job.crash_record is not None}:
+                record.deaths = max(record.deaths, 1)
+            blamed = self._accuse(suspects, records, now)
+        self._crashes.append(_Crash(model, now, frozenset(record.fingerprint for record in records), blamed))
 
-    def clear(self, flight: JobState, now: float) -> None:
-        """A suspect got further than where its engine died."""
-        if flight.crash_record is not None:
-            flight.crash_record.count = 0
-            self._marks.pop(flight.crash_record.fingerprint, None)
-            self._credit(flight.crash_record.fingerprint, now, at_most=1)
-            flight.crash_record = None
-
-    def finished(self, flight: JobState, now: float) -> None:
-        """A request ran to its end, which speaks for its equals should they be aboard when an engine dies."""
-        self.clear(flight, now)
-        if not flight.slotless:
-            self._credit(fingerprint(flight), now, at_most=MAX_CREDIT)
-
-    def proven(self, flight: JobState, now: float) -> bool:
-        """Count one more delta of a suspect; whether it is cleared by it."""
-        if flight.trial_began_at is None:
-            flight.trial_began_at = now
-        flight.trial_output += 1
-        return flight.trial_output >= PROOF_OUTPUT and now - flight.trial_began_at >= PROOF_S
-
-    def doomed(self, flight: JobState) -> bool:
-        """Whether a request that just came equals one that was refused."""
-        return flight.crash_record is not None and flight.crash_record.refused
-
-    def hopeless(self, flight: JobState, now: float) -> bool:
-        """Whether nothing can speak for a suspect any more, or its equal has been refused."""
-        mark = flight.crash_record
-        return mark is not None and (
-            mark.refused
-            or mark.count >= max(HOPELESS, GUILTY + mark.credit, len(self._without(flight.model.name, now, mark)) + 1)
-        )
-
-    def guilty(self, flight: JobState, now: float, *, last: bool) -> bool:
-        """Whether a suspect is to be refused.
-
-        It gets the benefit of the doubt if something vouches for it, and where engines die without it, too; but
-        where only such as it are left, not for deaths that another of them seems to be the reason of.
-        """
-        mark = flight.crash_record
-        if mark is None or mark.count < GUILTY:
+    def on_output(self, job: JobState, now: float) -> bool:
+        """Take in output of a request that has a record; return whether that clears a suspect."""
+        if not job.suspect:
+            job.crash_record = None
             return False
-        others = self._without(flight.model.name, now, mark)
-        unexplained = sum(not crash.explained for crash in others)
-        proven = last and mark.count >= max(HOPELESS, GUILTY + mark.credit, unexplained + 1)
-        return proven or self.hopeless(flight, now) or not (mark.credit or others)
+        if job.trial_began_at is None:
+            job.trial_began_at = now
+        cleared = now - job.trial_began_at >= CLEARED_S
+        if cleared:
+            self.clear(job, now)
+        return cleared
 
-    def storm(self, model: str, now: float) -> bool:
-        """Whether engines of a model die so often that no one request can be why."""
-        return len(self._without(model, now, None)) >= MANY
+    def on_finish(self, job: JobState, now: float) -> None:
+        """Take in that a request ran to its end, which speaks for its equals."""
+        self.clear(job, now)
+        if not job.slotless:
+            self._add_credit(fingerprint(job.model.name, job.job), now, at_most=MANY - DEATHS)
 
-    def admits(self, worker: "WorkerState", newcomer: JobState, now: float, *, storm: bool) -> bool:
-        """Whether a suspect may go to a worker now: as many are on trial there together as its long wait excuses.
+    def clear(self, job: JobState, now: float) -> None:
+        """Take in that a suspect got further than where its engine died."""
+        record, job.crash_record = job.crash_record, None
+        if record is not None:
+            record.deaths, record.blocked = 0, False
+            self._records.pop(record.fingerprint, None)
+            self._add_credit(record.fingerprint, now, at_most=1)
 
-        Those that are known to run well do not wait for each other, and in a storm nobody does who was aboard one death
-        only; others go together behind them.
-        """
-        if storm and not newcomer.accused:
+    def may_start(self, job: JobState, worker: WorkerState, now: float) -> bool:
+        """Return whether a suspect may go to a worker: of equal ones one at a time, of others few where it is tried."""
+        if not job.suspect or len(self._crashes_without(job.model.name, None, now)) >= MANY:
             return True
-        rivals = sum(
-            flight.suspect and not (flight.creditable and newcomer.creditable) and not (storm and flight.accused)
-            for flight in worker.in_flight.values()
+        if self._is_guilty(job, now) or any(other.crash_record is job.crash_record for other in job.model.in_flight):
+            return False
+        waited_s = now - max(job.queued_at, worker.up_at)
+        return sum(other.suspect for other in worker.in_flight.values()) < 1 << int(min(waited_s / TRIAL_S, 10))
+
+    def find_guilty(self, model: ModelState, now: float) -> JobState | None:
+        """Return a waiting suspect that is to be refused now. Its deaths then speak for nobody else: ask again."""
+        guilty = [job for job in model.suspects if self._is_guilty(job, now)]
+        undecided = guilty and any(
+            job.suspect and not self._is_guilty(job, now) for job in (*model.suspects, *model.in_flight)
         )
-        waited_s = now - max(newcomer.queued_at, worker.up_at)
-        return rivals < 1 << int(min(waited_s / DOUBLED_S, 10))
+        for job in guilty:
+            record = job.crash_record
+            if record is not None and (record.blocked or record.deaths > DEATHS):
+                return job
+            # Another one may be why, or an engine may yet die without it.
+            if record is not None and not undecided and now - record.since >= TRIAL_S:
+                return job
+        return None
 
-    def ripe(self, flight: JobState, now: float) -> bool:
-        """Whether a guilty request has waited long enough for something that speaks for it."""
-        return flight.crash_record is None or now - flight.crash_record.since >= VERDICT_S
-
-    def refuse(self, flight: JobState) -> None:
-        """Its deaths are explained: they speak for nobody else any more."""
+    def refuse(self, job: JobState) -> None:
+        """Block a request and its equals. The crashes where it ran are explained: they count against nobody else."""
         self.refused += 1
-        mark = flight.crash_record
-        if mark is not None:
-            mark.refused = True
-            mark.count = max(mark.count, GUILTY)
-            explained = [crash for crash in self._crashes if mark.fingerprint in crash.aboard]
-            for crash in explained:
-                self._crashes.remove(crash)
+        record = job.crash_record
+        if record is None:
+            return
+        record.blocked = True
+        for crash in [crash for crash in self._crashes if record.fingerprint in crash.fingerprints]:
+            self._crashes.remove(crash)
+            if crash.blamed is not None and crash.blamed is not record:
+                crash.blamed.deaths -= 1
 
     # -- inside ------------------------------------------------------------
 
-    def _accuse(self, flight: JobState, *, alone: bool, now: float) -> None:
-        """An engine died with this suspect aboard, the only one or among others."""
-        mark = flight.crash_record
-        if mark is None:
-            return
-        if _further(flight, now):
-            # Who kills does so at the same place: whatever died before, it was not of this. Its end will clear it.
-            mark.count, mark.doubts = min(mark.count, 1), 0
-            return
-        if not alone and self.storm(flight.model.name, now) and now - flight.boarded_at > AT_ONCE_S:
-            return
-        if not alone or flight.stream.reached + LAGGING < mark.reached:
-            mark.doubts += 1
-            if mark.doubts % AMBIGUOUS:
-                return
-        mark.count += 1
-        mark.since = now
-        if mark.fingerprint in self._marks:
-            self._marks.move_to_end(mark.fingerprint)
+    def _accuse(self, suspects: Sequence[JobState], records: Sequence[CrashRecord], now: float) -> CrashRecord | None:
+        """Count a death against the only suspect that ran; return its record."""
+        for job in suspects:
+            record = job.crash_record
+            if record is None:
+                continue
+            if job.stream.reached > job.reached + job.choices:
+                # Who kills does so at the same place: this one got past where its engine died before.
+                record.deaths = 1
+            elif len(suspects) == 1 and records.count(record) == 1:
+                record.deaths += 1
+                record.since = now
+                if record.fingerprint in self._records:
+                    self._records.move_to_end(record.fingerprint)
+                return record
+        return None
 
-    def _mark(self, flight: JobState, now: float) -> CrashRecord:
-        """Return the mark of a request that was aboard for the first time (or again, after it had been cleared)."""
-        key = fingerprint(flight)
-        mark = self._marks.get(key)
-        if mark is None:
-            steady = flight.output_at is not None and now - flight.output_at >= STEADY_S
-            credit, _ = self._credits.get(key, (0, now))
-            mark = self._marks[key] = CrashRecord(key, now, credit=max(credit, int(steady)))
-            while len(self._marks) > REMEMBERED:
-                self._marks.popitem(last=False)
-        mark.count = max(mark.count, 1)
-        return mark
+    def _is_guilty(self, job: JobState, now: float) -> bool:
+        """Return whether more engines died of a suspect than its credit, and deaths without it, excuse."""
+        record = job.crash_record
+        if record is None or record.blocked or record.deaths < DEATHS:
+            return record is not None and record.blocked
+        without = len(self._crashes_without(job.model.name, record, now))
+        return without < MANY and record.deaths >= DEATHS + max(record.credit, (without + 1) // 2)
 
-    def _credit(self, key: bytes, now: float, *, at_most: int) -> None:
+    def _open_record(self, job: JobState, now: float) -> CrashRecord:
+        key = fingerprint(job.model.name, job.job)
+        record = self._records.get(key)
+        if record is None:
+            steady = job.output_at is not None and now - job.output_at >= STEADY_S
+            credit, _ = self._credits.get(key, (int(steady), now))
+            record = self._records[key] = CrashRecord(key, now, credit=credit)
+            while len(self._records) > REMEMBERED:
+                self._records.popitem(last=False)
+        return record
+
+    def _add_credit(self, key: bytes, now: float, *, at_most: int) -> None:
         credit, _ = self._credits.pop(key, (0, now))
         credit = max(credit, min(credit + 1, at_most))
         self._credits[key] = credit, now
-        if (mark := self._marks.get(key)) is not None:
-            mark.credit = max(mark.credit, credit)
+        if (record := self._records.get(key)) is not None:
+            record.credit = max(record.credit, credit)
         if len(self._credits) > REMEMBERED:
             self._credits.popitem(last=False)
 
-    def _without(self, model: str, now: float, mark: CrashRecord | None) -> list[Crash]:
-        """The late deaths that can't be this one's."""
+    def _crashes_without(self, model: str, record: CrashRecord | None, now: float) -> list[_Crash]:
+        """The late deaths of a model's engines, but for those where such a request ran."""
         return [
             crash
             for crash in self._crashes
             if crash.model == model
-            and now - crash.at < UNRELIABLE_S
-            and (mark is None or mark.fingerprint not in crash.aboard)
+            and now - crash.at < LATELY_S
+            and (record is None or record.fingerprint not in crash.fingerprints)
         ]
 
     def _forget(self, now: float) -> None:
-        while self._marks and now - next(iter(self._marks.values())).since > REMEMBER_S:
-            self._marks.popitem(last=False)
+        while self._records and now - next(iter(self._records.values())).since > REMEMBER_S:
+            self._records.popitem(last=False)
         while self._credits and now - next(iter(self._credits.values()))[1] > REMEMBER_S:
             self._credits.popitem(last=False)
-        while self._crashes and now - self._crashes[0].at > UNRELIABLE_S:
+        while self._crashes and now - self._crashes[0].at > LATELY_S:
             self._crashes.popleft()
 
 
-def _further(flight: JobState, now: float) -> bool:
-    began_at = flight.trial_began_at
-    return (
-        began_at is not None and flight.trial_output > FURTHER_OUTPUT * flight.choices and now - began_at >= FURTHER_S
-    )
-
-
-def innocence(flight: JobState) -> tuple[int, bool, int, int]:
-    """Who is tried first: what killed less, what is known to run well, what has output to prove it, what is older."""
-    return (
-        0 if flight.crash_record is None else flight.crash_record.count,
-        not flight.creditable,
-        -flight.reached,
-        flight.id,
-    )
-
-
-def fingerprint(flight: JobState) -> bytes:
-    """A hash of all that makes two requests equal for an engine, whoever sent them; seeds are drawn anew each time.
-
-    Images are told apart by the digests in the job: hashing all that was aboard a crash would hold up the event loop.
-    """
-    job = msgspec.structs.replace(flight.job, job=0, attempt=0, tenant="")
-    if isinstance(job, GenerateJob):
-        sampling = msgspec.structs.replace(job.sampling, seed=0)
-        job = msgspec.structs.replace(job, request_id="", sampling=sampling)
-    elif isinstance(job, EmbedJob):
-        job = msgspec.structs.replace(job, request_id="")
-    digest = hashlib.blake2b(flight.model.name.encode(), digest_size=16)
-    try:
-        digest.update(msgspec.msgpack.encode(job))
-    except (ValueError, OverflowError, TypeError):
-        # What can't be encoded is never sent, and so kills nobody.
-        return b""
-    return digest.digest()
+def trial_order(job: JobState) -> tuple[int, bool, int, int]:
+    """Return a key: what killed less goes first, then what is known to run well, what has output, what is older."""
+    record = job.crash_record
+    return (0, True, 0, job.id) if record is None else (record.deaths, not record.credit, -job.reached, job.id)

@@ -184,5 +184,5 @@ class Rig:
 
 def failure_code(flight: JobState) -> str | None:
     """Why a job failed, without waiting; None if it has not."""
-    failure = flight.stream._failure
+    failure = flight.stream.failure
     return None if failure is None else str(failure.code)

@@ -77,7 +77,7 @@ async def test_a_request_is_given_up_when_workers_are_killed_each_time_before_it
         if flight.open:
             rig.join(f"w{at + 1}")
     assert failure_code(flight) == "worker_lost"
-    assert not rig.dispatcher.suspicion.refused
+    assert not rig.dispatcher.quarantine.refused
 
 
 async def test_restarts_are_named_when_they_repeat(supervised: Rig) -> None:
