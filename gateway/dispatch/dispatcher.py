@@ -1,24 +1,25 @@
 """Moves jobs: into the queue, onto workers, back after a loss, out to their streams. Never waits, reads no socket.
 
-At most `slots + 1` rows are aboard one worker; the rest queue here, where they can still be given to another.
+At most `slots + 1` rows are in_flight one worker; the rest queue here, where they can still be given to another.
 A job keeps its room until its worker says that it has ended. One that loses its worker goes on at another.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import msgspec
 
-from gateway.dispatch import failures
-from gateway.dispatch.flight import UNBEGUN, JobState, Outcome
 from gateway.dispatch.job_table import JobTable
-from gateway.dispatch.jobs.stream import JobFailed, JobStream
-from gateway.dispatch.model import ModelState, WorkerState
+from gateway.dispatch.jobs import errors
+from gateway.dispatch.jobs.errors import JobFailed
+from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.prefix_affinity import keys_of
 from gateway.dispatch.quarantine import Quarantine, trial_order
+from gateway.dispatch.selection import select_job, select_worker
+from gateway.dispatch.state import UNBEGUN, JobState, ModelState, Outcome, WorkerState
 from gateway.dispatch.stats import PoolStats
 from gateway.dispatch.timeouts import PoolTimeouts
+from gateway.dispatch.transport import Transport
 from protocol.codec import MAX_FRAME_BYTES, encode
 from protocol.errors import Code
 from protocol.messages import (
@@ -51,28 +52,18 @@ UNDECIDED = (Code.DRAINING, Code.CANCELLED)
 """Ends that do not say whether the job would have run."""
 
 
-class Transport(Protocol):
-    """The way out."""
-
-    def send_frame(self, identity: bytes, frame: bytes, buffers: Sequence[bytes] = ()) -> bool:
-        """Send a frame, with raw buffers behind it, without waiting.
-
-        False if the peer can't take it (the line then reports it gone by itself).
-        """
-
-
 class Dispatcher:
-    """All jobs in flight and where they go."""
+    """All jobs in job and where they go."""
 
     def __init__(
-        self, *, epoch: int, line: Transport, clock: Callable[[], float], limits: PoolTimeouts, stats: PoolStats
+        self, *, epoch: int, transport: Transport, clock: Callable[[], float], limits: PoolTimeouts, stats: PoolStats
     ) -> None:
-        self.ledger = JobTable()
+        self.table = JobTable()
         self.quarantine = Quarantine()
         self.listeners = 0
         """Jobs whose handlers have not left yet."""
         self._epoch = epoch
-        self._line = line
+        self._transport = transport
         self._clock = clock
         self._limits = limits
         self._stats = stats
@@ -82,7 +73,7 @@ class Dispatcher:
     def submit_job(
         self,
         model: ModelState,
-        job: Job,
+        message: Job,
         stream: JobStream,
         buffers: Sequence[bytes] = (),
         *,
@@ -95,236 +86,236 @@ class Dispatcher:
         now = self._clock()
         self.listeners += 1
         if model.base is not None:
-            if isinstance(job, GenerateJob):
-                job = msgspec.structs.replace(job, adapter=model.name)
+            if isinstance(message, GenerateJob):
+                message = msgspec.structs.replace(message, adapter=model.name)
             model = model.base
-        flight = self.ledger.open_job(model, job, stream, now, buffers)
-        flight.keys = keys_of(job, cache_key)
-        self.quarantine.find_record(flight, now)
-        line = model.queue_for(flight)
-        if self.quarantine.is_blocked(flight):
-            self._refuse(flight)
+        job = self.table.open_job(model, message, stream, now, buffers)
+        job.keys = keys_of(message, cache_key)
+        self.quarantine.find_record(job, now)
+        queue = model.queue_for(job)
+        if self.quarantine.is_blocked(job):
+            self._refuse(job)
         elif not model.may_become_ready:
-            self._fail(flight, failures.not_ready(model))
-        elif line.full and (line or not self._room(flight)) and not self._displace(flight):
-            self._fail(flight, failures.queue_full(model))
+            self._fail(job, _not_ready(model))
+        elif queue.full and (queue or not self._room(job)) and not self._displace(job):
+            self._fail(job, errors.queue_full(model.retry_after_s))
         else:
-            line.push(flight, now)
+            queue.push(job, now)
             self.assign_waiting(model)
-        return flight
+        return job
 
-    def release_job(self, flight: JobState) -> None:
+    def release_job(self, job: JobState) -> None:
         """The client is gone, or has all it wanted: stop the job if it still runs."""
         self.listeners -= 1
-        if flight.open:
-            self._over(flight, "cancelled")
-            self._abandon(flight)
+        if job.open:
+            self._over(job, "cancelled")
+            self._abandon(job)
         # Only now is it known how the answer was read.
-        self._stats.count_ended(flight)
+        self._stats.count_ended(job)
 
     def fail_all(self, failure: JobFailed) -> None:
         """End every job, because the gateway stops."""
-        for flight in [*self.ledger.jobs.values()]:
-            if flight.worker is not None:
-                self.send_message(flight.worker, Cancel(flight.id, flight.attempt))
-            self._dequeue(flight)
-            self._fail(flight, failure)
+        for job in [*self.table.jobs.values()]:
+            if job.worker is not None:
+                self.send_message(job.worker, Cancel(job.id, job.attempt))
+            self._dequeue(job)
+            self._fail(job, failure)
 
     # -- the worker's side -------------------------------------------------
 
     def on_delta(self, worker: WorkerState, delta: Delta) -> None:
         """Hand a delta to its stream. The hot path: once per generated token."""
-        flight = self.ledger.jobs.get(delta.job)
-        if flight is None or flight.attempt != delta.attempt or flight.worker is not worker:
-            self.ledger.stale += 1
-        elif flight.outcome is None:
-            if flight.output_at is None:
-                flight.output_at = self._clock()
-                self._stats.time_first_output(flight, flight.output_at)
-            if flight.crash_record is not None and self.quarantine.on_output(flight, self._clock()):
-                self.assign_waiting(flight.model)
-            if not flight.stream.feed_delta(delta):
-                self._drop_slow_reader(flight)
+        job = self.table.jobs.get(delta.job)
+        if job is None or job.attempt != delta.attempt or job.worker is not worker:
+            self.table.stale += 1
+        elif job.outcome is None:
+            if job.output_at is None:
+                job.output_at = self._clock()
+                self._stats.time_first_output(job, job.output_at)
+            if job.crash_record is not None and self.quarantine.on_output(job, self._clock()):
+                self.assign_waiting(job.model)
+            if not job.stream.feed_delta(delta):
+                self._drop_slow_reader(job)
 
     def on_progress(self, worker: WorkerState, news: Accepted | Progress) -> None:
         """A job came further, without output."""
-        flight = self.ledger.find_job(worker, news.job, news.attempt)
-        if flight is None:
+        job = self.table.find_job(worker, news.job, news.attempt)
+        if job is None:
             return
-        flight.begun = True
-        if not flight.open:
+        job.begun = True
+        if not job.open:
             return
         if isinstance(news, Accepted):
-            flight.stream.mark_accepted(news)
-            if flight.compiling:
-                self.ledger.mark_begun(flight)
+            job.stream.mark_accepted(news)
+            if job.compiling:
+                self.table.mark_begun(job)
         else:
-            flight.stream.progress = news
+            job.stream.progress = news
 
     def on_terminal(self, worker: WorkerState, terminal: Terminal) -> None:
         """A job ended at its worker: its room is free."""
-        flight = self.ledger.find_job(worker, terminal.job, terminal.attempt)
-        if flight is None:
+        job = self.table.find_job(worker, terminal.job, terminal.attempt)
+        if job is None:
             return
         if isinstance(terminal, Failed) and terminal.code == Code.WORKER_LOST:
             # The last words of a dying engine, one for each job; the next job would die with it.
             worker.state = State.STOPPED
-            aboard = [*worker.in_flight.values()]
-            self.on_worker_lost(flight.model, aboard, suspects=aboard)
+            in_flight = [*worker.in_flight.values()]
+            self.on_worker_lost(job.model, in_flight, suspects=in_flight)
             return
-        self.ledger.release_job(flight)
+        self.table.release_job(job)
         if isinstance(terminal, Done | Failed):
-            flight.stream.spent = terminal.usage
+            job.stream.spent = terminal.usage
         if not isinstance(terminal, Failed):
-            self.quarantine.on_finish(flight, self._clock())
+            self.quarantine.on_finish(job, self._clock())
         elif terminal.code not in UNDECIDED:
-            self.quarantine.clear(flight, self._clock())
-        if flight.open:
-            self._conclude(flight, worker, terminal)
-        if not flight.open:
-            self.ledger.close_job(flight)
-        self.assign_waiting(flight.model)
+            self.quarantine.clear(job, self._clock())
+        if job.open:
+            self._conclude(job, worker, terminal)
+        if not job.open:
+            self.table.close_job(job)
+        self.assign_waiting(job.model)
 
     def on_worker_lost(
-        self, model: ModelState, aboard: Sequence[JobState], *, suspects: Sequence[JobState] | None
+        self, model: ModelState, in_flight: Sequence[JobState], *, suspects: Sequence[JobState] | None
     ) -> None:
         """Send jobs whose worker takes no more of them elsewhere. It died of one of `suspects`, or for a reason of its
         own; None: it was told to leave.
         """
         if suspects is not None:
             self.quarantine.on_crash(model.name, suspects, self._clock())
-        spared = suspects is not None and len(suspects) < len(aboard)
-        for flight in sorted(aboard, key=lambda flight: flight.id, reverse=True):
-            self.ledger.release_job(flight)
-            if flight.open:
-                self._again(flight, UNBEGUN if spared and not flight.begun else 1)
-            if not flight.open:
-                self.ledger.close_job(flight)
+        spared = suspects is not None and len(suspects) < len(in_flight)
+        for job in sorted(in_flight, key=lambda job: job.id, reverse=True):
+            self.table.release_job(job)
+            if job.open:
+                self._again(job, UNBEGUN if spared and not job.begun else 1)
+            if not job.open:
+                self.table.close_job(job)
         self.assign_waiting(model)
 
     def assign_waiting(self, model: ModelState) -> None:
         """Send what can be sent, in order; fail what waits for nothing."""
         if not model.may_become_ready:
-            for line in model.queues:
-                for waiting in line.remove_all():
-                    self._fail(waiting, failures.lost(model) if waiting.stream.begun else failures.not_ready(model))
+            for queue in model.queues:
+                for waiting in queue.remove_all():
+                    self._fail(waiting, errors.lost(model.retry_after_s) if waiting.stream.begun else _not_ready(model))
             return
         if model.suspects:
             self._try_suspects(model)
-        for line in (model.slotless_queue, model.queue):
-            while (found := model.next_job(line, self._limits.light_jobs)) is not None:
-                flight, worker = found
-                line.take_job(flight)
-                if not self._send(flight, worker):
-                    line.push_front(flight, flight.queued_at)
+        for queue in (model.slotless_queue, model.queue):
+            while (found := select_job(model, queue, self._limits.slotless_jobs)) is not None:
+                job, worker = found
+                queue.take(job)
+                if not self._send(job, worker):
+                    queue.push_front(job, job.queued_at)
 
     def expire_waiting(self, model: ModelState) -> None:
         """Fail who has waited too long."""
         now = self._clock()
-        for line in model.queues:
-            for flight in line.find_expired(now):
-                line.remove(flight)
-                self._fail(flight, failures.lost(model) if flight.stream.begun else failures.too_late())
+        for queue in model.queues:
+            for job in queue.find_expired(now):
+                queue.remove(job)
+                self._fail(job, errors.lost(model.retry_after_s) if job.stream.begun else errors.too_late())
 
     def send_message(self, worker: WorkerState, message: ToWorker) -> None:
         """Send one message; a worker that can't take it is not sent to again."""
-        if not self._line.send_frame(worker.identity, encode([message], epoch=self._epoch)):
-            worker.suspect = True
+        if not self._transport.send_frame(worker.identity, encode([message], epoch=self._epoch)):
+            worker.unreachable = True
 
     # -- inside ------------------------------------------------------------
 
-    def _send(self, flight: JobState, worker: WorkerState) -> bool:
-        """Put a queued flight aboard; False if the worker turned out to be gone."""
+    def _send(self, job: JobState, worker: WorkerState) -> bool:
+        """Put a queued job in_flight; False if the worker turned out to be gone."""
         now = self._clock()
-        job: Job = msgspec.structs.replace(flight.job, job=flight.id, attempt=flight.attempt)
-        if isinstance(job, GenerateJob) and flight.attempt > 1:
-            job = msgspec.structs.replace(job, delivered=flight.stream.delivered)
+        message: Job = msgspec.structs.replace(job.message, job=job.id, attempt=job.attempt)
+        if isinstance(message, GenerateJob) and job.attempt > 1:
+            message = msgspec.structs.replace(message, delivered=job.stream.delivered)
         try:
-            frame = encode([job], epoch=self._epoch)
+            frame = encode([message], epoch=self._epoch)
         except (ValueError, OverflowError, TypeError) as error:
-            # Half a surrogate pair, an integer beyond 64 bits: this request's fault alone, it must not stop the line.
+            # Half a surrogate pair, an integer beyond 64 bits: this request's fault alone, it must not stop the queue.
             log.warning("a job that can't be encoded: %s", error)
-            self._fail(flight, JobFailed(Code.INVALID_REQUEST, "The request holds a value that can't be passed on."))
+            self._fail(job, JobFailed(Code.INVALID_REQUEST, "The request holds a value that can't be passed on."))
             return True
         if len(frame) > MAX_FRAME_BYTES:
-            self._fail(flight, JobFailed(Code.INVALID_REQUEST, "The request is too large."))
+            self._fail(job, JobFailed(Code.INVALID_REQUEST, "The request is too large."))
             return True
-        if not self._line.send_frame(worker.identity, frame, flight.buffers):
-            worker.suspect = True
+        if not self._transport.send_frame(worker.identity, frame, job.buffers):
+            worker.unreachable = True
             return False
-        self._stats.count_sent(flight, now)
-        self._stats.continued += flight.attempt > 1
-        flight.model.affinity.record_prompt(flight.keys, worker.uid)
-        self.ledger.assign_job(flight, worker, now)
+        self._stats.count_sent(job, now)
+        self._stats.continued += job.attempt > 1
+        job.model.affinity.record_prompt(job.keys, worker.uid)
+        self.table.assign_job(job, worker, now)
         return True
 
-    def _conclude(self, flight: JobState, worker: WorkerState, terminal: Terminal) -> None:
-        match terminal, flight.job:
+    def _conclude(self, job: JobState, worker: WorkerState, terminal: Terminal) -> None:
+        match terminal, job.message:
             case (Done(usage=usage), GenerateJob()):
-                self._finish(flight, usage)
+                self._finish(job, usage)
             case (Vectors() as vectors, EmbedJob()):
-                self._finish(flight, vectors)
+                self._finish(job, vectors)
             case (Tokens() as tokens, TokenizeJob()):
-                self._finish(flight, tokens)
+                self._finish(job, tokens)
             case (Text() as text, DetokenizeJob()):
-                self._finish(flight, text)
+                self._finish(job, text)
             case (Scores() as scores, SimilarityJob()):
-                self._finish(flight, scores)
+                self._finish(job, scores)
             case (Failed() as failed, _):
-                self._failed(flight, worker, failed)
+                self._failed(job, worker, failed)
             case _:
-                self._fail(flight, JobFailed(Code.ENGINE_ERROR, f"answered with {type(terminal).__name__}"))
+                self._fail(job, JobFailed(Code.ENGINE_ERROR, f"answered with {type(terminal).__name__}"))
 
-    def _room(self, flight: JobState) -> bool:
-        return flight.model.select_worker(flight, self._limits.light_jobs) is not None
+    def _room(self, job: JobState) -> bool:
+        return select_worker(job.model, job, self._limits.slotless_jobs) is not None
 
     def _displace(self, newcomer: JobState) -> bool:
-        """Give a full line's last place to a caller that holds fewer, at the cost of one that holds many."""
-        line = newcomer.model.queue_for(newcomer)
-        loser = line.eviction_candidate(newcomer)
+        """Give a full queue's last place to a caller that holds fewer, at the cost of one that holds many."""
+        queue = newcomer.model.queue_for(newcomer)
+        loser = queue.eviction_candidate(newcomer)
         if loser is None:
             return False
-        line.remove(loser)
-        self._fail(loser, failures.queue_full(newcomer.model))
+        queue.remove(loser)
+        self._fail(loser, errors.queue_full(newcomer.model.retry_after_s))
         return True
 
-    def _abandon(self, flight: JobState) -> None:
+    def _abandon(self, job: JobState) -> None:
         """Stop a job that nobody waits for any more."""
-        if flight.worker is not None:
-            self.send_message(flight.worker, Cancel(flight.id, flight.attempt))
+        if job.worker is not None:
+            self.send_message(job.worker, Cancel(job.id, job.attempt))
             return
-        self.ledger.close_job(flight)
-        self._dequeue(flight)
-        # The next in line may fit where this one did not.
-        self.assign_waiting(flight.model)
+        self.table.close_job(job)
+        self._dequeue(job)
+        # The next in queue may fit where this one did not.
+        self.assign_waiting(job.model)
 
-    def _failed(self, flight: JobState, worker: WorkerState, failed: Failed) -> None:
+    def _failed(self, job: JobState, worker: WorkerState, failed: Failed) -> None:
         match failed.code:
             case Code.DRAINING:
                 # Its beat will say so too, but perhaps after the next job was sent.
                 worker.state = State.DRAINING
-                self._again(flight)
+                self._again(job)
             case Code.CANCELLED:
-                # Nobody asked for it, or the flight would not be open.
-                self._again(flight)
+                # Nobody asked for it, or the job would not be open.
+                self._again(job)
             case _:
                 failure = JobFailed(failed.code, failed.message, param=failed.param, retryable=failed.retryable)
-                self._fail(flight, failure)
+                self._fail(job, failure)
 
-    def _again(self, flight: JobState, weight: int = 1) -> None:
+    def _again(self, job: JobState, weight: int = 1) -> None:
         """Queue a job that came back, in front of those that have not had their turn."""
-        if not flight.count_return(weight):
-            self._fail(flight, failures.lost(flight.model))
+        if not job.count_return(weight):
+            self._fail(job, errors.lost(job.model.retry_after_s))
             return
-        flight.attempt += 1
-        flight.stream.progress = None
+        job.attempt += 1
+        job.stream.progress = None
         # Who has read half an answer waits for the rest of it, but not as long as somebody who queues.
-        flight.wait_limit_s = self._limits.resume_s if flight.stream.begun else float("inf")
-        flight.model.queue_for(flight).push_front(flight, self._clock())
+        job.wait_limit_s = self._limits.resume_s if job.stream.begun else float("inf")
+        job.model.queue_for(job).push_front(job, self._clock())
 
-    def _dequeue(self, flight: JobState) -> None:
-        if flight.queue is not None:
-            flight.queue.remove(flight)
+    def _dequeue(self, job: JobState) -> None:
+        for queue in job.model.queues:
+            queue.remove(job)
 
     def _try_suspects(self, model: ModelState) -> None:
         """Refuse suspects that killed often enough; send the others to workers where they may be tried."""
@@ -332,38 +323,42 @@ class Dispatcher:
         while (guilty := self.quarantine.find_guilty(model, now)) is not None:
             model.suspects.remove(guilty)
             self._refuse(guilty)
-        for flight in sorted(model.suspects, key=trial_order):
-            free = [worker for worker in model.up if self.quarantine.may_start(flight, worker, now)]
-            worker = model.select_worker(flight, self._limits.light_jobs, among=free)
+        for job in sorted(model.suspects, key=trial_order):
+            free = [worker for worker in model.up if self.quarantine.may_start(job, worker, now)]
+            worker = select_worker(model, job, self._limits.slotless_jobs, among=free)
             if worker is not None:
-                model.suspects.remove(flight)
-                if not self._send(flight, worker):
-                    model.suspects.push(flight, flight.queued_at)
+                model.suspects.remove(job)
+                if not self._send(job, worker):
+                    model.suspects.push(job, job.queued_at)
 
-    def _refuse(self, flight: JobState) -> None:
-        self.quarantine.refuse(flight)
-        self._fail(flight, failures.crashed())
+    def _refuse(self, job: JobState) -> None:
+        self.quarantine.refuse(job)
+        self._fail(job, errors.crashed())
 
-    def _drop_slow_reader(self, flight: JobState) -> None:
+    def _drop_slow_reader(self, job: JobState) -> None:
         failure = JobFailed("slow_reader", "The client read too slowly.")
-        flight.stream.fail(failure, keep_unread=False)
-        self._over(flight, "failed")
-        self._abandon(flight)
+        job.stream.fail(failure, keep_unread=False)
+        self._over(job, "failed")
+        self._abandon(job)
 
-    def _finish(self, flight: JobState, outcome: Usage | Result) -> None:
-        flight.stream.finish(outcome)
-        if flight.sent_at is not None and not flight.slotless:
-            flight.model.record_duration(self._clock() - flight.sent_at)
-        self._over(flight, "done")
+    def _finish(self, job: JobState, outcome: Usage | Result) -> None:
+        job.stream.finish(outcome)
+        if job.sent_at is not None and not job.slotless:
+            job.model.record_duration(self._clock() - job.sent_at)
+        self._over(job, "done")
 
-    def _fail(self, flight: JobState, failure: JobFailed) -> None:
-        if flight.open:
-            flight.stream.fail(failure)
-            self._over(flight, "failed")
-        self.ledger.close_job(flight)
+    def _fail(self, job: JobState, failure: JobFailed) -> None:
+        if job.open:
+            job.stream.fail(failure)
+            self._over(job, "failed")
+        self.table.close_job(job)
 
-    def _over(self, flight: JobState, outcome: Outcome) -> None:
-        flight.outcome = outcome
+    def _over(self, job: JobState, outcome: Outcome) -> None:
+        job.outcome = outcome
         # It is not sent again: what a worker is slow to let go of need not keep its images in memory here.
-        flight.buffers = ()
-        flight.over_at = self._clock()
+        job.buffers = ()
+        job.over_at = self._clock()
+
+
+def _not_ready(model: ModelState) -> JobFailed:
+    return errors.not_ready(model.name, model.state, model.retry_after_s)

@@ -1,18 +1,17 @@
-"""The jobs in flight, by id, and the filter that keeps everything else out.
+"""The jobs in job, by id, and the filter that keeps everything else out.
 
 A frame counts only if its job is known, its attempt the current one, and its sender the worker that has it.
 """
 
 from collections.abc import Sequence
 
-from gateway.dispatch.flight import Attempt, JobState
 from gateway.dispatch.jobs.stream import JobStream
-from gateway.dispatch.model import ModelState, WorkerState
+from gateway.dispatch.state import Attempt, JobState, ModelState, WorkerState
 from protocol.messages import GenerateJob, Job
 
 
 class JobTable:
-    """All flights that are queued, running, or leaving; `stale` counts the frames that were for none of them."""
+    """All jobs that are queued, running, or leaving; `stale` counts the frames that were for none of them."""
 
     def __init__(self) -> None:
         self.jobs: dict[int, JobState] = {}
@@ -20,64 +19,64 @@ class JobTable:
         self._last = 0
 
     def open_job(
-        self, model: ModelState, job: Job, stream: JobStream, now: float, buffers: Sequence[bytes] = ()
+        self, model: ModelState, message: Job, stream: JobStream, now: float, buffers: Sequence[bytes] = ()
     ) -> JobState:
         """Enter a new job under an id of its own."""
         self._last += 1
-        flight = JobState(self._last, model, job, stream, now, buffers)
-        self.jobs[flight.id] = flight
-        return flight
+        job = JobState(self._last, model, message, stream, now, buffers)
+        self.jobs[job.id] = job
+        return job
 
-    def find_job(self, worker: WorkerState, job: int, attempt: int) -> JobState | None:
-        """Return the flight that such a frame from `worker` belongs to; None, and counted, if it is stale."""
-        flight = self.jobs.get(job)
-        if flight is None or flight.attempt != attempt or flight.worker is not worker:
+    def find_job(self, worker: WorkerState, job_id: int, attempt: int) -> JobState | None:
+        """Return the job that such a frame from `worker` belongs to; None, and counted, if it is stale."""
+        job = self.jobs.get(job_id)
+        if job is None or job.attempt != attempt or job.worker is not worker:
             self.stale += 1
             return None
-        return flight
+        return job
 
-    def assign_job(self, flight: JobState, worker: WorkerState, now: float) -> None:
-        """Put a flight aboard a worker, where it takes its room."""
-        flight.worker = worker
+    def assign_job(self, job: JobState, worker: WorkerState, now: float) -> None:
+        """Put a job aboard a worker, where it takes its room."""
+        job.worker = worker
         # Speeds and durations of a job that is resumed count from its first attempt.
-        flight.sent_at = flight.sent_at or now
-        flight.boarded_at = now
-        flight.begun = False
-        flight.attempts.append(Attempt(worker.uid, worker.announce.pid, flight.queued_at, now))
-        flight.trial_began_at = None
-        flight.rows = worker.slots_needed(flight)
-        worker.in_flight[flight.id] = flight
-        worker.rows += flight.rows
-        worker.light += flight.slotless
-        flight.compiling = isinstance(flight.job, GenerateJob) and flight.job.ruled
-        if flight.compiling:
-            worker.compiling[flight.tenant] += flight.rows
+        job.sent_at = job.sent_at or now
+        job.assigned_at = now
+        job.begun = False
+        job.attempts.append(Attempt(worker.uid, worker.announce.pid, job.queued_at, now))
+        job.trial_began_at = None
+        job.rows = worker.slots_needed(job)
+        worker.in_flight[job.id] = job
+        worker.rows += job.rows
+        worker.slotless += job.slotless
+        job.compiling = isinstance(job.message, GenerateJob) and job.message.ruled
+        if job.compiling:
+            worker.compiling[job.tenant] += job.rows
 
-    def mark_begun(self, flight: JobState) -> None:
-        """A flight that is aboard waits for no grammar any more: from now on its room is taken from everybody."""
-        if flight.compiling and flight.worker is not None:
-            compiling = flight.worker.compiling
-            compiling[flight.tenant] -= flight.rows
-            if not compiling[flight.tenant]:
-                del compiling[flight.tenant]
-        flight.compiling = False
+    def mark_begun(self, job: JobState) -> None:
+        """A job that is aboard waits for no grammar any more: from now on its room is taken from everybody."""
+        if job.compiling and job.worker is not None:
+            compiling = job.worker.compiling
+            compiling[job.tenant] -= job.rows
+            if not compiling[job.tenant]:
+                del compiling[job.tenant]
+        job.compiling = False
 
-    def release_job(self, flight: JobState) -> None:
-        """Take a flight off its worker, if it has one, and give the room back."""
-        self.mark_begun(flight)
-        worker, flight.worker = flight.worker, None
+    def release_job(self, job: JobState) -> None:
+        """Take a job off its worker, if it has one, and give the room back."""
+        self.mark_begun(job)
+        worker, job.worker = job.worker, None
         if worker is None:
             return
-        del worker.in_flight[flight.id]
-        worker.rows -= flight.rows
-        worker.light -= flight.slotless
-        flight.rows = 0
+        del worker.in_flight[job.id]
+        worker.rows -= job.rows
+        worker.slotless -= job.slotless
+        job.rows = 0
 
-    def close_job(self, flight: JobState) -> None:
-        """Forget a flight; whatever still comes for it is stale."""
-        self.release_job(flight)
-        self.jobs.pop(flight.id, None)
-        on_closed, flight.on_closed = flight.on_closed, None
+    def close_job(self, job: JobState) -> None:
+        """Forget a job; whatever still comes for it is stale."""
+        self.release_job(job)
+        self.jobs.pop(job.id, None)
+        on_closed, job.on_closed = job.on_closed, None
         if on_closed is not None:
             on_closed()
-        flight.stream.close_stream()
+        job.stream.close_stream()

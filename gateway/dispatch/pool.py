@@ -15,11 +15,11 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry
 
 from gateway.dispatch.dispatcher import Dispatcher
-from gateway.dispatch.flight import JobState
-from gateway.dispatch.jobs.stream import JobFailed, JobStream
+from gateway.dispatch.jobs.errors import JobFailed
+from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.link import WorkerLink
-from gateway.dispatch.model import ModelState, WorkerState
 from gateway.dispatch.receiver import Receiver
+from gateway.dispatch.state import JobState, ModelState, WorkerState
 from gateway.dispatch.stats import PoolStats, Snapshot, WorkerSnapshot, model_snapshot
 from gateway.dispatch.steps import StepCounts
 from gateway.dispatch.timeouts import PoolTimeouts
@@ -69,27 +69,27 @@ class Pool:
         self._limits = limits
         self._born = clock()
         self._stats = PoolStats(told)
-        self._roster = Registry(aliases=aliases or {})
+        self._registry = Registry(aliases=aliases or {})
         self._link = WorkerLink(
             run_dir,
             probe=encode([], epoch=epoch),
             receive=self._on_frame,
             gone=self._on_gone,
-            peers=self._roster.list_identities,
+            peers=self._registry.list_identities,
         )
-        self._dispatcher = Dispatcher(epoch=epoch, line=self._link, clock=clock, limits=limits, stats=self._stats)
-        self._intake = Receiver(
+        self._dispatcher = Dispatcher(epoch=epoch, transport=self._link, clock=clock, limits=limits, stats=self._stats)
+        self._receiver = Receiver(
             epoch=epoch,
             pid=os.getpid(),
-            line=self._link,
+            transport=self._link,
             clock=clock,
             limits=limits,
-            roster=self._roster,
+            registry=self._registry,
             dispatcher=self._dispatcher,
             stats=self._stats,
         )
-        self._liveness = Liveness(self._roster, limits, clock())
-        self._fleet = Scaling(epoch=epoch, line=self._link, clock=clock, roster=self._roster)
+        self._liveness = Liveness(self._registry, limits, clock())
+        self._scaling = Scaling(epoch=epoch, transport=self._link, clock=clock, registry=self._registry)
         self._ticker: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -97,7 +97,7 @@ class Pool:
         await self._link.open()
         self._born = self._clock()
         self._liveness.note_time(self._born)
-        self._roster.settling = True
+        self._registry.in_startup_grace = True
         self._ticker = asyncio.create_task(self._tick_for_ever(), name="pool-tick")
 
     async def drain(self, timeout_s: float) -> None:
@@ -135,11 +135,13 @@ class Pool:
         Where none is named, one with the `capability` is preferred. A `kind` of None: any. Models, and models with
         adapters, that are not `usable` are not there.
         """
-        return self._roster.find_model(name, kind, capability, settling=self._roster.settling, usable=usable)
+        return self._registry.find_model(
+            name, kind, capability, in_startup_grace=self._registry.in_startup_grace, usable=usable
+        )
 
     def models(self) -> list[ModelState]:
         """All models that were ever announced, by name."""
-        return [*self._roster]
+        return [*self._registry]
 
     def run_job(
         self,
@@ -167,7 +169,7 @@ class Pool:
 
     def find_worker(self, uid: str) -> WorkerState:
         """Return the worker of that `uid`, as snapshots show it. Raises `JobFailed` (`not_found`)."""
-        worker = self._roster.find_worker(uid)
+        worker = self._registry.find_worker(uid)
         if worker is None:
             raise JobFailed("not_found", f"There is no worker {uid[:64]!r}.", param="worker")
         return worker
@@ -178,15 +180,15 @@ class Pool:
         Returns at once. What is not finished in `grace_s` goes on elsewhere. Raises `JobFailed`: `not_found`, or
         `invalid_request` for a worker without a supervisor.
         """
-        self._fleet.end_worker(self.find_worker(uid), grace_s=grace_s, again=False, reason="drained")
+        self._scaling.end_worker(self.find_worker(uid), grace_s=grace_s, again=False, reason="drained")
 
     def stop_worker(self, uid: str) -> None:
         """End a worker's engine now: what it runs goes on elsewhere. Otherwise as `drain_worker`."""
-        self._fleet.end_worker(self.find_worker(uid), grace_s=0.0, again=False, reason="stopped")
+        self._scaling.end_worker(self.find_worker(uid), grace_s=0.0, again=False, reason="stopped")
 
     def restart_worker(self, uid: str, *, grace_s: float = 3.0) -> None:
         """Replace a worker's engine by a fresh one of the same settings. Otherwise as `drain_worker`."""
-        self._fleet.end_worker(self.find_worker(uid), grace_s=grace_s, again=True, reason="restarted")
+        self._scaling.end_worker(self.find_worker(uid), grace_s=grace_s, again=True, reason="restarted")
 
     def scale_model(self, model: ModelState, replicas: int, *, grace_s: float = 30.0) -> None:
         """Have so many engines of a model (0 to 64): supervisors start siblings, or drain the least busy ones.
@@ -194,12 +196,12 @@ class Pool:
         Returns at once. Raises `JobFailed`: `invalid_request` for a number out of bounds, `model_not_ready` where no
         supervisor of the model is here.
         """
-        self._fleet.scale_model(model, replicas, grace_s=grace_s)
+        self._scaling.scale_model(model, replicas, grace_s=grace_s)
 
     def load_model(self, model: ModelState, *, grace_s: float = 30.0) -> int:
         """Have one engine of a model at least; returns how many there are, or will be. Raises as `scale`."""
-        replicas = max(1, self._fleet.count_replicas(model))
-        self._fleet.scale_model(model, replicas, grace_s=grace_s)
+        replicas = max(1, self._scaling.count_replicas(model))
+        self._scaling.scale_model(model, replicas, grace_s=grace_s)
         return replicas
 
     async def replace_engines(self, model: ModelState, *, grace_s: float = 3.0, patience_s: float = 300.0) -> None:
@@ -208,11 +210,11 @@ class Pool:
         With one replica its requests wait for the new engine. Raises `JobFailed` (`model_not_ready`) if a new one is
         not up within `patience_s`.
         """
-        await self._fleet.replace_engines(model, grace_s=grace_s, patience_s=patience_s)
+        await self._scaling.replace_engines(model, grace_s=grace_s, patience_s=patience_s)
 
     def clear_caches(self) -> list[WorkerState]:
         """Have every worker forget prefixes and features, on disk too. Returns at once, with those that were told."""
-        return self._fleet.clear_caches()
+        return self._scaling.clear_caches()
 
     def count_embeddings(self, model: ModelState, *, inputs: int, tokens: int) -> None:
         """Count what a request to embed was answered with, computed or cached."""
@@ -249,12 +251,12 @@ class Pool:
                     name: why for name, why in worker.model.unserved.items() if name in worker.announce.adapters
                 },
             )
-            for worker in self._roster.workers.values()
+            for worker in self._registry.workers.values()
         ]
         return Snapshot(
-            models=[model_snapshot(model) for model in self._roster],
+            models=[model_snapshot(model) for model in self._registry],
             workers=workers,
-            supervisors=[supervisor.report for supervisor in self._roster.supervisors.values()],
+            supervisors=[supervisor.report for supervisor in self._registry.supervisors.values()],
             total_requests=sum(by_type.values()),
             total_tokens=sum(stats.tokens.values()),
             prompt_tokens=stats.sum_tokens("prompt"),
@@ -266,7 +268,7 @@ class Pool:
             error_count=stats.count_outcome("failed"),
             cancelled=stats.count_outcome("cancelled"),
             performance=stats.performance(),
-            wire={**stats.wire, "stale": self._dispatcher.ledger.stale},
+            wire={**stats.wire, "stale": self._dispatcher.table.stale},
             continued=stats.continued,
             refused=self._dispatcher.quarantine.refused,
             embedded={name: throughput.read_rates(now) for name, throughput in stats.throughput.items()},
@@ -277,10 +279,10 @@ class Pool:
     # -- inside ------------------------------------------------------------
 
     def _on_frame(self, identity: bytes, frames: Sequence[bytes]) -> None:
-        self._intake.on_frame(identity, frames)
+        self._receiver.on_frame(identity, frames)
 
     def _on_gone(self, identity: bytes, frozen: bool) -> None:
-        self._intake.on_gone(identity, frozen=frozen)
+        self._receiver.on_gone(identity, frozen=frozen)
 
     async def _tick_for_ever(self) -> None:
         while True:
@@ -291,27 +293,27 @@ class Pool:
                 log.exception("a look at silence and queues failed")
 
     def _tick(self) -> None:
-        if self._roster.settling and self._clock() - self._born >= self._limits.settle_s:
-            self._roster.end_startup_grace()
-        self._fleet.reconcile_orders()
+        if self._registry.in_startup_grace and self._clock() - self._born >= self._limits.settle_s:
+            self._registry.end_startup_grace()
+        self._scaling.reconcile_orders()
         self._liveness.note_time(self._clock())
         if self._liveness.silent_workers(self._clock()) or self._liveness.silent_supervisors(self._clock()):
             # Perhaps we are late, not they: what has arrived counts.
             self._link.receive_pending()
         for worker in self._liveness.silent_workers(self._clock()):
-            self._intake.remove_worker(worker, "nothing was heard of it for too long", kill=True)
+            self._receiver.remove_worker(worker, "nothing was heard of it for too long", kill=True)
         for supervisor in self._liveness.silent_supervisors(self._clock()):
-            self._intake.remove_supervisor(supervisor)
+            self._receiver.remove_supervisor(supervisor)
         for worker in self._liveness.stalled_workers(self._clock()):
-            self._intake.remove_worker(worker, "its engine made no progress", kill=True)
+            self._receiver.remove_worker(worker, "its engine made no progress", kill=True)
         for worker in self._liveness.stuck_workers(self._clock()):
-            self._intake.remove_worker(worker, f"its engine made no progress while {worker.state.value}", kill=True)
+            self._receiver.remove_worker(worker, f"its engine made no progress while {worker.state.value}", kill=True)
         for supervisor in self._liveness.stuck_starts(self._clock()):
-            self._intake.order_kill(supervisor, "its engine made no progress before it could speak")
-        for model in self._roster:
-            model.forget_restarts(self._clock())
+            self._receiver.order_kill(supervisor, "its engine made no progress before it could speak")
+        for model in self._registry:
+            model.restarts.forget_old(self._clock())
             self._dispatcher.expire_waiting(model)
-            # Time alone can end hope: see `Model.settling`.
+            # Time alone can end hope: see `Model.in_startup_grace`.
             self._dispatcher.assign_waiting(model)
 
 
@@ -337,11 +339,11 @@ class _Run:
         self._buffers = buffers
         self._cache_key = cache_key
         self._share = share
-        self._flight: JobState | None = None
+        self._state: JobState | None = None
 
     async def __aenter__(self) -> JobStream:
         stream = JobStream(self._job.n if isinstance(self._job, GenerateJob) else 1)
-        self._flight = self._dispatcher.submit_job(
+        self._state = self._dispatcher.submit_job(
             self._model, self._job, stream, self._buffers, cache_key=self._cache_key
         )
         return stream
@@ -349,8 +351,8 @@ class _Run:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._flight is not None:
-            self._dispatcher.release_job(self._flight)
-            if self._share is not None and self._flight.id in self._dispatcher.ledger.jobs:
+        if self._state is not None:
+            self._dispatcher.release_job(self._state)
+            if self._share is not None and self._state.id in self._dispatcher.table.jobs:
                 self._share.add_user()
-                self._flight.on_closed = self._share.close
+                self._state.on_closed = self._share.close

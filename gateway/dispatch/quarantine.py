@@ -12,8 +12,7 @@ import msgspec
 
 from gateway.dispatch.crash_record import CrashRecord
 from gateway.dispatch.fingerprint import fingerprint
-from gateway.dispatch.flight import JobState
-from gateway.dispatch.model import ModelState, WorkerState
+from gateway.dispatch.state import JobState, ModelState, WorkerState
 
 DEATHS = 2
 """So many deaths refuse a request, unless something speaks for it."""
@@ -56,7 +55,7 @@ class Quarantine:
         """Give a newcomer the record of its equals. Costs a hash of the request, but only while there are records."""
         self._forget(now)
         if self._records:
-            job.crash_record = self._records.get(fingerprint(job.model.name, job.job))
+            job.crash_record = self._records.get(fingerprint(job.model.name, job.message))
 
     def is_blocked(self, job: JobState) -> bool:
         """Return whether a request equals one that was refused."""
@@ -94,7 +93,7 @@ class Quarantine:
         """Take in that a request ran to its end, which speaks for its equals."""
         self.clear(job, now)
         if not job.slotless:
-            self._add_credit(fingerprint(job.model.name, job.job), now, at_most=MANY - DEATHS)
+            self._add_credit(fingerprint(job.model.name, job.message), now, at_most=MANY - DEATHS)
 
     def clear(self, job: JobState, now: float) -> None:
         """Take in that a suspect got further than where its engine died."""
@@ -168,7 +167,7 @@ class Quarantine:
         return without < MANY and record.deaths >= DEATHS + max(record.credit, (without + 1) // 2)
 
     def _open_record(self, job: JobState, now: float) -> CrashRecord:
-        key = fingerprint(job.model.name, job.job)
+        key = fingerprint(job.model.name, job.message)
         record = self._records.get(key)
         if record is None:
             steady = job.output_at is not None and now - job.output_at >= STEADY_S

@@ -1,4 +1,4 @@
-"""Reads what peers send and applies it: registrations to the roster, job frames to the dispatcher.
+"""Reads what peers send and applies it: registrations to the registry, job frames to the dispatcher.
 
 Nothing a peer sends can raise out of here; what can't be used is counted and logged once per peer.
 A peer counts only in the epoch of this gateway: any other is greeted, and its frame ignored.
@@ -8,10 +8,11 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar, assert_never
 
-from gateway.dispatch.dispatcher import Dispatcher, Transport
-from gateway.dispatch.model import SupervisorState, WorkerState
+from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.state import SupervisorState, WorkerState
 from gateway.dispatch.stats import PoolStats
 from gateway.dispatch.timeouts import PoolTimeouts
+from gateway.dispatch.transport import Transport
 from gateway.dispatch.workers.registry import Registry
 from protocol.codec import BadFrame, decode_to_gateway, encode
 from protocol.messages import (
@@ -47,30 +48,30 @@ REMEMBERED_PEERS = 1024
 
 
 class Receiver:
-    """Frames in, effects on roster and dispatcher out."""
+    """Frames in, effects on registry and dispatcher out."""
 
     def __init__(
         self,
         *,
         epoch: int,
         pid: int,
-        line: Transport,
+        transport: Transport,
         clock: Callable[[], float],
         limits: PoolTimeouts,
-        roster: Registry,
+        registry: Registry,
         dispatcher: Dispatcher,
         stats: PoolStats,
     ) -> None:
         self._epoch = epoch
-        self._line = line
+        self._transport = transport
         self._clock = clock
         self._limits = limits
-        self._roster = roster
+        self._registry = registry
         self._dispatcher = dispatcher
         self._stats = stats
         self._hello = encode([Hello(pid)], epoch=epoch)
         self._greeted: dict[bytes, float] = {}
-        self._complained: dict[bytes, float] = {}
+        self._logged: dict[bytes, float] = {}
         self._orphans: dict[str, list[Cancel]] = {}
 
     def on_frame(self, identity: bytes, frames: Sequence[bytes]) -> None:
@@ -78,13 +79,13 @@ class Receiver:
         try:
             envelope = decode_to_gateway(frames[0] if frames else b"")
         except BadFrame as error:
-            self._complain(identity, "bad_frame", str(error))
+            self._log_once(identity, "bad_frame", str(error))
             return
         now = self._clock()
         if envelope.epoch != self._epoch:
-            self._greet(identity, now)
+            self._send_hello(identity, now)
             return
-        worker = self._roster.workers.get(identity)
+        worker = self._registry.workers.get(identity)
         if worker is None:
             self._from_others(identity, envelope.messages, now)
         else:
@@ -93,8 +94,8 @@ class Receiver:
 
     def on_gone(self, identity: bytes, *, frozen: bool) -> None:
         """The socket says that this peer can't be reached any more; `frozen`: still there, but it reads nothing."""
-        worker = self._roster.workers.get(identity)
-        supervisor = self._roster.supervisors.get(identity)
+        worker = self._registry.workers.get(identity)
+        supervisor = self._registry.supervisors.get(identity)
         if worker is not None:
             self.remove_worker(worker, "it reads nothing" if frozen else "its connection is gone", kill=frozen)
         elif supervisor is not None:
@@ -106,25 +107,25 @@ class Receiver:
     def remove_supervisor(self, supervisor: SupervisorState) -> None:
         """A supervisor has been silent for too long."""
         log.warning("the supervisor of %s is gone", supervisor.report.model)
-        self._dispatcher.assign_waiting(self._roster.remove_peer(supervisor))
+        self._dispatcher.assign_waiting(self._registry.remove_peer(supervisor))
 
     def remove_worker(self, worker: WorkerState, why: str, *, kill: bool) -> None:
-        """Strike a worker off and pass its jobs on; `kill` has its supervisor end a process that may still be there."""
-        aboard = [*worker.in_flight.values()]
-        log.warning("worker %s of %s is lost with %d jobs aboard: %s", worker.uid, worker.model.name, len(aboard), why)
+        """Remove a worker and pass its jobs on; `kill` has its supervisor end a process that may still be there."""
+        in_flight = [*worker.in_flight.values()]
+        log.warning("worker %s of %s lost, %d jobs in flight: %s", worker.uid, worker.model.name, len(in_flight), why)
         self._stats.wire["lost_workers"] += 1
         # Should it come back to life, it still works on these.
-        _remember(self._orphans, worker.uid, [Cancel(flight.id, flight.attempt) for flight in aboard])
-        model = self._roster.remove_peer(worker)
-        supervisor = self._roster.supervisor_of(worker.uid)
+        _remember(self._orphans, worker.uid, [Cancel(job.id, job.attempt) for job in in_flight])
+        model = self._registry.remove_peer(worker)
+        supervisor = self._registry.supervisor_of(worker.uid)
         if kill and supervisor is not None:
             self.order_kill(supervisor, why)
         # One that was leaving anyway, or has already said that it died, proves nothing against its jobs.
         leaving = supervisor is not None and supervisor.leaving
         crashed = worker.state not in (State.DRAINING, State.STOPPED) and not leaving
         # What we end ourselves did not die of a request that it had not begun.
-        suspects = [flight for flight in aboard if flight.begun or not kill] if crashed else None
-        self._dispatcher.on_worker_lost(model, aboard, suspects=suspects)
+        suspects = [job for job in in_flight if job.begun or not kill] if crashed else None
+        self._dispatcher.on_worker_lost(model, in_flight, suspects=suspects)
 
     def order_kill(self, supervisor: SupervisorState, why: str) -> None:
         """Have a supervisor end its engine process."""
@@ -132,7 +133,7 @@ class Receiver:
         log.warning("the engine process %s of %s is to be killed: %s", uid, supervisor.report.model, why)
         # It gets its full time before it is told again.
         supervisor.worked_at = self._clock()
-        self._line.send_frame(supervisor.identity, encode([KillEngine(uid, why)], epoch=self._epoch))
+        self._transport.send_frame(supervisor.identity, encode([KillEngine(uid, why)], epoch=self._epoch))
 
     # -- inside ------------------------------------------------------------
 
@@ -163,16 +164,16 @@ class Receiver:
                 worker.take_beat(message, self._clock())
                 self._dispatcher.assign_waiting(worker.model)
             case Announce():
-                if self._roster.register_worker(worker.identity, message, self._clock()) is None:
-                    self._complain(worker.identity, "contradiction", f"{worker.uid} now calls itself {message.worker}")
+                if self._registry.register_worker(worker.identity, message, self._clock()) is None:
+                    self._log_once(worker.identity, "contradiction", f"{worker.uid} now calls itself {message.worker}")
                 self._dispatcher.assign_waiting(worker.model)
             case Ready():
-                self._roster.mark_ready(worker, message, self._clock())
+                self._registry.mark_ready(worker, message, self._clock())
                 self._dispatcher.assign_waiting(worker.model)
             case Bye():
                 self.remove_worker(worker, f"it left: {message.reason[:200]}", kill=False)
             case Supervision():
-                self._complain(worker.identity, "contradiction", "a worker that reports as a supervisor")
+                self._log_once(worker.identity, "contradiction", "a worker that reports as a supervisor")
             case _:
                 assert_never(message)
 
@@ -186,13 +187,13 @@ class Receiver:
                     return
             elif isinstance(message, Supervision):
                 self._supervised(identity, message, now)
-        if identity not in self._roster.supervisors:
-            self._greet(identity, now)
+        if identity not in self._registry.supervisors:
+            self._send_hello(identity, now)
 
     def _announced(self, identity: bytes, announce: Announce, now: float) -> WorkerState | None:
-        worker = self._roster.register_worker(identity, announce, now)
+        worker = self._registry.register_worker(identity, announce, now)
         if worker is None:
-            self._complain(identity, "contradiction", f"worker {announce.worker!r} of {announce.model!r} can't join")
+            self._log_once(identity, "contradiction", f"worker {announce.worker!r} of {announce.model!r} can't join")
             return None
         self._greeted.pop(identity, None)
         for cancel in self._orphans.pop(worker.uid, []):
@@ -200,29 +201,29 @@ class Receiver:
         return worker
 
     def _supervised(self, identity: bytes, report: Supervision, now: float) -> None:
-        supervisor: SupervisorState | None = self._roster.register_supervisor(identity, report, now)
+        supervisor: SupervisorState | None = self._registry.register_supervisor(identity, report, now)
         if supervisor is None:
-            self._complain(identity, "contradiction", f"a supervisor of {report.model!r} can't join")
+            self._log_once(identity, "contradiction", f"a supervisor of {report.model!r} can't join")
             return
         supervisor.last_seen = now
         self._greeted.pop(identity, None)
-        worker = self._roster.find_worker(report.engine)
+        worker = self._registry.find_worker(report.engine)
         if worker is not None and _ended(report):
             self.remove_worker(worker, f"its process ended ({report.exit_code})", kill=False)
-        self._dispatcher.assign_waiting(self._roster.models[report.model])
+        self._dispatcher.assign_waiting(self._registry.models[report.model])
 
-    def _greet(self, identity: bytes, now: float) -> None:
+    def _send_hello(self, identity: bytes, now: float) -> None:
         """Ask a peer who it is, not at its own rate."""
         self._stats.wire["stranger"] += 1
         if now - self._greeted.get(identity, float("-inf")) < self._limits.hello_interval_s:
             return
         _remember(self._greeted, identity, now)
-        self._line.send_frame(identity, self._hello)
+        self._transport.send_frame(identity, self._hello)
 
-    def _complain(self, identity: bytes, kind: str, why: str) -> None:
+    def _log_once(self, identity: bytes, kind: str, why: str) -> None:
         self._stats.wire[kind] += 1
-        if identity not in self._complained:
-            _remember(self._complained, identity, self._clock())
+        if identity not in self._logged:
+            _remember(self._logged, identity, self._clock())
             log.warning("peer %r: %s; more of the kind goes unmentioned", identity[:64], why[:300])
 
 

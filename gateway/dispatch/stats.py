@@ -6,8 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 import msgspec
 from prometheus_client import CollectorRegistry, Histogram
 
-from gateway.dispatch.flight import JobState, Outcome
-from gateway.dispatch.model import ModelState
+from gateway.dispatch.state import JobState, ModelState, Outcome
 from gateway.dispatch.steps import StepCounts
 from gateway.dispatch.throughput import Rates, Throughput
 from protocol.messages import Beat, GenerateJob, Kind, Supervision
@@ -143,35 +142,35 @@ class PoolStats:
         )
         self._duration = self._histogram("request_duration", "Time from a job's arrival to its end.")
 
-    def count_sent(self, flight: JobState, now: float) -> None:
+    def count_sent(self, job: JobState, now: float) -> None:
         """A job went to a worker."""
-        self._queue_wait.labels(flight.name).observe(now - flight.queued_at)
+        self._queue_wait.labels(job.name).observe(now - job.queued_at)
 
-    def time_first_output(self, flight: JobState, now: float) -> None:
+    def time_first_output(self, job: JobState, now: float) -> None:
         """A job's first delta came."""
-        self._first_token.labels(flight.name).observe(now - flight.began_at)
+        self._first_token.labels(job.name).observe(now - job.began_at)
 
-    def count_ended(self, flight: JobState) -> None:
+    def count_ended(self, job: JobState) -> None:
         """A job is over for its client, who has left."""
-        if flight.slotless or flight.outcome is None:
+        if job.slotless or job.outcome is None:
             return
-        took_s = flight.over_at - flight.began_at
-        self.requests[flight.name, request_type(flight), flight.outcome] += 1
-        self._took(flight.name, took_s)
-        self._duration.labels(flight.name).observe(took_s)
+        took_s = job.over_at - job.began_at
+        self.requests[job.name, request_type(job), job.outcome] += 1
+        self._took(job.name, took_s)
+        self._duration.labels(job.name).observe(took_s)
         if self._told is not None:
-            self._told(flight)
-        usage = flight.stream.usage
+            self._told(job)
+        usage = job.stream.usage
         if usage is None:
             return
-        self._count(flight.name, usage.prompt_tokens, usage.completion_tokens)
-        gaps = usage.completion_tokens / flight.choices - 1
-        if flight.output_at is not None and gaps > 0:
-            self._inter_token.labels(flight.name).observe((flight.over_at - flight.output_at) / gaps)
-        if flight.sent_at is not None and flight.over_at > flight.sent_at and usage.completion_tokens > 0:
-            tps = usage.completion_tokens / (flight.over_at - flight.sent_at)
+        self._count(job.name, usage.prompt_tokens, usage.completion_tokens)
+        gaps = usage.completion_tokens / job.choices - 1
+        if job.output_at is not None and gaps > 0:
+            self._inter_token.labels(job.name).observe((job.over_at - job.output_at) / gaps)
+        if job.sent_at is not None and job.over_at > job.sent_at and usage.completion_tokens > 0:
+            tps = usage.completion_tokens / (job.over_at - job.sent_at)
             self._tps.append(tps)
-            self.speeds[flight.name].append(tps)
+            self.speeds[job.name].append(tps)
 
     def count_answer(self, model: ModelState, kind: str, *, took_s: float, prompt_tokens: int) -> None:
         """A request was answered without any job."""
@@ -222,11 +221,11 @@ def _by_type(requests: Mapping[tuple[str, str, str], int]) -> dict[str, int]:
     return counts
 
 
-def request_type(flight: JobState) -> str:
+def request_type(job: JobState) -> str:
     """How `request_types` calls it."""
-    if not isinstance(flight.job, GenerateJob):
+    if not isinstance(job.message, GenerateJob):
         return "embedding"
-    return type_of(images=bool(flight.job.images), streamed=flight.stream.streamed)
+    return type_of(images=bool(job.message.images), streamed=job.stream.streamed)
 
 
 def type_of(*, images: bool, streamed: bool) -> str:
@@ -242,8 +241,8 @@ def model_snapshot(model: ModelState) -> ModelSnapshot:
         kind=model.kind,
         state=model.state,
         running=bool(model.up),
-        queue_size=len(model.queue) + len(model.suspects) - sum(flight.slotless for flight in model.suspects),
+        queue_size=len(model.queue) + len(model.suspects) - sum(job.slotless for job in model.suspects),
         max_queue_size=model.queue.capacity,
-        active_requests=sum(len(worker.in_flight) - worker.light for worker in model.workers.values()),
+        active_requests=sum(len(worker.in_flight) - worker.slotless for worker in model.workers.values()),
         max_concurrency=model.slots,
     )

@@ -14,7 +14,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from gateway.access.connection import client_address
 from gateway.access.gate import guard
 from gateway.access.keys.text import masked
-from gateway.dispatch.jobs.stream import JobFailed
+from gateway.dispatch.jobs.errors import JobFailed
 from gateway.http.connection import of_request, respond
 from gateway.http.context import GENERATION_STATS, REDACT, REQUEST_ID, RESPONSE_COUNTS
 from gateway.http.openapi import ROUTES, Operation

@@ -11,7 +11,7 @@ from typing import Self
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from gateway.dispatch.jobs.stream import JobFailed
+from gateway.dispatch.jobs.errors import JobFailed
 from gateway.http.context import HTTP, REQUEST_ID
 from gateway.schema.errors import ApiError
 

@@ -19,7 +19,7 @@ from gateway.schema.errors import ApiError
 from gateway.serving.caller import may_use
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import ModelState
+    from gateway.dispatch.state import ModelState
 
 GRACE_S = 30.0
 RESTART_GRACE_S = 3.0

@@ -24,7 +24,7 @@ from protocol.messages import Delta, GenerateJob, Kind
 from protocol.messages import Usage as JobUsage
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import ModelState
+    from gateway.dispatch.state import ModelState
 
 T = TypeVar("T")
 

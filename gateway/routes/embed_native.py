@@ -41,7 +41,7 @@ from gateway.serving.generation import ERRORS, forget_urls
 from protocol.messages import Kind
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import ModelState
+    from gateway.dispatch.state import ModelState
 
 FORM = "multipart/form-data"
 BodyRequest = EmbedImageRequest | MultimodalRequest

@@ -16,7 +16,7 @@ from gateway.serving.caller import may_use
 from protocol.messages import Kind, State
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import ModelState
+    from gateway.dispatch.state import ModelState
 
 SEEING = ("models", "admin")
 """Permissions that let a key see more than whether the pool is well."""
@@ -84,7 +84,7 @@ def _model(model: "ModelState") -> ModelHealth:
         ),
         restarts=sum(report.restarts for report in reports),
         last_exit_code=next((report.exit_code for report in reports if report.exit_code is not None), None),
-        reason=model.reason,
+        reason=model.restarts.reason,
     )
 
 

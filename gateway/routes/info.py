@@ -6,7 +6,7 @@ from aiohttp import hdrs, web
 
 from gateway.access.gate import CALLER
 from gateway.bodies.body import answer
-from gateway.dispatch.jobs.stream import JobFailed
+from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.throughput import Throughput
 from gateway.embedding_cache import EmbeddingCache
 from gateway.http.context import EMBEDDING_CACHE, POOL
@@ -17,7 +17,7 @@ from gateway.serving.caller import visible_model
 from protocol.messages import Kind
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import ModelState
+    from gateway.dispatch.state import ModelState
 
 
 async def info(request: web.Request) -> web.Response:

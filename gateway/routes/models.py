@@ -12,7 +12,7 @@ from gateway.schema.models import ModelCard, ModelList
 from gateway.serving.caller import may_use, visible_model
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import ModelState
+    from gateway.dispatch.state import ModelState
 
 
 async def list_models(request: web.Request) -> web.Response:

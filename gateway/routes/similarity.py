@@ -25,7 +25,7 @@ from gateway.serving.generation import ERRORS
 from protocol.messages import Kind, Scores, SimilarityJob
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import ModelState
+    from gateway.dispatch.state import ModelState
 
 
 async def compare(request: web.Request) -> web.Response:

@@ -14,7 +14,7 @@ import msgspec
 from gateway.schema.base import Answer
 
 if TYPE_CHECKING:
-    from gateway.dispatch.jobs.stream import JobFailed
+    from gateway.dispatch.jobs.errors import JobFailed
 
 AT_CAPACITY = "Too many requests. Service is at capacity."
 PATIENCE_S = 120.0

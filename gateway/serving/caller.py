@@ -10,14 +10,15 @@ from aiohttp import web
 
 from gateway.access.estimate import IMAGE_TOKENS, tokens_of_job, tokens_of_text
 from gateway.access.gate import CALLER, TICKET, WORK
-from gateway.dispatch.jobs.stream import JobFailed, JobStream
+from gateway.dispatch.jobs.errors import JobFailed
+from gateway.dispatch.jobs.stream import JobStream
 from gateway.embedding_cache import CacheKey
 from gateway.http.context import POOL
 from gateway.schema.errors import ApiError
 from protocol.messages import ChatPrompt, EmbedJob, GenerateJob, Kind, TextPrompt, TokenizeJob, TokenPrompt
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import ModelState
+    from gateway.dispatch.state import ModelState
 
 TOKEN_BYTES = 40
 """A number of Python's, and its place in a list."""

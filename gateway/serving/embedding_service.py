@@ -13,7 +13,7 @@ from aiohttp import web
 
 from gateway.access.estimate import IMAGE_TOKENS
 from gateway.access.price import KNOWN_INPUT
-from gateway.dispatch.jobs.stream import JobFailed
+from gateway.dispatch.jobs.errors import JobFailed
 from gateway.embedding_cache import CacheKey, EmbeddingCache, Vector
 from gateway.http.context import EMBEDDING_CACHE, GENERATION_STATS, POOL, REQUEST_ID, GenerationStats
 from gateway.memory_account import SHARE
@@ -24,7 +24,7 @@ from gateway.serving.caller import charge, count_job, reserve_inputs, tenant
 from protocol.messages import Ready, Vectors
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import ModelState
+    from gateway.dispatch.state import ModelState
 
 SLICE = 128
 """Vectors that are written between two turns of the event loop."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from gateway.dispatch.jobs.stream import JobFailed, JobStream
+from gateway.dispatch.jobs.errors import JobFailed
+from gateway.dispatch.jobs.stream import JobStream
 from gateway.schema.errors import ApiError, invalid
 from gateway.schema.parts.answers import Timings, UsageBody, timings_of, usage_of
 from gateway.schema.parts.image_references import ImageReference
@@ -18,7 +19,7 @@ from protocol.messages import Kind
 from protocol.messages import Usage as JobUsage
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import ModelState
+    from gateway.dispatch.state import ModelState
 
 READING_ERRORS = ("invalid_request", "unsupported_parameter", "body_too_large", "unsupported_media_type")
 MODEL_ERRORS = (

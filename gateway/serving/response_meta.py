@@ -14,7 +14,7 @@ from protocol.messages import Delta
 from protocol.messages import TokenLogprob as JobLogprob
 
 if TYPE_CHECKING:
-    from gateway.dispatch.model import ModelState
+    from gateway.dispatch.state import ModelState
 
 LEAST_LOGPROB = -9999.0
 """OpenAI's stand-in for minus infinity, which JSON can't say."""

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
-from gateway.dispatch.flight import JobState
+from gateway.dispatch.state import JobState
 from gateway.http.context import REQUEST_ID
 from gateway.telemetry.logs import TRACE
 from protocol.messages import Usage
@@ -64,32 +64,32 @@ class Tracing:
         for number, visit in enumerate(flight.attempts, 1):
             last = number == len(flight.attempts)
             # A job that lost its worker is queued again in the same moment.
-            again = not last or flight.queued_at > visit.boarded_at
+            again = not last or flight.queued_at > visit.assigned_at
             left_at = (flight.queued_at if last else flight.attempts[number].queued_at) if again else flight.over_at
-            self._span("pool.queue", at(visit.queued_at), at(visit.boarded_at))
-            engine = self._tracer.start_span("engine", start_time=at(visit.boarded_at))
+            self._span("pool.queue", at(visit.queued_at), at(visit.assigned_at))
+            engine = self._tracer.start_span("engine", start_time=at(visit.assigned_at))
             engine.set_attribute("gen_ai.request.model", flight.name)
             engine.set_attribute("pool.worker", visit.worker)
             engine.set_attribute("process.pid", visit.pid)
             engine.set_attribute("pool.attempt", number)
             engine.set_attribute("pool.outcome", "lost" if again else flight.outcome or "")
-            if flight.output_at is not None and visit.boarded_at <= flight.output_at <= left_at:
+            if flight.output_at is not None and visit.assigned_at <= flight.output_at <= left_at:
                 engine.add_event("first token", timestamp=at(flight.output_at))
             if again or flight.outcome == "failed":
                 engine.set_status(Status(StatusCode.ERROR))
             if not again and flight.stream.usage is not None:
-                self._spent(engine, flight.stream.usage, visit.boarded_at, at)
+                self._spent(engine, flight.stream.usage, visit.assigned_at, at)
             engine.end(at(left_at))
-        if not flight.attempts or flight.queued_at > flight.attempts[-1].boarded_at:
+        if not flight.attempts or flight.queued_at > flight.attempts[-1].assigned_at:
             self._span("pool.queue", at(flight.queued_at), at(flight.over_at))
 
-    def _spent(self, engine: Span, usage: Usage, boarded_at: float, at: Callable[[float], int]) -> None:
+    def _spent(self, engine: Span, usage: Usage, assigned_at: float, at: Callable[[float], int]) -> None:
         """Note what the last worker said of its tokens and its time; that of earlier ones went with them."""
         engine.set_attribute("gen_ai.usage.input_tokens", usage.prompt_tokens)
         engine.set_attribute("gen_ai.usage.output_tokens", usage.completion_tokens)
         engine.set_attribute("pool.cached_tokens", usage.cached_tokens)
         with trace.use_span(engine):
-            start = boarded_at
+            start = assigned_at
             for name, took_s in (("wait", usage.wait_s), ("prefill", usage.prefill_s), ("decode", usage.decode_s)):
                 self._span(f"engine.{name}", at(start), at(start + took_s))
                 start += took_s

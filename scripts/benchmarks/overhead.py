@@ -17,9 +17,8 @@ from gateway.access.keys.key import RateLimits, new_key
 from gateway.access.keys.keyring import Keyring
 from gateway.access.limits import HOUR_NS
 from gateway.access.usage import UsageLedger
-from gateway.dispatch.flight import JobState
 from gateway.dispatch.jobs.stream import JobStream
-from gateway.dispatch.model import ModelState
+from gateway.dispatch.state import JobState, ModelState
 from gateway.dispatch.stats import PoolStats
 from gateway.http.openapi import Operation, mount
 from protocol.messages import GenerateJob, Kind, Sampling, TextPrompt

@@ -108,7 +108,7 @@ def _noticed_at(pool: RunningPool, killed_at: float) -> float:
 
     def noticed() -> float:
         events = pool.get("/admin/events").json()["data"]
-        times = [event["time"] for event in events if "is lost with" in event["message"]]
+        times = [event["time"] for event in events if " lost, " in event["message"]]
         return min((time for time in times if time >= killed_at), default=0.0)
 
     return wait_until(noticed, every_s=0.05)

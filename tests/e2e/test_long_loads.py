@@ -11,7 +11,7 @@ from stress.running_pool import FAKE, ROOT, RunningPool, chat_body, wait_until
 STALL_S = 1.0
 LOADS = ("load@1.05", "load@1.25", "load@5", "load@1.05 warm@2", "load@0.5 warm@1.3", "load@5 warm@1.2")
 """Seconds that six engines take before they are ready, all but none longer than the stall time-out."""
-KILLS = re.compile(r"killing engine|is lost with|is to be killed")
+KILLS = re.compile(r"killing engine| lost, |is to be killed")
 
 
 def slow(name: str, program: str) -> tuple[str, ...]:

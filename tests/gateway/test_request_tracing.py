@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from gateway.config import GatewayConfig
-from gateway.dispatch.flight import JobState
+from gateway.dispatch.state import JobState
 from gateway.telemetry.logs import JsonLines, TextLines
 from gateway.telemetry.tracing import Tracing
 from protocol.messages import Done, Usage

@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from gateway.dispatch.dispatcher import Dispatcher
-from gateway.dispatch.flight import JobState
 from gateway.dispatch.jobs.stream import JobStream
-from gateway.dispatch.model import ModelState, WorkerState
 from gateway.dispatch.receiver import Receiver
+from gateway.dispatch.state import JobState, ModelState, WorkerState
 from gateway.dispatch.stats import PoolStats
 from gateway.dispatch.timeouts import PoolTimeouts
 from gateway.dispatch.workers.liveness import Liveness
@@ -100,30 +99,32 @@ class Rig:
         self.clock = clock or Clock()
         self.line = Line()
         self.stats = PoolStats(told)
-        self.roster = Registry(aliases=aliases or {}, wall=lambda: 42.0)
-        self.dispatcher = Dispatcher(epoch=EPOCH, line=self.line, clock=self.clock, limits=limits, stats=self.stats)
-        self.intake = Receiver(
+        self.registry = Registry(aliases=aliases or {}, wall=lambda: 42.0)
+        self.dispatcher = Dispatcher(
+            epoch=EPOCH, transport=self.line, clock=self.clock, limits=limits, stats=self.stats
+        )
+        self.receiver = Receiver(
             epoch=EPOCH,
             pid=1,
-            line=self.line,
+            transport=self.line,
             clock=self.clock,
             limits=limits,
-            roster=self.roster,
+            registry=self.registry,
             dispatcher=self.dispatcher,
             stats=self.stats,
         )
-        self.liveness = Liveness(self.roster, limits, self.clock())
+        self.liveness = Liveness(self.registry, limits, self.clock())
         self._asked = 0
 
     def feed(self, identity: bytes, *messages: ToGateway, epoch: int = EPOCH) -> None:
         """A peer sends one envelope."""
-        self.intake.on_frame(identity, [encode(messages, epoch=epoch)])
+        self.receiver.on_frame(identity, [encode(messages, epoch=epoch)])
 
     def join(self, uid: str = "w1", model: str = "m", *, ready: bool = True, **changes: object) -> WorkerState:
         """A worker registers; its identity is its uid."""
         identity = uid.encode()
         self.feed(identity, announcement(uid, model, **changes), *([readiness()] if ready else []))
-        return self.roster.workers[identity]
+        return self.registry.workers[identity]
 
     def supervise(self, report: Supervision, identity: bytes = b"sup") -> None:
         """A supervisor reports."""
@@ -131,7 +132,7 @@ class Rig:
 
     @property
     def model(self) -> ModelState:
-        return self.roster.models["m"]
+        return self.registry.models["m"]
 
     def submit(
         self, job: Job | None = None, model: ModelState | None = None, buffers: Sequence[bytes] = ()
@@ -172,14 +173,14 @@ class Rig:
 
     def lose(self, worker: WorkerState) -> None:
         """Its connection goes."""
-        self.intake.on_gone(worker.identity, frozen=False)
+        self.receiver.on_gone(worker.identity, frozen=False)
 
     def lose_supervisor(self) -> None:
         """The supervisor's connection breaks, and it is not heard of again."""
-        self.intake.on_gone(b"sup", frozen=False)
+        self.receiver.on_gone(b"sup", frozen=False)
         self.clock.now += 2.1
         for supervisor in self.liveness.silent_supervisors(self.clock()):
-            self.intake.remove_supervisor(supervisor)
+            self.receiver.remove_supervisor(supervisor)
 
 
 def failure_code(flight: JobState) -> str | None:

@@ -7,40 +7,15 @@ but its own delay, and past a bound only its own job. Writing never waits and ne
 import asyncio
 from collections.abc import Callable
 
-from gateway.dispatch.jobs.merge import merge, weight
+from gateway.dispatch.jobs.errors import JobFailed
 from protocol.errors import Code
 from protocol.messages import Accepted, Delta, Progress, Result, Usage, Vectors
+from protocol.parts import joined_calls
 
 MAX_UNREAD = 1024 * 1024
 """Characters (logprobs and ids estimated) that may wait for a streaming reader."""
 WEIGH_EVERY = 64
 """Unread deltas are weighed in steps of so many: weighing each would cost more than queueing it."""
-
-
-class JobFailed(Exception):
-    """A job that ended without an answer.
-
-    `code` is a `protocol.errors.Code` or one of the dispatcher's own: `model_not_found`, `model_not_ready`,
-    `queue_full`, `queue_timeout`, `slow_reader`, `shutting_down`, `worker_crashed`. `message` is for the API caller,
-    except where the code is `engine_error` (then for the log); `param` names the request field at fault. `retryable`
-    says whether sending the same request again may succeed, `retry_after_s` when, where that is known.
-    """
-
-    def __init__(
-        self,
-        code: str,
-        message: str,
-        *,
-        param: str | None = None,
-        retryable: bool = False,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.param = param
-        self.retryable = retryable
-        self.retry_after_s = retry_after_s
 
 
 class JobStream:
@@ -250,7 +225,7 @@ class JobStream:
             waiter.set_result(None)
 
     def _take(self) -> list[Delta]:
-        taken = merge(self._pending, choices=self.choices)
+        taken = merge_deltas(self._pending, choices=self.choices)
         self._pending = []
         self._forget_weight()
         for delta in taken:
@@ -263,7 +238,48 @@ class JobStream:
         self._weigh_at = WEIGH_EVERY
 
     def _weigh(self) -> bool:
-        self._unread += sum(map(weight, self._pending[self._weighed :]))
+        self._unread += sum(map(estimate_size, self._pending[self._weighed :]))
         self._weighed = len(self._pending)
         self._weigh_at = self._weighed + WEIGH_EVERY
         return self._collecting or self._unread <= MAX_UNREAD
+
+
+def merge_deltas(deltas: list[Delta], *, choices: int) -> list[Delta]:
+    """Coalesce to at most one delta per choice, in the order in which choices first appear.
+
+    Order within a choice is kept, order between choices is not. Deltas of a choice that the job does not have (a faulty
+    worker) are left out.
+    """
+    if len(deltas) == 1 and deltas[0].choice == 0:
+        return deltas
+    by_choice: dict[int, list[Delta]] = {}
+    for delta in deltas:
+        by_choice.setdefault(delta.choice, []).append(delta)
+    return [_join(parts) for choice, parts in by_choice.items() if 0 <= choice < choices]
+
+
+def estimate_size(delta: Delta) -> int:
+    """Return roughly how many characters of memory an unread delta holds on to."""
+    size = len(delta.text) + len(delta.reasoning) + 8 * len(delta.tokens)
+    if delta.logprobs:
+        size += sum(64 * (1 + len(entry.top)) for entry in delta.logprobs)
+    if delta.calls:
+        size += sum(len(call.arguments) + len(call.name) for call in delta.calls)
+    return size
+
+
+def _join(parts: list[Delta]) -> Delta:
+    last = parts[-1]
+    if len(parts) == 1:
+        return last
+    return Delta(
+        job=last.job,
+        attempt=last.attempt,
+        choice=last.choice,
+        tokens=[token for part in parts for token in part.tokens],
+        text="".join([part.text for part in parts]),
+        reasoning="".join([part.reasoning for part in parts]),
+        calls=joined_calls(call for part in parts for call in part.calls),
+        logprobs=[entry for part in parts for entry in part.logprobs],
+        finish=next((part.finish for part in reversed(parts) if part.finish is not None), None),
+    )

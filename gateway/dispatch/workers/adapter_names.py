@@ -7,16 +7,16 @@ the one that had it.
 import logging
 from collections.abc import Iterable, Mapping
 
-from gateway.dispatch.model import AdapterState, ModelState
+from gateway.dispatch.state import AdapterState, ModelState
 
 log = logging.getLogger(__name__)
 
 
-def settle_names(models: Iterable[ModelState], aliases: Mapping[str, str], *, settling: bool) -> None:
+def settle_names(models: Iterable[ModelState], aliases: Mapping[str, str], *, in_startup_grace: bool) -> None:
     """Give each model those of its adapters whose names are its own, and note why it lacks the others.
 
-    `settling` says that peers are still registering after a start, in no order that means anything: the older model
-    comes first then.
+    `in_startup_grace` says that peers are still registering after a start, in no order that means anything: the older
+    model comes first then.
     """
     known = list(models)
     aliases = _settle_aliases(known, aliases)
@@ -26,7 +26,7 @@ def settle_names(models: Iterable[ModelState], aliases: Mapping[str, str], *, se
     for model in known:
         for name in model.offered:
             claimants.setdefault(name, []).append(model)
-    holders = {name: _first(name, found, settling=settling) for name, found in claimants.items()}
+    holders = {name: _first(name, found, in_startup_grace=in_startup_grace) for name, found in claimants.items()}
     for model in known:
         reasons = {name: taken.get(name) or _held(holders[name], model) for name in model.offered}
         _give(model, {name: reason for name, reason in reasons.items() if reason}, aliases)
@@ -44,11 +44,11 @@ def _settle_aliases(known: list[ModelState], aliases: Mapping[str, str]) -> dict
     return free
 
 
-def _first(name: str, claimants: list[ModelState], *, settling: bool) -> ModelState:
+def _first(name: str, claimants: list[ModelState], *, in_startup_grace: bool) -> ModelState:
     """Whoever is here goes before who is gone, and keeps a name that it has."""
 
     def rank(model: ModelState) -> tuple[object, ...]:
-        return not model.present, not settling and name not in model.adapters, model.created, model.name
+        return not model.present, not in_startup_grace and name not in model.adapters, model.created, model.name
 
     return min(claimants, key=rank)
 

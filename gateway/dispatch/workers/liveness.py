@@ -5,7 +5,7 @@ silent meanwhile; one that serves shows steps. A silent process that its supervi
 in it holds the interpreter.
 """
 
-from gateway.dispatch.model import SupervisorState, WorkerState
+from gateway.dispatch.state import SupervisorState, WorkerState
 from gateway.dispatch.timeouts import PoolTimeouts
 from gateway.dispatch.workers.registry import Registry
 from protocol.messages import State, Watch
@@ -17,8 +17,8 @@ PAUSE_S = 1.0
 class Liveness:
     """Looks at last signs of life. `look` has to be called every fraction of a second."""
 
-    def __init__(self, roster: Registry, limits: PoolTimeouts, now: float) -> None:
-        self._roster = roster
+    def __init__(self, registry: Registry, limits: PoolTimeouts, now: float) -> None:
+        self._registry = registry
         self._limits = limits
         self._last_look = now
 
@@ -26,31 +26,33 @@ class Liveness:
         """Note that time has passed. If we were held up ourselves (a suspended machine), nobody is blamed for it."""
         gap_s, self._last_look = now - self._last_look, now
         if gap_s > PAUSE_S:
-            for worker in self._roster.workers.values():
+            for worker in self._registry.workers.values():
                 worker.last_seen += gap_s
                 worker.moved_at += gap_s
-            for supervisor in self._roster.supervisors.values():
+            for supervisor in self._registry.supervisors.values():
                 supervisor.last_seen += gap_s
                 supervisor.worked_at += gap_s
 
     def silent_workers(self, now: float) -> list[WorkerState]:
         """Workers that serve and of which nothing has come for too long."""
-        return [worker for worker in self._roster.workers.values() if not worker.preparing and self._gone(worker, now)]
+        return [
+            worker for worker in self._registry.workers.values() if not worker.preparing and self._gone(worker, now)
+        ]
 
     def silent_supervisors(self, now: float) -> list[SupervisorState]:
         """Supervisors of which nothing has come for too long."""
         patience_s = self._limits.beat_timeout_s
-        return [found for found in self._roster.supervisors.values() if now - found.last_seen > patience_s]
+        return [found for found in self._registry.supervisors.values() if now - found.last_seen > patience_s]
 
     def stalled_workers(self, now: float) -> list[WorkerState]:
         """Workers whose beats go on while their engine, with work to do, does not."""
-        return [worker for worker in self._roster.workers.values() if self._stalled(worker, now)]
+        return [worker for worker in self._registry.workers.values() if self._stalled(worker, now)]
 
     def stuck_workers(self, now: float) -> list[WorkerState]:
         """Workers that load or warm up without any progress, silent or not."""
         return [
             worker
-            for worker in self._roster.workers.values()
+            for worker in self._registry.workers.values()
             if worker.preparing and now - self._progressed_at(worker, now) > self._limits.load_s
         ]
 
@@ -58,18 +60,18 @@ class Liveness:
         """Supervisors whose engine process was never heard of, and does nothing."""
         return [
             found
-            for found in self._roster.supervisors.values()
+            for found in self._registry.supervisors.values()
             if found.report.watch is Watch.RUNNING
             and found.report.work
             and now - found.worked_at > self._limits.load_s
-            and self._roster.find_worker(found.report.engine) is None
+            and self._registry.find_worker(found.report.engine) is None
         ]
 
     def _gone(self, worker: WorkerState, now: float) -> bool:
         silent_s = now - worker.last_seen
         if silent_s <= self._limits.beat_timeout_s:
             return False
-        supervisor = self._roster.supervisor_of(worker.uid)
+        supervisor = self._registry.supervisor_of(worker.uid)
         if supervisor is None or supervisor.worked_at <= worker.last_seen:
             return True
         return now - supervisor.worked_at > self._limits.work_shown_s or silent_s > self._limits.stall_s
@@ -87,5 +89,5 @@ class Liveness:
         """When it was last seen to get on: by itself, or by its supervisor while it can't speak."""
         if now - worker.last_seen <= self._limits.beat_timeout_s:
             return worker.moved_at
-        supervisor = self._roster.supervisor_of(worker.uid)
+        supervisor = self._registry.supervisor_of(worker.uid)
         return worker.moved_at if supervisor is None else max(worker.moved_at, supervisor.worked_at)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from gateway.dispatch.model import ModelState
+from gateway.dispatch.state import AdapterView, ModelState
 from protocol.messages import Kind
 
 SERVES: Mapping[Kind | None, tuple[Kind, ...]] = MappingProxyType(
@@ -61,7 +61,7 @@ def named(
             return model
     for model in known:
         for adapter, about in model.adapters.items():
-            if (name == adapter or name in about.aliases) and usable(view := model.adapter_view(adapter)):
+            if (name == adapter or name in about.aliases) and usable(view := AdapterView(model, adapter)):
                 return view
     known = [model for model in known if usable(model)]
     for model in known:

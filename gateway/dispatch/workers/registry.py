@@ -7,8 +7,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from gateway.dispatch.jobs.stream import JobFailed
-from gateway.dispatch.model import ModelState, SupervisorState, WorkerState
+from gateway.dispatch.jobs.errors import JobFailed
+from gateway.dispatch.state import ModelState, SupervisorState, WorkerState
 from gateway.dispatch.workers.adapter_names import aliases_of, settle_names
 from gateway.dispatch.workers.lookup import SERVES, default_of, everybody, named
 from protocol.errors import Code
@@ -24,7 +24,7 @@ class Registry:
         self.workers: dict[bytes, WorkerState] = {}
         self.supervisors: dict[bytes, SupervisorState] = {}
         self.models: dict[str, ModelState] = {}
-        self.settling = False
+        self.in_startup_grace = False
         self._aliases = aliases
         self._wall = wall
 
@@ -34,9 +34,9 @@ class Registry:
 
     def end_startup_grace(self) -> None:
         """Whoever was there before the gateway has registered by now."""
-        self.settling = False
+        self.in_startup_grace = False
         for model in self.models.values():
-            model.settling = False
+            model.in_startup_grace = False
 
     def register_worker(self, identity: bytes, announce: Announce, now: float) -> WorkerState | None:
         """Register or update a worker; None if it contradicts what is known (then it is ignored)."""
@@ -75,7 +75,7 @@ class Registry:
             if supervisor.report.model != report.model:
                 return None
             before = supervisor.wanted
-            self.models[report.model].count_restarts(supervisor.report, report, now)
+            self.models[report.model].restarts.count_restarts(supervisor.report, report, now)
             supervisor.take_report(report, now)
             if report.parked:
                 supervisor.ending = ""
@@ -122,13 +122,13 @@ class Registry:
         kind: Kind | None,
         capability: str = "",
         *,
-        settling: bool,
+        in_startup_grace: bool,
         usable: Callable[[ModelState], bool] = everybody,
     ) -> ModelState:
         """Find the model for a request of that kind. Raises `JobFailed`: `model_not_found`, `model_not_ready`,
         or `invalid_request` where the model exists but cannot do that.
 
-        `settling` says that workers may still be registering. What is not `usable` is not there.
+        `in_startup_grace` says that workers may still be registering. What is not `usable` is not there.
         """
         models = self.models.values()
         if name is None:
@@ -136,7 +136,7 @@ class Registry:
         else:
             model = named(models, name, kind, capability, usable)
         if model is None:
-            if settling or not models:
+            if in_startup_grace or not models:
                 raise JobFailed(
                     "model_not_ready", "No such model is up yet.", param="model", retryable=True, retry_after_s=1.0
                 )
@@ -159,7 +159,7 @@ class Registry:
         self._settle_names()
 
     def _settle_names(self) -> None:
-        settle_names(self.models.values(), self._aliases, settling=self.settling)
+        settle_names(self.models.values(), self._aliases, in_startup_grace=self.in_startup_grace)
 
     def _model(self, name: str, kind: Kind, *, created: int | None = None) -> ModelState | None:
         model = self.models.get(name)
@@ -167,7 +167,7 @@ class Registry:
             aliases = aliases_of(name, self._aliases)
             born = int(self._wall()) if created is None else created
             model = self.models[name] = ModelState(name, kind, created=born, aliases=aliases)
-            model.settling = self.settling
+            model.in_startup_grace = self.in_startup_grace
             self._settle_names()
         elif model.kind is not kind:
             if model.workers or model.supervisors:

@@ -8,9 +8,9 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 
-from gateway.dispatch.dispatcher import Transport
-from gateway.dispatch.jobs.stream import JobFailed
-from gateway.dispatch.model import ModelState, SupervisorState, WorkerState
+from gateway.dispatch.jobs.errors import JobFailed
+from gateway.dispatch.state import ModelState, SupervisorState, WorkerState
+from gateway.dispatch.transport import Transport
 from gateway.dispatch.workers.registry import Registry
 from protocol.codec import encode
 from protocol.errors import Code
@@ -39,16 +39,16 @@ class Scaling:
     gone, who was told to start as there, and a start that is not wanted any more is ended as soon as it shows.
     """
 
-    def __init__(self, *, epoch: int, line: Transport, clock: Callable[[], float], roster: Registry) -> None:
+    def __init__(self, *, epoch: int, transport: Transport, clock: Callable[[], float], registry: Registry) -> None:
         self._epoch = epoch
-        self._line = line
+        self._transport = transport
         self._clock = clock
-        self._roster = roster
+        self._registry = registry
         self._orders: defaultdict[str, _Orders] = defaultdict(_Orders)
 
     def end_worker(self, worker: WorkerState, *, grace_s: float, again: bool, reason: str) -> None:
         """Drain a worker; `again`: a fresh engine follows. Raises `JobFailed` where nobody supervises it."""
-        supervisor = self._roster.supervisor_of(worker.uid)
+        supervisor = self._registry.supervisor_of(worker.uid)
         if supervisor is None:
             raise JobFailed(Code.INVALID_REQUEST, f"The worker {worker.uid!r} has no supervisor.", param="worker")
         log.info("worker %s of %s is to end within %g s: %s", worker.uid, worker.model.name, grace_s, reason)
@@ -56,7 +56,7 @@ class Scaling:
         supervisor.ending = "" if again else worker.uid
         # Not by its next beat: nothing more is to be sent to it from now on.
         worker.state = State.DRAINING
-        self._line.send_frame(worker.identity, encode([Drain(grace_s)], epoch=self._epoch))
+        self._transport.send_frame(worker.identity, encode([Drain(grace_s)], epoch=self._epoch))
 
     def scale_model(self, model: ModelState, replicas: int, *, grace_s: float) -> None:
         """Have so many engines of a model. Raises `JobFailed` for a number out of bounds or without supervisors."""
@@ -66,7 +66,7 @@ class Scaling:
         if not model.supervisors:
             raise JobFailed("model_not_ready", f"No supervisor of {model.name!r} is here.", retryable=True)
         self._look_at(model)
-        orders, wanted = self._orders[model.name], self._roster.wanted_engines(model)
+        orders, wanted = self._orders[model.name], self._registry.wanted_engines(model)
         more = replicas - self.count_replicas(model)
         log.info("%s is scaled from %d to %d", model.name, replicas - more, replicas)
         if more > 0:
@@ -86,11 +86,11 @@ class Scaling:
     def count_replicas(self, model: ModelState) -> int:
         """How many engines a model has, or will have once every order was obeyed."""
         orders = self._orders[model.name]
-        return len(self._roster.wanted_engines(model)) + len(orders.starts) - orders.unwanted
+        return len(self._registry.wanted_engines(model)) + len(orders.starts) - orders.unwanted
 
     def reconcile_orders(self) -> None:
         """See which orders show by now; end what came although it is not wanted any more."""
-        for model in self._roster:
+        for model in self._registry:
             self._look_at(model)
 
     async def replace_engines(self, model: ModelState, *, grace_s: float, patience_s: float) -> None:
@@ -112,9 +112,9 @@ class Scaling:
 
     def clear_caches(self) -> list[WorkerState]:
         """Have every worker forget what it kept of earlier jobs. Returns those that were told."""
-        told = [worker for model in self._roster for worker in model.workers.values()]
+        told = [worker for model in self._registry for worker in model.workers.values()]
         for worker in told:
-            self._line.send_frame(worker.identity, encode([ClearCaches()], epoch=self._epoch))
+            self._transport.send_frame(worker.identity, encode([ClearCaches()], epoch=self._epoch))
         return told
 
     def _look_at(self, model: ModelState) -> None:
@@ -136,7 +136,7 @@ class Scaling:
 
     def _end_engine_of(self, supervisor: SupervisorState, grace_s: float, reason: str) -> None:
         uid = supervisor.report.engine
-        worker = self._roster.find_worker(uid)
+        worker = self._registry.find_worker(uid)
         if worker is not None:
             self.end_worker(worker, grace_s=grace_s, again=False, reason=reason)
             return
@@ -148,7 +148,7 @@ class Scaling:
         """At a parked engine's place, else beside the others: by the supervisor process that runs fewest."""
         crew = [*model.supervisors.values()]
         sizes = {found.report.pid: 0 for found in crew}
-        for found in self._roster.wanted_engines(model):
+        for found in self._registry.wanted_engines(model):
             sizes[found.report.pid] += 1
         # Equal sizes: they change only with the next report, so each call takes the next one in turn.
         supervisor = min(crew, key=lambda found: (sizes[found.report.pid] + found.asked, found.asked))
@@ -157,4 +157,4 @@ class Scaling:
         return supervisor.identity
 
     def _tell(self, supervisor: SupervisorState, order: EndEngine | StartEngine) -> None:
-        self._line.send_frame(supervisor.identity, encode([order], epoch=self._epoch))
+        self._transport.send_frame(supervisor.identity, encode([order], epoch=self._epoch))

@@ -5,8 +5,8 @@ import tracemalloc
 
 import msgspec
 
-from gateway.dispatch.flight import JobState
 from gateway.dispatch.prefix_affinity import REMEMBERED, PrefixAffinity, keys_of
+from gateway.dispatch.state import JobState
 from protocol.messages import ChatPrompt, EmbedJob, GenerateJob, TextPrompt, TokenPrompt
 from tests.support.dispatch_rig import Rig, generate
 
@@ -85,7 +85,7 @@ async def test_a_conversation_moves_on_when_its_worker_is_gone(rig: Rig) -> None
     flight = rig.submit(talk("x" * 500))
     rig.done(flight)
     rig.join("w2", slots=4)
-    rig.lose(rig.roster.workers[b"w1"])
+    rig.lose(rig.registry.workers[b"w1"])
     assert uid(rig.submit(talk("x" * 500, "a", "b"))) == "w2"
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from gateway.dispatch.flight import JobState
+from gateway.dispatch.state import JobState
 from gateway.dispatch.timeouts import PoolTimeouts
 from protocol.errors import Code
 from protocol.messages import (
@@ -141,7 +141,7 @@ async def test_a_stream_ends_in_good_order_when_no_engine_comes_in_time() -> Non
     rig.clock.now += 10.1
     rig.dispatcher.expire_waiting(rig.model)
     assert (failure_code(begun), failure_code(fresh)) == ("worker_lost", None)
-    assert not rig.dispatcher.ledger.jobs.keys() - {fresh.id}
+    assert not rig.dispatcher.table.jobs.keys() - {fresh.id}
 
 
 async def test_streams_end_in_good_order_when_the_supervisor_gives_up(rig: Rig) -> None:
@@ -215,7 +215,7 @@ async def test_nothing_of_an_old_attempt_counts_when_its_worker_comes_back_to_li
     assert flight.worker is not None
     frozen = flight.worker
     rig.output(flight, "a", tokens=[1])
-    rig.intake.remove_worker(frozen, "nothing was heard of it", kill=True)
+    rig.receiver.remove_worker(frozen, "nothing was heard of it", kill=True)
     assert flight.worker is not None
     rig.feed(frozen.identity, Delta(flight.id, 1, 0, [2], "stale"), Done(flight.id, 1, Usage(1, 1)))
     rig.output(flight, "b", tokens=[2])
@@ -235,7 +235,7 @@ async def test_every_stream_is_whole_when_workers_are_lost_at_random(seed: int) 
     flights: list[JobState] = []
     born = 0
     for turn in range(4000):
-        if len(rig.roster.workers) < 2:
+        if len(rig.registry.workers) < 2:
             born += 1
             rig.join(f"w{born}", slots=4)
         if turn % 7 == 0 and len(flights) < len(lengths):
@@ -251,10 +251,10 @@ async def test_every_stream_is_whole_when_workers_are_lost_at_random(seed: int) 
         rig.clock.now += 0.02
         rig.dispatcher.assign_waiting(rig.model)
         if chance.random() < 0.01:
-            rig.lose(chance.choice([*rig.roster.workers.values()]))
+            rig.lose(chance.choice([*rig.registry.workers.values()]))
     assert [flight.outcome for flight in flights] == ["done"] * len(lengths)
     for flight, length in zip(flights, lengths, strict=True):
         assert (await flight.stream.collect_all())[0].text.split() == [str(at) for at in range(length)]
-    assert not rig.dispatcher.ledger.jobs
+    assert not rig.dispatcher.table.jobs
     assert all(len(line) == 0 for line in rig.model.queues)
-    assert all((worker.rows, worker.light) == (0, 0) for worker in rig.roster.workers.values())
+    assert all((worker.rows, worker.slotless) == (0, 0) for worker in rig.registry.workers.values())

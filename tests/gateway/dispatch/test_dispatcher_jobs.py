@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from gateway.dispatch.flight import JobState
-from gateway.dispatch.jobs.stream import JobFailed
+from gateway.dispatch.jobs.errors import JobFailed
+from gateway.dispatch.state import JobState
 from gateway.dispatch.timeouts import PoolTimeouts
 from protocol.errors import Code
 from protocol.messages import (
@@ -76,7 +76,7 @@ async def test_the_least_loaded_worker_gets_the_job_when_there_are_several(rig: 
     assert [rig.submit().worker.uid for _ in range(2)] == ["w4", "w4"]  # type: ignore[union-attr]
 
 
-async def test_light_jobs_pass_the_queue_when_every_slot_is_taken(rig: Rig) -> None:
+async def test_slotless_jobs_pass_the_queue_when_every_slot_is_taken(rig: Rig) -> None:
     """Tokenising takes no slot and waits behind no generation."""
     worker = rig.join(slots=1)
     for _ in range(5):
@@ -86,12 +86,12 @@ async def test_light_jobs_pass_the_queue_when_every_slot_is_taken(rig: Rig) -> N
     assert worker.rows == 2
 
 
-async def test_light_jobs_are_bounded_when_many_come() -> None:
+async def test_slotless_jobs_are_bounded_when_many_come() -> None:
     """They queue beyond the bound, and go on as others end."""
-    rig = Rig(PoolTimeouts(light_jobs=2))
+    rig = Rig(PoolTimeouts(slotless_jobs=2))
     worker = rig.join()
     flights = [rig.submit(DetokenizeJob(0, 0, [1])) for _ in range(4)]
-    assert worker.light == 2
+    assert worker.slotless == 2
     rig.feed(b"w1", Text(flights[0].id, 1, "x"))
     assert [flight.worker is worker for flight in flights] == [False, True, True, False]
 
@@ -102,7 +102,7 @@ async def test_tokenise_answers_when_its_result_comes(rig: Rig) -> None:
     flight = rig.submit(TokenizeJob(0, 0, TextPrompt("x")))
     rig.feed(b"w1", Tokens(flight.id, 1, [4, 5]))
     assert await flight.stream.wait_result() == Tokens(flight.id, 1, [4, 5])
-    assert not rig.dispatcher.ledger.jobs
+    assert not rig.dispatcher.table.jobs
 
 
 async def test_a_job_is_refused_at_once_when_the_queue_is_full(rig: Rig) -> None:
@@ -200,7 +200,7 @@ async def test_waiting_jobs_wait_on_when_the_supervisor_was_only_cut_off(rig: Ri
     """A broken connection is no verdict: its next beat comes over a new one."""
     rig.supervise(supervision(watch=Watch.BACKOFF))
     flight = rig.submit()
-    rig.intake.on_gone(b"sup", frozen=False)
+    rig.receiver.on_gone(b"sup", frozen=False)
     rig.clock.now += 1.5
     rig.supervise(supervision(watch=Watch.BACKOFF))
     rig.clock.now += 4.5
@@ -247,7 +247,7 @@ async def test_leaving_cancels_when_the_job_is_aboard(rig: Rig, phase: str) -> N
     rig.feed(b"w1", Failed(flight.id, 1, Code.CANCELLED, "cancelled"))
     assert (worker.rows, waiting.worker) == (2, worker)
     assert second.open
-    assert flight.id not in rig.dispatcher.ledger.jobs
+    assert flight.id not in rig.dispatcher.table.jobs
 
 
 async def test_the_slot_comes_free_when_a_cancelled_job_was_already_done(rig: Rig) -> None:
@@ -312,7 +312,7 @@ async def test_frames_are_dropped_when_job_attempt_or_sender_is_wrong(rig: Rig) 
     rig.feed(other, Done(flight.id, 1, Usage(1, 1)))
     assert flight.open
     assert flight.stream._pending == []
-    assert rig.dispatcher.ledger.stale == 5
+    assert rig.dispatcher.table.stale == 5
 
 
 async def test_only_the_first_terminal_counts_when_a_worker_sends_several(rig: Rig) -> None:
@@ -329,7 +329,7 @@ async def test_only_the_first_terminal_counts_when_a_worker_sends_several(rig: R
     assert flight.stream.usage == Usage(1, 7)
     assert failure_code(flight) is None
     assert await flight.stream.next_deltas() is None
-    assert (worker.rows, rig.dispatcher.ledger.stale) == (0, 3)
+    assert (worker.rows, rig.dispatcher.table.stale) == (0, 3)
 
 
 async def test_a_job_fails_when_its_terminal_is_of_another_kind_of_job(rig: Rig) -> None:
@@ -379,7 +379,7 @@ async def test_a_cancelled_job_ends_when_its_worker_is_lost(rig: Rig) -> None:
     flight = rig.submit()
     rig.dispatcher.release_job(flight)
     rig.lose(worker)
-    assert not rig.dispatcher.ledger.jobs
+    assert not rig.dispatcher.table.jobs
 
 
 async def test_the_next_worker_gets_the_job_when_sending_fails(rig: Rig) -> None:
@@ -427,7 +427,7 @@ async def test_a_job_starts_over_when_its_engine_dies_aloud(rig: Rig) -> None:
     assert flight.worker is not dying
     assert (flight.attempt, flight.open) == (2, True)
     rig.feed(dying.identity, Bye("crashed"))
-    assert dying.uid not in {worker.uid for worker in rig.roster.workers.values()}
+    assert dying.uid not in {worker.uid for worker in rig.registry.workers.values()}
 
 
 async def test_no_job_is_sent_when_a_worker_drains(rig: Rig) -> None:
@@ -449,7 +449,7 @@ async def test_every_job_ends_when_the_gateway_stops(rig: Rig) -> None:
     rig.dispatcher.fail_all(JobFailed("shutting_down", "bye"))
     assert [failure_code(flight) for flight in flights] == ["shutting_down"] * 4
     assert len(rig.sent(Cancel)) == 2
-    assert not rig.dispatcher.ledger.jobs
+    assert not rig.dispatcher.table.jobs
 
 
 # -- everything at once ------------------------------------------------------
@@ -464,7 +464,7 @@ async def test_every_job_ends_exactly_once_when_anything_happens(seed: int) -> N
     flights: list[JobState] = []
     names = 0
     for _ in range(300):
-        workers = list(rig.roster.workers.values())
+        workers = list(rig.registry.workers.values())
         aboard = [flight for worker in workers for flight in worker.in_flight.values()]
         match chance.choices(["submit", "output", "end", "leave", "lose", "join", "time"], [8, 8, 5, 3, 1, 1, 1])[0]:
             case "submit":
@@ -494,15 +494,15 @@ async def test_every_job_ends_exactly_once_when_anything_happens(seed: int) -> N
                 rig.dispatcher.expire_waiting(rig.model)
             case _:
                 pass
-        for worker in rig.roster.workers.values():
+        for worker in rig.registry.workers.values():
             assert worker.rows == sum(flight.rows for flight in worker.in_flight.values()) <= worker.slots + 1
-            assert worker.light == sum(flight.slotless for flight in worker.in_flight.values()) <= 64
+            assert worker.slotless == sum(flight.slotless for flight in worker.in_flight.values()) <= 64
         for flight in flights:
-            assert flight.open or flight.id not in rig.dispatcher.ledger.jobs or flight.worker is not None
-    for worker in list(rig.roster.workers.values()):
+            assert flight.open or flight.id not in rig.dispatcher.table.jobs or flight.worker is not None
+    for worker in list(rig.registry.workers.values()):
         rig.lose(worker)
     rig.lose_supervisor()
-    assert not rig.dispatcher.ledger.jobs
+    assert not rig.dispatcher.table.jobs
     assert not any(flight.open for flight in flights)
     assert all(flight.outcome == "done" or failure_code(flight) for flight in flights)
 
@@ -512,5 +512,5 @@ async def test_models_do_not_mix_when_several_are_served(rig: Rig) -> None:
     rig.join("w1", "m")
     rig.feed(b"w2", announcement("w2", "other", kind=Kind.EMBEDDING))
     rig.join("w3", "third")
-    flights = [rig.submit(), rig.submit(model=rig.roster.models["third"])]
+    flights = [rig.submit(), rig.submit(model=rig.registry.models["third"])]
     assert [flight.worker.uid for flight in flights if flight.worker] == ["w1", "w3"]

@@ -39,7 +39,7 @@ class World:
 
     def __init__(self) -> None:
         self.rig = Rig()
-        self.fleet = Scaling(epoch=EPOCH, line=self, clock=self.rig.clock, roster=self.rig.roster)
+        self.scaling = Scaling(epoch=EPOCH, transport=self, clock=self.rig.clock, registry=self.rig.registry)
         self.units = [Unit("u0")]
         self.orders: deque[EndEngine | StartEngine] = deque()
         self.reports: deque[tuple[str, Supervision]] = deque()
@@ -80,7 +80,7 @@ class World:
         """The next report arrives."""
         name, report = self.reports.popleft()
         self.rig.supervise(report, name.encode())
-        self.fleet.reconcile_orders()
+        self.scaling.reconcile_orders()
 
     def settle(self) -> None:
         """Everything arrives."""
@@ -113,8 +113,8 @@ def test_newest_order_holds_when_the_ones_before_are_still_under_way(acts: list[
     for act, number in [*acts, ("scale", last)]:
         match act:
             case "scale":
-                world.fleet.scale_model(world.rig.model, number, grace_s=1.0)
-                assert world.fleet.count_replicas(world.rig.model) == number
+                world.scaling.scale_model(world.rig.model, number, grace_s=1.0)
+                assert world.scaling.count_replicas(world.rig.model) == number
             case "obey" if world.orders:
                 world.obey()
             case "hear" if world.reports:
@@ -130,7 +130,7 @@ def test_load_right_after_unload_is_an_order_of_its_own(orders: tuple[int, ...])
     """In one breath, before anything is heard."""
     world = World()
     for replicas in orders:
-        world.fleet.scale_model(world.rig.model, replicas, grace_s=1.0)
+        world.scaling.scale_model(world.rig.model, replicas, grace_s=1.0)
     world.settle()
     assert world.running == orders[-1]
 
@@ -138,11 +138,11 @@ def test_load_right_after_unload_is_an_order_of_its_own(orders: tuple[int, ...])
 def test_start_that_never_shows_is_asked_for_again_when_it_is_ordered_later() -> None:
     """A lost order is not waited for longer than it takes to show."""
     world = World()
-    world.fleet.scale_model(world.rig.model, 2, grace_s=1.0)
+    world.scaling.scale_model(world.rig.model, 2, grace_s=1.0)
     world.orders.clear()
-    world.fleet.scale_model(world.rig.model, 2, grace_s=1.0)
+    world.scaling.scale_model(world.rig.model, 2, grace_s=1.0)
     assert not world.orders
     world.rig.clock.now += SHOWN_S
-    world.fleet.scale_model(world.rig.model, 2, grace_s=1.0)
+    world.scaling.scale_model(world.rig.model, 2, grace_s=1.0)
     world.settle()
     assert world.running == 2

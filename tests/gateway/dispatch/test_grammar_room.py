@@ -1,6 +1,6 @@
 """Jobs that wait for a grammar: what room they take at a worker, and from whom."""
 
-from gateway.dispatch.flight import JobState
+from gateway.dispatch.state import JobState
 from protocol.messages import ChatPrompt, GenerateJob, Grammar, TextPrompt
 from tests.support.dispatch_rig import Rig, generate
 

@@ -37,7 +37,7 @@ async def test_a_stranger_is_greeted_when_it_says_anything(rig: Rig) -> None:
     """A worker that was there before the gateway beats in no epoch, and is asked who it is."""
     rig.feed(b"w1", BEAT, epoch=0)
     assert rig.sent() == [("w1", Hello(1))]
-    assert not rig.roster.workers
+    assert not rig.registry.workers
 
 
 async def test_a_worker_is_dispatchable_when_it_has_announced_itself_and_is_ready(rig: Rig) -> None:
@@ -52,7 +52,7 @@ async def test_a_worker_is_dispatchable_when_it_has_announced_itself_and_is_read
 async def test_an_announcement_is_ignored_when_it_is_of_another_epoch(rig: Rig) -> None:
     """A frame that was meant for the gateway before this one."""
     rig.feed(b"w1", announcement(), readiness(), epoch=EPOCH - 1)
-    assert not rig.roster.workers
+    assert not rig.registry.workers
     assert rig.sent() == [("w1", Hello(1))]
 
 
@@ -65,7 +65,7 @@ async def test_content_is_ignored_when_a_known_worker_sends_an_old_epoch(rig: Ri
     assert flight.open
     assert flight.stream._pending == []
     assert rig.sent() == [("w1", Hello(1))]
-    assert rig.roster.workers[b"w1"] is worker
+    assert rig.registry.workers[b"w1"] is worker
 
 
 async def test_greetings_are_rationed_when_a_stranger_talks_without_end(rig: Rig) -> None:
@@ -84,7 +84,7 @@ async def test_jobs_go_on_when_a_worker_announces_itself_again(rig: Rig) -> None
     worker = rig.join()
     flight = rig.submit()
     rig.join()
-    assert rig.roster.workers[b"w1"] is worker
+    assert rig.registry.workers[b"w1"] is worker
     rig.output(flight)
     assert len(flight.stream._pending) == 1
 
@@ -106,7 +106,7 @@ async def test_an_announcement_is_refused_when_it_contradicts_what_is_known(
     worker = rig.join()
     rig.supervise(supervision())
     rig.feed(identity, announce, readiness())
-    assert list(rig.roster.workers.values()) == [worker]
+    assert list(rig.registry.workers.values()) == [worker]
     assert (worker.model.name, worker.model.kind) == ("m", Kind.CHAT)
     assert rig.stats.wire["contradiction"] == 1
 
@@ -130,10 +130,10 @@ async def test_a_worker_may_come_back_when_it_had_been_given_up(rig: Rig) -> Non
     assert rig.sent() == [("w1", Hello(1))]
     rig.feed(b"w1", announcement("w1"), readiness())
     assert rig.sent() == [("w1", Cancel(mine[0], 1))]
-    assert rig.roster.workers[b"w1"].up
+    assert rig.registry.workers[b"w1"].up
     rig.feed(b"w1", Delta(mine[0], 1, 0, [1], "stale"), Done(mine[0], 1, Usage(1, 1)))
     assert [flight.open for flight in flights] == [True, True]
-    assert rig.dispatcher.ledger.stale == 2
+    assert rig.dispatcher.table.stale == 2
 
 
 async def test_a_goodbye_is_a_loss_when_jobs_are_aboard(rig: Rig) -> None:
@@ -141,7 +141,7 @@ async def test_a_goodbye_is_a_loss_when_jobs_are_aboard(rig: Rig) -> None:
     rig.join("w1")
     flight = rig.submit()
     rig.feed(b"w1", Bye("memory"))
-    assert not rig.roster.workers
+    assert not rig.registry.workers
     assert failure_code(flight) == "model_not_ready"
 
 
@@ -168,7 +168,7 @@ async def test_a_worker_is_lost_when_its_supervisor_says_so(
     """An exit code alone says nothing: it may be the predecessor's."""
     worker = rig.join("w1")
     rig.supervise(supervision(watch=watch, **changes))
-    assert (worker in rig.roster.workers.values()) is alive
+    assert (worker in rig.registry.workers.values()) is alive
 
 
 async def test_a_frozen_worker_is_killed_when_it_is_given_up(rig: Rig) -> None:
@@ -177,9 +177,9 @@ async def test_a_frozen_worker_is_killed_when_it_is_given_up(rig: Rig) -> None:
     rig.supervise(supervision("w1"), b"sup1")
     rig.supervise(supervision("w2"), b"sup2")
     rig.sent()
-    rig.intake.on_gone(b"w1", frozen=True)
+    rig.receiver.on_gone(b"w1", frozen=True)
     assert rig.sent() == [("sup1", KillEngine("w1", "it reads nothing"))]
-    assert worker.identity not in rig.roster.workers
+    assert worker.identity not in rig.registry.workers
 
 
 async def test_nobody_is_killed_when_a_connection_just_ends(rig: Rig) -> None:
@@ -207,13 +207,13 @@ async def test_reports_that_contradict_are_ignored_when_they_come(rig: Rig) -> N
     rig.supervise(supervision(model="other"))
     rig.feed(b"sup2", msgspec.structs.replace(supervision(), kind=Kind.VISION))
     rig.feed(b"w1", supervision())
-    assert list(rig.roster.supervisors) == [b"sup"]
+    assert list(rig.registry.supervisors) == [b"sup"]
     assert rig.stats.wire["contradiction"] == 3
 
 
 async def test_what_goes_missing_is_forgotten_quietly_when_it_was_never_known(rig: Rig) -> None:
     """The line may report anyone."""
-    rig.intake.on_gone(b"nobody", frozen=True)
+    rig.receiver.on_gone(b"nobody", frozen=True)
     assert rig.sent() == []
 
 
@@ -242,7 +242,7 @@ async def test_a_frame_is_counted_and_ignored_when_it_is_no_message(rig: Rig, fr
     flight = rig.submit()
     rig.sent()
     for identity in (b"w1", b"\x00\xffstranger"):
-        rig.intake.on_frame(identity, [frame])
+        rig.receiver.on_frame(identity, [frame])
     assert rig.stats.wire["bad_frame"] == 2
     assert rig.sent() == []
     rig.output(flight)
@@ -251,7 +251,7 @@ async def test_a_frame_is_counted_and_ignored_when_it_is_no_message(rig: Rig, fr
 
 async def test_a_message_without_frames_is_ignored(rig: Rig) -> None:
     """A peer may send its identity and nothing else."""
-    rig.intake.on_frame(b"w1", [])
+    rig.receiver.on_frame(b"w1", [])
     assert rig.stats.wire["bad_frame"] == 1
 
 
@@ -261,14 +261,14 @@ async def test_each_peer_is_mentioned_once_when_it_sends_garbage_for_ever(
     """The counter goes on, the log does not; and the memory of it is bounded."""
     with caplog.at_level(logging.WARNING):
         for _ in range(20):
-            rig.intake.on_frame(b"bad\n1", [b"x"])
-            rig.intake.on_frame(b"bad2", [b"x"])
+            rig.receiver.on_frame(b"bad\n1", [b"x"])
+            rig.receiver.on_frame(b"bad2", [b"x"])
     assert len(caplog.records) == 2
     assert "\n" not in caplog.records[0].getMessage()
     for number in range(3 * REMEMBERED_PEERS):
-        rig.intake.on_frame(b"%d" % number, [b"x"])
+        rig.receiver.on_frame(b"%d" % number, [b"x"])
         rig.feed(b"%d" % number, BEAT, epoch=0)
-    assert len(rig.intake._complained) == len(rig.intake._greeted) == REMEMBERED_PEERS
+    assert len(rig.receiver._logged) == len(rig.receiver._greeted) == REMEMBERED_PEERS
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -276,7 +276,7 @@ async def test_each_peer_is_mentioned_once_when_it_sends_garbage_for_ever(
 async def test_nothing_raises_when_any_bytes_come(rig: Rig, frame: bytes, cut: int, flip: tuple[int, int]) -> None:
     """Random bytes, and real frames cut short or with one byte changed."""
     real = bytearray(encode([announcement(), readiness(), BEAT, Delta(1, 1, 0, [1], "x"), supervision()], epoch=EPOCH))
-    rig.intake.on_frame(b"fuzz", [frame])
-    rig.intake.on_frame(b"fuzz", [bytes(real[:cut])])
+    rig.receiver.on_frame(b"fuzz", [frame])
+    rig.receiver.on_frame(b"fuzz", [bytes(real[:cut])])
     real[flip[0] % len(real)] ^= flip[1]
-    rig.intake.on_frame(b"fuzz", [bytes(real)])
+    rig.receiver.on_frame(b"fuzz", [bytes(real)])

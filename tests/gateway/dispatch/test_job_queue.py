@@ -60,7 +60,7 @@ def names(rig: Rig, count: int) -> list[str]:
     """Who is served next, `count` times."""
     served = []
     for _ in range(count):
-        running = next(iter(rig.roster.workers.values())).in_flight
+        running = next(iter(rig.registry.workers.values())).in_flight
         flight = next(iter(running.values()))
         served.append(f"{flight.tenant}{flight.priority or ''}")
         rig.done(flight)
@@ -84,7 +84,7 @@ async def test_priorities_go_first_when_they_wait(rig: Rig) -> None:
     for tenant, priority in (("a", -1), ("b", 0), ("a", 0), ("a", 1), ("a", 1), ("b", 1)):
         rig.submit(generate(tenant=tenant, priority=priority))
     rig.feed(b"w1", readiness())
-    for flight in [*rig.dispatcher.ledger.jobs.values()]:
+    for flight in [*rig.dispatcher.table.jobs.values()]:
         if flight.worker is not None:
             rig.accept(flight)
     assert names(rig, 6) == ["a1", "b1", "a1", "b", "a", "a-1"]

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.dispatch.jobs.stream import JobFailed, JobStream
+from gateway.dispatch.jobs.errors import JobFailed
+from gateway.dispatch.jobs.stream import JobStream
 from protocol.messages import Accepted, Delta, Text, TokenLogprob, ToolCall, Usage
 
 

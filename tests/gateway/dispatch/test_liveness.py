@@ -194,5 +194,5 @@ async def test_a_start_is_stuck_when_its_process_never_speaks_and_does_nothing(r
         rig.supervise(supervision("w2", work=6 + second), b"other")
         rig.supervise(supervision("w3"), b"untold")
     assert [found.identity for found in rig.liveness.stuck_starts(rig.clock())] == [b"sup"]
-    rig.intake.order_kill(rig.roster.supervisors[b"sup"], "stuck")
+    rig.receiver.order_kill(rig.registry.supervisors[b"sup"], "stuck")
     assert rig.liveness.stuck_starts(rig.clock()) == []

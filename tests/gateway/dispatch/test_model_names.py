@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.dispatch.jobs.stream import JobFailed
-from gateway.dispatch.model import ModelState
+from gateway.dispatch.jobs.errors import JobFailed
+from gateway.dispatch.state import ModelState
 from protocol.messages import GenerateJob, Kind, State, Watch
 from tests.support.dispatch_rig import Rig, announcement, readiness, supervision
 
@@ -48,7 +48,7 @@ async def test_resolve_finds_the_model_when_named_in_any_known_way(
     served: Rig, name: str | None, kind: Kind | None, found: str
 ) -> None:
     """Served name, alias, hub id or its tail, family; and the default of each kind."""
-    assert served.roster.find_model(name, kind, settling=False).name == found
+    assert served.registry.find_model(name, kind, in_startup_grace=False).name == found
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ async def test_resolve_finds_the_model_when_named_in_any_known_way(
 async def test_resolve_refuses_when_the_name_is_unknown(served: Rig, name: str) -> None:
     """A name is a key: nothing near it will do."""
     with pytest.raises(JobFailed) as failed:
-        served.roster.find_model(name, Kind.CHAT, settling=False)
+        served.registry.find_model(name, Kind.CHAT, in_startup_grace=False)
     assert (failed.value.code, failed.value.param) == ("model_not_found", "model")
 
 
@@ -67,7 +67,7 @@ async def test_resolve_refuses_when_the_name_is_unknown(served: Rig, name: str) 
 async def test_resolve_refuses_when_the_model_is_of_another_kind(served: Rig, name: str, kind: Kind) -> None:
     """What a model can't do is the request's fault, not a missing model."""
     with pytest.raises(JobFailed) as failed:
-        served.roster.find_model(name, kind, settling=False)
+        served.registry.find_model(name, kind, in_startup_grace=False)
     assert (failed.value.code, failed.value.param) == ("invalid_request", "model")
 
 
@@ -76,14 +76,14 @@ async def test_adapter_is_found_by_its_name_and_shares_its_models_workers() -> N
     rig = Rig(aliases={"tables": "sql"})
     rig.join(adapters={"sql": "sql-lora", "poems": "p"})
     for name in ("sql", "tables"):
-        found = rig.roster.find_model(name, Kind.CHAT, settling=False)
+        found = rig.registry.find_model(name, Kind.CHAT, in_startup_grace=False)
         assert (found.name, found.base, found.state, found.replicas) == ("sql", rig.model, "ready", 1)
         assert found.aliases == ("tables",)
     for name in (None, "qwen3", "org/m", "m"):
-        assert rig.roster.find_model(name, Kind.CHAT, settling=False) is rig.model
+        assert rig.registry.find_model(name, Kind.CHAT, in_startup_grace=False) is rig.model
     with pytest.raises(JobFailed, match="does not exist"):
         # The folder of an adapter is no name for it.
-        rig.roster.find_model("sql-lora", Kind.CHAT, settling=False)
+        rig.registry.find_model("sql-lora", Kind.CHAT, in_startup_grace=False)
     assert [variant.name for variant in rig.model.variants] == ["m", "poems", "sql"]
 
 
@@ -91,8 +91,8 @@ async def test_adapters_are_those_of_the_workers_that_are_here() -> None:
     """A worker that comes back without one takes the name away; a lost one does not."""
     rig = Rig()
     worker = rig.join(adapters={"sql": "a"})
-    rig.roster.remove_peer(worker)
-    assert rig.roster.find_model("sql", Kind.CHAT, settling=False).base is rig.model
+    rig.registry.remove_peer(worker)
+    assert rig.registry.find_model("sql", Kind.CHAT, in_startup_grace=False).base is rig.model
     rig.join("w2", adapters={"poems": "b"})
     assert [*rig.model.adapters] == ["poems"]
 
@@ -102,7 +102,8 @@ async def test_job_for_an_adapter_goes_to_its_models_line_and_counts_under_its_n
     rig = Rig()
     rig.join(adapters={"sql": "a"})
     flights = [
-        rig.submit(model=rig.roster.find_model(name, Kind.CHAT, settling=False)) for name in ("sql", "m", "sql", "sql")
+        rig.submit(model=rig.registry.find_model(name, Kind.CHAT, in_startup_grace=False))
+        for name in ("sql", "m", "sql", "sql")
     ]
     assert [message.adapter for _, message in rig.sent(GenerateJob)] == ["sql", "", "sql"]
     assert all(flight.model is rig.model for flight in flights)
@@ -116,22 +117,22 @@ async def test_family_is_refused_when_two_models_have_it(served: Rig) -> None:
     """A family is a name only while it is unambiguous."""
     served.feed(b"c2", announcement("c2", "chatty2"), readiness(family="qwen2"))
     with pytest.raises(JobFailed, match="does not exist"):
-        served.roster.find_model("qwen", Kind.CHAT, settling=False)
-    assert served.roster.find_model("qwen2", Kind.CHAT, settling=False).name == "chatty2"
+        served.registry.find_model("qwen", Kind.CHAT, in_startup_grace=False)
+    assert served.registry.find_model("qwen2", Kind.CHAT, in_startup_grace=False).name == "chatty2"
 
 
 async def test_default_falls_to_vision_when_no_chat_model_is_there() -> None:
     """A vision-only pool answers text."""
     rig = Rig()
     rig.feed(b"v", announcement("v", "eyes", kind=Kind.VISION), readiness())
-    assert rig.roster.find_model(None, Kind.CHAT, settling=False).name == "eyes"
+    assert rig.registry.find_model(None, Kind.CHAT, in_startup_grace=False).name == "eyes"
 
 
 async def test_images_are_refused_when_only_chat_is_served(rig: Rig) -> None:
     """A chat-only pool says that it is one."""
     rig.join()
     with pytest.raises(JobFailed) as failed:
-        rig.roster.find_model(None, Kind.VISION, settling=False)
+        rig.registry.find_model(None, Kind.VISION, in_startup_grace=False)
     assert failed.value.code == "invalid_request"
 
 
@@ -139,20 +140,20 @@ async def test_default_avoids_a_model_when_it_is_out_of_order(rig: Rig) -> None:
     """Whoever names no model does not ask for the broken one."""
     rig.join("w1", "old", created=1)
     rig.join("w2", "new", created=2)
-    assert rig.roster.find_model(None, Kind.CHAT, settling=False).name == "old"
-    rig.lose(rig.roster.workers[b"w1"])
-    assert rig.roster.find_model(None, Kind.CHAT, settling=False).name == "new"
+    assert rig.registry.find_model(None, Kind.CHAT, in_startup_grace=False).name == "old"
+    rig.lose(rig.registry.workers[b"w1"])
+    assert rig.registry.find_model(None, Kind.CHAT, in_startup_grace=False).name == "new"
 
 
 @pytest.mark.parametrize("name", [None, "anything"])
 async def test_resolve_asks_for_patience_when_nobody_has_registered(rig: Rig, name: str | None) -> None:
     """A gateway that has just restarted does not call models unknown that are about to say hello."""
     with pytest.raises(JobFailed) as failed:
-        rig.roster.find_model(name, Kind.CHAT, settling=False)
+        rig.registry.find_model(name, Kind.CHAT, in_startup_grace=False)
     assert (failed.value.code, failed.value.retryable) == ("model_not_ready", True)
     rig.join()
     with pytest.raises(JobFailed) as failed:
-        rig.roster.find_model("another", Kind.CHAT, settling=True)
+        rig.registry.find_model("another", Kind.CHAT, in_startup_grace=True)
     assert (failed.value.code, failed.value.retry_after_s) == ("model_not_ready", 1.0)
 
 
@@ -184,7 +185,7 @@ async def test_state_is_the_best_known_when_workers_come_and_go(
 async def test_a_model_stays_known_when_its_last_worker_is_gone(rig: Rig) -> None:
     """Its name, its window and its family survive a crash."""
     rig.lose(rig.join())
-    model = rig.roster.find_model("m", Kind.CHAT, settling=False)
+    model = rig.registry.find_model("m", Kind.CHAT, in_startup_grace=False)
     assert (model.state, model.replicas, model.ready) == ("lost", 0, readiness())
 
 
@@ -195,12 +196,12 @@ async def test_capable_model_is_preferred_when_none_is_named(served: Rig) -> Non
         announcement("s", "seeing", kind=Kind.EMBEDDING, created=9),
         readiness(capabilities=["embeddings", "embed_image"]),
     )
-    resolve = served.roster.find_model
-    assert resolve(None, Kind.EMBEDDING, settling=False).name == "vectors"
-    assert resolve(None, Kind.EMBEDDING, "embed_image", settling=False).name == "seeing"
-    assert resolve("text-embedding-3-small", Kind.EMBEDDING, "embed_image", settling=False).name == "seeing"
-    assert resolve("vectors", Kind.EMBEDDING, "embed_image", settling=False).name == "vectors"
-    assert resolve(None, Kind.EMBEDDING, "embed_sound", settling=False).name == "vectors"
+    resolve = served.registry.find_model
+    assert resolve(None, Kind.EMBEDDING, in_startup_grace=False).name == "vectors"
+    assert resolve(None, Kind.EMBEDDING, "embed_image", in_startup_grace=False).name == "seeing"
+    assert resolve("text-embedding-3-small", Kind.EMBEDDING, "embed_image", in_startup_grace=False).name == "seeing"
+    assert resolve("vectors", Kind.EMBEDDING, "embed_image", in_startup_grace=False).name == "vectors"
+    assert resolve(None, Kind.EMBEDDING, "embed_sound", in_startup_grace=False).name == "vectors"
 
 
 async def test_adapter_is_not_served_under_a_configured_alias(caplog: pytest.LogCaptureFixture) -> None:
@@ -209,7 +210,7 @@ async def test_adapter_is_not_served_under_a_configured_alias(caplog: pytest.Log
     rig.join(adapters={"gpt-4": "a", "tables": "b", "sql": "c"})
     assert rig.model.unserved == {"gpt-4": "it is an alias of elsewhere", "tables": "it is an alias of sql"}
     assert [variant.name for variant in rig.model.variants] == ["m", "sql"]
-    assert rig.roster.find_model("tables", Kind.CHAT, settling=False).name == "sql"
+    assert rig.registry.find_model("tables", Kind.CHAT, in_startup_grace=False).name == "sql"
     assert len(caplog.records) >= 2
 
 
@@ -220,7 +221,7 @@ async def test_alias_means_the_model_that_is_called_so(caplog: pytest.LogCapture
     assert rig.model.aliases == ("fast",)
     rig.join("w2", "fast")
     assert rig.model.aliases == ()
-    assert rig.roster.find_model("fast", Kind.CHAT, settling=False).name == "fast"
+    assert rig.registry.find_model("fast", Kind.CHAT, in_startup_grace=False).name == "fast"
     assert "fast is no alias of m any more: a model is called so" in caplog.text
 
 
@@ -234,10 +235,10 @@ async def test_names_lead_only_to_what_is_usable() -> None:
         return model.name in ("own", "sql")
 
     def find(name: str | None) -> str:
-        return rig.roster.find_model(name, Kind.CHAT, settling=False, usable=usable).name
+        return rig.registry.find_model(name, Kind.CHAT, in_startup_grace=False, usable=usable).name
 
     with pytest.raises(JobFailed, match="does not exist"):
-        rig.roster.find_model("qwen3", Kind.CHAT, settling=False)
+        rig.registry.find_model("qwen3", Kind.CHAT, in_startup_grace=False)
     assert [find(name) for name in (None, "own", "sql", "qwen3", "org/m", "m")] == ["own", "own", "sql", *["own"] * 3]
     for name in ("hidden", "gpt-4", "poems"):
         with pytest.raises(JobFailed, match="does not exist"):
@@ -246,14 +247,14 @@ async def test_names_lead_only_to_what_is_usable() -> None:
 
 async def test_older_model_has_the_name_of_an_adapter_after_a_restart_of_the_gateway() -> None:
     """Peers come back in any order then; who was first still is. Later on, whoever has the name keeps it."""
-    for settling, holder in ((True, "old"), (False, "new")):
+    for in_startup_grace, holder in ((True, "old"), (False, "new")):
         rig = Rig()
-        rig.roster.settling = settling
+        rig.registry.in_startup_grace = in_startup_grace
         rig.join("w1", "new", created=20, adapters={"sql": "a"})
         rig.join("w2", "old", created=10, adapters={"sql": "a"})
-        rig.roster.end_startup_grace()
+        rig.registry.end_startup_grace()
         rig.join("w3", "oldest", created=5, adapters={"sql": "a"})
-        base = rig.roster.find_model("sql", Kind.CHAT, settling=False).base
+        base = rig.registry.find_model("sql", Kind.CHAT, in_startup_grace=False).base
         assert base is not None
         assert base.name == holder
 
@@ -264,11 +265,11 @@ async def test_name_of_an_adapter_outlives_an_engine_but_not_its_model() -> None
     first = rig.join("w1", "first", adapters={"sql": "a"})
     rig.supervise(supervision("w1", "first"))
     rig.join("w2", "second", adapters={"sql": "a"})
-    rig.roster.remove_peer(first)
-    assert rig.roster.models["second"].unserved == {"sql": "an adapter of first is called so"}
-    rig.roster.remove_peer(rig.roster.supervisors[b"sup"])
-    assert [*rig.roster.models["second"].adapters] == ["sql"]
-    assert rig.roster.models["first"].unserved == {"sql": "an adapter of second is called so"}
+    rig.registry.remove_peer(first)
+    assert rig.registry.models["second"].unserved == {"sql": "an adapter of first is called so"}
+    rig.registry.remove_peer(rig.registry.supervisors[b"sup"])
+    assert [*rig.registry.models["second"].adapters] == ["sql"]
+    assert rig.registry.models["first"].unserved == {"sql": "an adapter of second is called so"}
 
 
 async def test_name_is_free_once_its_holder_comes_without_the_adapter() -> None:
@@ -277,4 +278,4 @@ async def test_name_is_free_once_its_holder_comes_without_the_adapter() -> None:
     rig.join("w1", "first", adapters={"sql": "a"})
     rig.join("w2", "second", adapters={"sql": "a"})
     rig.feed(b"w1", announcement("w1", "first"))
-    assert [variant.name for model in rig.roster for variant in model.variants] == ["first", "second", "sql"]
+    assert [variant.name for model in rig.registry for variant in model.variants] == ["first", "second", "sql"]

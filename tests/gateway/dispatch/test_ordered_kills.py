@@ -17,7 +17,7 @@ def supervised(rig: Rig) -> Rig:
 async def test_a_request_is_not_blamed_when_its_worker_is_killed_before_it_had_begun(supervised: Rig) -> None:
     """It was sent, and nothing was heard of it: the kill was for something else."""
     flights = [supervised.submit() for _ in range(2)]
-    supervised.intake.remove_worker(supervised.roster.workers[b"w1"], "its engine made no progress", kill=True)
+    supervised.receiver.remove_worker(supervised.registry.workers[b"w1"], "its engine made no progress", kill=True)
     assert [order for _, order in supervised.sent(KillEngine)] == [KillEngine("w1", "its engine made no progress")]
     assert [flight.suspect for flight in flights] == [False, False]
     supervised.join("w2")
@@ -29,7 +29,7 @@ async def test_a_request_is_blamed_when_its_worker_is_killed_while_it_runs(super
     """A stall that a running request may have caused is held against it, and against it alone."""
     running, unheard = supervised.submit(), supervised.submit()
     supervised.accept(running)
-    supervised.intake.remove_worker(supervised.roster.workers[b"w1"], "its engine made no progress", kill=True)
+    supervised.receiver.remove_worker(supervised.registry.workers[b"w1"], "its engine made no progress", kill=True)
     assert (running.suspect, unheard.suspect) == (True, False)
 
 
@@ -41,7 +41,7 @@ async def test_a_request_that_had_begun_elsewhere_is_not_blamed_when_its_next_wo
     rig.supervise(supervision(watch=Watch.DRAINING))
     rig.lose(first)
     assert not flight.suspect
-    rig.intake.remove_worker(rig.join("w2"), "nothing was heard of it for too long", kill=True)
+    rig.receiver.remove_worker(rig.join("w2"), "nothing was heard of it for too long", kill=True)
     assert not flight.suspect
 
 
@@ -51,10 +51,10 @@ async def test_a_request_is_not_blamed_when_its_worker_was_to_leave(supervised: 
     flight = supervised.submit()
     supervised.accept(flight)
     if leaves == "told to drain":
-        supervised.roster.supervisors[b"sup"].ending = "w1"
+        supervised.registry.supervisors[b"sup"].ending = "w1"
     else:
         supervised.supervise(supervision(watch=Watch.DRAINING))
-    supervised.lose(supervised.roster.workers[b"w1"])
+    supervised.lose(supervised.registry.workers[b"w1"])
     assert not flight.suspect
 
 
@@ -62,7 +62,7 @@ async def test_everybody_aboard_is_suspected_when_an_engine_crashes(supervised: 
     """A death that nobody ordered may be of what had only just been sent."""
     flights = [supervised.submit() for _ in range(2)]
     supervised.accept(flights[0])
-    supervised.lose(supervised.roster.workers[b"w1"])
+    supervised.lose(supervised.registry.workers[b"w1"])
     assert [flight.suspect for flight in flights] == [True, True]
 
 
@@ -73,7 +73,7 @@ async def test_a_request_is_given_up_when_workers_are_killed_each_time_before_it
     flight = rig.submit()
     for at in range(5):
         assert flight.open
-        rig.intake.remove_worker(rig.roster.workers[b"w%d" % at], "nothing was heard of it for too long", kill=True)
+        rig.receiver.remove_worker(rig.registry.workers[b"w%d" % at], "nothing was heard of it for too long", kill=True)
         if flight.open:
             rig.join(f"w{at + 1}")
     assert failure_code(flight) == "worker_lost"
@@ -82,15 +82,15 @@ async def test_a_request_is_given_up_when_workers_are_killed_each_time_before_it
 
 async def test_restarts_are_named_when_they_repeat(supervised: Rig) -> None:
     """Also while an engine is ready in between; not those that somebody asked for; and not for ever."""
-    assert supervised.model.reason is None
+    assert supervised.model.restarts.reason is None
     for restarts in (1, 2):
         supervised.supervise(supervision(f"x{restarts}", restarts=restarts, ended="its engine made no progress"))
     assert supervised.model.state == "ready"
-    assert supervised.model.reason == "restarted 2 times in 10 minutes: its engine made no progress"
+    assert supervised.model.restarts.reason == "restarted 2 times in 10 minutes: its engine made no progress"
     supervised.supervise(supervision("x3", restarts=3, ended=""))
     supervised.supervise(supervision("x3", restarts=3, ended=""))
     supervised.supervise(supervision("x5", restarts=5, ended="it died of SIGSEGV"))
-    assert supervised.model.reason == "restarted 4 times in 10 minutes: it died of SIGSEGV"
+    assert supervised.model.restarts.reason == "restarted 4 times in 10 minutes: it died of SIGSEGV"
     supervised.clock.now += 601
-    supervised.model.forget_restarts(supervised.clock())
-    assert supervised.model.reason is None
+    supervised.model.restarts.forget_old(supervised.clock())
+    assert supervised.model.restarts.reason is None

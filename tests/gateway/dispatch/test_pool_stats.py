@@ -53,7 +53,7 @@ async def test_the_type_follows_what_is_in_the_job_when_a_vision_model_answers(r
     streamed.stream.streamed = True
     assert request_type(streamed) == "vision_stream"
     rig.join("w2", "e", kind=Kind.EMBEDDING)
-    assert request_type(rig.submit(EmbedJob(0, 0, "r", "", texts=["x"]), model=rig.roster.models["e"])) == "embedding"
+    assert request_type(rig.submit(EmbedJob(0, 0, "r", "", texts=["x"]), model=rig.registry.models["e"])) == "embedding"
 
 
 async def test_the_queue_is_described_when_jobs_run_and_wait(rig: Rig) -> None:
@@ -107,7 +107,7 @@ async def test_batch_sizes_are_counted_when_steps_come(rig: Rig) -> None:
     rig.feed(b"w1", both[0], Done(second.id, 1, Usage(3, 1)))
     rig.join("w2", "e", kind=Kind.EMBEDDING)
     job = EmbedJob(0, 0, "r", "", texts=["x"])
-    flight = rig.submit(job, model=rig.roster.models["e"])
+    flight = rig.submit(job, model=rig.registry.models["e"])
     rig.feed(b"w2", Vectors(flight.id, 1, 1, [1], b"0000", batch_size=100))
     found = {labels: (dict(buckets), rows) for labels, buckets, rows in rig.stats.steps.histograms()}
     assert set(found) == {("m", "decode"), ("e", "embed")}

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from gateway.dispatch.flight import JobState
+from gateway.dispatch.state import JobState
 from protocol.errors import Code
 from protocol.messages import EmbedJob, Failed, Image, Sampling, TextPrompt, TokenizeJob
 from tests.support.dispatch_rig import Rig, failure_code, generate, supervision
@@ -26,7 +26,7 @@ class FakeCluster:
 
     def crash(self) -> None:
         """Its engine dies, and the next one is there."""
-        (worker,) = self.rig.roster.workers.values()
+        (worker,) = self.rig.registry.workers.values()
         self.deaths += 1
         self.rig.lose(worker)
         self.rig.join(f"w{self.deaths}", slots=self.slots)
@@ -265,7 +265,7 @@ async def test_an_equal_that_got_further_speaks_for_a_suspect_when_both_are_aboa
         rig.output(far, tokens=[at])
     rig.lose(doomed)
     assert near.suspect
-    both = rig.roster.workers[b"w1"]
+    both = rig.registry.workers[b"w1"]
     assert (near.worker, far.worker) == (both, both)
     rig.lose(both)
     assert near.crash_record is not None
@@ -309,7 +309,7 @@ async def test_suspects_go_to_different_workers_when_there_are_several(rig: Rig)
     assert [failure_code(flight) for flight in flights] == ["model_not_ready"] * 4
     rig.join("w1", slots=8)
     flights = [rig.submit() for _ in range(4)]
-    rig.lose(rig.roster.workers[b"w1"])
+    rig.lose(rig.registry.workers[b"w1"])
     rig.join("w2", slots=8)
     rig.join("w3", slots=8)
     assert sum(flight.worker is not None for flight in flights) == 2

@@ -17,8 +17,8 @@ from gateway.access.keys.key import UNLIMITED
 from gateway.access.keys.keyring import Keyring
 from gateway.access.usage import UsageLedger as KeyUsage
 from gateway.bodies.parsing import PARSING, ParsingTurns
-from gateway.dispatch.jobs.merge import merge
-from gateway.dispatch.jobs.stream import JobFailed
+from gateway.dispatch.jobs.errors import JobFailed
+from gateway.dispatch.jobs.stream import merge_deltas
 from gateway.http.context import HTTP, IMAGE_RESOLVER, POOL, RESPONSE_COUNTS, HttpSettings
 from gateway.http.middleware import MIDDLEWARES
 from gateway.media.image_resolver import ImageResolver
@@ -92,7 +92,7 @@ class FakeStream:
         async with self.changed:
             self.changed.notify_all()
         await self.wait(lambda: self.ended)
-        merged = {delta.choice: delta for delta in merge(self.pending, choices=self.choices)}
+        merged = {delta.choice: delta for delta in merge_deltas(self.pending, choices=self.choices)}
         return [merged.get(at) or Delta(job=0, attempt=0, choice=at, tokens=[]) for at in range(self.choices)]
 
     async def wait_result(self) -> Any:

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from gateway.dispatch.jobs.stream import JobFailed
+from gateway.dispatch.jobs.errors import JobFailed
 from gateway.schema.errors import AT_CAPACITY, TABLE, ApiError, ErrorBody
 from protocol.errors import Code
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from gateway.dispatch.model import ModelState
 from gateway.dispatch.pool import Pool
+from gateway.dispatch.state import ModelState
 from gateway.dispatch.timeouts import PoolTimeouts
 
 Until = Callable[[Callable[[], bool]], Awaitable[float]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.dispatch.jobs.stream import JobFailed
+from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.link import WorkerLink
 from gateway.dispatch.pool import Pool
 from protocol.address import LOCK_NAME, SOCKET_NAME, AddressError

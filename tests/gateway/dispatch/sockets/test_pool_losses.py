@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.dispatch.jobs.stream import JobFailed
-from gateway.dispatch.model import ModelState
+from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.pool import Pool
+from gateway.dispatch.state import ModelState
 from gateway.dispatch.timeouts import PoolTimeouts
 from protocol.address import SOCKET_NAME
 from protocol.codec import encode

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.dispatch.jobs.stream import JobFailed, JobStream
-from gateway.dispatch.model import ModelState
+from gateway.dispatch.jobs.errors import JobFailed
+from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.pool import Pool
+from gateway.dispatch.state import ModelState
 from gateway.dispatch.timeouts import PoolTimeouts
 from protocol.errors import Code
 from protocol.messages import (

@@ -1,37 +1,165 @@
-"""A served model as the gateway sees it: its workers, their supervisors, the line in front of it.
+"""Records of what the dispatcher knows: jobs, workers, their supervisors, and models with the queues before them.
 
-Records and the questions one asks of them; who joins and leaves is the roster's business, who goes where the
+Records and the questions one asks of them. Who joins and leaves is the registry's business, who goes where the
 dispatcher's.
 """
 
-import copy
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import msgspec
 
-from gateway.dispatch.flight import JobState
-from gateway.dispatch.jobs.queue import Queue
+from gateway.dispatch.crash_record import CrashRecord
+from gateway.dispatch.jobs.fair_queue import FairQueue
+from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.prefix_affinity import PrefixAffinity
-from protocol.messages import Announce, Beat, Kind, Ready, State, Supervision, Watch
+from gateway.dispatch.workers.restart_log import RestartLog
+from protocol.messages import Announce, Beat, EmbedJob, GenerateJob, Job, Kind, Ready, State, Supervision, Watch
 
 DEFAULT_QUEUE_SIZE = 100
 DEFAULT_QUEUE_TIMEOUT_S = 300.0
-RESTARTS_S = 600.0
-"""How long a restart that nobody asked for is told of."""
 LIFE = tuple(State)
 PREPARING = frozenset({State.LOADING, State.WARMING})
 COMING = frozenset({*PREPARING, State.READY})
 RESTARTING = frozenset({Watch.STARTING, Watch.RUNNING, Watch.BACKOFF})
+MAX_ATTEMPTS_WITHOUT_PROGRESS = 24
+"""However often its workers left without fault of its own, a job that gets no further is not sent again. Where a busy
+machine's engines live for a second or two, a job comes back ten times before its next token."""
+UNBEGUN = 6
+"""As so many returns counts one from an engine that was killed before the job began: what stops engines while it is
+prepared never begins, and must not stop them for ever."""
+
+Outcome = Literal["done", "failed", "cancelled"]
+
+
+class Attempt(NamedTuple):
+    """One attempt at a job: which worker it went to, and when. Seconds of the pool's clock."""
+
+    worker: str
+    pid: int
+    queued_at: float
+    assigned_at: float
+
+
+class JobState:
+    """A job from the moment it is asked for until its slot is free again.
+
+    `message` is what is sent, `buffers` are the raw frames that go with it. `worker` is None while it queues. It is
+    `open` until its client has its answer, or has left: then `outcome` and `over_at` are set, but it may still hold its
+    slot until the worker says that it has stopped. `keys` are those of its prompt's beginnings (see `prefix_affinity`).
+    `begun`: its worker has said so. `compiling`: it may still wait there for its grammar.
+
+    A job that lost its worker goes on elsewhere. `attempts_without_progress` counts how often it came back without
+    having got beyond `reached` tokens. `wait_limit_s` is how long its client will be kept waiting. `crash_record` says
+    whether it may be what ended the worker, `trial_began_at` when it brought output since. `on_closed` is called once
+    the job is forgotten, where that is later than its request's end.
+    """
+
+    __slots__ = (
+        "assigned_at",
+        "attempt",
+        "attempts",
+        "attempts_without_progress",
+        "began_at",
+        "begun",
+        "buffers",
+        "compiling",
+        "crash_record",
+        "id",
+        "keys",
+        "message",
+        "model",
+        "on_closed",
+        "outcome",
+        "output_at",
+        "over_at",
+        "queued_at",
+        "reached",
+        "rows",
+        "sent_at",
+        "slotless",
+        "stream",
+        "trial_began_at",
+        "wait_limit_s",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        job_id: int,
+        model: "ModelState",
+        message: Job,
+        stream: JobStream,
+        now: float,
+        buffers: Sequence[bytes] = (),
+    ) -> None:
+        self.id = job_id
+        self.attempt = 1
+        self.model = model
+        self.message = message
+        self.buffers = buffers
+        self.stream = stream
+        self.slotless = not isinstance(message, GenerateJob | EmbedJob)
+        self.worker: WorkerState | None = None
+        self.rows = self.attempts_without_progress = self.reached = 0
+        self.begun = self.compiling = False
+        self.keys: list[int] = []
+        self.wait_limit_s = float("inf")
+        self.crash_record: CrashRecord | None = None
+        self.trial_began_at: float | None = None
+        self.outcome: Outcome | None = None
+        self.began_at = self.queued_at = self.assigned_at = self.over_at = now
+        self.sent_at: float | None = None
+        self.output_at: float | None = None
+        self.attempts: list[Attempt] = []
+        self.on_closed: Callable[[], None] | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether its client still waits for something."""
+        return self.outcome is None
+
+    @property
+    def name(self) -> str:
+        """What its client calls the model: that, or one of its adapters."""
+        return (self.message.adapter if isinstance(self.message, GenerateJob) else "") or self.model.name
+
+    @property
+    def tenant(self) -> str:
+        """Whose it is; callers take turns."""
+        return self.message.tenant
+
+    @property
+    def priority(self) -> int:
+        """Higher goes first."""
+        return self.message.priority if isinstance(self.message, GenerateJob) else 0
+
+    @property
+    def suspect(self) -> bool:
+        """Whether an engine died while an equal job ran, and nothing since has cleared it."""
+        return self.crash_record is not None and self.crash_record.deaths > 0
+
+    @property
+    def choices(self) -> int:
+        """How many rows the job asks for."""
+        return self.message.n if isinstance(self.message, GenerateJob) else 1
+
+    def count_return(self, weight: int) -> bool:
+        """Note that it came back from a worker; returns whether it may be sent again."""
+        reached = self.stream.reached
+        self.attempts_without_progress = weight if reached > self.reached else self.attempts_without_progress + weight
+        self.reached = reached
+        return self.attempts_without_progress <= MAX_ATTEMPTS_WITHOUT_PROGRESS
 
 
 class WorkerState:
     """One engine process, from its `Announce` until it is lost.
 
-    `rows` and `light` are the room its unfinished jobs take, `compiling` what of `rows` belongs to jobs that may still
-    wait for a grammar to be compiled, by tenant; `suspect` marks one that could not be sent to and is about to be
-    declared lost; `turn` orders equally loaded workers. `moved_at` is when it was last seen to get on, by the proof of
-    its phase: progress while it prepares, steps (or nothing to do) once it is ready.
+    `rows` and `slotless` are the room its unfinished jobs take, `compiling` what of `rows` belongs to jobs that may
+    still wait for a grammar, by tenant. `unreachable` marks one that could not be sent to and is about to be declared
+    lost. `turn` orders equally loaded workers. `moved_at` is when it was last seen to get on, by the proof of its
+    phase: progress while it prepares, steps (or nothing to do) once it is ready.
     """
 
     def __init__(self, identity: bytes, announce: Announce, model: "ModelState", now: float) -> None:
@@ -43,10 +171,10 @@ class WorkerState:
         self.ready: Ready | None = None
         self.beat: Beat | None = None
         self.last_seen = self.up_at = self.moved_at = now
-        self.suspect = False
+        self.unreachable = False
         self.turn = 0
         self.rows = 0
-        self.light = 0
+        self.slotless = 0
         self.compiling: Counter[str] = Counter()
         self.in_flight: dict[int, JobState] = {}
 
@@ -83,21 +211,11 @@ class WorkerState:
     @property
     def up(self) -> bool:
         """Whether it takes jobs."""
-        return self.state is State.READY and self.ready is not None and not self.suspect
+        return self.state is State.READY and self.ready is not None and not self.unreachable
 
-    def slots_needed(self, flight: JobState) -> int:
-        """The room that `flight` would take here: a job with more choices than slots fills them all."""
-        return 0 if flight.slotless else min(max(1, flight.choices), self.slots)
-
-    def has_room(self, flight: JobState, light_jobs: int) -> bool:
-        """Whether `flight` may be sent now: one row above the slots, so that a freed slot never waits for us.
-
-        Jobs that wait for their grammars take no step yet: their room is taken from their own tenant alone.
-        """
-        if flight.slotless:
-            return self.light < light_jobs
-        others = self.compiling.total() - self.compiling[flight.tenant] if self.compiling else 0
-        return self.rows - others + self.slots_needed(flight) <= self.slots + 1
+    def slots_needed(self, job: JobState) -> int:
+        """The room that `job` would take here: a job with more choices than slots fills them all."""
+        return 0 if job.slotless else min(max(1, job.choices), self.slots)
 
 
 class SupervisorState:
@@ -106,13 +224,12 @@ class SupervisorState:
     def __init__(self, identity: bytes, report: Supervision, now: float) -> None:
         self.identity = identity
         self.report = report
-        self.last_seen = now
-        self.worked_at = now
-        """When its engine process was last seen to work."""
+        self.last_seen = self.worked_at = now
+        """When it was last heard of, and when its engine process was last seen to work."""
         self.asked = 0
         """How many engines it was asked to start."""
         self.ending = ""
-        """The engine that it was told to end, with none to follow; empty once there is none."""
+        """The engine that it was told to end, with none to follow."""
 
     def take_report(self, report: Supervision, now: float) -> None:
         """Take in what it says now."""
@@ -141,12 +258,10 @@ class AdapterState(msgspec.Struct, frozen=True):
 
 
 class ModelState:
-    """One served model, with any number of workers; stays known when it has none.
-
-    With `base` it is but a view: that model under the name of one of its adapters, as it was when it was asked for.
-    """
+    """One served model, with any number of workers; stays known when it has none."""
 
     base: "ModelState | None" = None
+    """The model that this one is an adapter of."""
 
     def __init__(self, name: str, kind: Kind, *, created: int, aliases: tuple[str, ...] = ()) -> None:
         self.name = name
@@ -158,39 +273,30 @@ class ModelState:
         self.supervisors: dict[bytes, SupervisorState] = {}
         self.appeared: list[SupervisorState] = []
         """Those that run an engine since the fleet last looked, and did not before."""
-        self.queue = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
-        self.slotless_queue = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
-        self.suspects = Queue(capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
-        """Jobs that may be what an engine died of: tried one at a time, before all others."""
+        self.queue = FairQueue[JobState](capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
+        self.slotless_queue = FairQueue[JobState](capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
+        self.suspects = FairQueue[JobState](capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
         self.job_s = 1.0
         """How long a job takes, averaged over the recent ones."""
         self.ready: Ready | None = None
         """What its workers last said of it once they were warm; stays while they are away."""
-        self.settling = False
+        self.in_startup_grace = False
         """Whether the gateway has only just started, so that more peers may be about to register."""
         self.affinity = PrefixAffinity()
         self.adapters: dict[str, AdapterState] = {}
         """By the name that clients use; stay known as the model does."""
         self.offered: dict[str, str] = {}
         """All that its workers announced, each with the tail of its path, whether its name is free or not."""
-        self.restarts: deque[tuple[float, str]] = deque(maxlen=1000)
-        """When an engine was started again that had ended unasked, and how that one had ended."""
+        self.restarts = RestartLog()
         self.unserved: dict[str, str] = {}
         """Those that no request can mean, each with the reason."""
-        self._turns = 0
-
-    def adapter_view(self, name: str) -> "ModelState":
-        """The model with one of its adapters."""
-        view = copy.copy(self)
-        # Who may use the model by its hub id may not, by that, use its adapters.
-        view.name = view.source = name
-        view.base, view.aliases, view.adapters = self, self.adapters[name].aliases, {}
-        return view
+        self.turns = 0
+        """How often a worker was selected."""
 
     @property
     def variants(self) -> "list[ModelState]":
-        """All that clients may ask for: the bare model, and it with each of its adapters."""
-        return [self, *map(self.adapter_view, sorted(self.adapters))]
+        """The bare model, and it with each of its adapters."""
+        return [self, *(AdapterView(self, name) for name in sorted(self.adapters))]
 
     @property
     def present(self) -> bool:
@@ -231,29 +337,11 @@ class ModelState:
                 return Watch.STARTING.value if watch is Watch.RUNNING else watch.value
         return "lost"
 
-    def count_restarts(self, before: Supervision, report: Supervision, now: float) -> None:
-        """Note the restarts that a supervisor tells of, but for those that it was asked for."""
-        if report.ended:
-            self.restarts.extend([(now, report.ended)] * (report.restarts - before.restarts))
-
-    def forget_restarts(self, now: float) -> None:
-        """Leave out those of long ago."""
-        while self.restarts and now - self.restarts[0][0] > RESTARTS_S:
-            self.restarts.popleft()
-
-    @property
-    def reason(self) -> str | None:
-        """What is wrong with its engines, whatever its state: that they are started again and again."""
-        if len(self.restarts) < 2:
-            return None
-        times, minutes = len(self.restarts), RESTARTS_S / 60
-        return f"restarted {times} times in {minutes:.0f} minutes: {self.restarts[-1][1]}"
-
     @property
     def may_become_ready(self) -> bool:
         """Whether waiting for it makes sense: a worker is up or coming, or somebody may start one."""
         return (
-            self.settling
+            self.in_startup_grace
             or any(worker.state in COMING for worker in self.workers.values())
             or any(supervisor.report.watch in RESTARTING for supervisor in self.supervisors.values())
         )
@@ -266,54 +354,20 @@ class ModelState:
         return min(120.0, max(1.0, (len(self.queue) + 1) * self.job_s / max(1, self.slots)))
 
     @property
-    def queues(self) -> tuple[Queue, Queue, Queue]:
+    def queues(self) -> tuple[FairQueue[JobState], ...]:
         """All queues, in the order in which they are served."""
         return self.suspects, self.slotless_queue, self.queue
 
     @property
     def in_flight(self) -> Iterator[JobState]:
         """All jobs at workers."""
-        return (flight for worker in self.workers.values() for flight in worker.in_flight.values())
+        return (job for worker in self.workers.values() for job in worker.in_flight.values())
 
-    def queue_for(self, flight: JobState) -> Queue:
-        """The queue in which `flight` waits: light jobs never wait behind generations, nor anybody behind suspects."""
-        if flight.suspect:
+    def queue_for(self, job: JobState) -> FairQueue[JobState]:
+        """Return where a job waits: without a slot never behind generations, and nobody behind suspects."""
+        if job.suspect:
             return self.suspects
-        return self.slotless_queue if flight.slotless else self.queue
-
-    def select_worker(
-        self, flight: JobState, light_jobs: int, *, among: Sequence[WorkerState] | None = None
-    ) -> WorkerState | None:
-        """Return the least loaded worker that has room, taking turns among equals; None if none has.
-
-        One that has computed the beginning of the prompt goes before, unless it is much more loaded.
-        """
-        room = [worker for worker in (self.up if among is None else among) if worker.has_room(flight, light_jobs)]
-        if not room:
-            return None
-        worker = min(room, key=lambda worker: (worker.light if flight.slotless else worker.rows, worker.turn))
-        if flight.keys and len(room) > 1:
-            uid = self.affinity.find_holder(flight.keys, {found.uid for found in room})
-            holder = next((found for found in room if found.uid == uid), worker)
-            # A cached prefix is worth some waiting for slots, but not a crowd at one worker while another idles.
-            if holder.rows - worker.rows <= max(2, holder.slots // 4):
-                worker = holder
-        self._turns += 1
-        worker.turn = self._turns
-        return worker
-
-    def next_job(self, line: Queue, light_jobs: int) -> tuple[JobState, WorkerState] | None:
-        """Return who of a line is to be sent now, and where to; None if nobody can be.
-
-        Where there is room, but not for the tenant whose turn it is (its jobs wait for their grammars), others pass.
-        """
-        for flight in line.in_turn():
-            worker = self.select_worker(flight, light_jobs)
-            if worker is not None:
-                return flight, worker
-            if not any(worker.compiling[flight.tenant] for worker in self.up):
-                return None
-        return None
+        return self.slotless_queue if job.slotless else self.queue
 
     def resize_queues(self) -> None:
         """Take the queue's bounds from the workers: the largest that any of them announces."""
@@ -330,3 +384,17 @@ class ModelState:
     def record_duration(self, job_s: float) -> None:
         """Learn how long a job took."""
         self.job_s += 0.2 * (job_s - self.job_s)
+
+
+class AdapterView(ModelState):
+    """A model under the name of one of its adapters; all else is as the model has it."""
+
+    def __init__(self, base: ModelState, name: str) -> None:
+        self.base = base
+        # Who may use the model by its hub id may not, by that, use its adapters.
+        self.name = self.source = name
+        self.aliases = base.adapters[name].aliases
+        self.adapters = {}
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.base, name)
