@@ -15,18 +15,8 @@ import pytest
 from tests.architecture.test_arrows import FOLDERS, ROOT, imports
 
 MAX_FOLDER_FILES = 16
-KNOWN_CIRCLES = (
-    {
-        "gateway.dispatch.flight",
-        "gateway.dispatch.jobs.queue",
-        "gateway.dispatch.jobs.turns",
-        "gateway.dispatch.model",
-        "gateway.dispatch.quarantine",
-    },
-)
-"""Circles that are being broken up. The list becomes shorter only, and goes when it is empty."""
 KNOWN_FULL_FOLDERS = ("worker/batch",)
-"""Folders that are being emptied; the same holds."""
+"""Folders that are being emptied. The list becomes shorter only, and goes when it is empty."""
 
 _NAMED = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)}|scripts|tests|docs)/[\w./-]+\.(?:py|md|lua|json|txt)\b")
 
@@ -105,7 +95,7 @@ def test_imports_form_no_circle() -> None:
     """No module imports, through however many others, itself."""
     graph = module_graph(sources(*FOLDERS))
     assert len(graph) > 200
-    assert [sorted(group) for group in circles(graph) if not any(group <= known for known in KNOWN_CIRCLES)] == []
+    assert [sorted(group) for group in circles(graph)] == []
 
 
 def test_folder_is_not_full() -> None:
