@@ -31,9 +31,9 @@ def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code: 2 for what can't be asked, 1 for what can't be done."""
     options = _parser().parse_args(list(argv))
     given = {"--config": options.config, "--data-dir": options.data_dir}
-    place = [part for flag, value in given.items() if value for part in (flag, value)]
+    flags = [part for flag, value in given.items() if value for part in (flag, value)]
     try:
-        folder = load(place).config.data_dir
+        folder = load(flags).config.data_dir
     except ConfigError as error:
         print(f"keys: {error}", file=sys.stderr)
         return 2

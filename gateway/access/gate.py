@@ -172,7 +172,7 @@ class RequestQuota:
 
 GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
-TICKET: web.RequestKey[RequestQuota] = web.RequestKey("ticket", RequestQuota)
+QUOTA: web.RequestKey[RequestQuota] = web.RequestKey("quota", RequestQuota)
 """Only on requests that are metered, as is the next one."""
 WORK: web.RequestKey[Work] = web.RequestKey("work", Work)
 
@@ -201,10 +201,10 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         gate.usage.count_use(caller.id)
         await invite_body(request)
         return await handler(request)
-    ticket = request[TICKET] = RequestQuota(gate, caller)
+    quota = request[QUOTA] = RequestQuota(gate, caller)
     work = request[WORK] = Work()
     try:
-        await ticket.start_request()
+        await quota.start_request()
         await invite_body(request)
         return await handler(request)
     except Exception as error:
@@ -212,8 +212,8 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             work.forgive_all()
         raise
     finally:
-        ticket.end_request()
-        work.settle_when_done(ticket.settle_tokens)
+        quota.end_request()
+        work.settle_when_done(quota.settle_tokens)
 
 
 def _vouch(request: web.Request) -> None:
@@ -227,9 +227,9 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     """Say what is left, and what browsers want to be told, before headers go out (for `on_response_prepare`)."""
     if hdrs.ORIGIN in request.headers:
         response.headers.update(request.app[GATE].connections.cors_headers(request))
-    ticket = request.get(TICKET)
-    if ticket is not None:
-        for name, value in ticket.limit_headers().items():
+    quota = request.get(QUOTA)
+    if quota is not None:
+        for name, value in quota.limit_headers().items():
             response.headers.setdefault(name, value)
 
 

@@ -56,22 +56,22 @@ class MemoryRequest:
         self._reserved: Reservation | None = None
 
     @property
-    def key_limits(self) -> RateLimiter:
+    def rate_limiter(self) -> RateLimiter:
         """What the key has used, under the limits that it has now."""
         return self._usage.limiter_for(self._caller)
 
     @property
     def counts_tokens(self) -> bool:
         """Whether a reservation of tokens could matter."""
-        return self.key_limits.counts_tokens
+        return self.rate_limiter.counts_tokens
 
     async def start_request(self) -> LimitRefusal | None:
         """Let the request in; see `LimitedRequest`."""
-        return self.key_limits.start_request(self._usage.clock_ns())
+        return self.rate_limiter.start_request(self._usage.clock_ns())
 
     async def reserve_tokens(self, tokens: int) -> LimitRefusal | None:
         """Take tokens; see `LimitedRequest`."""
-        found = self.key_limits.reserve_tokens(tokens, self._usage.clock_ns())
+        found = self.rate_limiter.reserve_tokens(tokens, self._usage.clock_ns())
         if isinstance(found, LimitRefusal):
             return found
         self._reserved = found
@@ -79,16 +79,16 @@ class MemoryRequest:
 
     def end_request(self) -> None:
         """Count the request as one that runs no more."""
-        self.key_limits.end_request()
+        self.rate_limiter.end_request()
 
     def settle_tokens(self, spent: int) -> None:
         """Replace what was reserved by what was spent."""
-        self.key_limits.settle_tokens(self._reserved, spent, self._usage.clock_ns())
+        self.rate_limiter.settle_tokens(self._reserved, spent, self._usage.clock_ns())
 
     def read_remaining(self) -> tuple[Remaining | None, Remaining | None]:
         """Return what is left of requests and of tokens."""
-        limits, now = self.key_limits, self._usage.clock_ns()
-        return limits.requests_left(now), limits.tokens_left(now)
+        limiter, now = self.rate_limiter, self._usage.clock_ns()
+        return limiter.requests_left(now), limiter.tokens_left(now)
 
 
 class MemoryLimiter:

@@ -1,9 +1,9 @@
 -- The limits of one key, for all gateways that share this store: `limits.py` and `rate_limiter.py` in one atomic step.
 -- KEYS: a hash (what buckets hold), a list (times of requests), a sorted set (what runs, by when its lease ends).
--- ARGV: what to do, ticket, lease, now (empty: this server's clock), the key's limits, tokens, tokens taken before.
+-- ARGV: what to do, request, lease, now (empty: this server's clock), the key's limits, tokens, tokens taken before.
 -- Times are whole microseconds. Answers (0 or which bound refused, how long to wait, what is left of requests and of
 -- tokens, what was taken), or an empty list where there is nothing to say.
-local act, ticket, lease, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local act, request, lease, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local burst, interval = tonumber(ARGV[5]), tonumber(ARGV[6])
 local parallel = tonumber(ARGV[7])
 local MINUTE, HOUR, DAY = 60000000, 3600000000, 86400000000
@@ -101,7 +101,7 @@ if act == 'begin' then
     redis.call('LTRIM', log, -size, -1)
     count = redis.call('LLEN', log)
   end
-  if parallel > 0 then redis.call('ZADD', running, now + lease, ticket) end
+  if parallel > 0 then redis.call('ZADD', running, now + lease, request) end
 elseif act == 'reserve' then
   local wait = 0
   for _, bucket in ipairs(buckets) do
@@ -113,12 +113,12 @@ elseif act == 'reserve' then
     if bucket[1] > 0 then set_used(bucket, drained(bucket) + before[at] * bucket[2]) end
   end
 elseif act == 'end' then
-  redis.call('ZREM', running, ticket)
+  redis.call('ZREM', running, request)
   for at, bucket in ipairs(buckets) do
     if bucket[1] > 0 then set_used(bucket, drained(bucket) + (tokens - before[at]) * bucket[2]) end
   end
 elseif act == 'renew' then
-  redis.call('ZADD', running, 'XX', now + lease, ticket)
+  redis.call('ZADD', running, 'XX', now + lease, request)
 end
 keep('now', now)
 -- What says the same as nothing goes by itself.

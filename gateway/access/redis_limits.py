@@ -58,7 +58,7 @@ class LimitEntry(msgspec.Struct, frozen=True):
 
     key_id: str
     limits: RateLimits
-    ticket: str
+    request: str
 
 
 class RedisLimiter:
@@ -77,7 +77,7 @@ class RedisLimiter:
         self._script = self._redis.register_script(Path(__file__).with_name("redis_limits.lua").read_text())
         self._clock_us = clock_us
         self._name = secrets.token_hex(6)
-        self._tickets = 0
+        self._count = 0
         self._running: set[LimitEntry] = set()
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._owed: list[tuple[LimitEntry, int, tuple[int, int]]] = []
@@ -112,8 +112,8 @@ class RedisLimiter:
 
     def make_entry(self, key_id: str, limits: RateLimits) -> LimitEntry:
         """Return what the store is to know of a new request of a key."""
-        self._tickets += 1
-        return LimitEntry(key_id, limits, f"{self._name}-{self._tickets}")
+        self._count += 1
+        return LimitEntry(key_id, limits, f"{self._name}-{self._count}")
 
     async def start_request(self, entry: LimitEntry) -> LimitDecision | None:
         """Let a request in, until `end`; None where the store is away: then this gateway decides."""
@@ -181,7 +181,7 @@ class RedisLimiter:
         keys = [f"{PREFIX}:{{{entry.key_id}}}:{part}" for part in ("state", "log", "running")]
         now = self._clock_us() if self._clock_us else ""
         arguments: list[str | int] = [
-            act, entry.ticket, int(LEASE_S * US), now, limits.burst or 0, interval_us(limits), limits.parallel or 0,
+            act, entry.request, int(LEASE_S * US), now, limits.burst or 0, interval_us(limits), limits.parallel or 0,
             limits.rpm or 0, limits.rph or 0, limits.rpd or 0, limits.tpm or 0, limits.tpd or 0, tokens, *taken,
         ]  # fmt: skip
         found: list[int] | None = await self._try(self._script(keys=keys, args=arguments))
@@ -215,16 +215,16 @@ class RedisRequest(MemoryRequest):
 
     async def start_request(self) -> LimitRefusal | None:
         """Let the request in; see `LimitedRequest`."""
-        limits = self.key_limits
-        if limits.bounded:
+        limiter = self.rate_limiter
+        if limiter.bounded:
             # Noted before anything is awaited: whoever is cancelled meanwhile may have begun.
-            self._entry = self._limiter.make_entry(self._caller.id, limits.limits)
+            self._entry = self._limiter.make_entry(self._caller.id, limiter.limits)
             self._decision = await self._limiter.start_request(self._entry)
         if self._decision is None:
             self._entry = None
             return await super().start_request()
         if self._decision.refused is None:
-            self.key_limits.count_request(self._usage.clock_ns())
+            self.rate_limiter.count_request(self._usage.clock_ns())
         else:
             self._entry = None
         return self._decision.refused

@@ -1,4 +1,4 @@
-"""What every key has used: its meter, and what still has to be written down. In memory; bounded; never waits."""
+"""What every key has used: its limiter, and what still has to be written down. In memory; bounded; never waits."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ MAX_PENDING = 20_000
 
 
 class UsageLedger:
-    """Meters by key, made when a key is first used, and the sums since the last `take`."""
+    """Limiters by key, made when a key is first used, and the sums since the last `take_pending`."""
 
     def __init__(
         self,
@@ -29,31 +29,31 @@ class UsageLedger:
         """The limits of keys that have none of their own."""
         self.clock_ns = clock_ns
         self._wall = wall
-        self._meters: dict[str, RateLimiter] = {}
+        self._limiters: dict[str, RateLimiter] = {}
         self._past: dict[str, list[UsageRow]] = {}
         self._pending: dict[tuple[str, int], UsageRow] = {}
 
     def __len__(self) -> int:
-        return len(self._meters)
+        return len(self._limiters)
 
     def limiter_for(self, caller: Caller) -> RateLimiter:
-        """Return the meter of a key, with the limits that it has now."""
-        meter = self._meters.get(caller.id)
+        """Return the limiter of a key, with the limits that it has now."""
+        limiter = self._limiters.get(caller.id)
         # The record's limits are compared as they were given: the defaults never change.
-        if meter is None or meter.asked is not caller.limits:
-            meter = self._make(caller, meter)
-        return meter
+        if limiter is None or limiter.asked is not caller.limits:
+            limiter = self._make(caller, limiter)
+        return limiter
 
     def count_use(self, key_id: str, *, requests: int = 0, tokens: int = 0) -> None:
         """Note what a key used, and that it was used."""
         now = self._wall()
-        place = (key_id, int(now // 60))
-        before = self._pending.get(place)
+        key_minute = (key_id, int(now // 60))
+        before = self._pending.get(key_minute)
         if before is None and len(self._pending) >= MAX_PENDING:
             self._squeeze()
-            before = self._pending.get(place)
-        self._pending[place] = UsageRow(
-            *place, requests + (before.requests if before else 0), tokens + (before.tokens if before else 0), now
+            before = self._pending.get(key_minute)
+        self._pending[key_minute] = UsageRow(
+            *key_minute, requests + (before.requests if before else 0), tokens + (before.tokens if before else 0), now
         )
 
     def take_pending(self) -> list[UsageRow]:
@@ -64,11 +64,11 @@ class UsageLedger:
     def give_back(self, taken: Iterable[UsageRow]) -> None:
         """Take back what could not be written."""
         for spent in taken:
-            place = (spent.id, spent.minute)
-            newer = self._pending.get(place)
+            key_minute = (spent.id, spent.minute)
+            newer = self._pending.get(key_minute)
             if newer is not None:
                 spent = _sum(spent, newer)
-            self._pending[place] = spent
+            self._pending[key_minute] = spent
         self._squeeze()
 
     def restore_usage(self, past: Iterable[UsageRow]) -> None:
@@ -77,25 +77,25 @@ class UsageLedger:
             self._past.setdefault(spent.id, []).append(spent)
 
     def drop_idle(self) -> None:
-        """Forget meters that would say the same if they were new."""
+        """Forget limiters that would say the same if they were new."""
         now = self.clock_ns()
-        for key_id in [key_id for key_id, meter in self._meters.items() if meter.is_idle(now)]:
-            del self._meters[key_id]
+        for key_id in [key_id for key_id, limiter in self._limiters.items() if limiter.is_idle(now)]:
+            del self._limiters[key_id]
 
     def _make(self, caller: Caller, before: RateLimiter | None) -> RateLimiter:
-        meter = RateLimiter(caller.limits.filled_from(self.defaults), before)
-        meter.asked = caller.limits
+        limiter = RateLimiter(caller.limits.filled_from(self.defaults), before)
+        limiter.asked = caller.limits
         if past := self._past.pop(caller.id, None):
             now, wall = self.clock_ns(), self._wall()
             # The end of each minute: later than it was, so nothing is forgiven too early.
             ends = ((now - max(0, int((wall - 60 * (spent.minute + 1)) * SECOND_NS)), spent) for spent in past)
-            meter.restore_usage(
+            limiter.restore_usage(
                 (end, spent.requests, spent.tokens)
                 for end, spent in sorted(ends, key=lambda pair: pair[0])
                 if end > now - DAY_NS
             )
-        self._meters[caller.id] = meter
-        return meter
+        self._limiters[caller.id] = limiter
+        return limiter
 
     def _squeeze(self) -> None:
         if len(self._pending) < MAX_PENDING:

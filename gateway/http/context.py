@@ -61,17 +61,17 @@ class GenerationStats:
 
 
 POOL: web.AppKey["Pool"] = web.AppKey("pool")
-EMBEDDING_CACHE: web.AppKey["EmbeddingCache | None"] = web.AppKey("vectors")
+EMBEDDING_CACHE: web.AppKey["EmbeddingCache | None"] = web.AppKey("embedding_cache")
 """None: nothing is cached."""
 FETCHER: web.AppKey["Fetcher | None"] = web.AppKey("fetcher")
 """None: images come in data: URLs alone."""
-IMAGE_RESOLVER: web.AppKey["ImageResolver"] = web.AppKey("gallery")
+IMAGE_RESOLVER: web.AppKey["ImageResolver"] = web.AppKey("image_resolver")
 LISTENER: web.AppKey["Listener"] = web.AppKey("listener")
 HTTP: web.AppKey[HttpSettings] = web.AppKey("http", HttpSettings)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 GENERATION_STATS: web.RequestKey[GenerationStats] = web.RequestKey("generated", GenerationStats)
-KEY_SYNC: web.AppKey["KeySync"] = web.AppKey("custody")
-RESPONSE_COUNTS: web.AppKey[Counter[tuple[str, str, int]]] = web.AppKey("answers", Counter)
+KEY_SYNC: web.AppKey["KeySync"] = web.AppKey("key_sync")
+RESPONSE_COUNTS: web.AppKey[Counter[tuple[str, str, int]]] = web.AppKey("response_counts", Counter)
 """Counts by route, method and status."""
 EVENTS: web.AppKey["Events"] = web.AppKey("events")
 REDACT: web.AppKey["Redaction"] = web.AppKey("redact")

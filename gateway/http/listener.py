@@ -69,8 +69,8 @@ class Listener:
         self.most = 0
         self.unread_s = unread_s
         """A client that reads nothing of an answer for so long is cut off."""
-        self._proxies = proxies
-        self._open: set[ListenerPlace] = set()
+        self.proxies = proxies
+        self.places: set[ListenerPlace] = set()
         self._by_address: Counter[str] = Counter()
         # Whose turn to leave it is comes first.
         self._strangers: dict[ListenerPlace, None] = {}
@@ -85,7 +85,7 @@ class Listener:
     @property
     def count(self) -> int:
         """Connections that are open, handshakes included."""
-        return len(self._open)
+        return len(self.places)
 
     def discarding(self, place: ListenerPlace) -> contextlib.AbstractAsyncContextManager[Any]:
         """Wait for the turn to throw a body away. Strangers' are small, and wait for nobody."""
@@ -101,7 +101,7 @@ class Listener:
         limit = raise_limit()
         self.most = max(limit - SPARE, limit // 2)
         self._loop = asyncio.get_running_loop()
-        self._server, self._tls = server, tls
+        self._server, self.tls = server, tls
         self._sockets = await bind(host, port)
         self._resume()
         bound: tuple[Any, ...] = self._sockets[0].getsockname()
@@ -117,7 +117,7 @@ class Listener:
             self._held = None
         while self._sockets:
             self._sockets.pop().close()
-        for place in [*self._open]:
+        for place in [*self.places]:
             if place.connection is None:
                 place.abort()
 
@@ -167,7 +167,7 @@ class Listener:
 
         An address that has half of their places makes room for its next one itself, however early.
         """
-        most = min(STRANGERS if self._tls is None else STRANGERS_TLS, max(LEAST_STRANGERS, self.most // 2))
+        most = min(STRANGERS if self.tls is None else STRANGERS_TLS, max(LEAST_STRANGERS, self.most // 2))
         if self.strangers < most:
             return 0.0
         own = [place for place in self._strangers if place.address == address and not place.exempt]
@@ -209,19 +209,19 @@ class Listener:
             if self.count >= self.most + TOLD or self._by_address[address] >= share + TOLD:
                 accepted.close()
                 return
-        self._open.add(place)
+        self.places.add(place)
         self._by_address[address] += 1
         if not place.refused:
             self._strangers[place] = None
         accepted.setblocking(False)
-        place.handshake = self._loop.create_task(self._greet(accepted, place), name="connection")
+        place.handshake = self._loop.create_task(self._shake_hands(accepted, place), name="connection")
 
-    async def _greet(self, accepted: socket.socket, place: ListenerPlace) -> None:
+    async def _shake_hands(self, accepted: socket.socket, place: ListenerPlace) -> None:
         """Shake hands, where TLS asks for it; a connection that fails at it gives its place back."""
-        times = {} if self._tls is None else {"ssl_handshake_timeout": HANDSHAKE_S}
+        times = {} if self.tls is None else {"ssl_handshake_timeout": HANDSHAKE_S}
         try:
             await self._loop.connect_accepted_socket(
-                lambda: ClientConnection(self, place, self._server, self._loop), accepted, ssl=self._tls, **times
+                lambda: ClientConnection(self, place, self._server, self._loop), accepted, ssl=self.tls, **times
             )
         except asyncio.CancelledError:
             accepted.close()
@@ -248,14 +248,14 @@ class Listener:
 
     def mark_known(self, place: ListenerPlace) -> None:
         """Take note that a valid key came."""
-        if not place.known and not place.refused and place in self._open:
+        if not place.known and not place.refused and place in self.places:
             place.known = True
             self._strangers.pop(place, None)
             self._end_pause()
 
     def mark_idle(self, place: ListenerPlace) -> None:
         """Take note that the answer is sent."""
-        if place not in self._open or place.refused:
+        if place not in self.places or place.refused:
             return
         place.since = time.monotonic()
         waiting = self._idle if place.known else self._strangers
@@ -264,9 +264,9 @@ class Listener:
 
     def remove_connection(self, place: ListenerPlace) -> None:
         """Free the place of a connection that is closed; again is harmless."""
-        if place not in self._open:
+        if place not in self.places:
             return
-        self._open.discard(place)
+        self.places.discard(place)
         self._strangers.pop(place, None)
         self._idle.pop(place, None)
         self._by_address[place.address] -= 1
@@ -283,7 +283,7 @@ class Listener:
     def _is_proxy(self, address: str) -> bool:
         with contextlib.suppress(ValueError):
             found = ipaddress.ip_address(address)
-            return any(found in network for network in self._proxies)
+            return any(found in network for network in self.proxies)
         return False
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.access.estimate import IMAGE_TOKENS, tokens_of_job, tokens_of_text
-from gateway.access.gate import CALLER, TICKET, WORK
+from gateway.access.gate import CALLER, QUOTA, WORK
 from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.jobs.stream import JobStream
 from gateway.embedding_cache import CacheKey
@@ -99,24 +99,24 @@ def charge(request: web.Request, tokens: int) -> None:
 
 async def reserve_price(request: web.Request, tokens: int) -> None:
     """Take a price from the caller's tokens, and charge it. Raises `ApiError` (429)."""
-    ticket = request.get(TICKET)
-    if ticket is not None and ticket.counts_tokens:
-        await ticket.reserve_tokens(tokens)
+    quota = request.get(QUOTA)
+    if quota is not None and quota.counts_tokens:
+        await quota.reserve_tokens(tokens)
     charge(request, tokens)
 
 
 async def reserve(request: web.Request, *jobs: GenerateJob | EmbedJob) -> None:
     """Take from the caller's tokens what the jobs of this request may cost. Raises `ApiError` (429)."""
-    ticket = request.get(TICKET)
-    if ticket is not None and ticket.counts_tokens:
-        await ticket.reserve_tokens(sum(map(tokens_of_job, jobs)))
+    quota = request.get(QUOTA)
+    if quota is not None and quota.counts_tokens:
+        await quota.reserve_tokens(sum(map(tokens_of_job, jobs)))
 
 
 async def reserve_inputs(request: web.Request, inputs: Iterable[CacheKey]) -> None:
     """Reserve texts, token ids and digests of images, known already or not. Raises `ApiError` (429)."""
-    ticket = request.get(TICKET)
-    if ticket is not None and ticket.counts_tokens:
-        await ticket.reserve_tokens(sum(map(_tokens, inputs)))
+    quota = request.get(QUOTA)
+    if quota is not None and quota.counts_tokens:
+        await quota.reserve_tokens(sum(map(_tokens, inputs)))
 
 
 def payload_bytes(job: GenerateJob | TokenizeJob) -> int:

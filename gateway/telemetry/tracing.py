@@ -54,34 +54,34 @@ class Tracing:
 
         return traced
 
-    def job_ended(self, flight: JobState) -> None:
+    def job_ended(self, job: JobState) -> None:
         """Write what became of a job, below the span of the request that asked for it: each wait, each attempt."""
         shift = time.time_ns() - int(self._clock() * NS)
 
         def at(seconds: float) -> int:
             return int(seconds * NS) + shift
 
-        for number, visit in enumerate(flight.attempts, 1):
-            last = number == len(flight.attempts)
+        for number, attempt in enumerate(job.attempts, 1):
+            last = number == len(job.attempts)
             # A job that lost its worker is queued again in the same moment.
-            again = not last or flight.queued_at > visit.assigned_at
-            left_at = (flight.queued_at if last else flight.attempts[number].queued_at) if again else flight.over_at
-            self._span("pool.queue", at(visit.queued_at), at(visit.assigned_at))
-            engine = self._tracer.start_span("engine", start_time=at(visit.assigned_at))
-            engine.set_attribute("gen_ai.request.model", flight.name)
-            engine.set_attribute("pool.worker", visit.worker)
-            engine.set_attribute("process.pid", visit.pid)
+            again = not last or job.queued_at > attempt.assigned_at
+            left_at = (job.queued_at if last else job.attempts[number].queued_at) if again else job.over_at
+            self._span("pool.queue", at(attempt.queued_at), at(attempt.assigned_at))
+            engine = self._tracer.start_span("engine", start_time=at(attempt.assigned_at))
+            engine.set_attribute("gen_ai.request.model", job.name)
+            engine.set_attribute("pool.worker", attempt.worker)
+            engine.set_attribute("process.pid", attempt.pid)
             engine.set_attribute("pool.attempt", number)
-            engine.set_attribute("pool.outcome", "lost" if again else flight.outcome or "")
-            if flight.output_at is not None and visit.assigned_at <= flight.output_at <= left_at:
-                engine.add_event("first token", timestamp=at(flight.output_at))
-            if again or flight.outcome == "failed":
+            engine.set_attribute("pool.outcome", "lost" if again else job.outcome or "")
+            if job.output_at is not None and attempt.assigned_at <= job.output_at <= left_at:
+                engine.add_event("first token", timestamp=at(job.output_at))
+            if again or job.outcome == "failed":
                 engine.set_status(Status(StatusCode.ERROR))
-            if not again and flight.stream.usage is not None:
-                self._spent(engine, flight.stream.usage, visit.assigned_at, at)
+            if not again and job.stream.usage is not None:
+                self._spent(engine, job.stream.usage, attempt.assigned_at, at)
             engine.end(at(left_at))
-        if not flight.attempts or flight.queued_at > flight.attempts[-1].assigned_at:
-            self._span("pool.queue", at(flight.queued_at), at(flight.over_at))
+        if not job.attempts or job.queued_at > job.attempts[-1].assigned_at:
+            self._span("pool.queue", at(job.queued_at), at(job.over_at))
 
     def _spent(self, engine: Span, usage: Usage, assigned_at: float, at: Callable[[float], int]) -> None:
         """Note what the last worker said of its tokens and its time; that of earlier ones went with them."""

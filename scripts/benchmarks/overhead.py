@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from benchmarks.table import Table, median
-from gateway.access.gate import GATE, TICKET, Gate, add_headers, guard
+from gateway.access.gate import GATE, QUOTA, Gate, add_headers, guard
 from gateway.access.keys.key import RateLimits, new_key
 from gateway.access.keys.keyring import Keyring
 from gateway.access.limits import HOUR_NS
@@ -33,8 +33,8 @@ STEPS = 64
 
 async def spend(request: web.Request) -> web.Response:
     """Do nothing but what a limited handler does."""
-    if ticket := request.get(TICKET):
-        await ticket.reserve_tokens(100)
+    if quota := request.get(QUOTA):
+        await quota.reserve_tokens(100)
     return web.Response()
 
 

@@ -101,7 +101,7 @@ async def test_new_client_is_served_when_strangers_hold_every_place(
     held = []
     for _ in range(5):
         held.append(await site.connect(tls=False))
-        held[-1][1].write(b"\x16\x03" if site.listener._tls else b"GET / HT")
+        held[-1][1].write(b"\x16\x03" if site.listener.tls else b"GET / HT")
     for _ in range(6):
         assert await ask(await site.connect()) == 200
     assert site.listener.strangers <= 6
@@ -158,13 +158,13 @@ async def test_idle_client_makes_room_when_all_descriptors_are_taken(
 async def test_one_address_gets_half_of_the_places_when_it_is_no_proxy(plain: RawSite) -> None:
     """The rest is left for others; a trusted proxy, which speaks for many, may have all."""
     plain.listener.most = 8
-    plain.listener._proxies = ()
+    plain.listener.proxies = ()
     open_ones = [await plain.connect() for _ in range(4)]
     for one in open_ones:
         assert await ask(one, b"/v1/models", KEY) == 200
     fifth = await plain.connect()
     assert await ask(fifth, b"/v1/models", KEY) == 503
-    plain.listener._proxies = (ipaddress.ip_network("127.0.0.1"),)
+    plain.listener.proxies = (ipaddress.ip_network("127.0.0.1"),)
     assert await ask(await plain.connect(), b"/v1/models", KEY) == 200
 
 
@@ -174,7 +174,7 @@ async def test_address_that_has_half_of_the_places_makes_room_itself(
     """At once, so that others need not wait behind it."""
     monkeypatch.setattr(module, "STRANGERS", 4)
     monkeypatch.setattr(module, "SETTLED_S", 60.0)
-    plain.listener._proxies = ()
+    plain.listener.proxies = ()
     first = [await plain.connect() for _ in range(4)]
     await wait_until(lambda: plain.listener.strangers == 4)
     assert await ask(await plain.connect()) == 200
@@ -212,5 +212,5 @@ async def test_old_versions_of_tls_are_refused(secure: RawSite) -> None:
     """1.2 is the oldest one."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     assert context.minimum_version
-    assert secure.listener._tls is not None
-    assert secure.listener._tls.minimum_version >= ssl.TLSVersion.TLSv1_2
+    assert secure.listener.tls is not None
+    assert secure.listener.tls.minimum_version >= ssl.TLSVersion.TLSv1_2

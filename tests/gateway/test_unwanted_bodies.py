@@ -257,7 +257,7 @@ async def test_reader_is_cut_off_when_it_reads_nothing_of_an_answer(
     writer.write(b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     await wait_until(lambda: site.listener.count == 1)
-    [place] = site.listener._open
+    [place] = site.listener.places
     await wait_until(lambda: place.connection is not None and place.connection.writing_paused)
     assert place.connection is not None
     assert place.connection.transport is not None

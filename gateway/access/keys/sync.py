@@ -78,8 +78,12 @@ class KeySync:
             # Not cancelled: what is being written must be known to be written, or it would be counted twice.
             await self._task
         await self._look()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._drop)
+        await self.close_database()
         self._thread.shutdown(wait=False)
+
+    async def close_database(self) -> None:
+        """Let go of the database; whoever needs it next opens it anew."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._drop)
 
     async def write_key(self, make: Callable[[bytes], tuple[Key, T]]) -> tuple[Key, T]:
         """Write a new key that `make` builds from the pepper, then use it.

@@ -165,8 +165,7 @@ async def test_unknown_key_is_404_and_lost_database_503_when_managed(client: Cli
         body = {} if method == "PATCH" else None
         assert (await call(client, method, f"/admin/api-keys/nobody{path}", body, status=404))["error"]["param"] == "id"
     (tmp_path / "data" / "pepper").write_bytes(b"short")
-    custody = app_of(client)[KEY_SYNC]
-    await custody._run(custody._drop)
+    await app_of(client)[KEY_SYNC].close_database()
     assert (await call(client, "POST", "/admin/api-keys", MINIMAL, status=503))["error"]["code"] == "keys_unavailable"
     assert (await call(client, "GET", "/admin/stats"))["keys"]["trouble"] is True
 

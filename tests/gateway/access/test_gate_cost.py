@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from gateway.access.gate import GATE, TICKET, Gate, add_headers, guard
+from gateway.access.gate import GATE, QUOTA, Gate, add_headers, guard
 from gateway.access.keys.key import RateLimits, new_key
 from gateway.access.keys.keyring import Keyring
 from gateway.access.limits import HOUR_NS
@@ -20,8 +20,8 @@ ROUNDS, REQUESTS = 11, 50
 
 async def spend(request: web.Request) -> web.Response:
     """A handler that does nothing but what a limited one does."""
-    if ticket := request.get(TICKET):
-        await ticket.reserve_tokens(100)
+    if quota := request.get(QUOTA):
+        await quota.reserve_tokens(100)
     return web.Response()
 
 

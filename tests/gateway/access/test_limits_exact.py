@@ -45,19 +45,19 @@ def test_requests_are_let_in_exactly_when_the_log_allows(
     steps: list[int], burst: int, rpm: int, rph: int, rpd: int
 ) -> None:
     """Every decision, what is left, and how long to wait: a nanosecond less is refused, exactly that is accepted."""
-    meter = RateLimiter(replace(UNLIMITED, burst=burst, rpm=rpm, rph=rph, rpd=rpd))
+    limiter = RateLimiter(replace(UNLIMITED, burst=burst, rpm=rpm, rph=rph, rpd=rpd))
     log = Log(burst, ((rpm, MINUTE_NS), (rph, HOUR_NS), (rpd, DAY_NS)), -(-MINUTE_NS // rpm))
     now = 10**15
     for step in steps:
         now += step
         allowed = log.allows(now)
-        left = meter.requests_left(now)
+        left = limiter.requests_left(now)
         assert left is not None
         assert (left.remaining > 0) is allowed
-        found = meter.start_request(now)
+        found = limiter.start_request(now)
         assert (found is None) is allowed
         if found is None:
-            meter.end_request()
+            limiter.end_request()
             log.times.append(now)
         else:
             assert found.wait_ns == left.reset_ns
@@ -71,35 +71,35 @@ def test_requests_are_let_in_exactly_when_the_log_allows(
 def test_remaining_is_how_many_more_are_let_in_at_once(steps: list[int], rpm: int) -> None:
     """As many as the answer said, and not one more."""
     limits = replace(UNLIMITED, burst=rpm + 2, rpm=rpm, rph=rpm * 2)
-    meter, now = RateLimiter(limits), 0
+    limiter, now = RateLimiter(limits), 0
     for step in steps:
         now += step
-        left = meter.requests_left(now)
+        left = limiter.requests_left(now)
         assert left is not None
         let_in = 0
-        while meter.start_request(now) is None:
+        while limiter.start_request(now) is None:
             let_in += 1
         assert let_in == left.remaining
 
 
 def test_wait_is_true_to_the_millisecond_when_the_default_limits_are_used_up() -> None:
     """The figures of production: burst 10, 60 a minute, 1,000 an hour, 10,000 a day; at the end of each."""
-    meter = RateLimiter(replace(UNLIMITED, burst=10, rpm=60, rph=1000, rpd=10_000))
+    limiter = RateLimiter(replace(UNLIMITED, burst=10, rpm=60, rph=1000, rpd=10_000))
     now, accepted, met = 0, 0, set()
     for _ in range(10_000):
-        found = meter.start_request(now)
+        found = limiter.start_request(now)
         while isinstance(found, LimitRefusal):
             met.add(found.wait_ns)
-            assert isinstance(meter.start_request(now + found.wait_ns - MS), LimitRefusal)
+            assert isinstance(limiter.start_request(now + found.wait_ns - MS), LimitRefusal)
             now += found.wait_ns
-            found = meter.start_request(now)
+            found = limiter.start_request(now)
         accepted += 1
     assert accepted == 10_000
     assert now >= 9 * HOUR_NS
-    found = meter.start_request(now)
+    found = limiter.start_request(now)
     assert isinstance(found, LimitRefusal)
     assert found.wait_ns > 12 * HOUR_NS
-    assert meter.start_request(now + found.wait_ns) is None
+    assert limiter.start_request(now + found.wait_ns) is None
 
 
 class Ledger:
@@ -150,29 +150,29 @@ def test_tokens_are_let_in_exactly_when_the_ledger_allows(steps: list[tuple[int,
 
 def test_reservation_takes_from_all_buckets_or_none() -> None:
     """A full minute does not use up the day."""
-    meter = RateLimiter(replace(UNLIMITED, tpm=100, tpd=1000))
-    assert isinstance(meter.reserve_tokens(60, 0), Reservation)
-    assert isinstance(meter.reserve_tokens(60, 0), LimitRefusal)
-    meter.settle_tokens(None, 0, 0)
-    assert isinstance(meter.reserve_tokens(40, 0), Reservation)
-    left = meter.tokens_left(0)
+    limiter = RateLimiter(replace(UNLIMITED, tpm=100, tpd=1000))
+    assert isinstance(limiter.reserve_tokens(60, 0), Reservation)
+    assert isinstance(limiter.reserve_tokens(60, 0), LimitRefusal)
+    limiter.settle_tokens(None, 0, 0)
+    assert isinstance(limiter.reserve_tokens(40, 0), Reservation)
+    left = limiter.tokens_left(0)
     assert left is not None
     assert (left.limit, left.remaining) == (100, 0)
 
 
 def test_thousand_at_once_never_exceed_the_burst() -> None:
     """However many come in one instant."""
-    meter = RateLimiter(replace(UNLIMITED, burst=10, rpm=60))
-    assert sum(meter.start_request(5) is None for _ in range(1000)) == 10
+    limiter = RateLimiter(replace(UNLIMITED, burst=10, rpm=60))
+    assert sum(limiter.start_request(5) is None for _ in range(1000)) == 10
 
 
 def test_parallel_requests_are_bounded_until_one_ends() -> None:
     """A slot comes back with the end of a request, and only so."""
-    meter = RateLimiter(replace(UNLIMITED, parallel=2))
-    assert [meter.start_request(0), meter.start_request(0)] == [None, None]
-    assert meter.start_request(0) == LimitRefusal("parallel", 0)
-    meter.end_request()
-    assert meter.start_request(0) is None
+    limiter = RateLimiter(replace(UNLIMITED, parallel=2))
+    assert [limiter.start_request(0), limiter.start_request(0)] == [None, None]
+    assert limiter.start_request(0) == LimitRefusal("parallel", 0)
+    limiter.end_request()
+    assert limiter.start_request(0) is None
 
 
 def test_what_was_used_stays_used_when_limits_change() -> None:
@@ -191,13 +191,13 @@ def test_what_was_used_stays_used_when_limits_change() -> None:
 
 def test_meter_is_idle_only_when_it_says_what_a_new_one_would() -> None:
     """Nothing is forgotten that still counts."""
-    meter = RateLimiter(replace(UNLIMITED, rpm=5, tpm=60))
-    meter.start_request(0)
-    assert not meter.is_idle(2 * MINUTE_NS)
-    meter.end_request()
-    meter.settle_tokens(None, 90, 0)
-    assert not meter.is_idle(MINUTE_NS)
-    assert meter.is_idle(2 * MINUTE_NS)
+    limiter = RateLimiter(replace(UNLIMITED, rpm=5, tpm=60))
+    limiter.start_request(0)
+    assert not limiter.is_idle(2 * MINUTE_NS)
+    limiter.end_request()
+    limiter.settle_tokens(None, 90, 0)
+    assert not limiter.is_idle(MINUTE_NS)
+    assert limiter.is_idle(2 * MINUTE_NS)
     assert RateLimiter(RateLimits(), None).is_idle(0)
     assert RequestLog(()).wait_ns(0) == 0
     assert Burst(1, 10).read_remaining(0).remaining == 1

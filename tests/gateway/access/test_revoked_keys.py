@@ -27,13 +27,13 @@ PAIRS = 200
 ADMIN = bearer(MASTER)
 
 
-def custody(folder: Path) -> KeySync:
+def key_sync(folder: Path) -> KeySync:
     return KeySync(folder, Keyring(None), UsageLedger(UNLIMITED), look_s=0.02)
 
 
 @contextlib.asynccontextmanager
 async def started(folder: Path) -> AsyncIterator[KeySync]:
-    keys = custody(folder)
+    keys = key_sync(folder)
     await keys.start()
     try:
         yield keys
@@ -235,11 +235,12 @@ async def test_keys_stay_known_when_their_folder_goes_away(
     async with started(folder) as keys:
         key, text = await made(keys)
         _, doomed = await made(keys)
-        await keys._run(keys._drop)  # so that all of it is in one file
+        await keys.close_database()  # so that all of it is in one file
         shutil.copytree(folder, saved)
         match trouble:
             case "folder" | "replaced":
-                shutil.rmtree(folder)
+                # At once: between the files of one that is removed piece by piece a look would make new ones.
+                folder.rename(tmp_path / "taken")
             case "database":
                 for path in folder.glob(f"{DATABASE}*"):
                     path.unlink()
@@ -251,7 +252,7 @@ async def test_keys_stay_known_when_their_folder_goes_away(
                 (folder / PEPPER).unlink()
         if trouble == "replaced":
             assert await asyncio.to_thread(cli.main, ["--data-dir", str(folder), "create", "other"]) == 0
-        await keys._run(keys._drop)
+        await keys.close_database()
         await eventually(lambda: keys.trouble is not None)
         failures = keys.failures
         await eventually(lambda: keys.failures > failures + 3)

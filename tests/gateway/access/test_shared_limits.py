@@ -31,42 +31,42 @@ def limiter_of(server: RedisServer, clock_us: Callable[[], int] | None = None) -
 
 
 class Both:
-    """Two gateways that share a store, told the same time as one meter that has everything in memory."""
+    """Two gateways that share a store, told the same time as one limiter that has everything in memory."""
 
     def __init__(self, server: RedisServer, limits: RateLimits, key: str) -> None:
         self.now_us = 10**15
-        self.meter, self.limits, self.key = RateLimiter(limits), limits, key
+        self.limiter, self.limits, self.key = RateLimiter(limits), limits, key
         self.gateways = [limiter_of(server, lambda: self.now_us) for _ in range(2)]
         self.log: list[int] = []
         self.running: list[tuple[RedisLimiter, LimitEntry, LimitDecision, Any]] = []
 
     async def begin(self, chance: random.Random) -> None:
         gateway = chance.choice(self.gateways)
-        place = gateway.make_entry(self.key, self.limits)
-        found = await gateway.start_request(place)
+        entry = gateway.make_entry(self.key, self.limits)
+        found = await gateway.start_request(entry)
         assert found is not None
         now = self.now_us * US
-        expected = self.meter.start_request(now)
+        expected = self.limiter.start_request(now)
         assert found.refused == expected
         self._check_windows(expected is None)
         if expected is not None:
-            assert found.requests == self.meter.requests_left(now) or expected.family == "parallel"
+            assert found.requests == self.limiter.requests_left(now) or expected.family == "parallel"
             return
         tokens = chance.randint(0, 60)
-        reserved = await gateway.reserve_tokens(place, tokens)
+        reserved = await gateway.reserve_tokens(entry, tokens)
         assert reserved is not None
-        taken = self.meter.reserve_tokens(tokens, now)
+        taken = self.limiter.reserve_tokens(tokens, now)
         assert reserved.refused == (taken if isinstance(taken, LimitRefusal) else None)
-        assert (reserved.requests, reserved.tokens) == (self.meter.requests_left(now), self.meter.tokens_left(now))
-        self.running.append((gateway, place, reserved, taken if isinstance(taken, Reservation) else None))
+        assert (reserved.requests, reserved.tokens) == (self.limiter.requests_left(now), self.limiter.tokens_left(now))
+        self.running.append((gateway, entry, reserved, taken if isinstance(taken, Reservation) else None))
 
     async def end(self, chance: random.Random) -> None:
-        gateway, place, verdict, taken = self.running.pop(chance.randrange(len(self.running)))
+        gateway, entry, decision, taken = self.running.pop(chance.randrange(len(self.running)))
         spent = chance.randint(0, 90)
-        gateway.end_request(place, spent, verdict.taken)
+        gateway.end_request(entry, spent, decision.taken)
         await gateway.write_owed()
-        self.meter.end_request()
-        self.meter.settle_tokens(taken, spent, self.now_us * US)
+        self.limiter.end_request()
+        self.limiter.settle_tokens(taken, spent, self.now_us * US)
 
     def _check_windows(self, accepted: bool) -> None:
         """By the log of everything alone: never more than a window may hold."""
@@ -83,7 +83,7 @@ class Both:
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_two_gateways_decide_as_one_log_would(redis_server: RedisServer, seed: int) -> None:
-    """Every decision, wait, remainder and reset is that of one meter in memory, which is held to a brute-force log."""
+    """Every decision, wait, remainder and reset is that of one limiter in memory, held to a brute-force log."""
     chance = random.Random(seed)
     limits = replace(
         UNLIMITED,
@@ -110,9 +110,9 @@ async def test_waiting_exactly_as_told_is_accepted_and_a_millisecond_less_is_not
     limits = replace(UNLIMITED, burst=10, rpm=60)
     refused = None
     while refused is None:
-        verdict = await one.start_request(one.make_entry("k", limits))
-        assert verdict is not None
-        refused = verdict.refused
+        decision = await one.start_request(one.make_entry("k", limits))
+        assert decision is not None
+        refused = decision.refused
     now[0] += refused.wait_ns // US - 1000
     early = await other.start_request(other.make_entry("k", limits))
     now[0] += 1000

@@ -23,7 +23,7 @@ from gateway.access.usage import UsageLedger
 Make = Callable[..., KeySync]
 
 
-def custody(folder: Path, master: str | None = None, **options: Any) -> KeySync:
+def key_sync(folder: Path, master: str | None = None, **options: Any) -> KeySync:
     return KeySync(folder, Keyring(master), UsageLedger(UNLIMITED), look_s=0.02, **options)
 
 
@@ -120,7 +120,7 @@ def test_key_is_refused_when_a_field_is_wrong(fields: dict[str, Any], field: str
 
 async def test_expired_key_is_told_from_a_bad_one_at_the_second(tmp_path: Path) -> None:
     """Expiry holds per request, by the wall clock; wrong secrets, unknown ids and typos are all the same."""
-    keys = custody(tmp_path, master="the master key")
+    keys = key_sync(tmp_path, master="the master key")
     await keys.start()
     key, text = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x", expires_at=100.0))
     _, stranger = new_key(b"q" * 32, 1.0, name="y")
@@ -135,7 +135,7 @@ async def test_expired_key_is_told_from_a_bad_one_at_the_second(tmp_path: Path) 
 
 async def test_usage_survives_when_the_process_does_not(tmp_path: Path) -> None:
     """What was counted is on disk within a look, per key and per minute; a new process goes on counting from there."""
-    keys = custody(tmp_path)
+    keys = key_sync(tmp_path)
     await keys.start()
     key, _ = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x", limits=RateLimits(rpd=5, rph=4)))
     for _ in range(3):
@@ -143,7 +143,7 @@ async def test_usage_survives_when_the_process_does_not(tmp_path: Path) -> None:
     await eventually(lambda: read(tmp_path)[0].requests == 3)
     assert (read(tmp_path)[0].tokens, read(tmp_path)[0].last_used_at) == (21, pytest.approx(time.time(), abs=10))
     # No close: as after SIGKILL.
-    again = custody(tmp_path)
+    again = key_sync(tmp_path)
     await again.start()
     caller = Caller(id=key.id, permissions=frozenset("*"), limits=key.limits)
     now = time.monotonic_ns()
@@ -170,7 +170,7 @@ async def test_keys_stay_good_and_usage_waits_when_the_database_is_locked(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another process holds the lock: known keys work, changes are refused, nothing that was counted is lost."""
-    keys = custody(tmp_path)
+    keys = key_sync(tmp_path)
     await keys.start()
     key, text = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x"))
     blocker = sqlite3.connect(tmp_path / DATABASE, isolation_level=None)
@@ -198,7 +198,7 @@ async def test_no_key_opens_anything_when_the_database_is_locked_from_the_start(
     blocker.execute("PRAGMA locking_mode = EXCLUSIVE")
     blocker.execute("BEGIN EXCLUSIVE")
     blocker.execute("UPDATE keys SET name = name")
-    keys = custody(tmp_path, master="m")
+    keys = key_sync(tmp_path, master="m")
     await keys.start()
     assert keys.keyring.identify_caller(text, 11.0) == "unavailable"
     assert keys.keyring.identify_caller("m", 11.0).id == "master"  # type: ignore[union-attr]
@@ -242,7 +242,7 @@ async def test_door_stays_shut_when_the_database_is_damaged(
             with sqlite3.connect(database) as db:
                 db.execute("PRAGMA user_version = 99" if trouble == "newer" else "UPDATE keys SET permissions = '[1'")
             db.close()
-    keys = custody(folder, master="m")
+    keys = key_sync(folder, master="m")
     await keys.start()
     assert keys.keyring.identify_caller(text, 11.0) in ("invalid", "unavailable")
     assert keys.keyring.identify_caller("m", 11.0).id == "master"  # type: ignore[union-attr]
@@ -255,7 +255,7 @@ async def test_lost_pepper_is_said_and_opens_nothing(tmp_path: Path, caplog: pyt
     """A new one is made, under which no old key is good."""
     _, text = made_in(tmp_path)
     (tmp_path / PEPPER).unlink()
-    keys = custody(tmp_path)
+    keys = key_sync(tmp_path)
     await keys.start()
     assert keys.keyring.identify_caller(text, 11.0) == "invalid"
     assert "pepper" in caplog.text
@@ -264,11 +264,11 @@ async def test_lost_pepper_is_said_and_opens_nothing(tmp_path: Path, caplog: pyt
 
 async def test_known_keys_stay_good_when_the_database_is_damaged_under_way(tmp_path: Path) -> None:
     """Memory goes on; what was revoked there stays revoked."""
-    keys = custody(tmp_path)
+    keys = key_sync(tmp_path)
     await keys.start()
     key, text = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x"))
     damage(tmp_path)
-    await keys._run(keys._drop)
+    await keys.close_database()
     keys.usage.count_use(key.id, requests=1)
     await eventually(lambda: keys.trouble is not None)
     assert isinstance(keys.keyring.identify_caller(text, 11.0), Caller)
@@ -277,7 +277,7 @@ async def test_known_keys_stay_good_when_the_database_is_damaged_under_way(tmp_p
 
 async def test_writes_fail_whole_when_the_disk_is_full(tmp_path: Path) -> None:
     """No half row, no wrong sum; and all is written once there is room."""
-    keys = custody(tmp_path)
+    keys = key_sync(tmp_path)
     await keys.start()
     key, _ = await keys.write_key(lambda pepper: new_key(pepper, 10.0, name="x"))
     await keys._run(lambda: keys._open()._db.execute("PRAGMA max_page_count = 1"))  # raised to the size it has
