@@ -1,6 +1,6 @@
 """Moves jobs: into the queue, onto workers, back after a loss, out to their streams. Never waits, reads no socket.
 
-At most `slots + 1` rows are in_flight one worker; the rest queue here, where they can still be given to another.
+At most `slots + 1` rows are at one worker; the rest queue here, where they can still be given to another.
 A job keeps its room until its worker says that it has ended. One that loses its worker goes on at another.
 """
 
@@ -105,7 +105,7 @@ class Dispatcher:
         return job
 
     def release_job(self, job: JobState) -> None:
-        """The client is gone, or has all it wanted: stop the job if it still runs."""
+        """Take in that a client is gone, or has all it wanted: stop its job if that still runs."""
         self.listeners -= 1
         if job.open:
             self._over(job, "cancelled")
@@ -138,7 +138,7 @@ class Dispatcher:
                 self._drop_slow_reader(job)
 
     def on_progress(self, worker: WorkerState, news: Accepted | Progress) -> None:
-        """A job came further, without output."""
+        """Take in that a job came further, without output."""
         job = self.table.find_job(worker, news.job, news.attempt)
         if job is None:
             return
@@ -153,7 +153,7 @@ class Dispatcher:
             job.stream.progress = news
 
     def on_terminal(self, worker: WorkerState, terminal: Terminal) -> None:
-        """A job ended at its worker: its room is free."""
+        """Take in that a job ended at its worker, which frees its room; `assign_waiting` is the caller's to call."""
         job = self.table.find_job(worker, terminal.job, terminal.attempt)
         if job is None:
             return
@@ -174,13 +174,13 @@ class Dispatcher:
             self._conclude(job, worker, terminal)
         if not job.open:
             self.table.close_job(job)
-        self.assign_waiting(job.model)
 
     def on_worker_lost(
         self, model: ModelState, in_flight: Sequence[JobState], *, suspects: Sequence[JobState] | None
     ) -> None:
-        """Send jobs whose worker takes no more of them elsewhere. It died of one of `suspects`, or for a reason of its
-        own; None: it was told to leave.
+        """Send jobs whose worker takes no more of them elsewhere.
+
+        It died of one of `suspects`, or for a reason of its own; None: it was told to leave.
         """
         if suspects is not None:
             self.quarantine.on_crash(model.name, suspects, self._clock())
@@ -225,7 +225,7 @@ class Dispatcher:
     # -- inside ------------------------------------------------------------
 
     def _send(self, job: JobState, worker: WorkerState) -> bool:
-        """Put a queued job in_flight; False if the worker turned out to be gone."""
+        """Send a queued job to a worker; return False if that turned out to be gone."""
         now = self._clock()
         message: Job = msgspec.structs.replace(job.message, job=job.id, attempt=job.attempt)
         if isinstance(message, GenerateJob) and job.attempt > 1:

@@ -36,7 +36,7 @@ class JobTable:
         return job
 
     def assign_job(self, job: JobState, worker: WorkerState, now: float) -> None:
-        """Put a job aboard a worker, where it takes its room."""
+        """Give a job to a worker, where it takes its room."""
         job.worker = worker
         # Speeds and durations of a job that is resumed count from its first attempt.
         job.sent_at = job.sent_at or now
@@ -53,7 +53,7 @@ class JobTable:
             worker.compiling[job.tenant] += job.rows
 
     def mark_begun(self, job: JobState) -> None:
-        """A job that is aboard waits for no grammar any more: from now on its room is taken from everybody."""
+        """Note that a job waits for no grammar any more: from now on its room is taken from everybody."""
         if job.compiling and job.worker is not None:
             compiling = job.worker.compiling
             compiling[job.tenant] -= job.rows

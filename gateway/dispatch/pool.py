@@ -20,8 +20,7 @@ from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.link import WorkerLink
 from gateway.dispatch.receiver import Receiver
 from gateway.dispatch.state import JobState, ModelState, WorkerState
-from gateway.dispatch.stats import PoolStats, Snapshot, WorkerSnapshot, model_snapshot
-from gateway.dispatch.steps import StepCounts
+from gateway.dispatch.stats import PoolStats, Snapshot, StepCounts, WorkerSnapshot, model_snapshot
 from gateway.dispatch.timeouts import PoolTimeouts
 from gateway.dispatch.workers.liveness import Liveness
 from gateway.dispatch.workers.lookup import everybody
@@ -295,7 +294,7 @@ class Pool:
     def _tick(self) -> None:
         if self._registry.in_startup_grace and self._clock() - self._born >= self._limits.settle_s:
             self._registry.end_startup_grace()
-        self._scaling.reconcile_orders()
+        self._scaling.reconcile()
         self._liveness.note_time(self._clock())
         if self._liveness.silent_workers(self._clock()) or self._liveness.silent_supervisors(self._clock()):
             # Perhaps we are late, not they: what has arrived counts.

@@ -26,7 +26,7 @@ class PrefixAffinity:
         self._holders: OrderedDict[int, str] = OrderedDict()
 
     def find_holder(self, keys: Sequence[int], among: Collection[str]) -> str | None:
-        """The uid (one of `among`) that computed the longest known beginning; None if there is none."""
+        """Return the uid (one of `among`) that computed the longest known beginning; None if there is none."""
         for key in reversed(keys):
             uid = self._holders.get(key)
             if uid is not None and uid in among:
@@ -34,7 +34,7 @@ class PrefixAffinity:
         return None
 
     def record_prompt(self, keys: Sequence[int], uid: str) -> None:
-        """A worker is about to compute this prompt."""
+        """Note that a worker is about to compute this prompt."""
         for key in keys:
             self._holders[key] = uid
             self._holders.move_to_end(key)
@@ -46,7 +46,7 @@ class PrefixAffinity:
 
 
 def keys_of(job: Job, cache_key: str | None) -> list[int]:
-    """The keys of a job's prompt, shortest beginning first; empty for jobs that leave nothing in a prefix cache.
+    """Return the keys of a job's prompt, shortest beginning first; empty for jobs that leave nothing in a prefix cache.
 
     `cache_key` is the client's own word for what belongs together (`prompt_cache_key`): a beginning of no length.
     """

@@ -187,7 +187,7 @@ class Quarantine:
             self._credits.popitem(last=False)
 
     def _crashes_without(self, model: str, record: CrashRecord | None, now: float) -> list[_Crash]:
-        """The late deaths of a model's engines, but for those where such a request ran."""
+        """Return the late deaths of a model's engines, but for those where such a request ran."""
         return [
             crash
             for crash in self._crashes

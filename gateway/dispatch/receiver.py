@@ -93,7 +93,7 @@ class Receiver:
             self._from_worker(worker, envelope.messages)
 
     def on_gone(self, identity: bytes, *, frozen: bool) -> None:
-        """The socket says that this peer can't be reached any more; `frozen`: still there, but it reads nothing."""
+        """Take in that a peer can't be reached any more; `frozen`: it is still there, but reads nothing."""
         worker = self._registry.workers.get(identity)
         supervisor = self._registry.supervisors.get(identity)
         if worker is not None:
@@ -105,7 +105,7 @@ class Receiver:
             supervisor.last_seen = min(supervisor.last_seen, self._clock() - self._limits.beat_timeout_s + grace_s)
 
     def remove_supervisor(self, supervisor: SupervisorState) -> None:
-        """A supervisor has been silent for too long."""
+        """Remove a supervisor that has been silent for too long."""
         log.warning("the supervisor of %s is gone", supervisor.report.model)
         self._dispatcher.assign_waiting(self._registry.remove_peer(supervisor))
 
@@ -139,13 +139,16 @@ class Receiver:
 
     def _from_worker(self, worker: WorkerState, messages: Sequence[ToGateway]) -> None:
         on_delta = self._dispatcher.on_delta
-        others = 0
+        others, room = 0, False
         for message in messages:
             if type(message) is Delta:
                 on_delta(worker, message)
             else:
                 others += 1
                 self._apply(worker, message)
+                room = room or not isinstance(message, Accepted | Progress)
+        if room:
+            self._dispatcher.assign_waiting(worker.model)
         # What one step of an engine brings comes in one frame.
         if rows := len(messages) - others:
             self._stats.steps.count_step(worker.model.name, "decode", rows)
@@ -162,14 +165,11 @@ class Receiver:
                     self._stats.steps.count_step(worker.model.name, "embed", message.batch_size)
             case Beat():
                 worker.take_beat(message, self._clock())
-                self._dispatcher.assign_waiting(worker.model)
             case Announce():
                 if self._registry.register_worker(worker.identity, message, self._clock()) is None:
                     self._log_once(worker.identity, "contradiction", f"{worker.uid} now calls itself {message.worker}")
-                self._dispatcher.assign_waiting(worker.model)
             case Ready():
                 self._registry.mark_ready(worker, message, self._clock())
-                self._dispatcher.assign_waiting(worker.model)
             case Bye():
                 self.remove_worker(worker, f"it left: {message.reason[:200]}", kill=False)
             case Supervision():

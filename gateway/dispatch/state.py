@@ -214,7 +214,7 @@ class WorkerState:
         return self.state is State.READY and self.ready is not None and not self.unreachable
 
     def slots_needed(self, job: JobState) -> int:
-        """The room that `job` would take here: a job with more choices than slots fills them all."""
+        """Return the room that `job` would take here: with more choices than slots it fills them all."""
         return 0 if job.slotless else min(max(1, job.choices), self.slots)
 
 
@@ -243,7 +243,7 @@ class SupervisorState:
         return self.report.watch is Watch.DRAINING or self.ending == self.report.engine != ""
 
     @property
-    def wanted(self) -> bool:
+    def runs_engine(self) -> bool:
         """Whether it runs an engine, or is about to, that nobody has told to end."""
         report = self.report
         leaving = report.parked or report.watch is Watch.DRAINING
@@ -271,8 +271,9 @@ class ModelState:
         self.aliases = aliases
         self.workers: dict[bytes, WorkerState] = {}
         self.supervisors: dict[bytes, SupervisorState] = {}
-        self.appeared: list[SupervisorState] = []
-        """Those that run an engine since the fleet last looked, and did not before."""
+        self.wanted: int | None = None
+        """How many engines were asked for; None once supervisors report as many."""
+        self.starting: list[tuple[bytes, float]] = []  # whom engines were asked of that show in no report yet; when
         self.queue = FairQueue[JobState](capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
         self.slotless_queue = FairQueue[JobState](capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
         self.suspects = FairQueue[JobState](capacity=DEFAULT_QUEUE_SIZE, timeout_s=DEFAULT_QUEUE_TIMEOUT_S)
@@ -291,7 +292,6 @@ class ModelState:
         self.unserved: dict[str, str] = {}
         """Those that no request can mean, each with the reason."""
         self.turns = 0
-        """How often a worker was selected."""
 
     @property
     def variants(self) -> "list[ModelState]":

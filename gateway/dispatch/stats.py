@@ -1,14 +1,14 @@
 """What was done and how fast: counts per request, histograms per request, nothing per token."""
 
+from bisect import bisect_left
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Literal
 
 import msgspec
 from prometheus_client import CollectorRegistry, Histogram
 
 from gateway.dispatch.state import JobState, ModelState, Outcome
-from gateway.dispatch.steps import StepCounts
-from gateway.dispatch.throughput import Rates, Throughput
 from protocol.messages import Beat, GenerateJob, Kind, Supervision
 
 REQUEST_TYPES = ("vision", "vision_stream", "text", "text_stream", "embedding")
@@ -16,6 +16,71 @@ WIRE_COUNTS = ("bad_frame", "contradiction", "stranger", "lost_workers")
 RECENT = 100
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _GAPS_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
+WINDOW_S = 60
+Step = Literal["decode", "embed"]
+"""`decode`: rows that got a token in one step of an engine, which is what comes in one frame. `embed`: inputs in the
+largest forward pass of a job."""
+STEP_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """Inputs and their tokens since the start, cached ones included, and per second of the last minute."""
+
+    inputs: int
+    tokens: int
+    inputs_per_s: float
+    tokens_per_s: float
+
+
+class Throughput:
+    """Counts of one model, in buckets of a second."""
+
+    def __init__(self) -> None:
+        self.inputs = 0
+        self.tokens = 0
+        self._seconds: deque[tuple[int, int, int]] = deque(maxlen=WINDOW_S)
+
+    def count_request(self, now: float, *, inputs: int, tokens: int) -> None:
+        """Count a request that was answered at `now`, in seconds."""
+        self.inputs += inputs
+        self.tokens += tokens
+        second = int(now)
+        if self._seconds and self._seconds[-1][0] == second:
+            _, before, tokens_before = self._seconds.pop()
+            inputs, tokens = inputs + before, tokens + tokens_before
+        self._seconds.append((second, inputs, tokens))
+
+    def read_rates(self, now: float) -> Rates:
+        """Return what was counted until `now`."""
+        recent = [entry for entry in self._seconds if entry[0] > now - WINDOW_S]
+        return Rates(
+            inputs=self.inputs,
+            tokens=self.tokens,
+            inputs_per_s=sum(inputs for _, inputs, _ in recent) / WINDOW_S,
+            tokens_per_s=sum(tokens for _, _, tokens in recent) / WINDOW_S,
+        )
+
+
+class StepCounts:
+    """Counts per bucket, the last of which has no bound."""
+
+    def __init__(self) -> None:
+        self._counts: defaultdict[tuple[str, Step], list[int]] = defaultdict(lambda: [0] * (len(STEP_BOUNDS) + 1))
+        self._sums: defaultdict[tuple[str, Step], int] = defaultdict(int)
+
+    def count_step(self, model: str, step: Step, rows: int) -> None:
+        """One step. The hot path: once per frame of an engine."""
+        self._counts[model, step][bisect_left(STEP_BOUNDS, rows)] += 1
+        self._sums[model, step] += rows
+
+    def histograms(self) -> Iterator[tuple[tuple[str, Step], list[tuple[str, float]], int]]:
+        """Of each model and kind: its labels, (upper bound, steps up to it), the sum of rows: as Prometheus has it."""
+        for labels, counts in self._counts.items():
+            total, buckets = 0, []
+            for bound, count in zip((*map(str, STEP_BOUNDS), "+Inf"), counts, strict=True):
+                total += count
+                buckets.append((bound, float(total)))
+            yield labels, buckets, self._sums[labels]
 
 
 class ModelSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,10 +97,11 @@ class ModelSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker: its room in rows, its last beat (None before the first), seconds since it was heard of, and since it
-    was seen to get on; the hub's `revision` that it serves.
+    """One worker: its room in rows, what it said last, and how long ago.
 
-    `adapters` are those that requests can ask for; `unserved_adapters` those that they can't, each with the reason.
+    `beat` is None before the first. `silent_s` is since it was heard of, `moved_s` since it was seen to get on;
+    `revision` is the hub's that it serves. `adapters` are those that requests can ask for; `unserved_adapters` those
+    that they can't, each with the reason.
     """
 
     uid: str
@@ -100,7 +166,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens per second of recent requests, by model."""
 
     def of(self, names: Collection[str], queues: Collection[str]) -> "Snapshot":
-        """The counts of some models alone (adapters by their own names), and the queues of the models `queues`."""
+        """Return the counts of some models (adapters by their own names), and the queues of the models `queues`."""
         requests = {labels: count for labels, count in self.requests.items() if labels[0] in names}
         tokens = {labels: count for labels, count in self.tokens.items() if labels[0] in names}
         return msgspec.structs.replace(
@@ -143,15 +209,15 @@ class PoolStats:
         self._duration = self._histogram("request_duration", "Time from a job's arrival to its end.")
 
     def count_sent(self, job: JobState, now: float) -> None:
-        """A job went to a worker."""
+        """Take in that a job went to a worker."""
         self._queue_wait.labels(job.name).observe(now - job.queued_at)
 
     def time_first_output(self, job: JobState, now: float) -> None:
-        """A job's first delta came."""
+        """Take in that a job's first delta came."""
         self._first_token.labels(job.name).observe(now - job.began_at)
 
     def count_ended(self, job: JobState) -> None:
-        """A job is over for its client, who has left."""
+        """Count a job that is over for its client, who has left."""
         if job.slotless or job.outcome is None:
             return
         took_s = job.over_at - job.began_at
@@ -173,7 +239,7 @@ class PoolStats:
             self.speeds[job.name].append(tps)
 
     def count_answer(self, model: ModelState, kind: str, *, took_s: float, prompt_tokens: int) -> None:
-        """A request was answered without any job."""
+        """Count a request that was answered without any job."""
         self.requests[model.name, kind, "done"] += 1
         self._took(model.name, took_s)
         self._count(model.name, prompt_tokens, 0)
@@ -229,7 +295,7 @@ def request_type(job: JobState) -> str:
 
 
 def type_of(*, images: bool, streamed: bool) -> str:
-    """What `request_types` calls a generation: it is what is in it that counts, not which model answers."""
+    """Return what `request_types` calls a generation: it is what is in it that counts, not which model answers."""
     name = "vision" if images else "text"
     return f"{name}_stream" if streamed else name
 

@@ -21,7 +21,7 @@ class PoolTimeouts(msgspec.Struct, frozen=True, kw_only=True):
     resume_s: float = 60.0
     """So long a stream that lost its worker waits for another one before it ends as `worker_lost`."""
     slotless_jobs: int = 64
-    """Tokenise and detokenise jobs aboard one worker; they take no slot."""
+    """Tokenise and detokenise jobs at one worker; they take no slot."""
     settle_s: float = 1.5
     """So long after start-up an unknown model is "not ready" and no model is lost: peers beat once a second, and
     until then nobody knows who is there."""

@@ -7,7 +7,7 @@ from aiohttp import hdrs, web
 from gateway.access.gate import CALLER
 from gateway.bodies.body import answer
 from gateway.dispatch.jobs.errors import JobFailed
-from gateway.dispatch.throughput import Throughput
+from gateway.dispatch.stats import Throughput
 from gateway.embedding_cache import EmbeddingCache
 from gateway.http.context import EMBEDDING_CACHE, POOL
 from gateway.http.openapi import Operation, mount

@@ -74,21 +74,21 @@ class Registry:
         if supervisor is not None:
             if supervisor.report.model != report.model:
                 return None
-            before = supervisor.wanted
+            before = supervisor.runs_engine
             self.models[report.model].restarts.count_restarts(supervisor.report, report, now)
             supervisor.take_report(report, now)
             if report.parked:
                 supervisor.ending = ""
-            if supervisor.wanted and not before:
-                self.models[report.model].appeared.append(supervisor)
+            if supervisor.runs_engine and not before:
+                _count_started(self.models[report.model], supervisor)
             return supervisor
         if identity in self.workers or self._model(report.model, report.kind) is None:
             return None
         supervisor = SupervisorState(identity, report, now)
         model = self.models[report.model]
         self.supervisors[identity] = model.supervisors[identity] = supervisor
-        if supervisor.wanted:
-            model.appeared.append(supervisor)
+        if supervisor.runs_engine:
+            _count_started(model, supervisor)
         return supervisor
 
     def remove_peer(self, member: WorkerState | SupervisorState) -> ModelState:
@@ -109,9 +109,9 @@ class Registry:
         """Return the supervisor whose engine is the worker of that uid."""
         return next((found for found in self.supervisors.values() if found.report.engine == uid), None)
 
-    def wanted_engines(self, model: ModelState) -> list[SupervisorState]:
-        """The supervisors of a model that run an engine, or are about to; but for those that were told to end it."""
-        return [found for found in model.supervisors.values() if found.wanted]
+    def running_engines(self, model: ModelState) -> list[SupervisorState]:
+        """Return the supervisors of a model that run an engine, or are about to, and were not told to end it."""
+        return [found for found in model.supervisors.values() if found.runs_engine]
 
     def __iter__(self) -> Iterator[ModelState]:
         return iter(sorted(self.models.values(), key=lambda model: model.name))
@@ -125,10 +125,11 @@ class Registry:
         in_startup_grace: bool,
         usable: Callable[[ModelState], bool] = everybody,
     ) -> ModelState:
-        """Find the model for a request of that kind. Raises `JobFailed`: `model_not_found`, `model_not_ready`,
-        or `invalid_request` where the model exists but cannot do that.
+        """Find the model for a request of that kind.
 
-        `in_startup_grace` says that workers may still be registering. What is not `usable` is not there.
+        Raises `JobFailed`: `model_not_found`, `model_not_ready`, or `invalid_request` where the model exists but
+        cannot do that. `in_startup_grace` says that workers may still be registering. What is not `usable` is not
+        there.
         """
         models = self.models.values()
         if name is None:
@@ -174,3 +175,12 @@ class Registry:
                 return None
             model.kind = kind
         return model
+
+
+def _count_started(model: ModelState, supervisor: SupervisorState) -> None:
+    """Take in that a supervisor runs an engine and did not before."""
+    if supervisor.ending:
+        # It was never parked: its engine died and was replaced before the order to end it came.
+        supervisor.ending = ""
+    elif model.starting:
+        del model.starting[0]

@@ -5,7 +5,6 @@ What a worker does not finish in its grace goes on at another one, or at the eng
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Callable
 
 from gateway.dispatch.jobs.errors import JobFailed
@@ -24,19 +23,11 @@ SHOWN_S = 10.0
 """A start that was asked for shows in a supervisor's reports within this time, or it was not heard."""
 
 
-class _Orders:
-    """What was asked for a model and does not show yet: `starts` (whom, when), of which some are `unwanted` by now."""
-
-    def __init__(self) -> None:
-        self.starts: list[tuple[bytes, float]] = []
-        self.unwanted = 0
-
-
 class Scaling:
     """Tells supervisors what to run.
 
-    The newest order holds, whatever was asked for before and shows in no report yet: who was told to end counts as
-    gone, who was told to start as there, and a start that is not wanted any more is ended as soon as it shows.
+    `ModelState.wanted` is how many engines were asked for last. It is compared with what supervisors report until
+    nothing is missing, too much or under way: reports come late, and orders may be lost.
     """
 
     def __init__(self, *, epoch: int, transport: Transport, clock: Callable[[], float], registry: Registry) -> None:
@@ -44,7 +35,6 @@ class Scaling:
         self._transport = transport
         self._clock = clock
         self._registry = registry
-        self._orders: defaultdict[str, _Orders] = defaultdict(_Orders)
 
     def end_worker(self, worker: WorkerState, *, grace_s: float, again: bool, reason: str) -> None:
         """Drain a worker; `again`: a fresh engine follows. Raises `JobFailed` where nobody supervises it."""
@@ -52,6 +42,14 @@ class Scaling:
         if supervisor is None:
             raise JobFailed(Code.INVALID_REQUEST, f"The worker {worker.uid!r} has no supervisor.", param="worker")
         log.info("worker %s of %s is to end within %g s: %s", worker.uid, worker.model.name, grace_s, reason)
+        model = worker.model
+        if model.wanted is not None and not again:
+            model.wanted = max(0, model.wanted - 1)
+        self._drain(supervisor, worker, grace_s=grace_s, again=again, reason=reason)
+
+    def _drain(
+        self, supervisor: SupervisorState, worker: WorkerState, *, grace_s: float, again: bool, reason: str
+    ) -> None:
         self._tell(supervisor, EndEngine(worker.uid, grace_s, again, reason))
         supervisor.ending = "" if again else worker.uid
         # Not by its next beat: nothing more is to be sent to it from now on.
@@ -65,33 +63,18 @@ class Scaling:
             raise JobFailed(Code.INVALID_REQUEST, message, param="replicas")
         if not model.supervisors:
             raise JobFailed("model_not_ready", f"No supervisor of {model.name!r} is here.", retryable=True)
-        self._look_at(model)
-        orders, wanted = self._orders[model.name], self._registry.wanted_engines(model)
-        more = replicas - self.count_replicas(model)
-        log.info("%s is scaled from %d to %d", model.name, replicas - more, replicas)
-        if more > 0:
-            spared = min(more, orders.unwanted)
-            orders.unwanted -= spared
-            for _ in range(more - spared):
-                orders.starts.append((self._start_one(model), self._clock()))
-            return
-        recalled = min(-more, len(orders.starts) - orders.unwanted)
-        orders.unwanted += recalled
-        workers = {worker.uid: worker for worker in model.workers.values()}
-        # Those without a running engine first, then those with the least to hand over.
-        wanted.sort(key=lambda found: workers[found.report.engine].rows if found.report.engine in workers else -1)
-        for supervisor in wanted[: -more - recalled]:
-            self._end_engine_of(supervisor, grace_s, f"scaled to {replicas}")
+        log.info("%s is scaled from %d to %d", model.name, self.count_replicas(model), replicas)
+        model.wanted = replicas
+        self._reconcile(model, grace_s, f"scaled to {replicas}")
 
     def count_replicas(self, model: ModelState) -> int:
-        """How many engines a model has, or will have once every order was obeyed."""
-        orders = self._orders[model.name]
-        return len(self._registry.wanted_engines(model)) + len(orders.starts) - orders.unwanted
+        """Return how many engines a model has, or will have once every order was obeyed."""
+        return len(self._registry.running_engines(model)) if model.wanted is None else model.wanted
 
-    def reconcile_orders(self) -> None:
-        """See which orders show by now; end what came although it is not wanted any more."""
+    def reconcile(self) -> None:
+        """Start engines that are missing, end those that came although they are not wanted any more."""
         for model in self._registry:
-            self._look_at(model)
+            self._reconcile(model, 0.0, "not wanted any more")
 
     async def replace_engines(self, model: ModelState, *, grace_s: float, patience_s: float) -> None:
         """Replace every engine of a model by a fresh one, one after the other.
@@ -117,28 +100,29 @@ class Scaling:
             self._transport.send_frame(worker.identity, encode([ClearCaches()], epoch=self._epoch))
         return told
 
-    def _look_at(self, model: ModelState) -> None:
-        orders, now = self._orders[model.name], self._clock()
-        for supervisor in model.appeared:
-            # It was never parked, so its engine died and was replaced before the order to end it came.
-            missed = bool(supervisor.ending)
-            if not missed and orders.starts:
-                del orders.starts[0]
-                missed = orders.unwanted > 0
-                orders.unwanted -= missed
-            if missed and supervisor.wanted:
-                self._end_engine_of(supervisor, 0.0, "not wanted any more")
-        model.appeared.clear()
-        orders.starts = [
-            (identity, at) for identity, at in orders.starts if identity in model.supervisors and now - at < SHOWN_S
+    def _reconcile(self, model: ModelState, grace_s: float, reason: str) -> None:
+        if model.wanted is None or not model.supervisors:
+            return
+        now = self._clock()
+        model.starting = [
+            (identity, at) for identity, at in model.starting if identity in model.supervisors and now - at < SHOWN_S
         ]
-        orders.unwanted = min(orders.unwanted, len(orders.starts))
+        running = self._registry.running_engines(model)
+        for _ in range(model.wanted - len(running) - len(model.starting)):
+            model.starting.append((self._start_one(model), now))
+        workers = {worker.uid: worker for worker in model.workers.values()}
+        # Those without a running engine first, then those with the least to hand over.
+        running.sort(key=lambda found: workers[found.report.engine].rows if found.report.engine in workers else -1)
+        for supervisor in running[: max(0, len(running) - model.wanted)]:
+            self._end_engine_of(supervisor, grace_s, reason)
+        if not model.starting and not any(found.ending for found in model.supervisors.values()):
+            model.wanted = None
 
     def _end_engine_of(self, supervisor: SupervisorState, grace_s: float, reason: str) -> None:
         uid = supervisor.report.engine
         worker = self._registry.find_worker(uid)
         if worker is not None:
-            self.end_worker(worker, grace_s=grace_s, again=False, reason=reason)
+            self._drain(supervisor, worker, grace_s=grace_s, again=False, reason=reason)
             return
         # It has nothing to hand over.
         self._tell(supervisor, EndEngine(uid, 0.0, False, reason))
@@ -148,7 +132,7 @@ class Scaling:
         """At a parked engine's place, else beside the others: by the supervisor process that runs fewest."""
         crew = [*model.supervisors.values()]
         sizes = {found.report.pid: 0 for found in crew}
-        for found in self._registry.wanted_engines(model):
+        for found in self._registry.running_engines(model):
             sizes[found.report.pid] += 1
         # Equal sizes: they change only with the next report, so each call takes the next one in turn.
         supervisor = min(crew, key=lambda found: (sizes[found.report.pid] + found.asked, found.asked))

@@ -80,7 +80,7 @@ class World:
         """The next report arrives."""
         name, report = self.reports.popleft()
         self.rig.supervise(report, name.encode())
-        self.scaling.reconcile_orders()
+        self.scaling.reconcile()
 
     def settle(self) -> None:
         """Everything arrives."""

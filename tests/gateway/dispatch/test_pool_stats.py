@@ -2,8 +2,7 @@
 
 import pytest
 
-from gateway.dispatch.stats import model_snapshot, request_type
-from gateway.dispatch.steps import BOUNDS, StepCounts
+from gateway.dispatch.stats import STEP_BOUNDS, StepCounts, model_snapshot, request_type
 from protocol.errors import Code
 from protocol.messages import Delta, Done, EmbedJob, Failed, Image, Kind, TextPrompt, TokenizeJob, Usage, Vectors
 from tests.support.dispatch_rig import Rig, generate
@@ -117,11 +116,11 @@ async def test_batch_sizes_are_counted_when_steps_come(rig: Rig) -> None:
     assert (buckets["64"], buckets["128"], rows) == (0, 1, 100)
 
 
-@pytest.mark.parametrize("rows", [1, BOUNDS[-1], BOUNDS[-1] + 1, 10**9])
+@pytest.mark.parametrize("rows", [1, STEP_BOUNDS[-1], STEP_BOUNDS[-1] + 1, 10**9])
 def test_batch_of_any_size_is_counted_once(rows: int) -> None:
     """Also beyond the last bound."""
     steps = StepCounts()
     steps.count_step("m", "decode", rows)
     ((_, buckets, total),) = steps.histograms()
     assert (buckets[-1], total) == (("+Inf", 1.0), rows)
-    assert dict(buckets)[str(BOUNDS[-1])] == (rows <= BOUNDS[-1])
+    assert dict(buckets)[str(STEP_BOUNDS[-1])] == (rows <= STEP_BOUNDS[-1])

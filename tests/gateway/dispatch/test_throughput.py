@@ -1,6 +1,6 @@
 """Counts of embedding, and their rates over the last minute."""
 
-from gateway.dispatch.throughput import Throughput
+from gateway.dispatch.stats import Throughput
 
 
 def test_rates_are_those_of_the_last_minute() -> None:
