@@ -12,15 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry
-
 from gateway.dispatch.dispatcher import Dispatcher
-from gateway.dispatch.jobs.errors import JobFailed
+from gateway.dispatch.jobs.errors import JobFailed, shutting_down
 from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.link import WorkerLink
 from gateway.dispatch.receiver import Receiver
 from gateway.dispatch.state import JobState, ModelState, WorkerState
-from gateway.dispatch.stats import PoolStats, Snapshot, StepCounts, WorkerSnapshot, model_snapshot
+from gateway.dispatch.stats import PoolStats, Snapshot, WorkerSnapshot, model_snapshot
 from gateway.dispatch.timeouts import PoolTimeouts
 from gateway.dispatch.workers.liveness import Liveness
 from gateway.dispatch.workers.lookup import everybody
@@ -67,7 +65,7 @@ class Pool:
         self._clock = clock
         self._limits = limits
         self._born = clock()
-        self._stats = PoolStats(told)
+        self.stats = PoolStats(told)
         self._registry = Registry(aliases=aliases or {})
         self._link = WorkerLink(
             run_dir,
@@ -76,7 +74,7 @@ class Pool:
             gone=self._on_gone,
             peers=self._registry.list_identities,
         )
-        self._dispatcher = Dispatcher(epoch=epoch, transport=self._link, clock=clock, limits=limits, stats=self._stats)
+        self._dispatcher = Dispatcher(epoch=epoch, transport=self._link, clock=clock, limits=limits, stats=self.stats)
         self._receiver = Receiver(
             epoch=epoch,
             pid=os.getpid(),
@@ -85,10 +83,10 @@ class Pool:
             limits=limits,
             registry=self._registry,
             dispatcher=self._dispatcher,
-            stats=self._stats,
+            stats=self.stats,
         )
         self._liveness = Liveness(self._registry, limits, clock())
-        self._scaling = Scaling(epoch=epoch, transport=self._link, clock=clock, registry=self._registry)
+        self.scaling = Scaling(epoch=epoch, transport=self._link, clock=clock, registry=self._registry)
         self._ticker: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -107,13 +105,13 @@ class Pool:
         deadline = self._clock() + timeout_s
         while self._dispatcher.listeners and self._clock() < deadline:  # noqa: ASYNC110 - leaving must stay cheap
             await asyncio.sleep(DRAIN_LOOK_S)
-        self._dispatcher.fail_all(_shutting_down())
+        self._dispatcher.fail_all(shutting_down())
         # A worker's socket drops what it has not read yet when its gateway disconnects: let the cancellations be read.
         await asyncio.sleep(LAST_WORDS_S)
 
     async def close(self) -> None:
         """Fail what still runs (`shutting_down`), stop every task, close the socket, free the lock."""
-        self._dispatcher.fail_all(_shutting_down())
+        self._dispatcher.fail_all(shutting_down())
         ticker, self._ticker = self._ticker, None
         if ticker is not None:
             ticker.cancel()
@@ -162,10 +160,6 @@ class Pool:
         """
         return _Run(self._dispatcher, model, job, buffers, cache_key, share)
 
-    def count_answer(self, model: ModelState, kind: str, *, took_s: float, prompt_tokens: int) -> None:
-        """Count a request of type `kind` that was answered without any job."""
-        self._stats.count_answer(model, kind, took_s=took_s, prompt_tokens=prompt_tokens)
-
     def find_worker(self, uid: str) -> WorkerState:
         """Return the worker of that `uid`, as snapshots show it. Raises `JobFailed` (`not_found`)."""
         worker = self._registry.find_worker(uid)
@@ -173,65 +167,13 @@ class Pool:
             raise JobFailed("not_found", f"There is no worker {uid[:64]!r}.", param="worker")
         return worker
 
-    def drain_worker(self, uid: str, *, grace_s: float = 30.0) -> None:
-        """Let a worker finish what it runs, give it no more, then end its engine; none follows until asked for.
-
-        Returns at once. What is not finished in `grace_s` goes on elsewhere. Raises `JobFailed`: `not_found`, or
-        `invalid_request` for a worker without a supervisor.
-        """
-        self._scaling.end_worker(self.find_worker(uid), grace_s=grace_s, again=False, reason="drained")
-
-    def stop_worker(self, uid: str) -> None:
-        """End a worker's engine now: what it runs goes on elsewhere. Otherwise as `drain_worker`."""
-        self._scaling.end_worker(self.find_worker(uid), grace_s=0.0, again=False, reason="stopped")
-
-    def restart_worker(self, uid: str, *, grace_s: float = 3.0) -> None:
-        """Replace a worker's engine by a fresh one of the same settings. Otherwise as `drain_worker`."""
-        self._scaling.end_worker(self.find_worker(uid), grace_s=grace_s, again=True, reason="restarted")
-
-    def scale_model(self, model: ModelState, replicas: int, *, grace_s: float = 30.0) -> None:
-        """Have so many engines of a model (0 to 64): supervisors start siblings, or drain the least busy ones.
-
-        Returns at once. Raises `JobFailed`: `invalid_request` for a number out of bounds, `model_not_ready` where no
-        supervisor of the model is here.
-        """
-        self._scaling.scale_model(model, replicas, grace_s=grace_s)
-
-    def load_model(self, model: ModelState, *, grace_s: float = 30.0) -> int:
-        """Have one engine of a model at least; returns how many there are, or will be. Raises as `scale`."""
-        replicas = max(1, self._scaling.count_replicas(model))
-        self._scaling.scale_model(model, replicas, grace_s=grace_s)
-        return replicas
-
-    async def replace_engines(self, model: ModelState, *, grace_s: float = 3.0, patience_s: float = 300.0) -> None:
-        """Replace all engines of a model by fresh ones, one after the other, without losing a request.
-
-        With one replica its requests wait for the new engine. Raises `JobFailed` (`model_not_ready`) if a new one is
-        not up within `patience_s`.
-        """
-        await self._scaling.replace_engines(model, grace_s=grace_s, patience_s=patience_s)
-
-    def clear_caches(self) -> list[WorkerState]:
-        """Have every worker forget prefixes and features, on disk too. Returns at once, with those that were told."""
-        return self._scaling.clear_caches()
-
     def count_embeddings(self, model: ModelState, *, inputs: int, tokens: int) -> None:
         """Count what a request to embed was answered with, computed or cached."""
-        self._stats.throughput[model.name].count_request(self._clock(), inputs=inputs, tokens=tokens)
-
-    @property
-    def registry(self) -> CollectorRegistry:
-        """Histograms of waiting, first token and duration, per model."""
-        return self._stats.registry
-
-    @property
-    def steps(self) -> StepCounts:
-        """How many rows engines compute together."""
-        return self._stats.steps
+        self.stats.throughput[model.name].count_request(self._clock(), inputs=inputs, tokens=tokens)
 
     def take_snapshot(self) -> Snapshot:
         """Everything countable, now."""
-        stats, now = self._stats, self._clock()
+        stats, now = self.stats, self._clock()
         by_type = stats.count_types()
         workers = [
             WorkerSnapshot(
@@ -294,7 +236,7 @@ class Pool:
     def _tick(self) -> None:
         if self._registry.in_startup_grace and self._clock() - self._born >= self._limits.settle_s:
             self._registry.end_startup_grace()
-        self._scaling.reconcile()
+        self.scaling.reconcile()
         self._liveness.note_time(self._clock())
         if self._liveness.silent_workers(self._clock()) or self._liveness.silent_supervisors(self._clock()):
             # Perhaps we are late, not they: what has arrived counts.
@@ -314,10 +256,6 @@ class Pool:
             self._dispatcher.expire_waiting(model)
             # Time alone can end hope: see `Model.in_startup_grace`.
             self._dispatcher.assign_waiting(model)
-
-
-def _shutting_down() -> JobFailed:
-    return JobFailed("shutting_down", "The server is shutting down.", retryable=True, retry_after_s=5.0)
 
 
 class _Run:

@@ -122,7 +122,7 @@ async def workers(request: web.Request) -> web.Response:
 async def clear_cache(request: web.Request) -> web.Response:
     """Forget all cached vectors, and what workers keep of earlier prompts and images, in memory and on disk."""
     vectors = request.app[EMBEDDING_CACHE]
-    workers = request.app[POOL].clear_caches()
+    workers = request.app[POOL].scaling.clear_caches()
     cleared = Cleared(
         entries=len(vectors) if vectors is not None else 0,
         bytes=vectors.used_bytes if vectors is not None else 0,

@@ -3,7 +3,6 @@
 What was asked for shows in `/admin/workers`; what an engine does not finish in its grace goes on elsewhere.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
@@ -28,24 +27,24 @@ RESTART_GRACE_S = 3.0
 async def drain(request: web.Request) -> web.Response:
     """Let a worker finish what it runs, then end its engine."""
     grace_s = await _grace(request, GRACE_S)
-    return _ordered(request, "drain", lambda uid: request.app[POOL].drain_worker(uid, grace_s=grace_s))
+    return _end_worker(request, "drain", grace_s=grace_s, reason="drained")
 
 
 async def restart(request: web.Request) -> web.Response:
     """Put a fresh engine in the place of a worker's."""
     grace_s = await _grace(request, RESTART_GRACE_S)
-    return _ordered(request, "restart", lambda uid: request.app[POOL].restart_worker(uid, grace_s=grace_s))
+    return _end_worker(request, "restart", grace_s=grace_s, reason="restarted", again=True)
 
 
 async def stop(request: web.Request) -> web.Response:
     """End a worker's engine now."""
-    return _ordered(request, "stop", request.app[POOL].stop_worker)
+    return _end_worker(request, "stop", grace_s=0.0, reason="stopped")
 
 
 async def load(request: web.Request) -> web.Response:
     """Have one engine of a model, unless it has more."""
     model = _model(request)
-    replicas = request.app[POOL].load_model(model, grace_s=GRACE_S)
+    replicas = request.app[POOL].scaling.load_model(model, grace_s=GRACE_S)
     audit("model.load", by=request[CALLER].id, subject=model.name, replicas=replicas)
     return answer(ModelOrder(model=model.name, act="load", replicas=replicas))
 
@@ -68,18 +67,18 @@ async def _grace(request: web.Request, usual_s: float) -> float:
     return usual_s if wanted.grace is None else wanted.grace
 
 
-def _ordered(request: web.Request, act: str, order: Callable[[str], None]) -> web.Response:
+def _end_worker(request: web.Request, act: str, *, grace_s: float, reason: str, again: bool = False) -> web.Response:
     uid = request.match_info["id"]
     worker = request.app[POOL].find_worker(uid)
     if not may_use(request, worker.model):
         raise ApiError("not_found", f"There is no worker {uid[:64]!r}.", "worker")
-    order(uid)
+    request.app[POOL].scaling.end_worker(worker, grace_s=grace_s, again=again, reason=reason)
     audit(f"worker.{act}", by=request[CALLER].id, subject=uid, model=worker.model.name)
     return answer(WorkerOrder(id=uid, model=worker.model.name, act=act))
 
 
 def _scaled(request: web.Request, act: str, model: "ModelState", replicas: int, *, grace_s: float) -> web.Response:
-    request.app[POOL].scale_model(model, replicas, grace_s=grace_s)
+    request.app[POOL].scaling.scale_model(model, replicas, grace_s=grace_s)
     audit(f"model.{act}", by=request[CALLER].id, subject=model.name, replicas=replicas)
     return answer(ModelOrder(model=model.name, act=act, replicas=replicas))
 

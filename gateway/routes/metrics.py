@@ -54,7 +54,7 @@ class _Counts(Collector):
         now = app[POOL].take_snapshot()
         yield from _totals(now)
         yield from _queues(now)
-        yield _batches(app[POOL].steps)
+        yield _batches(app[POOL].stats.steps)
         yield from _workers(now)
         yield from _images(app[IMAGE_RESOLVER], app[FETCHER])
         yield from _memory(app[MEMORY])
@@ -231,7 +231,7 @@ class _Own(Collector):
 
 async def metrics(request: web.Request) -> web.Response:
     """Write everything in Prometheus' text format; for a key that is limited to some models, what concerns those."""
-    sources: tuple[Collector, ...] = (request.app[POOL].registry, request.app[REGISTRY])
+    sources: tuple[Collector, ...] = (request.app[POOL].stats.registry, request.app[REGISTRY])
     if request[CALLER].models:
         every = (variant for model in request.app[POOL].models() for variant in model.variants)
         names = frozenset(model.name for model in every if may_use(request, model))

@@ -98,7 +98,7 @@ async def embed(request: web.Request, model: "ModelState", options: EmbedOptions
     generated.tokens = answer.tokens
     request.app[POOL].count_embeddings(model, inputs=len(keys), tokens=answer.tokens)
     if result is None:
-        request.app[POOL].count_answer(model, "embedding", took_s=took_s, prompt_tokens=answer.tokens)
+        request.app[POOL].stats.count_answer(model, "embedding", took_s=took_s, prompt_tokens=answer.tokens)
     return answer
 
 

@@ -13,14 +13,14 @@ from gateway.http.openapi import Operation, mount
 async def scale(request: web.Request) -> web.Response:
     """Serve `POST /test/scale/{replicas}` for the first model."""
     pool = request.app[POOL]
-    pool.scale_model(pool.models()[0], int(request.match_info["replicas"]), grace_s=2.0)
+    pool.scaling.scale_model(pool.models()[0], int(request.match_info["replicas"]), grace_s=2.0)
     return web.Response()
 
 
 async def roll(request: web.Request) -> web.Response:
     """Serve `POST /test/roll` for the first model; answers when all are replaced."""
     pool = request.app[POOL]
-    await pool.replace_engines(pool.models()[0], grace_s=0.5)
+    await pool.scaling.replace_engines(pool.models()[0], grace_s=0.5)
     return web.Response()
 
 

@@ -37,7 +37,11 @@ class Scaling:
         self._registry = registry
 
     def end_worker(self, worker: WorkerState, *, grace_s: float, again: bool, reason: str) -> None:
-        """Drain a worker; `again`: a fresh engine follows. Raises `JobFailed` where nobody supervises it."""
+        """Let a worker finish what it runs, give it no more, then end its engine.
+
+        Returns at once. `again`: a fresh engine of the same settings follows; else none until asked for. What is not
+        finished in `grace_s` goes on elsewhere. Raises `JobFailed` (`invalid_request`) where nobody supervises it.
+        """
         supervisor = self._registry.supervisor_of(worker.uid)
         if supervisor is None:
             raise JobFailed(Code.INVALID_REQUEST, f"The worker {worker.uid!r} has no supervisor.", param="worker")
@@ -57,7 +61,11 @@ class Scaling:
         self._transport.send_frame(worker.identity, encode([Drain(grace_s)], epoch=self._epoch))
 
     def scale_model(self, model: ModelState, replicas: int, *, grace_s: float) -> None:
-        """Have so many engines of a model. Raises `JobFailed` for a number out of bounds or without supervisors."""
+        """Have so many engines of a model: supervisors start siblings, or drain the least busy ones.
+
+        Returns at once. Raises `JobFailed`: `invalid_request` for a number out of bounds, `model_not_ready` where no
+        supervisor of the model is here.
+        """
         if not 0 <= replicas <= MOST_REPLICAS:
             message = f"The number of replicas is from 0 to {MOST_REPLICAS}."
             raise JobFailed(Code.INVALID_REQUEST, message, param="replicas")
@@ -66,6 +74,12 @@ class Scaling:
         log.info("%s is scaled from %d to %d", model.name, self.count_replicas(model), replicas)
         model.wanted = replicas
         self._reconcile(model, grace_s, f"scaled to {replicas}")
+
+    def load_model(self, model: ModelState, *, grace_s: float) -> int:
+        """Have one engine of a model at least; return how many there are, or will be. Raises as `scale_model`."""
+        replicas = max(1, self.count_replicas(model))
+        self.scale_model(model, replicas, grace_s=grace_s)
+        return replicas
 
     def count_replicas(self, model: ModelState) -> int:
         """Return how many engines a model has, or will have once every order was obeyed."""
@@ -76,7 +90,7 @@ class Scaling:
         for model in self._registry:
             self._reconcile(model, 0.0, "not wanted any more")
 
-    async def replace_engines(self, model: ModelState, *, grace_s: float, patience_s: float) -> None:
+    async def replace_engines(self, model: ModelState, *, grace_s: float = 3.0, patience_s: float = 300.0) -> None:
         """Replace every engine of a model by a fresh one, one after the other.
 
         Raises `JobFailed` (`model_not_ready`) if one is not up again within `patience_s`; the others are left alone.
@@ -94,7 +108,7 @@ class Scaling:
                 await asyncio.sleep(LOOK_S)
 
     def clear_caches(self) -> list[WorkerState]:
-        """Have every worker forget what it kept of earlier jobs. Returns those that were told."""
+        """Have every worker forget what it kept of earlier jobs, on disk too. Return those that were told."""
         told = [worker for model in self._registry for worker in model.workers.values()]
         for worker in told:
             self._transport.send_frame(worker.identity, encode([ClearCaches()], epoch=self._epoch))

@@ -58,7 +58,7 @@ def models(client: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     pool = app_of(client)[POOL]
     monkeypatch.setattr(pool, "models", lambda: [Served("mine"), Served("theirs")])
     for name in ("mine", "theirs"):
-        pool.count_answer(Served(name), "text", took_s=1.0, prompt_tokens=3)  # type: ignore[arg-type]
+        pool.stats.count_answer(Served(name), "text", took_s=1.0, prompt_tokens=3)  # type: ignore[arg-type]
     yield
 
 
