@@ -14,7 +14,7 @@ from worker.text.markers import NORMAL, REASONING, TOOL, Markers
 from worker.text.states import VISIBLE, Edge, TextState, compile_states
 from worker.text.tool_calls.blocks import ToolBlocks
 from worker.text.tool_calls.calls import Call
-from worker.text.tool_calls.streaming import Emit, Writing
+from worker.text.tool_calls.streaming import BlockReader, EmitPiece
 
 MALFORMED_LIMIT = 8
 """After so many blocks that are no calls, tool markers are plain text: it bounds the work of reading them again."""
@@ -73,7 +73,7 @@ class ChannelText:
         initial: str,
         stop: Sequence[str],
         parse_calls: Callable[[str], list[Call]] | None,
-        writing: Callable[[Emit], Writing] | None = None,
+        make_reader: Callable[[EmitPiece], BlockReader] | None = None,
         call_ids: Callable[[int], str],
         parallel_calls: bool,
     ) -> None:
@@ -85,7 +85,7 @@ class ChannelText:
             initial: see `markers.initial_state`.
             stop: stop strings; empty ones are ignored.
             parse_calls: raises `ValueError` for what is no call. None: no calls were asked for, tool blocks are text.
-            writing: reads a block while it is written, in formats that can be read so.
+            make_reader: makes what reads a block while it is written, in formats that can be read so.
             call_ids: the id of call number i, where the model gives none; must give the same id again on a replay.
             parallel_calls: False ends the answer behind its first call.
 
@@ -99,7 +99,7 @@ class ChannelText:
         self._parallel_calls = parallel_calls
         self._text: list[str] = []
         self._reasoning: list[str] = []
-        self._block = ToolBlocks(parse=parse_calls, writing=writing, ids=call_ids, parallel=parallel_calls)
+        self._block = ToolBlocks(parse=parse_calls, make_reader=make_reader, ids=call_ids, parallel=parallel_calls)
         self._malformed_count = 0
         self._held = ""
         self._opened_by = ("", NORMAL)

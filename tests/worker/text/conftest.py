@@ -8,7 +8,7 @@ import pytest
 from worker.text.channels import ChannelText, Detokenizer, Piece
 from worker.text.markers import Markers
 from worker.text.tool_calls.calls import Call
-from worker.text.tool_calls.streaming import Emit, Writing
+from worker.text.tool_calls.streaming import BlockReader, EmitPiece
 
 
 class Pieces:
@@ -84,7 +84,7 @@ def choice_of(
     initial: str = "normal",
     stop: Sequence[str] = (),
     parse: Callable[[str], list[Call]] | None = parse_word,
-    writing: Callable[[Emit], Writing] | None = None,
+    make_reader: Callable[[EmitPiece], BlockReader] | None = None,
     parallel_calls: bool = True,
 ) -> ChannelText:
     return ChannelText(
@@ -93,7 +93,7 @@ def choice_of(
         initial=initial,
         stop=stop,
         parse_calls=parse,
-        writing=writing,
+        make_reader=make_reader,
         call_ids=lambda index: f"call_{index}",
         parallel_calls=parallel_calls,
     )

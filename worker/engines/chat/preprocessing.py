@@ -36,7 +36,7 @@ from worker.grammar.grammars import Grammars
 from worker.text.channels import ChannelText
 from worker.text.markers import NORMAL, Markers, initial_state
 from worker.text.tool_calls.calls import calls_from, parser_name
-from worker.text.tool_calls.streaming import written_calls
+from worker.text.tool_calls.streaming import block_readers
 
 Result = TypeVar("Result")
 
@@ -165,16 +165,16 @@ class ChatPreprocessor:
         tools = msgspec.json.decode(offered) if offered else None
         markers = self._markers if chat else Markers()
         parse = calls_from(tokenizer.tool_parser, tools) if tools and tokenizer.has_tool_calling else None
-        writing = None
+        make_reader = None
         if tools and parse is not None:
-            writing = written_calls(tools, parser_name(tokenizer), parse, parallel=job.parallel_tool_calls)
+            make_reader = block_readers(tools, parser_name(tokenizer), parallel=job.parallel_tool_calls)
         return ChannelText(
             detokenizer=self._vocabulary.make_detokenizer(answer=chat),
             markers=markers,
             initial=self._initial(job, prompt),
             stop=job.stop,
             parse_calls=parse,
-            writing=writing,
+            make_reader=make_reader,
             call_ids=lambda index: _call_id(job.request_id, choice, index),
             parallel_calls=job.parallel_tool_calls,
         )

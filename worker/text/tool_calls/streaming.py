@@ -6,15 +6,13 @@ Pure. What comes out depends on the text alone, not on how it was cut; whether a
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from worker.text.tool_calls.calls import Call
-from worker.text.tool_calls.delimited_arguments import MarkedArguments, Parse
-from worker.text.tool_calls.delimiters import MARKS
 from worker.text.tool_calls.json_arguments import JsonArguments
 
 _JSON = r'\s*\{\s*"name"\s*:\s*"(?P<name>[\w.:-]+)"\s*,\s*"arguments"\s*:\s*(?=\{)'
-HEADS = MappingProxyType(
+JSON_HEADS = MappingProxyType(
     {
         "json_tools": re.compile(_JSON),
         "longcat": re.compile(_JSON),
@@ -33,53 +31,66 @@ HEADS = MappingProxyType(
         ),
     }
 )
-"""By parser: what stands before arguments that are JSON. Others are in `marks`; some models write either."""
+"""By parser: what stands before arguments that are JSON."""
+_PAIRS = r"\s*(?P<name>[\w.:-]+)\s*(?=<{}_key>)"
+OTHER_HEADS = MappingProxyType(
+    {
+        "glm47": re.compile(_PAIRS.format("arg")),
+        "laguna": re.compile(_PAIRS.format("arg")),
+        "longcat": re.compile(_PAIRS.format("longcat_arg")),
+        "qwen3_coder": re.compile(r"\s*<function=(?P<name>[\w.:-]+)>"),
+        "minimax_m2": re.compile(r'\s*<invoke name="(?P<name>[\w.:-]+)">'),
+        "minicpm5": re.compile(r"\s*([\"']?)(?P<name>[\w.:-]+)\1\s*>"),
+        "muse_spark": re.compile(r'\s*<atem:invoke name="(?P<name>[\w.:-]+)">'),
+        "kimi_k3": re.compile(
+            r'\s*<\|open\|>call tool="(?P<name>[\w.:-]+)"(?: index="\d+")?<\|sep\|>'
+            r"(?=\s*<\|(?:open\|>argument|close\|>call))"
+        ),
+        "gemma4": re.compile(r"\s*call:(?P<name>[\w-]+)(?=\{)"),
+        "function_gemma": re.compile(r"\s*call:(?P<name>\w+)(?=\{)"),
+        "pythonic": re.compile(r"\s*\[\s*(?P<name>[^\W\d][\w.]*)(?=\()"),
+    }
+)
+"""By parser: what stands before arguments that are not JSON. Some models write either."""
 LONGEST_HEAD = 400
 """What is longer is none, so that a block of another kind is not searched over and over."""
 
-Emit = Callable[[str | None, str | None, str], None]
+EmitPiece = Callable[[str | None, str | None, str], None]
 """Takes `(name, id, text)` where a call begins, and `(None, None, text)` where it goes on."""
 
 
-class Arguments(Protocol):
-    """Of one call, while they are written."""
+class BlockReader:
+    """Reads one block.
 
-    def add_text(self, text: str, /) -> str | None:
-        """More of the block. Returns what follows them, None while they go on."""
-
-    def complete(self, arguments: str, /) -> None:
-        """Tell what is left, where the block has ended before they did and is a call with these."""
-
-
-Notation = tuple["re.Pattern[str]", Callable[[str, Callable[[str], None]], Arguments]]
-"""What stands before the arguments of a call, and what reads those of a name."""
-
-
-class Writing:
-    """One block."""
+    Arguments that are JSON are emitted as they come. Of a call with other arguments the name is emitted, and nothing
+    more of the block before its end: then the whole block's parser has the arguments.
+    """
 
     def __init__(
         self,
-        notations: Sequence[Notation],
+        heads: Sequence[tuple["re.Pattern[str]", bool]],
         names: Mapping[str, Any],
         *,
-        most: int | None,
-        emit: Emit,
+        call_limit: int | None,
+        emit: EmitPiece,
     ) -> None:
-        """At most `most` calls, of functions in `names`: anything else is left to the whole block's parser."""
-        self._notations = notations
+        """Emit at most `call_limit` calls, of functions in `names`: anything else is left to the whole block's parser.
+
+        `heads` are what stands before arguments, and whether these are JSON.
+        """
+        self._heads = heads
         self._names = names
-        self._left = most
+        self._calls_left = call_limit
         self._emit = emit
         self._held = ""
-        self._name = ""
-        self._arguments: Arguments | None = None
-        self._over = most == 0
+        self._arguments: JsonArguments | None = None
+        self._awaited = ""
+        self._over = call_limit == 0
         self.begun = 0
-        """Calls that have been told of."""
+        """Calls that have been emitted, the last one perhaps without all of its arguments."""
 
     def add_text(self, text: str) -> None:
-        """More of the block."""
+        """Read more of the block."""
         if self._over:
             return
         text = self._held + text
@@ -87,56 +98,48 @@ class Writing:
         while text and not self._over:
             text = self._go_on(text, self._arguments) if self._arguments is not None else self._begin(text)
 
-    def end_calls(self, calls: Sequence[Call]) -> None:
-        """The block is complete, and turned out to hold these."""
-        if self._arguments is not None and self.begun <= len(calls):
-            call = calls[self.begun - 1]
-            if call.name == self._name:
-                self._arguments.complete(call.arguments)
+    def end_block(self, calls: Sequence[Call]) -> None:
+        """Take what the complete block turned out to hold."""
+        # A call of another name contradicts what was emitted: that stays without arguments, which is no call.
+        if self._awaited and self.begun <= len(calls) and (call := calls[self.begun - 1]).name == self._awaited:
+            self._emit(None, None, call.arguments)
 
     def _begin(self, text: str) -> str:
         start = text[:LONGEST_HEAD]
-        for head, arguments in self._notations:
+        for head, is_json in self._heads:
             if found := head.match(start):
-                self._name = found["name"]
-                self._over = self._name not in self._names
-                if not self._over:
+                name = found["name"]
+                self._over = not is_json or name not in self._names
+                if name in self._names:
                     self.begun += 1
-                    self._emit(self._name, found.groupdict().get("id"), "")
-                    self._arguments = arguments(self._name, self._told)
+                    self._emit(name, found.groupdict().get("id"), "")
+                    if is_json:
+                        self._arguments = JsonArguments(lambda text: self._emit(None, None, text))
+                    else:
+                        self._awaited = name
                 return text[found.end() :]
         self._over = len(text) >= LONGEST_HEAD
         self._held = text
         return ""
 
-    def _go_on(self, text: str, arguments: Arguments) -> str:
-        """Read on; returns what follows the arguments."""
+    def _go_on(self, text: str, arguments: JsonArguments) -> str:
+        """Read on; return what follows the arguments."""
         rest = arguments.add_text(text)
         if rest is None:
             return ""
         self._arguments = None
-        if self._left is not None:
-            self._left -= 1
-            self._over = self._left == 0
+        if self._calls_left is not None:
+            self._calls_left -= 1
+            self._over = self._calls_left == 0
         return rest
 
-    def _told(self, text: str) -> None:
-        self._emit(None, None, text)
 
-
-def written_calls(
-    tools: Sequence[Mapping[str, Any]], parser: str, parse: Parse, *, parallel: bool
-) -> Callable[[Emit], Writing] | None:
-    """How blocks of a model with that parser are read while they are written; None: not before their end.
-
-    `parse` reads a whole block of theirs.
-    """
-    schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
-    notations: list[Notation] = []
-    if head := HEADS.get(parser):
-        notations.append((head, lambda _, tell: JsonArguments(tell)))
-    if marks := MARKS.get(parser):
-        notations.append((marks.head, lambda name, tell: MarkedArguments(marks, name, schemas[name], parse, tell)))
-    if not notations:
+def block_readers(
+    tools: Sequence[Mapping[str, Any]], parser: str, *, parallel: bool
+) -> Callable[[EmitPiece], BlockReader] | None:
+    """Return how blocks of a model with that parser are read while they are written; None: not before their end."""
+    names = {tool["function"]["name"]: tool for tool in tools}
+    heads = [(table[parser], table is JSON_HEADS) for table in (JSON_HEADS, OTHER_HEADS) if parser in table]
+    if not heads:
         return None
-    return lambda emit: Writing(notations, schemas, most=None if parallel else 1, emit=emit)
+    return lambda emit: BlockReader(heads, names, call_limit=None if parallel else 1, emit=emit)

@@ -1,4 +1,4 @@
-"""Calls with marks around their arguments come while they are written, and are those that the whole block gives."""
+"""Calls whose arguments are not JSON: the name comes at once, the arguments as the whole block gives them."""
 
 import importlib
 import json
@@ -8,13 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocol.messages import ToolCall
 from protocol.parts import joined_calls
 from worker.text.markers import Markers
-from worker.text.tool_calls import holdback as certainty
 from worker.text.tool_calls.calls import calls_from
-from worker.text.tool_calls.coercion import _fit
-from worker.text.tool_calls.delimiters import MARKS
-from worker.text.tool_calls.streaming import written_calls
+from worker.text.tool_calls.streaming import OTHER_HEADS, block_readers
 
 SCHEMA = {
     "type": "object",
@@ -130,11 +128,15 @@ def kimi(name, arguments):
     return f'<|open|>call tool="{name}" index="1"<|sep|>{inside}<|close|>call<|sep|>'
 
 
-def gemma(name, arguments):
-    written = (
-        f'{key}:<|"|>{value}<|"|>' if isinstance(value, str) else f"{key}:{bare(value)}" for key, value in arguments
-    )
-    return f"call:{name}{{{','.join(written)}}}"
+def gemma(quote):
+    def write(name, arguments):
+        written = (
+            f"{key}:{quote}{value}{quote}" if isinstance(value, str) else f"{key}:{bare(value)}"
+            for key, value in arguments
+        )
+        return f"call:{name}{{{','.join(written)}}}"
+
+    return write
 
 
 def python(name, arguments):
@@ -152,7 +154,8 @@ WRITE = {
         '<atem:invoke name="{}">\n', '<atem:parameter name="{}">', "</atem:parameter>\n", "</atem:invoke>\n"
     ),
     "kimi_k3": kimi,
-    "gemma4": gemma,
+    "gemma4": gemma('<|"|>'),
+    "function_gemma": gemma("<escape>"),
     "pythonic": python,
 }
 SEVERAL = {"minimax_m2", "muse_spark", "kimi_k3", "gemma4", "pythonic"}
@@ -161,7 +164,7 @@ SEVERAL = {"minimax_m2", "muse_spark", "kimi_k3", "gemma4", "pythonic"}
 def block(parser, calls):
     if parser not in SEVERAL:
         calls = calls[:1]
-    if parser == "gemma4":
+    if parser in ("gemma4", "function_gemma"):
         calls = [(name.replace(".", "-"), arguments) for name, arguments in calls]
     if parser == "pythonic":
         calls = [(name, list(dict(arguments).items())) for name, arguments in calls]
@@ -178,7 +181,7 @@ def options(parser, *, parallel=True):
             transitions={"normal": [(start, "tool")], "tool": [(end, "normal")]}, tool_start=start, tool_end=end
         ),
         "parse": parse,
-        "writing": written_calls(TOOLS, parser, parse, parallel=parallel),
+        "make_reader": block_readers(TOOLS, parser, parallel=parallel),
         "parallel_calls": parallel,
     }
 
@@ -188,7 +191,7 @@ def cut(text, borders):
     return [text[a:b] for a, b in pairwise(edges)]
 
 
-def told(done):
+def joined(done):
     return [(call.index, call.name, call.arguments) for call in joined_calls(done.whole.calls)]
 
 
@@ -205,7 +208,7 @@ def both(run, parser, inside, borders, *, parallel=True, reason="stop"):
     text = f"{fields['markers'].tool_start}{inside}{fields['markers'].tool_end}"
     edges = sorted({0, len(text), *(border for border in borders if border < len(text))})
     cuts = ([text[a:b] for a, b in pairwise(edges)], list(text), [text])
-    before = run([text], reason=reason, **{**fields, "writing": None})
+    before = run([text], reason=reason, **{**fields, "make_reader": None})
     return before, [run(pieces, reason=reason, **fields) for pieces in cuts]
 
 
@@ -215,15 +218,12 @@ PARSERS = st.sampled_from(sorted(WRITE))
 
 @settings(max_examples=150, deadline=None)
 @given(parser=PARSERS, calls=CALLS, borders=BORDERS, parallel=st.booleans())
-def test_what_is_told_is_what_the_whole_call_gives(run, parser, calls, borders, parallel):
-    """To the letter; an argument that comes twice is told twice, and the last counts."""
+def test_stream_is_what_the_whole_block_gives(run, parser, calls, borders, parallel):
+    """To the letter, whatever the cut."""
     before, runs = both(run, parser, block(parser, calls), borders, parallel=parallel)
-    twice = any(len(dict(arguments)) < len(arguments) for _, arguments in calls)
     for done in runs:
         assert (done.whole.text, done.whole.finish) == (before.whole.text, before.whole.finish)
-        assert [one[:2] for one in told(done)] == [one[:2] for one in told(before)]
-        for (_, _, arguments), (_, _, expected) in zip(told(done), told(before), strict=True):
-            assert json.loads(arguments) == json.loads(expected) if twice else arguments == expected
+        assert joined(done) == joined(before)
 
 
 @settings(max_examples=150, deadline=None)
@@ -236,32 +236,27 @@ def test_malformed_call_is_read_as_its_block_or_left_unfinished(run, parser, cal
         inside = inside[:at] + text + inside[at + len(text) // 2 :]
     before, runs = both(run, parser, inside, borders, reason=reason)
     for done in runs:
-        assert told(done) == told(runs[0])
+        assert joined(done) == joined(runs[0])
         assert (done.whole.text, done.whole.finish) == (runs[0].whole.text, runs[0].whole.finish)
-    if not told(runs[0]):
-        assert (runs[0].whole.text, told(before)) == (before.whole.text, [])
-    # Where it can't be Python, mlx-lm makes one call of all that looks like an argument.
-    if told(before) and parser != "pythonic":
-        for (_, name, arguments), expected in zip(told(runs[0]), told(before), strict=False):
+    if not joined(runs[0]):
+        assert (runs[0].whole.text, joined(before)) == (before.whole.text, [])
+    if joined(before):
+        for (_, name, arguments), expected in zip(joined(runs[0]), joined(before), strict=False):
             if finished(arguments) is not None:
                 assert (name, json.loads(arguments)) == (expected[1], json.loads(expected[2]))
 
 
 @pytest.mark.parametrize("parser", WRITE)
-def test_text_comes_character_by_character(run, parser):
-    """The name with the mark behind it, then every character of a text with the token that brought it."""
-    content = "def f(x):return x<2;"
+def test_name_comes_at_once_and_arguments_when_the_block_ends(run, parser):
+    """The name with its first argument at the latest; then one piece with all arguments."""
     fields = options(parser)
-    text = f"{fields['markers'].tool_start}{block(parser, [('f', [('text', content), ('count', 5)])])}"
-    begin = text.index(content)
-    done = run(list(text), reason="length", **fields)
-    assert merged_calls(done.steps[: begin + 1])[0].name == "f"
-    shown = [merged_calls(done.steps[: begin + at + 1])[0].arguments for at in range(len(content))]
-    start = '{"text": "'
-    for at, arguments in enumerate(shown, 1):
-        # White space may end it, and a bracket begin its end.
-        assert arguments in (start + content[:at], start + content[: at - 1])
-    assert told(done)[0][2].startswith(start + content)
+    inside = block(parser, [("f", [("text", "def f(x):return x<2;"), ("count", 5)])])
+    done = run(list(f"{fields['markers'].tool_start}{inside}{fields['markers'].tool_end}"), **fields)
+    [named, *rest] = [(at, call) for at, step in enumerate(done.steps) if step for call in step.calls]
+    assert (named[1].name, named[1].arguments) == ("f", "")
+    assert named[0] < len(fields["markers"].tool_start) + inside.index("def f(x)")
+    assert rest == [(len(done.steps) - 1, ToolCall(0, "", "", joined(done)[0][2]))]
+    assert json.loads(joined(done)[0][2]) == {"text": "def f(x):return x<2;", "count": 5}
 
 
 def merged_calls(steps):
@@ -270,7 +265,7 @@ def merged_calls(steps):
 
 @pytest.mark.parametrize("parser", WRITE)
 def test_resumed_call_goes_on_where_it_was_cut(run, make_choice, parser):
-    """Wherever an engine dies, the next one tells exactly the rest: no piece twice, none missing."""
+    """Wherever an engine dies, the next one sends exactly the rest: no piece twice, none missing."""
     fields = options(parser)
     inside = block(parser, [("f", [("text", 'a\n"b" é\n'), ("maybe", "None of"), ("count", 5)])])
     pieces = list(f"{fields['markers'].tool_start}{inside}{fields['markers'].tool_end}")
@@ -285,46 +280,67 @@ def test_resumed_call_goes_on_where_it_was_cut(run, make_choice, parser):
             again.feed_token(token)
             rest.append(again.take_pieces())
         whole = merged_calls([*first.steps[:delivered], *rest, again.finish_text("stop")])
-        assert [(call.index, call.name, call.arguments) for call in whole] == told(first)
+        assert [(call.index, call.name, call.arguments) for call in whole] == joined(first)
 
 
 @pytest.mark.parametrize(
-    ("parser", "inside", "arguments"),
+    ("parser", "inside"),
     [
-        ("qwen3_coder", "<function=f>\n<parameter=text>\nabc", '{"text": "abc'),
-        ("qwen3_coder", "<function=f>\n<parameter=count>\n12", ""),
-        ("glm47", "f<arg_key>text</arg_key><arg_value>abc \n", '{"text": "abc'),
-        ("gemma4", 'call:f{text:<|"|>abc', '{"text": "abc'),
-        ("pythonic", "[f(text='abc\\", '{"text": "abc'),
+        ("qwen3_coder", "<function=f>\n<parameter=text>\nabc"),
+        ("qwen3_coder", "<function=f>\n<parameter=count>\n12"),
+        ("glm47", "f<arg_key>text</arg_key><arg_value>abc \n"),
+        ("gemma4", 'call:f{text:<|"|>abc'),
+        ("pythonic", "[f(text='abc\\"),
     ],
 )
-def test_call_that_was_begun_stays_when_its_answer_is_cut(run, parser, inside, arguments):
-    """As with JSON: half a call and `length`, or `stop` where the model ends in it."""
+def test_call_stays_without_arguments_when_its_answer_is_cut(run, parser, inside):
+    """As with JSON: half a call and `length`; nothing of it is content."""
     fields = options(parser)
     done = run(list(fields["markers"].tool_start + inside), reason="length", **fields)
-    assert (told(done), done.whole.finish, done.whole.text) == ([(0, "f", arguments)], "length", "")
+    assert (joined(done), done.whole.finish, done.whole.text) == ([(0, "f", "")], "length", "")
+
+
+@pytest.mark.parametrize("parser", sorted(SEVERAL))
+def test_later_calls_of_a_block_come_at_its_end(run, parser):
+    """Only the first name comes before; a call of another function waits with its block."""
+    fields = options(parser)
+    inside = block(parser, [("f", [("count", 1)]), ("f", [("count", 2)])])
+    done = run(list(f"{fields['markers'].tool_start}{inside}{fields['markers'].tool_end}"), **fields)
+    assert joined(done) == [(0, "f", '{"count": 1}'), (1, "f", '{"count": 2}')]
+    assert len([step for step in done.steps if step]) == 2
+    other = block(parser, [("g", [("text", "a")]), ("f", [("count", 2)])])
+    done = run(list(f"{fields['markers'].tool_start}{other}{fields['markers'].tool_end}"), **fields)
+    assert joined(done) == [(0, "g", '{"text": "a"}'), (1, "f", '{"count": 2}')]
+    assert len([step for step in done.steps if step]) == 1
+
+
+@pytest.mark.parametrize(
+    ("parser", "inside"),
+    [
+        ("pythonic", "[f(text='a), g(text=1 b)]"),
+        ("qwen3_coder", "<function=f>\n<parameter=text>\nabc\n"),
+        ("gemma4", "call:f{text"),
+    ],
+)
+def test_call_is_left_unfinished_when_its_block_turns_out_to_be_none(run, parser, inside):
+    """What was sent stays, and nothing of the block is content."""
+    fields = options(parser)
+    fields["parse"] = no_call
+    done = run(list(f"{fields['markers'].tool_start}{inside}{fields['markers'].tool_end} and on"), **fields)
+    assert (joined(done), done.whole.text) == ([(0, "f", "")], "and on")
+
+
+def no_call(block):
+    raise ValueError(block)
 
 
 @pytest.mark.parametrize("line_break", ["\n", "\\n"])
 def test_python_that_breaks_within_a_string_is_read_as_before(run, line_break):
     """Small models write strings over several lines."""
     done = run(list(f"<|tool_call_start|>[f(text='a{line_break}b', count=1)]<|tool_call_end|>"), **options("pythonic"))
-    assert told(done) == [(0, "f", '{"text": "a\\nb", "count": 1}')]
+    assert joined(done) == [(0, "f", '{"text": "a\\nb", "count": 1}')]
 
 
-@settings(max_examples=300, deadline=None)
-@given(text=st.one_of(TEXTS, st.text("nulNoe rbf'\"5.-{[(1,", max_size=8)).map(str.strip).filter(bool))
-def test_text_without_doubt_is_none_but_text(text):
-    """What is told as a text is not read as anything else, and stays without doubt whatever follows."""
-    for doubt, types in ((certainty.literal, {"string", "null"}), (certainty.literal, set())):
-        doubts = [doubt(text[:size]) for size in range(1, len(text) + 1)]
-        assert doubts == sorted(doubts, reverse=True)
-        assert doubts[-1] or _fit(text, frozenset(types)) == text
-    if not certainty.json(text):
-        with pytest.raises(json.JSONDecodeError):
-            json.loads(text)
-
-
-def test_known_parsers_have_marks():
-    """A name that mlx-lm drops is noticed, and one without words to write here, too."""
-    assert WRITE.keys() == MARKS.keys()
+def test_every_format_of_other_arguments_is_written_here():
+    """A format that is added needs words to write here, too."""
+    assert WRITE.keys() == OTHER_HEADS.keys()

@@ -1,7 +1,6 @@
 """Calls come while they are written: who is called first, then the arguments as far as they are there."""
 
 import importlib
-import json
 from itertools import pairwise
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from protocol.parts import joined_calls
 from worker.text.markers import Markers
 from worker.text.tool_calls.calls import calls_from
-from worker.text.tool_calls.streaming import LONGEST_HEAD, written_calls
+from worker.text.tool_calls.streaming import LONGEST_HEAD, block_readers
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("f",)]
 ARGUMENTS = '{"a": "x}\\"{\\\\", "b": [1, {"c": "]"}], "é": null}'
@@ -45,18 +44,18 @@ def options(parser, *, parallel=True):
             tool_end=end,
         ),
         "parse": parse,
-        "writing": written_calls(TOOLS, parser, parse, parallel=parallel),
+        "make_reader": block_readers(TOOLS, parser, parallel=parallel),
         "parallel_calls": parallel,
     }
 
 
-def told(done):
+def joined(done):
     return [(call.index, call.id, call.name, call.arguments) for call in joined_calls(done.whole.calls)]
 
 
 @pytest.mark.parametrize("parser", WRITTEN)
 def test_arguments_come_character_by_character(run, parser):
-    """Each character of the arguments is told with the token that brought it, a backslash with the one it escapes."""
+    """Each character of the arguments comes with the token that brought it, a backslash with the one it escapes."""
     opening, head, arguments, closing = WRITTEN[parser]
     done = run([*opening, head, *arguments, *closing], **options(parser))
     steps = done.steps[len(opening) :]
@@ -65,7 +64,7 @@ def test_arguments_come_character_by_character(run, parser):
     assert "".join(pieces) == arguments
     assert pieces.count("") <= arguments.count("\\")
     own = "functions.f:0" if parser == "kimi_k2" else "call_0"
-    assert told(done) == [(0, own, "f", arguments)]
+    assert joined(done) == [(0, own, "f", arguments)]
     assert (done.whole.text, done.whole.finish) == ("", "tool_calls")
 
 
@@ -85,7 +84,7 @@ def test_calls_do_not_depend_on_the_cut(run, parser, parts, borders, parallel, r
     whole = run([text], reason=reason, **options(parser, parallel=parallel))
     edges = sorted({0, len(text), *(border for border in borders if border < len(text))})
     split = run([text[a:b] for a, b in pairwise(edges)], reason=reason, **options(parser, parallel=parallel))
-    assert told(split) == told(whole)
+    assert joined(split) == joined(whole)
     assert (split.whole.text, split.whole.finish, split.stopped) == (
         whole.whole.text,
         whole.whole.finish,
@@ -98,28 +97,22 @@ def test_several_calls_of_one_block_come_one_after_the_other(run):
     text = '[TOOL_CALLS]f[ARGS]{"a": 1}f[ARGS]{}f[ARGS]{"b": {}}'
     done = run(list(text), **options("mistral"))
     expected = [(0, "call_0", "f", '{"a": 1}'), (1, "call_1", "f", "{}"), (2, "call_2", "f", '{"b": {}}')]
-    assert told(done) == expected
+    assert joined(done) == expected
     alone = run(list(text), **options("mistral", parallel=False))
-    assert told(alone) == expected[:1]
+    assert joined(alone) == expected[:1]
     assert alone.whole.finish == "tool_calls"
 
 
 def test_call_that_was_begun_stays_when_its_answer_is_cut(run):
     """As OpenAI does it: half a call and `length`."""
     done = run(list('<tool_call>{"name": "f", "arguments": {"a": "b'), reason="length", **options("json_tools"))
-    assert told(done) == [(0, "call_0", "f", '{"a": "b')]
+    assert joined(done) == [(0, "call_0", "f", '{"a": "b')]
     assert done.whole.finish == "length"
 
 
 @pytest.mark.parametrize("block", ['{"name": "unknown", "arguments": {}', '{"name": "f"', "words", " " * LONGEST_HEAD])
-def test_nothing_is_told_of_what_is_no_call_yet(run, block):
+def test_nothing_is_sent_of_what_is_no_call_yet(run, block):
     """Other functions, and what may still be text, wait for the end of their block."""
     done = run(list(f"<tool_call>{block}"), **options("json_tools"))
     assert done.whole.calls == []
     assert done.whole.text == f"<tool_call>{block}"
-
-
-def test_function_gemma_comes_call_by_call():
-    """Its parser ends a call at the first brace, be it within a string."""
-    assert written_calls(TOOLS, "function_gemma", list, parallel=True) is None
-    assert json.loads(ARGUMENTS)["a"] == 'x}"{\\'
