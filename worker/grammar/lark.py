@@ -9,7 +9,6 @@ WHITE_SPACE = r"[ ]?|\n[ \t]{0,40}"
 """Between the parts of JSON: what pretty-printers write, and no more. A model at a loss writes spaces for ever."""
 ESCAPES = 'bfnrt"\\'
 """Behind a backslash in JSON. Without `u`, as an escaped name of a property would pass for another one."""
-SPACE = "/[ \\n]{0,2}/"
 _TEXTUAL = frozenset(
     {"type", "title", "description", "default", "examples", "minLength", "maxLength", "enum", "const", "deprecated"}
 )

@@ -8,10 +8,11 @@ import msgspec
 
 from protocol.errors import Code, JobError
 from protocol.messages import GenerateJob, Grammar
+from worker.grammar.call_rules import write_calls
 from worker.grammar.constraint import GrammarSpec
-from worker.grammar.formats import ToolFormat, rules
 from worker.grammar.lark import LarkBuilder, TokenSpelling, json_part, quoted, slashed
 from worker.grammar.tools import ANY_OBJECT, ToolCase
+from worker.text.tool_calls.formats import ToolFormat
 
 LARGEST_BYTES = 1 << 20
 """All schemas of one request together."""
@@ -62,7 +63,7 @@ def _write_tools(tools: list[ToolCase], dialect: OutputFormat, sheet: LarkBuilde
             "tool_choice",
         )
     try:
-        rules(dialect.tools, tools, sheet, parallel=parallel)
+        write_calls(dialect.tools, tools, sheet, parallel=parallel)
     except ValueError as error:
         raise JobError(Code.UNSUPPORTED, f"Tool calls can't be enforced: {error}.", "tool_choice") from None
 

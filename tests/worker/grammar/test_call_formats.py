@@ -19,10 +19,10 @@ from worker.config import WorkerConfig
 from worker.engines.chat.engine import ChatEngine
 from worker.engines.chat.preprocessing import ChatPreprocessor
 from worker.grammar.compiling import compilers
-from worker.grammar.formats import FORMATS
 from worker.grammar.grammars import Grammars
 from worker.text.markers import markers_of
 from worker.text.tool_calls import llama3
+from worker.text.tool_calls.formats import FORMATS
 
 pytestmark = pytest.mark.mlx
 
@@ -34,8 +34,6 @@ CONTROL = (
     "<|tool_call>", "<tool_call|>", '<|"|>', "<start_function_call>", "<end_function_call>", "<escape>",
 )  # fmt: skip
 """What tokenizers of these models have as single tokens."""
-PARSERS = [*FORMATS, "mistral"]
-FORMATS_OF_JSON = {"json_tools", "longcat", "llama3", "mistral", "kimi_k2", "kimi_k3"}
 TRIP: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -132,7 +130,7 @@ def calls(outcome: Outcome) -> list[Any]:
     return joined_calls(call for delta in outcome.deltas for call in delta.calls)
 
 
-@pytest.mark.parametrize("parser", PARSERS)
+@pytest.mark.parametrize("parser", FORMATS)
 def test_forced_call_parses_and_fits_whatever_the_format(speaking: Callable[[str], ChatEngine], parser: str) -> None:
     """One call of a strict tool, drawn at random: nothing but a call, with arguments that fit its schema."""
     engine = speaking(parser)
@@ -148,7 +146,7 @@ def test_forced_call_parses_and_fits_whatever_the_format(speaking: Callable[[str
         assert (outcome.finish, outcome.text) == ({0: "tool_calls"}, {0: ""})
         pieces = [one for delta in outcome.deltas for one in delta.calls]
         # JSON comes piece by piece; else the name comes at once, the arguments at the call's end.
-        if parser in FORMATS_OF_JSON:
+        if FORMATS[parser].json_head is not None:
             assert len(pieces) > (3 if name == "book_trip" else 1)
         else:
             assert [(piece.name, bool(piece.arguments)) for piece in pieces] == [(name, False), ("", True)]
@@ -168,7 +166,7 @@ def test_call_goes_on_in_another_engine_where_it_was_cut(speaking: Callable[[str
         assert (joined_calls(pieces), rest.finish) == (calls(whole), whole.finish)
 
 
-@pytest.mark.parametrize("parser", PARSERS)
+@pytest.mark.parametrize("parser", FORMATS)
 def test_several_calls_parse_whatever_the_format(speaking: Callable[[str], ChatEngine], parser: str) -> None:
     """As many as the model likes: all parse."""
     none: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}

@@ -14,10 +14,11 @@ from protocol.parts import joined_calls
 from tests.support.engine_runs import Outcome, chat, job, run
 from worker.engines.chat.engine import ChatEngine
 from worker.grammar import grammars
-from worker.grammar.formats import FORMATS, rules
+from worker.grammar.call_rules import write_calls
 from worker.grammar.lark import LarkBuilder, TokenSpelling
 from worker.grammar.tools import ToolCase
 from worker.text.tool_calls.calls import calls_from
+from worker.text.tool_calls.formats import FORMATS
 
 pytestmark = pytest.mark.mlx
 
@@ -183,7 +184,16 @@ def test_demand_is_refused_when_markers_are_mere_text() -> None:
     for form in FORMATS.values():
         if form.end:
             with pytest.raises(ValueError, match="marker"):
-                rules(form, [case], LarkBuilder(plain), parallel=True)
-        sheet = LarkBuilder(control)
-        rules(form, [case], sheet, parallel=True)
-        assert [line for line in sheet.lines if line.startswith("calls:")]
+                write_calls(form, [case], LarkBuilder(plain), parallel=True)
+        builder = LarkBuilder(control)
+        write_calls(form, [case], builder, parallel=True)
+        assert [line for line in builder.lines if line.startswith("calls:")]
+
+
+@pytest.mark.parametrize("parser", ["gemma4", "function_gemma"])
+def test_call_ends_with_one_brace_when_its_format_has_braces(parser: str) -> None:
+    """More than one would pass the parser, but no model was taught it."""
+    case = ToolCase(number=0, name="f", schema={"type": "object"}, strict=False)
+    builder = LarkBuilder(TokenSpelling({FORMATS[parser].end: 7}))
+    write_calls(FORMATS[parser], [case], builder, parallel=False)
+    assert builder.lines[-1] == 'call0: "call:f{" "" "}"'

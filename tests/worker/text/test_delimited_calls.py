@@ -12,7 +12,8 @@ from protocol.messages import ToolCall
 from protocol.parts import joined_calls
 from worker.text.markers import Markers
 from worker.text.tool_calls.calls import calls_from
-from worker.text.tool_calls.streaming import OTHER_HEADS, block_readers
+from worker.text.tool_calls.formats import FORMATS
+from worker.text.tool_calls.streaming import block_readers
 
 SCHEMA = {
     "type": "object",
@@ -343,4 +344,4 @@ def test_python_that_breaks_within_a_string_is_read_as_before(run, line_break):
 
 def test_every_format_of_other_arguments_is_written_here():
     """A format that is added needs words to write here, too."""
-    assert WRITE.keys() == OTHER_HEADS.keys()
+    assert WRITE.keys() == {name for name, form in FORMATS.items() if form.head is not None}

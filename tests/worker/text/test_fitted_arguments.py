@@ -7,7 +7,7 @@ import pytest
 
 from worker.text.tool_calls import llama3
 from worker.text.tool_calls.calls import Call, calls_from
-from worker.text.tool_calls.coercion import TEXTUAL
+from worker.text.tool_calls.formats import FORMATS
 from worker.text.tool_calls.schemas import types_of
 
 SCHEMA = {
@@ -68,10 +68,12 @@ def test_value_is_of_its_declared_type_whatever_the_parser(parser, name, written
     assert type(json.loads(call.arguments)[name]) is type(value)
 
 
-def test_every_textual_parser_is_known_to_mlx_lm():
-    """A name that mlx-lm drops is noticed."""
-    for name in TEXTUAL:
-        assert importlib.import_module(f"mlx_lm.tool_parsers.{name}").parse_tool_call
+@pytest.mark.parametrize("name", FORMATS)
+def test_markers_are_those_of_the_parser(name):
+    """What mlx-lm drops, renames or marks otherwise is noticed."""
+    module = llama3 if name == "llama3" else importlib.import_module(f"mlx_lm.tool_parsers.{name}")
+    assert module.parse_tool_call
+    assert (FORMATS[name].start, FORMATS[name].end) == (module.tool_call_start, module.tool_call_end or "")
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from protocol.errors import Code, JobError
 from worker.grammar import specs as plans
+from worker.grammar.call_rules import format_of
 from worker.grammar.compiling.wire import Compile, Compiled, Follow, Status, Step
 from worker.grammar.constraint import GrammarSpec
-from worker.grammar.formats import format_of
 from worker.grammar.lark import TokenSpelling
 from worker.grammar.specs import OutputFormat
 from worker.grammar.tools import ToolCase, callable_tools

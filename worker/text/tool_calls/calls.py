@@ -12,18 +12,17 @@ from typing import Any
 
 import msgspec
 
-from worker.text.tool_calls.coercion import TEXTUAL, fitting
+from worker.text.tool_calls.coercion import coerce_arguments
+from worker.text.tool_calls.formats import FORMATS
 
 ToolParser = Callable[[str, Any], Any]
 """mlx-lm's `parse_tool_call(text, tools)`: one dict or a list of them, or any exception."""
 
 
 _NAME = re.compile(r"[\w.:-]+")
-SCANNED = frozenset({"gemma4", "function_gemma"})
-"""Parsers that look for the end of a call from every place where one may begin."""
 _BEGINNING = re.compile(r"call:[\w-]+\{")
 MOST_BEGINNINGS = 32
-"""In one block, for those: without an end, each costs a search of all that follows, on the thread that steps."""
+"""In one block of a `searched` format: without an end, each costs a search of all that follows, while streams wait."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,14 +36,15 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 def calls_from(
     tool_parser: ToolParser, tools: Sequence[Mapping[str, Any]] | None = None
 ) -> Callable[[str], list[Call]]:
-    """A function from the inside of a tool block to its calls (at least one). It raises `ValueError`, only."""
+    """Return a function from the inside of a tool block to its calls (at least one). It raises `ValueError`, only."""
     offered = {tool.get("function", {}).get("name") for tool in tools or ()}
-    kind = tool_parser.__module__.rpartition(".")[2]
-    if tools and kind in TEXTUAL:
-        tool_parser = fitting(tool_parser, tools)
+    form = FORMATS.get(tool_parser.__module__.rpartition(".")[2])
+    searched = form is not None and form.searched
+    if tools and form is not None and form.untyped:
+        tool_parser = coerce_arguments(tool_parser, tools)
 
     def parse(text: str) -> list[Call]:
-        if kind in SCANNED and sum(1 for _ in _BEGINNING.finditer(text)) > MOST_BEGINNINGS:
+        if searched and sum(1 for _ in _BEGINNING.finditer(text)) > MOST_BEGINNINGS:
             raise ValueError("not a tool call: too many of them")
         try:
             parsed = tool_parser(text, tools)
@@ -62,7 +62,7 @@ def calls_from(
 
 
 def parser_name(tokenizer: Any) -> str:
-    """What mlx-lm calls the parser of a tokenizer's model; empty where it has none."""
+    """Return what mlx-lm calls the parser of a tokenizer's model; empty where it has none."""
     return str(getattr(tokenizer.tool_parser, "__module__", "")).rpartition(".")[2]
 
 
@@ -81,7 +81,7 @@ def _call(item: Any, offered: set[Any]) -> Call:
 
 
 def _arguments(value: Any) -> str:
-    """JSON text of an object. Raises `ValueError` or `TypeError` for anything else."""
+    """Return the JSON text of an object. Raises `ValueError` or `TypeError` for anything else."""
     if value is None:
         return "{}"
     if isinstance(value, str) and isinstance(json.loads(value), dict):
@@ -92,7 +92,7 @@ def _arguments(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The same with numbers that are JSON but too large for a double (`1e999`) as the largest one."""
+    """Return the same with numbers that are JSON but too large for a double (`1e999`) as the largest one."""
     match value:
         case float() if math.isinf(value):
             return math.copysign(sys.float_info.max, value)

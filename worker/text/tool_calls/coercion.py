@@ -12,16 +12,11 @@ from typing import Any
 
 from worker.text.tool_calls.schemas import type_of, types_of
 
-TEXTUAL = frozenset(
-    {"qwen3_coder", "glm47", "laguna", "longcat", "minimax_m2", "minicpm5", "muse_spark", "function_gemma"}
-)
-"""Parsers of formats whose arguments carry no types."""
-
 Parser = Callable[[str, Any], Any]
 
 
-def fitting(parser: Parser, tools: Sequence[Mapping[str, Any]]) -> Parser:
-    """The parser, with arguments of the types that the tools declare, as far as what was written can be read so."""
+def coerce_arguments(parser: Parser, tools: Sequence[Mapping[str, Any]]) -> Parser:
+    """Return the parser with arguments of the types that tools declare, where what was written can be read so."""
     schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
     bare = [_bare(name, schema) for name, schema in schemas.items()]
 

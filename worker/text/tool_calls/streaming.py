@@ -5,53 +5,12 @@ Pure. What comes out depends on the text alone, not on how it was cut; whether a
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from worker.text.tool_calls.calls import Call
+from worker.text.tool_calls.formats import FORMATS
 from worker.text.tool_calls.json_arguments import JsonArguments
 
-_JSON = r'\s*\{\s*"name"\s*:\s*"(?P<name>[\w.:-]+)"\s*,\s*"arguments"\s*:\s*(?=\{)'
-JSON_HEADS = MappingProxyType(
-    {
-        "json_tools": re.compile(_JSON),
-        "longcat": re.compile(_JSON),
-        "llama3": re.compile(
-            r'(?:\s*\}\s*;\s*\{\s*"name")?\s*:\s*"(?P<name>[\w.:-]+)"\s*,\s*"parameters"\s*:\s*(?=\{)'
-        ),
-        "mistral": re.compile(r"\s*(?P<name>[\w-]+)\s*\[ARGS\]\s*(?=\{)"),
-        "kimi_k2": re.compile(
-            r"\s*(?:<\|tool_call_end\|>)?\s*(?:<\|tool_call_begin\|>)?\s*(?P<id>(?:functions\.)?(?P<name>[\w.-]+):\d+)"
-            r"\s*<\|tool_call_argument_begin\|>\s*(?=\{)"
-        ),
-        "kimi_k3": re.compile(
-            r"\s*(?:<\|close\|>json<\|sep\|>\s*<\|close\|>call<\|sep\|>)?\s*"
-            r'<\|open\|>call tool="(?P<name>[\w.:-]+)"(?: index="\d+")?<\|sep\|>'
-            r'\s*<\|open\|>json(?: type="object")?<\|sep\|>\s*(?=\{)'
-        ),
-    }
-)
-"""By parser: what stands before arguments that are JSON."""
-_PAIRS = r"\s*(?P<name>[\w.:-]+)\s*(?=<{}_key>)"
-OTHER_HEADS = MappingProxyType(
-    {
-        "glm47": re.compile(_PAIRS.format("arg")),
-        "laguna": re.compile(_PAIRS.format("arg")),
-        "longcat": re.compile(_PAIRS.format("longcat_arg")),
-        "qwen3_coder": re.compile(r"\s*<function=(?P<name>[\w.:-]+)>"),
-        "minimax_m2": re.compile(r'\s*<invoke name="(?P<name>[\w.:-]+)">'),
-        "minicpm5": re.compile(r"\s*([\"']?)(?P<name>[\w.:-]+)\1\s*>"),
-        "muse_spark": re.compile(r'\s*<atem:invoke name="(?P<name>[\w.:-]+)">'),
-        "kimi_k3": re.compile(
-            r'\s*<\|open\|>call tool="(?P<name>[\w.:-]+)"(?: index="\d+")?<\|sep\|>'
-            r"(?=\s*<\|(?:open\|>argument|close\|>call))"
-        ),
-        "gemma4": re.compile(r"\s*call:(?P<name>[\w-]+)(?=\{)"),
-        "function_gemma": re.compile(r"\s*call:(?P<name>\w+)(?=\{)"),
-        "pythonic": re.compile(r"\s*\[\s*(?P<name>[^\W\d][\w.]*)(?=\()"),
-    }
-)
-"""By parser: what stands before arguments that are not JSON. Some models write either."""
 LONGEST_HEAD = 400
 """What is longer is none, so that a block of another kind is not searched over and over."""
 
@@ -139,7 +98,8 @@ def block_readers(
 ) -> Callable[[EmitPiece], BlockReader] | None:
     """Return how blocks of a model with that parser are read while they are written; None: not before their end."""
     names = {tool["function"]["name"]: tool for tool in tools}
-    heads = [(table[parser], table is JSON_HEADS) for table in (JSON_HEADS, OTHER_HEADS) if parser in table]
-    if not heads:
+    form = FORMATS.get(parser)
+    if form is None:
         return None
+    heads = [(head, head is form.json_head) for head in (form.json_head, form.head) if head is not None]
     return lambda emit: BlockReader(heads, names, call_limit=None if parallel else 1, emit=emit)
