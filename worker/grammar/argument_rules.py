@@ -15,7 +15,7 @@ import msgspec
 from worker.grammar.lark import LarkBuilder, quoted
 from worker.grammar.tools import ToolCase
 from worker.text.tool_calls.formats import JsonSyntax, LiteralSyntax, TagSyntax
-from worker.text.tool_calls.schemas import DEEPEST, resolved, types_of
+from worker.text.tool_calls.schemas import DEEPEST, resolve_schema, types_of
 
 _DEFINITIONS = ("$defs", "definitions")
 _WILDCARDS = MappingProxyType({"~": "/[ ]?/", "#": "/[0-9]{1,2}/"})
@@ -68,7 +68,7 @@ def _text_schema(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[
     """Return what is said of a value that is written as it is, string or anything; None: it is written as JSON."""
     types = types_of(schema, root)
     if not types or types == {"string"}:
-        return resolved(schema, root)
+        return resolve_schema(schema, root)
     return None
 
 
@@ -78,7 +78,7 @@ def _with_definitions(schema: Mapping[str, Any], root: Mapping[str, Any]) -> dic
 
 
 class _LiteralWriter:
-    """Turns schemas of one tool into rules for literals."""
+    """Writer of the rules for one tool's schemas as literals."""
 
     def __init__(self, syntax: LiteralSyntax, builder: LarkBuilder, tool: ToolCase) -> None:
         self._syntax = syntax
@@ -158,7 +158,7 @@ class _LiteralWriter:
         """Return the rule of a definition; each has its own, so that one may refer to itself."""
         if reference not in self._known:
             name = self._known[reference] = f"def{len(self._known)}"
-            found = resolved({"$ref": reference}, self._tool.schema)
+            found = resolve_schema({"$ref": reference}, self._tool.schema)
             self._builder.lines.append(f"{name}: {self.write_value(found, depth + 1)}")
         return self._known[reference]
 

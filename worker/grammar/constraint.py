@@ -1,4 +1,4 @@
-"""What one row may say next: where it stands before, in and behind the part that a grammar rules. Pure; asks nobody.
+"""What one row may say next: where it stands before, in and behind the part under a grammar. Pure.
 
 A function of the row's tokens alone, so a resumed row is brought to where it was by feeding it what it has said.
 """
@@ -24,21 +24,21 @@ class Phase(Enum):
     ENDED = auto()
 
 
-class Format(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model's output is made of, for all its rows. Ids and texts; `guard` knows every marker of an answer."""
+class OutputTokens(msgspec.Struct, frozen=True, kw_only=True):
+    """Ids and texts that a model's output is made of, for all its rows. `marker_mask` has all markers of answers."""
 
     raws: Sequence[bytes]
     eos: frozenset[int]
     think_end: bytes
     think_start: int | None
-    guard: MarkerMask
-    thinking_guard: MarkerMask
+    marker_mask: MarkerMask
+    thinking_mask: MarkerMask
 
 
 class GrammarSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a job holds its answers to.
 
-    `grammar` is llguidance's (empty where it has been compiled). It rules the answer from its start, or, with a
+    `grammar` is llguidance's (empty where it has been compiled). It constrains the answer from its start, or, with a
     `trigger`, what follows that text, up to `end`, each time it comes. `param` is the request's field, for errors.
     """
 
@@ -56,28 +56,30 @@ class Constraint:
         "compile_s",
         "failed",
         "finished",
-        "format",
         "ignore_eos",
+        "output",
         "phase",
-        "plan",
         "prefix",
         "sent",
         "slot",
         "source",
+        "spec",
         "tail",
         "tokens",
     )
 
-    def __init__(self, plan: GrammarSpec, form: Format, phase: Phase, *, ignore_eos: bool, source: Any = None) -> None:
-        self.plan = plan
+    def __init__(
+        self, spec: GrammarSpec, output: OutputTokens, phase: Phase, *, ignore_eos: bool, source: Any = None
+    ) -> None:
+        self.spec = spec
         self.source = source
-        self.format = form
+        self.output = output
         self.phase = phase
         self.ignore_eos = ignore_eos
         self.prefix = b""
-        """Text behind the marker that began the ruled part, within the same token."""
+        """Text behind the marker that began the constrained part, within the same token."""
         self.tokens: list[int] = []
-        """Of the ruled part."""
+        """Tokens of the constrained part."""
         self.tail = b""
         self.slot: int | None = None
         self.sent = 0
@@ -89,7 +91,7 @@ class Constraint:
         """Processor time that went into its grammar; of several rows, one has all of it."""
 
     @property
-    def ruled(self) -> bool:
+    def constrained(self) -> bool:
         """Whether the grammar says what comes next."""
         return self.phase in (Phase.OPENING, Phase.FOLLOWING)
 
@@ -102,27 +104,27 @@ class Constraint:
         """Take the next token of the row."""
         if self.phase is Phase.ENDED:
             return
-        if token in self.format.eos:
+        if token in self.output.eos:
             self.phase = Phase.ENDED
             return
-        raw = self.format.raws[token] if token < len(self.format.raws) else b""
+        raw = self.output.raws[token] if token < len(self.output.raws) else b""
         self.tail += raw
         match self.phase:
             case Phase.THINKING:
-                self._look_for(self.format.think_end)
+                self._find_start(self.output.think_end)
             case Phase.WAITING:
-                self._look_for(self.plan.trigger or b"")
-            case Phase.OPENING if token == self.format.think_start:
+                self._find_start(self.spec.trigger or b"")
+            case Phase.OPENING if token == self.output.think_start:
                 self.phase = Phase.THINKING
                 self.tail = b""
             case _:
                 self.phase = Phase.FOLLOWING
                 self.tokens.append(token)
-                self._look_for_end()
+                self._find_end()
         # Nothing looks further back than the longest marker (and a token before it).
-        self.tail = self.tail[-4 * self.format.guard.longest :]
+        self.tail = self.tail[-4 * self.output.marker_mask.longest :]
 
-    def _look_for(self, marker: bytes) -> None:
+    def _find_start(self, marker: bytes) -> None:
         before, found, behind = self.tail.partition(marker)
         if not found:
             self.tail = before[-len(marker) :]
@@ -132,15 +134,15 @@ class Constraint:
         self.tokens = []
         self.tail = behind
 
-    def _look_for_end(self) -> None:
-        """A ruled part within free text ends with its end marker, which its grammar lets through there only."""
-        if self.plan.trigger is None or not self.plan.end:
+    def _find_end(self) -> None:
+        """End a constrained part within free text at its end marker, which its grammar lets through there only."""
+        if self.spec.trigger is None or not self.spec.end:
             return
-        _, found, behind = self.tail.partition(self.plan.end)
+        _, found, behind = self.tail.partition(self.spec.end)
         if found:
-            self.lose_matcher(behind)
+            self.return_to_text(behind)
 
-    def lose_matcher(self, tail: bytes = b"") -> None:
+    def return_to_text(self, tail: bytes = b"") -> None:
         """Go back to free text (what began here was no call, or has ended)."""
         self.phase = Phase.WAITING
         self.tail = tail
@@ -148,6 +150,6 @@ class Constraint:
         self.closed = True
 
     def close(self) -> None:
-        """The row has left."""
+        """Take note that the row has left."""
         self.phase = Phase.ENDED
         self.closed = True

@@ -24,7 +24,7 @@ from worker.grammar.compiling.process_source import UNSUPPORTED, ProcessSource
 from worker.grammar.compiling.queue import CompileQueue, Ended, Name, PendingGrammar
 from worker.grammar.compiling.standing import Standing
 from worker.grammar.compiling.wire import Compile
-from worker.grammar.constraint import Constraint, Format, Phase
+from worker.grammar.constraint import Constraint, OutputTokens, Phase
 from worker.grammar.lark import TokenSpelling
 from worker.grammar.marker_mask import MarkerMask
 from worker.grammar.masks import Masks
@@ -37,7 +37,7 @@ log = logging.getLogger("worker")
 COMPILERS = ((False, 10), (True, 19))
 """How many compile at the same time: whether each takes grammars of anybody, and its niceness. Whoever waits for a
 compiler has time; running streams have not."""
-REVIVED_S = 0.5
+REPLACED_S = 0.5
 """What took longer to compile is not compiled again while streams wait."""
 OUTPUT_FORMAT = "This model's output format can't be held to a grammar."
 
@@ -67,7 +67,7 @@ class Grammars:
         self._think_start = vocabulary.get(markers.think_start) if markers.think_start else None
         self._lock = threading.Lock()
         self._processes = processes or ProcessSource(tokenizer, size=self._size, slots=slots)
-        self._format: Format | None = None
+        self._output: OutputTokens | None = None
         self._standing = Standing()
         self._memory = GrammarMemory()
         self._queue = CompileQueue(self._standing, clock=clock)
@@ -75,7 +75,7 @@ class Grammars:
         self._compilers: list[threading.Thread] = []
         self._granted: dict[tuple[int, int], tuple[CompiledGrammar | Verdict, float]] = {}
         self._waiting: dict[tuple[int, int], Name] = {}
-        self.masks = Masks(self._revive, condemn=self._condemn, size=self._size, eos=self._eos)
+        self.masks = Masks(self._replace_process, reject_grammar=self._reject_grammar, size=self._size, eos=self._eos)
         states = {NORMAL, REASONING, TOOL}
         self._own_refusal = UNSUPPORTED if raws is None else ""
         if markers.initial != NORMAL or not markers.transitions.keys() <= states:
@@ -91,9 +91,9 @@ class Grammars:
         return not self._refusal
 
     def compile_job(self, job: GenerateJob, ended: Ended) -> bool:
-        """Whether a job has to wait for its grammar: `ended` then hears, on another thread, what came of it.
+        """Return whether a job has to wait for its grammar: `ended` then hears, on another thread, what came of it.
 
-        Never blocks. `drop` takes the job back. Raises `JobError` where it is refused as it is.
+        Never blocks. `drop_job` takes the job back. Raises `JobError` where it is refused as it is.
         """
         if not job.ruled:
             return False
@@ -117,11 +117,11 @@ class Grammars:
                 message = "Too many grammars of this API key wait to be compiled."
                 raise JobError(Code.RATE_LIMITED, message, param_of(job))
             self._waiting[place] = name
-            self._hire()
+            self._start_compilers()
         return True
 
     def drop_job(self, job: GenerateJob) -> None:
-        """A job will not be prepared any more: its grammar is not compiled, unless others wait for it."""
+        """Take back a job that will not be prepared: its grammar is not compiled, unless others wait for it."""
         place = (job.job, job.attempt)
         with self._lock:
             self._granted.pop(place, None)
@@ -129,10 +129,10 @@ class Grammars:
                 self._queue.remove_job(place, name)
 
     def make_constraints(self, job: GenerateJob, prompt: Sequence[int], state: str) -> list[Constraint] | None:
-        """One for each choice, brought behind what has been delivered. Raises `JobError`.
+        """Make one for each choice, brought behind what has been delivered. Raises `JobError`.
 
-        `state` is the one of the text that the prompt leaves the answer in. Where nobody has called `compile` for the
-        job, it does, and waits.
+        `state` is the one of the text that the prompt leaves the answer in. Where nobody has called `compile_job` for
+        the job, it does, and waits.
         """
         if not job.ruled:
             return None
@@ -142,14 +142,14 @@ class Grammars:
             if found.error is not None:
                 raise JobError(found.error.code, found.error.message, found.error.param, compile_s=spent_s)
             return None
-        form = self._format
-        if form is None:
+        output = self._output
+        if output is None:
             raise RuntimeError("a grammar was compiled without its format")
-        plan = found.plan
-        phase = Phase.WAITING if plan.trigger is not None else self._first_phase(job, prompt, state)
+        spec = found.spec
+        phase = Phase.WAITING if spec.trigger is not None else self._first_phase(job, prompt, state)
         made = []
         for choice in range(job.n):
-            constraint = Constraint(plan, form, phase, ignore_eos=job.sampling.ignore_eos, source=found)
+            constraint = Constraint(spec, output, phase, ignore_eos=job.sampling.ignore_eos, source=found)
             for token in job.delivered[choice] if job.delivered else ():
                 constraint.advance_tokens(token)
             made.append(constraint)
@@ -171,7 +171,7 @@ class Grammars:
         return self._granted.pop((job.job, job.attempt))
 
     def _request(self, job: GenerateJob) -> Compile:
-        """What the grammar of a job depends on, and nothing else. Raises `JobError`."""
+        """Return what the grammar of a job depends on, and nothing else. Raises `JobError`."""
         chat = isinstance(job.prompt, ChatPrompt)
         tools = job.prompt.tools if isinstance(job.prompt, ChatPrompt) else None
         if len(tools or b"") + len(job.grammar.text if job.grammar else "") > LARGEST_BYTES:
@@ -195,21 +195,21 @@ class Grammars:
     def _first_phase(self, job: GenerateJob, prompt: Sequence[int], state: str) -> Phase:
         if state == REASONING:
             return Phase.THINKING
-        if self._format is None or self._format.think_start is None or not isinstance(job.prompt, ChatPrompt):
+        if self._output is None or self._output.think_start is None or not isinstance(job.prompt, ChatPrompt):
             return Phase.FOLLOWING
         if job.prompt.template.get("enable_thinking") is False or self._thought(prompt):
             return Phase.FOLLOWING
         return Phase.OPENING
 
     def _thought(self, prompt: Sequence[int]) -> bool:
-        """Whether the template has opened and closed a think block for this answer: its way to turn thinking off."""
+        """Return whether the template has opened and closed a think block: its way to turn thinking off."""
         start = self._tokenizer.rfind_think_start(prompt)
         end = self._tokenizer.rfind_think_end(prompt, start=start) if start >= 0 else -1
         return end >= 0 and not any(token in self._eos for token in prompt[end:])
 
     # -- compiling: on threads of its own
 
-    def _hire(self) -> None:
+    def _start_compilers(self) -> None:
         if self._compilers:
             return
         for number, (anybody, nice) in enumerate(COMPILERS):
@@ -225,16 +225,16 @@ class Grammars:
             found: CompiledGrammar | Verdict | None = None
             try:
                 found, spent_s = self._compiler.compile_grammar(pending, nice)
-                if self._format is None and self._processes.server is not None:
-                    self._format = self._read_format(self._processes.specials)
+                if self._output is None and self._processes.server is not None:
+                    self._output = self._read_output(self._processes.specials)
             except JobError as failure:
                 error = failure
             except Exception:
                 log.exception("a grammar could not be compiled")
                 error = JobError(Code.ENGINE_ERROR, "The grammar could not be compiled.")
-            self._conclude(pending, found, error, spent_s)
+            self._finish_grammar(pending, found, error, spent_s)
 
-    def _conclude(
+    def _finish_grammar(
         self, pending: PendingGrammar, found: CompiledGrammar | Verdict | None, error: JobError | None, spent_s: float
     ) -> None:
         with self._lock:
@@ -249,25 +249,25 @@ class Grammars:
 
     # -- following
 
-    def _revive(self, grammar: CompiledGrammar) -> GrammarProcess:
-        """Another process for a grammar whose own was lost, while streams wait. Raises `ProcessLostError`."""
-        if grammar.spent_s > REVIVED_S:
+    def _replace_process(self, grammar: CompiledGrammar) -> GrammarProcess:
+        """Fork another process for a grammar whose own was lost, while streams wait. Raises `ProcessLostError`."""
+        if grammar.spent_s > REPLACED_S:
             raise ProcessLostError
         try:
             process = self._processes.fork_process()
         except JobError as error:
             raise ProcessLostError from error
         process.send_request(grammar.request)
-        answer = process.read_answer(REVIVED_S * 4)
-        if answer is None or answer.plan is None:
+        answer = process.read_answer(REPLACED_S * 4)
+        if answer is None or answer.spec is None:
             process.kill()
             raise ProcessLostError(stood_still=answer is None)
         return process
 
-    def _condemn(self, grammar: CompiledGrammar) -> None:
-        """A grammar took too much while it was followed: it is refused for a while, and so are its tenant's next."""
-        message = f"'{grammar.plan.param}' can't be enforced: it takes too much time to follow."
-        error = JobError(Code.INVALID_REQUEST, message, grammar.plan.param)
+    def _reject_grammar(self, grammar: CompiledGrammar) -> None:
+        """Refuse for a while a grammar that took too much while it was followed, and its tenant's next ones."""
+        message = f"'{grammar.spec.param}' can't be enforced: it takes too much time to follow."
+        error = JobError(Code.INVALID_REQUEST, message, grammar.spec.param)
         with self._lock:
             now = self._clock()
             self._memory.record_doubt(grammar.name, error, now)
@@ -275,7 +275,7 @@ class Grammars:
 
     # -- the model's format
 
-    def _read_format(self, specials: frozenset[int]) -> Format:
+    def _read_output(self, specials: frozenset[int]) -> OutputTokens:
         markers = self._markers
         spell = TokenSpelling({text: token for text, token in self._processes.added.items() if token in specials})
         edges = [edge for state in (NORMAL, TOOL) for edge in markers.transitions.get(state, ())]
@@ -284,11 +284,11 @@ class Grammars:
         if markers.tool_start and spell.ends_in_text(markers.tool_start):
             # Begun with mere text, as Llama's calls are: only what follows tells a call from an answer.
             guarded.discard(markers.tool_start)
-        return Format(
+        return OutputTokens(
             raws=self._raws,
             eos=self._eos,
             think_end=(markers.think_end or "").encode(),
             think_start=self._think_start,
-            guard=MarkerMask(guarded, self._raws, specials),
-            thinking_guard=MarkerMask(calls, self._raws, ()),
+            marker_mask=MarkerMask(guarded, self._raws, specials),
+            thinking_mask=MarkerMask(calls, self._raws, ()),
         )

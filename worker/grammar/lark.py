@@ -15,18 +15,18 @@ _TEXTUAL = frozenset(
 
 
 def quoted(text: str) -> str:
-    """A Lark string."""
+    """Return a Lark string."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def slashed(regex: str) -> str:
-    """An expression as Lark writes it between slashes."""
+    """Return an expression as Lark writes it between slashes."""
     regex = re.sub(r"\\.|/", lambda found: "\\/" if found[0] == "/" else found[0], regex, flags=re.DOTALL)
     return regex.replace("\n", "\\n")
 
 
 def json_part(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON that fits a schema, for rules to refer to as `@name`."""
+    """Return JSON that fits a schema, for rules to refer to as `@name`."""
     # Last, so that a schema can't bring options of its own.
     options = {"whitespace_pattern": WHITE_SPACE, "json_allowed_escapes": ESCAPES}
     return {"name": name, "json_schema": {**schema, "x-guidance": options}}
@@ -42,19 +42,19 @@ class TokenSpelling:
         self._pattern = re.compile("|".join(map(re.escape, names))) if names else None
 
     def __call__(self, text: str) -> str:
-        """As Lark writes it."""
+        """Return the text as Lark writes it."""
         return " ".join(piece if control else quoted(piece) for piece, control in self._pieces(text)) or '""'
 
-    def spell_text(self, text: str) -> bool:
-        """Whether there is no control token in it."""
+    def is_plain_text(self, text: str) -> bool:
+        """Return whether there is no control token in it."""
         return all(not control for _, control in self._pieces(text))
 
     def ends_in_text(self, text: str) -> bool:
-        """Whether its last token is no control token."""
+        """Return whether its last token is no control token."""
         return not self._pieces(text)[-1][1]
 
     def spell_token(self, text: str) -> str | None:
-        """All of a text as one control token, or None."""
+        """Return all of a text as one control token, or None."""
         return f"<[{self._control[text]}]>" if text in self._control else None
 
     def _pieces(self, text: str) -> list[tuple[str, bool]]:
@@ -79,19 +79,19 @@ class LarkBuilder:
         self.parts: list[dict[str, Any]] = []
 
     def add_json(self, schema: Mapping[str, Any]) -> str:
-        """JSON that fits a schema."""
+        """Add JSON that fits a schema; return what refers to it."""
         name = f"json{len(self.parts)}"
         self.parts.append(json_part(name, schema))
         return f"@{name}"
 
     def add_rule(self, body: str, *, name: str = "rule", attributes: str = "") -> str:
-        """A rule of its own, to be repeated or left out."""
+        """Add a rule of its own, to be repeated or left out; return its name."""
         name = f"{name}{len(self.lines)}"
         self.lines.append(f"{name}{attributes}: {body}")
         return name
 
     def write_text(self, schema: Mapping[str, Any], closing: str, *, without: Sequence[str], strict: bool) -> str:
-        """A string as it is, up to and with `closing`, in which none of `without` stands.
+        """Return a string as it is, up to and with `closing`, in which none of `without` stands.
 
         Raises `ValueError` where a strict schema says more of the string than can be said here.
         """
@@ -102,7 +102,7 @@ class LarkBuilder:
             return f"({' | '.join(map(quoted, values))}) {self.spell(closing)}"
         if strict and not _TEXTUAL.issuperset(schema):
             raise ValueError(f"the model's format can't hold text to {sorted(set(schema) - _TEXTUAL)[0]!r}")
-        plain = self.spell.spell_text(closing)
+        plain = self.spell.is_plain_text(closing)
         avoided = [*without, *([] if plain else [closing.strip()])]
         body = f"/{_length(schema)}/"
         if avoided:
@@ -121,7 +121,7 @@ def _values(schema: Mapping[str, Any]) -> list[Any]:
 
 
 def _length(schema: Mapping[str, Any]) -> str:
-    """Any text of the right length. Parsers strip white space, so it can't count at the ends."""
+    """Return an expression for texts of the right length. White space at the ends does not count: parsers strip it."""
     least, most = schema.get("minLength", 0), schema.get("maxLength")
     if not isinstance(least, int) or (most is not None and not isinstance(most, int)) or (most or least) < least:
         raise ValueError("its lengths are no lengths")

@@ -32,7 +32,7 @@ class Marker:
         self._completing: list[Ids] = [np.array(ids, dtype=np.int64) for ids in found]
 
     def completing_tokens(self, tail: bytes) -> Iterable[Ids]:
-        """Ids of the tokens that would complete the marker behind `tail`."""
+        """Yield ids of the tokens that would complete the marker behind `tail`."""
         if len(self._completing[0]):
             yield self._completing[0]
         for count in range(1, min(len(tail), len(self.text) - 1) + 1):

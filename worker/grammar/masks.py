@@ -26,20 +26,20 @@ LOST = "The grammar could not be followed: it takes too much time or memory."
 class Masks:
     """Each grammar has a process of its own, which serves all rows that follow it.
 
-    `revive` gives a grammar whose process was lost another one, or raises `ProcessLostError`; `condemn` is told of
-    grammars that proved well, but were too much when they were followed.
+    `replace_process` gives a grammar whose process was lost another one, or raises `ProcessLostError`. `reject_grammar`
+    gets grammars that compiled well, but were too much when they were followed.
     """
 
     def __init__(
         self,
-        revive: Callable[[CompiledGrammar], GrammarProcess],
+        replace_process: Callable[[CompiledGrammar], GrammarProcess],
         *,
-        condemn: Callable[[CompiledGrammar], None],
+        reject_grammar: Callable[[CompiledGrammar], None],
         size: int,
         eos: frozenset[int],
     ) -> None:
-        self._revive = revive
-        self._condemn = condemn
+        self._replace_process = replace_process
+        self._reject_grammar = reject_grammar
         self._active: dict[int, GrammarProcess] = {}
         words = (size + 31) // 32
         self._any = np.full(words, 0xFFFFFFFF, dtype=np.uint32)
@@ -48,28 +48,28 @@ class Masks:
             self._eos[token >> 5] |= np.uint32(1 << (token & 31))
 
     def compute_masks(self, constraints: Sequence[Constraint]) -> tuple[list[int], NDArray[np.uint32]]:
-        """Which of the constraints limit what comes next, and their masks `[limited, words]`, a bit for each token."""
+        """Return which constraints limit what comes next, and their masks `[limited, words]`, a bit for each token."""
         self._follow(constraints)
         limited = [index for index, constraint in enumerate(constraints) if not constraint.free]
         found = np.empty((len(limited), len(self._any)), dtype=np.uint32)
         for place, index in enumerate(limited):
-            self._fill(constraints[index], found[place])
+            self._fill_mask(constraints[index], found[place])
         return limited, found
 
     # -- following
 
     def _follow(self, constraints: Sequence[Constraint]) -> None:
-        self._reclaim()
-        rows = [one for one in constraints if one.ruled and one.failed is None]
+        self._free_slots()
+        rows = [one for one in constraints if one.constrained and one.failed is None]
         for _ in range(ATTEMPTS):
             if not rows:
                 return
-            rows = self._ask(rows)
+            rows = self._step_rows(rows)
         for one in rows:
             one.failed = LOST
 
-    def _reclaim(self) -> None:
-        """Free the slots of rows that have left, or have left the part that was ruled."""
+    def _free_slots(self) -> None:
+        """Free the slots of rows that have left, or have left the constrained part."""
         for number, process in [*self._active.items()]:
             for slot in [slot for slot, one in process.following.items() if one.closed]:
                 one = process.following.pop(slot)
@@ -79,8 +79,8 @@ class Masks:
             if not process.following:
                 del self._active[number]
 
-    def _ask(self, rows: Sequence[Constraint]) -> list[Constraint]:
-        """Take one step of every row, all processes at the same time; returns rows that have to be asked again."""
+    def _step_rows(self, rows: Sequence[Constraint]) -> list[Constraint]:
+        """Take one step of every row, all processes at the same time; return rows that have to be asked again."""
         groups: dict[int, list[Constraint]] = {}
         for one in rows:
             groups.setdefault(id(one.source), []).append(one)
@@ -91,22 +91,22 @@ class Masks:
             process = source.process
             try:
                 if process is None:
-                    process = source.process = self._revive(source)
-                process.begin([self._next(one, process) for one in group])
+                    process = source.process = self._replace_process(source)
+                process.begin_step([self._next_step(one, process) for one in group])
                 begun.append((process, group))
             except ProcessLostError as lost:
-                again += self._lose(source, process, lost, group)
+                again += self._handle_loss(source, process, lost, group)
         for process, group in begun:
             try:
-                statuses = process.finish()
+                statuses = process.finish_step()
             except ProcessLostError as lost:
-                again += self._lose(group[0].source, process, lost, group)
+                again += self._handle_loss(group[0].source, process, lost, group)
                 continue
             for one, status in zip(group, statuses, strict=True):
-                self._note(one, status)
+                self._apply_status(one, status)
         return again
 
-    def _next(self, one: Constraint, process: GrammarProcess) -> Follow:
+    def _next_step(self, one: Constraint, process: GrammarProcess) -> Follow:
         if one.slot is None:
             one.slot = process.free.pop()
             process.following[one.slot] = one
@@ -116,10 +116,10 @@ class Masks:
         tokens, one.sent = one.tokens[one.sent :], len(one.tokens)
         return Follow(one.slot, tokens)
 
-    def _lose(
+    def _handle_loss(
         self, source: CompiledGrammar, process: GrammarProcess | None, lost: ProcessLostError, group: list[Constraint]
     ) -> list[Constraint]:
-        """A process is gone. Where it ended in the middle of a mask, the grammar is to blame; else rows go on anew."""
+        """Return the rows that go on in another process: none where this one ended in the middle of a mask."""
         source.process = None
         if process is None:
             for one in group:
@@ -133,55 +133,55 @@ class Masks:
             log.warning("a grammar process was lost (%s); its rows go on in another", lost)
             return group
         log.warning("a grammar takes too much time or memory to follow; its rows end")
-        self._condemn(source)
+        self._reject_grammar(source)
         for one in group:
             one.failed = LOST
         return []
 
-    def _note(self, one: Constraint, status: Status) -> None:
+    def _apply_status(self, one: Constraint, status: Status) -> None:
         match status:
             case Status.OPEN:
                 return
-            case Status.ENDED if one.plan.trigger is None:
+            case Status.ENDED if one.spec.trigger is None:
                 one.finished = True
             case Status.SLOW:
                 one.failed = TOO_SLOW
-                self._condemn(one.source)
+                self._reject_grammar(one.source)
                 one.closed = True
             case Status.ENDED:
-                one.lose_matcher()
+                one.return_to_text()
             case Status.REFUSED:
                 # Behind a marker that stands in a sentence there need not be a call.
-                if one.plan.trigger is not None and len(one.tokens) == 0:
-                    one.lose_matcher()
+                if one.spec.trigger is not None and len(one.tokens) == 0:
+                    one.return_to_text()
                 else:
                     one.failed = REFUSED
                     one.closed = True
 
     # -- masks
 
-    def _fill(self, one: Constraint, mask: NDArray[np.uint32]) -> None:
-        form = one.format
+    def _fill_mask(self, one: Constraint, mask: NDArray[np.uint32]) -> None:
+        output = one.output
         if one.phase is Phase.THINKING:
             np.bitwise_and(self._any, ~self._eos, out=mask)
-            form.thinking_guard.forbid_marker(mask, one.tail)
+            output.thinking_mask.forbid_marker(mask, one.tail)
             return
         if one.slot is None:
             raise RuntimeError("a mask was asked for that was not computed")
         mask[:] = self._eos if one.finished else one.source.process.masks[one.slot]
         if one.finished:
             return
-        form.guard.forbid_marker(mask, one.tail)
-        if one.phase is Phase.OPENING and form.think_start is not None:
-            mask[form.think_start >> 5] |= np.uint32(1 << (form.think_start & 31))
+        output.marker_mask.forbid_marker(mask, one.tail)
+        if one.phase is Phase.OPENING and output.think_start is not None:
+            mask[output.think_start >> 5] |= np.uint32(1 << (output.think_start & 31))
         if one.ignore_eos:
-            self._go_on(one, mask)
+            self._forbid_end(one, mask)
         if not mask.any():
             one.failed = REFUSED
             mask[:] = self._any
 
-    def _go_on(self, one: Constraint, mask: NDArray[np.uint32]) -> None:
-        """Past the end, as long as anything but the end may come."""
+    def _forbid_end(self, one: Constraint, mask: NDArray[np.uint32]) -> None:
+        """Let the row go past the end, as long as anything but the end may come."""
         mask &= ~self._eos
         if not mask.any():
             one.finished = True

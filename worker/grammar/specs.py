@@ -25,45 +25,45 @@ class OutputFormat(msgspec.Struct, frozen=True, kw_only=True):
     spell: TokenSpelling
 
 
-def plan(job: GenerateJob, tools: list[ToolCase], dialect: OutputFormat) -> GrammarSpec | None:
-    """What the job's answers are held to; None where to nothing. Raises `JobError`."""
+def make_spec(job: GenerateJob, tools: list[ToolCase], output_format: OutputFormat) -> GrammarSpec | None:
+    """Return what the job's answers are held to; None where to nothing. Raises `JobError`."""
     forced = job.tool_choice == "required"
-    ruled = forced or bool(job.tool_names) or any(tool.strict for tool in tools)
+    constrained = forced or bool(job.tool_names) or any(tool.strict for tool in tools)
     answer = job.grammar if not forced else None
-    if answer is None and not ruled:
+    if answer is None and not constrained:
         return None
-    sheet = LarkBuilder(dialect.spell)
-    if tools and (ruled or answer is not None):
-        _write_tools(tools, dialect, sheet, parallel=job.parallel_tool_calls)
-    lines, parts = sheet.lines, sheet.parts
+    builder = LarkBuilder(output_format.spell)
+    if tools and (constrained or answer is not None):
+        _write_tools(tools, output_format, builder, parallel=job.parallel_tool_calls)
+    lines, parts = builder.lines, builder.parts
     if answer is not None:
         parts.append(_answer(answer))
     param = answer.param if answer is not None else "tool_choice" if forced else "tools"
     if forced or answer is not None:
         start = " | ".join([*(["@answer"] if answer is not None else []), *(["calls"] if lines else [])])
         return GrammarSpec(grammar=_text([f"start: {start}", *lines], parts), param=param)
-    if dialect.tools is None:
+    if output_format.tools is None:
         raise RuntimeError("rules were made for a format that is not known")
     grammar = _text(["start: tail", *(line for line in lines if not line.startswith("calls:"))], parts)
     return GrammarSpec(
-        grammar=grammar, param=param, trigger=dialect.tools.start.encode(), end=dialect.tools.end.encode()
+        grammar=grammar, param=param, trigger=output_format.tools.start.encode(), end=output_format.tools.end.encode()
     )
 
 
-def alone(schema: Mapping[str, Any]) -> str:
-    """The grammar of one schema: to find out which of several is at fault."""
+def schema_grammar(schema: Mapping[str, Any]) -> str:
+    """Return the grammar of one schema: to find out which of several is at fault."""
     return _text(["start: @args0"], [json_part("args0", schema)])
 
 
-def _write_tools(tools: list[ToolCase], dialect: OutputFormat, sheet: LarkBuilder, *, parallel: bool) -> None:
-    if dialect.tools is None:
+def _write_tools(tools: list[ToolCase], output_format: OutputFormat, builder: LarkBuilder, *, parallel: bool) -> None:
+    if output_format.tools is None:
         raise JobError(
             Code.UNSUPPORTED,
             "Tool calls can't be enforced in this model's own format: use 'tool_choice' 'auto' without 'strict' tools.",
             "tool_choice",
         )
     try:
-        write_calls(dialect.tools, tools, sheet, parallel=parallel)
+        write_calls(output_format.tools, tools, builder, parallel=parallel)
     except ValueError as error:
         raise JobError(Code.UNSUPPORTED, f"Tool calls can't be enforced: {error}.", "tool_choice") from None
 

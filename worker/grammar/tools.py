@@ -38,11 +38,11 @@ class ToolCase(msgspec.Struct, frozen=True, kw_only=True):
         return f"tools[{self.number}].function.parameters"
 
     def without_strictness(self) -> "ToolCase":
-        """The same with any object for its arguments."""
+        """Return the same with any object for its arguments."""
         return msgspec.structs.replace(self, schema=dict(ANY_OBJECT))
 
     def arguments_schema(self) -> Iterator[tuple[str, dict[str, Any], bool]]:
-        """Name, schema and whether it is required, of each argument; for formats that write them one by one.
+        """Yield name, schema and whether it is required, of each argument; for formats that write them one by one.
 
         Raises `ValueError` where a strict schema says more than which arguments there are.
         """
@@ -55,7 +55,7 @@ class ToolCase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def callable_tools(job: GenerateJob) -> list[ToolCase]:
-    """The tools that the job may call."""
+    """Return the tools that the job may call."""
     raw = job.prompt.tools if isinstance(job.prompt, ChatPrompt) else None
     cases = []
     for number, tool in enumerate(msgspec.json.decode(raw) if raw else ()):

@@ -124,7 +124,7 @@ class ChannelText:
             self.reasoning_tokens += 1
 
     def take_pieces(self) -> Piece | None:
-        """What became certain since the last call, or None."""
+        """Take what became certain since the last call; None where nothing did."""
         text, reasoning = self._text, self._reasoning
         if not (text or reasoning or self._block.waiting):
             return None
@@ -136,7 +136,7 @@ class ChannelText:
         return piece
 
     def finish_text(self, reason: str) -> Piece:
-        """The last piece, with everything that was held back.
+        """Return the last piece, with everything that was held back.
 
         `reason` is `stop` (end of sequence, or `stopped`) or `length`. A block without its end marker is a call if
         it parses, but not after `length`: lenient parsers read a call that was cut off as one with fewer arguments.
@@ -189,7 +189,7 @@ class ChannelText:
             self._trim = False
 
     def _follow(self, edge: Edge, rest: str) -> str:
-        """Go where a matched edge leads; returns the text to read on."""
+        """Go where a matched edge leads; return the text to read on."""
         target = edge.target
         if target is None:
             self.stopped = "stop"
@@ -228,7 +228,7 @@ class ChannelText:
         return True
 
     def _reopen(self, rest: str) -> str:
-        """Go back to where a block that is no call began; returns the text to read again."""
+        """Go back to where a block that is no call began; return the text to read again."""
         marker, origin = self._opened_by
         self._malformed_count += 1
         if self._malformed_count == MALFORMED_LIMIT:

@@ -11,7 +11,7 @@ SLICE_CHARACTERS = 65_536
 
 
 class Disarmer:
-    """Breaks certain names in texts; what it costs depends on the text alone, not on how many names there are."""
+    """Certain names, broken in texts; what that costs depends on the text alone, not on how many names there are."""
 
     def __init__(self, names: Collection[str]) -> None:
         """`names` are of two characters at least."""
@@ -19,7 +19,7 @@ class Disarmer:
         self._longest = max(map(len, names), default=0)
 
     def disarm_text(self, value: Any) -> Any:
-        """The same text, list or dict with a joiner behind the first character of each name in its texts.
+        """Return the same text, list or dict with a joiner behind the first character of each name in its texts.
 
         Of names that begin at the same place the longest counts; none is looked for inside another.
         """
@@ -54,7 +54,7 @@ class Disarmer:
 
 
 def _prefix_tree(names: Collection[str]) -> str:
-    """An expression for the longest of the names at a place that never reads a character of the text twice.
+    """Return an expression for the longest of the names at a place; it reads no character of the text twice.
 
     An alternation of the names themselves is tried name by name: hundreds of times at every `<|`.
     """

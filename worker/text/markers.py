@@ -96,7 +96,7 @@ def markers_of(tokenizer: FormatTokenizer) -> Markers:
 
 
 def initial_state(markers: Markers, tokenizer: PromptTokenizer, prompt: Sequence[int]) -> str:
-    """The state that generation behind `prompt` (token ids) starts in.
+    """Return the state that generation behind `prompt` (token ids) starts in.
 
     Reasoning, where the template left a think block open. mlx-lm takes any unclosed marker for that; here one that
     an end of turn follows does not count, or a user who writes `<think>` would turn every answer into reasoning.

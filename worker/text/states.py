@@ -37,7 +37,7 @@ class TextState:
         self.may_begin = re.compile(f"[{firsts}]").search if firsts else _never
 
     def first_match(self, text: str) -> tuple[int, Edge] | None:
-        """Where the edge that *completes* first begins; of those that complete together, the longest.
+        """Return where the edge that *completes* first begins, and the edge; of several the longest.
 
         That is the order in which an automaton fed one character at a time (mlx-lm's) finds them, so it
         does not depend on how the text was cut into tokens.
@@ -54,7 +54,7 @@ class TextState:
         return None if best is None else (best_start, best)
 
     def certain_length(self, text: str) -> int:
-        """How much of a text without a match can no longer be part of one; the rest has to wait."""
+        """Return how much of a text without a match can no longer be part of one; the rest has to wait."""
         size = keep = len(text)
         for edge in self.edges:
             pattern, first = edge.text, edge.first
@@ -72,7 +72,7 @@ def _never(_: str) -> None:
 
 
 def compile_states(markers: Markers, *, stop: Sequence[str], tools: bool, initial: str) -> dict[str, TextState]:
-    """Every state that can be reached, by name.
+    """Return every state that can be reached, by name.
 
     Stops end visible states only: text that no client sees can't end its answer, and a stop such as a newline
     would cut every tool call in half. A stop equal to a marker wins over it. Without `tools`, tool markers are

@@ -10,16 +10,16 @@ from worker.engines.chat.engine import ChatEngine
 
 
 @pytest.fixture(scope="session")
-def _ruled_engine(model_folder: Callable[[str], Path]) -> ChatEngine:
+def _loaded_engine(model_folder: Callable[[str], Path]) -> ChatEngine:
     engine = ChatEngine(WorkerConfig(model_path=str(model_folder("qwen3")), served_name="qwen3", prefix_cache_bytes=0))
     engine.load()
     return engine
 
 
 @pytest.fixture
-def engine(_ruled_engine: ChatEngine) -> Iterator[ChatEngine]:
+def engine(_loaded_engine: ChatEngine) -> Iterator[ChatEngine]:
     """Idle before and after."""
-    engine = _ruled_engine
+    engine = _loaded_engine
     yield engine
     for number in list(engine._running):
         engine.cancel(number)

@@ -1,6 +1,5 @@
 """Every format of calls that can be enforced is, on a model that knows none of them: what it must call, parses."""
 
-import importlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
+from mlx_lm import tokenizer_utils
 from models import bpe, corpus, tokenizer
 
 from protocol.errors import Code, JobError
@@ -17,10 +17,7 @@ from protocol.parts import joined_calls
 from tests.support.engine_runs import Outcome, chat, job, run
 from worker.config import WorkerConfig
 from worker.engines.chat.engine import ChatEngine
-from worker.engines.chat.preprocessing import ChatPreprocessor
 from worker.grammar.compiling import compilers
-from worker.grammar.grammars import Grammars
-from worker.text.markers import markers_of
 from worker.text.tool_calls import llama3
 from worker.text.tool_calls.formats import FORMATS
 
@@ -65,7 +62,8 @@ def tool(name: str, schema: dict[str, Any], *, strict: bool = True) -> dict[str,
 
 
 @pytest.fixture(scope="module")
-def _many_tongued(model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> ChatEngine:
+def _folders(model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from a parser to the folder of a model that has it."""
     folder = tmp_path_factory.mktemp("formats") / "qwen3"
     shutil.copytree(model_folder("qwen3"), folder)
     size = json.loads((folder / "config.json").read_text())["vocab_size"]
@@ -76,47 +74,62 @@ def _many_tongued(model_folder: Callable[[str], Path], tmp_path_factory: pytest.
     for name in ("config.json", "generation_config.json"):
         described = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps({**described, "eos_token_id": ends}))
+
+    def make(parser: str) -> Path:
+        # Ours is no parser of mlx-lm's: a template is what it is known by.
+        found = folder if parser != "llama3" else model_folder("qwen3")
+        made = tmp_path_factory.mktemp(parser) / "model"
+        shutil.copytree(found, made)
+        settings = json.loads((made / "tokenizer_config.json").read_text())
+        if parser == "llama3":
+            template = (made / "chat_template.jinja").read_text().replace("<tool_call>", "")
+            (made / "chat_template.jinja").write_text(f"{{# {llama3.SIGN} #}}{template}")
+        else:
+            (made / "tokenizer_config.json").write_text(json.dumps({**settings, "tool_parser_type": parser}))
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def parser(request: pytest.FixtureRequest) -> str:
+    """The parser that the test asks for; all tests of one come together."""
+    found: str = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def _loaded(parser: str, _folders: Callable[[str], Path]) -> tuple[ChatEngine, Any]:
+    """An engine of a model with the parser, and its tokenizer."""
+    folder = _folders(parser)
     engine = ChatEngine(WorkerConfig(model_path=str(folder), served_name="any", prefix_cache_bytes=0))
     engine.load()
-    return engine
+    return engine, tokenizer_utils.load(folder)
 
 
 @pytest.fixture
-def speaking(_many_tongued: ChatEngine) -> Iterator[Callable[[str], ChatEngine]]:
-    """The engine as it would be loaded for a model with a given parser."""
-    engine = _many_tongued
-
-    def speak(parser: str) -> ChatEngine:
-        module = llama3 if parser == "llama3" else importlib.import_module(f"mlx_lm.tool_parsers.{parser}")
-        known = engine._loaded.tokenizer
-        known._tool_parser = module.parse_tool_call
-        known._tool_call_start, known._tool_call_end = module.tool_call_start, module.tool_call_end
-        engine._markers = markers_of(known)
-        former = engine._grammars
-        engine._grammars = grammars = Grammars(
-            tokenizer=known,
-            raws=engine._vocabulary.raws,
-            markers=engine._markers,
-            size=engine._loaded.vocab_size,
-            slots=16,
-            # Their vocabulary is the same, and starting them is what takes long.
-            processes=former._processes,
-        )
-        engine._preparation = ChatPreprocessor(engine._loaded, engine._vocabulary, engine._markers, grammars)
-        engine._ready_batch._masks = grammars.masks
-        return engine
-
-    yield speak
-    for number in list(engine._running):
-        engine.cancel(number)
-    while engine.busy:
-        engine.step()
+def engine(_loaded: tuple[ChatEngine, Any]) -> Iterator[ChatEngine]:
+    """Idle before and after."""
+    yield _loaded[0]
+    while _loaded[0].busy:
+        _loaded[0].step()
 
 
-def inclined(engine: ChatEngine, marks: str) -> dict[int, float]:
+@pytest.fixture
+def known(_loaded: tuple[ChatEngine, Any]) -> Any:
+    """The engine's tokenizer."""
+    return _loaded[1]
+
+
+def of_format(*parsers: str) -> pytest.MarkDecorator:
+    """Have a test run with an engine of each parser."""
+    return pytest.mark.parametrize("parser", parsers, indirect=True)
+
+
+def bias_towards(known: Any, characters: str) -> dict[int, float]:
     """A bias towards all tokens that hold one of these characters."""
-    texts = {number: engine._vocabulary[number][0] for number in range(engine._loaded.vocab_size)}
-    return {number: 6.0 for number, text in texts.items() if any(mark in text for mark in marks)}
+    texts = {number: known.decode([number]) for number in range(len(known.get_vocab()))}
+    return {number: 6.0 for number, text in texts.items() if any(one in text for one in characters)}
 
 
 def ask(number: int, tools: list[dict[str, Any]], **fields: Any) -> Any:
@@ -130,10 +143,9 @@ def calls(outcome: Outcome) -> list[Any]:
     return joined_calls(call for delta in outcome.deltas for call in delta.calls)
 
 
-@pytest.mark.parametrize("parser", FORMATS)
-def test_forced_call_parses_and_fits_whatever_the_format(speaking: Callable[[str], ChatEngine], parser: str) -> None:
+@of_format(*FORMATS)
+def test_forced_call_parses_and_fits_whatever_the_format(engine: ChatEngine, parser: str) -> None:
     """One call of a strict tool, drawn at random: nothing but a call, with arguments that fit its schema."""
-    engine = speaking(parser)
     names = ["book_trip"] if parser == "function_gemma" else list(SCHEMAS)
     tools = [tool(name, SCHEMAS[name]) for name in names]
     wanted = [names[number % len(names)] for number in range(6)]
@@ -152,10 +164,9 @@ def test_forced_call_parses_and_fits_whatever_the_format(speaking: Callable[[str
             assert [(piece.name, bool(piece.arguments)) for piece in pieces] == [(name, False), ("", True)]
 
 
-@pytest.mark.parametrize("parser", ["qwen3_coder", "pythonic"])
-def test_call_goes_on_in_another_engine_where_it_was_cut(speaking: Callable[[str], ChatEngine], parser: str) -> None:
+@of_format("qwen3_coder", "pythonic")
+def test_call_goes_on_in_another_engine_where_it_was_cut(engine: ChatEngine) -> None:
     """Pieces of a call that a client has are not sent again, and none is lost."""
-    engine = speaking(parser)
     asked = ask(3, [tool("book_trip", TRIP)], parallel_tool_calls=False)
     whole = run(engine, [asked])[3]
     for border in range(1, len(whole.deltas), 4):
@@ -166,16 +177,14 @@ def test_call_goes_on_in_another_engine_where_it_was_cut(speaking: Callable[[str
         assert (joined_calls(pieces), rest.finish) == (calls(whole), whole.finish)
 
 
-@pytest.mark.parametrize("parser", FORMATS)
-def test_several_calls_parse_whatever_the_format(speaking: Callable[[str], ChatEngine], parser: str) -> None:
+@of_format(*FORMATS)
+def test_several_calls_parse_whatever_the_format(engine: ChatEngine, known: Any, parser: str) -> None:
     """As many as the model likes: all parse."""
     none: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
     one = {**none, "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 99}}, "required": ["x"]}
     tools = [tool("f", one, strict=False), tool("g", none, strict=False)]
-    engine = speaking(parser)
-    known = engine._loaded.tokenizer
     # Left to chance, calls would follow calls until tokens run out.
-    ends = [*known.eos_token_ids, *known.encode(known.tool_call_end, add_special_tokens=False)[:1]]
+    ends = [*known.eos_token_ids, *known.encode(FORMATS[parser].end, add_special_tokens=False)[:1]]
     sampling = {"temperature": 1.0, "logit_bias": dict.fromkeys(ends, 5.0)}
     outcomes = run(engine, [ask(number, tools, max_tokens=150, sampling=sampling) for number in range(5)])
     found = [call for outcome in outcomes.values() for call in calls(outcome) if outcome.finish[0] == "tool_calls"]
@@ -187,16 +196,15 @@ def test_several_calls_parse_whatever_the_format(speaking: Callable[[str], ChatE
 
 
 @pytest.mark.parametrize(
-    ("parser", "marks"), [("function_gemma", "}"), ("gemma4", '}"'), ("pythonic", ")'\""), ("qwen3_coder", "<\n")]
+    ("parser", "characters"),
+    [("function_gemma", "}"), ("gemma4", '}"'), ("pythonic", ")'\""), ("qwen3_coder", "<\n")],
+    indirect=["parser"],
 )
-def test_forced_call_parses_when_the_model_likes_to_end_it(
-    speaking: Callable[[str], ChatEngine], parser: str, marks: str
-) -> None:
+def test_forced_call_parses_when_the_model_likes_to_end_it(engine: ChatEngine, known: Any, characters: str) -> None:
     """What ends a call for its parser can't stand within a string, however much a model wants it there."""
-    engine = speaking(parser)
     text = {"type": "string", "minLength": 20, "maxLength": 60}
     note = {"type": "object", "properties": {"note": text}, "required": ["note"]}
-    sampling = {"temperature": 1.0, "logit_bias": inclined(engine, marks)}
+    sampling = {"temperature": 1.0, "logit_bias": bias_towards(known, characters)}
     jobs = [ask(at, [tool("keep", note)], parallel_tool_calls=False, sampling=sampling) for at in range(4)]
     for outcome in run(engine, jobs).values():
         (call,) = calls(outcome)
@@ -204,13 +212,10 @@ def test_forced_call_parses_when_the_model_likes_to_end_it(
         assert len(json.loads(call.arguments)["note"]) >= 20
 
 
-@pytest.mark.parametrize("parser", ["qwen3_coder", "gemma4", "function_gemma", "glm47"])
-def test_strict_schema_is_refused_by_name_when_the_format_has_no_place_for_it(
-    speaking: Callable[[str], ChatEngine], parser: str
-) -> None:
+@of_format("qwen3_coder", "gemma4", "function_gemma", "glm47")
+def test_strict_schema_is_refused_by_name_when_the_format_has_no_place_for_it(engine: ChatEngine) -> None:
     """What can't be said in a notation is refused where it was promised, and left out where it was not."""
     odd = {"type": "object", "properties": {"x": {"type": "string", "pattern": "^a+$"}}, "required": ["x"]}
-    engine = speaking(parser)
     with pytest.raises(JobError) as refused:
         engine.prepare(ask(1, [tool("f", TRIP), tool("g", odd)]))
     assert (refused.value.code, refused.value.param) == (Code.INVALID_REQUEST, "tools[1].function.parameters")
@@ -220,10 +225,10 @@ def test_strict_schema_is_refused_by_name_when_the_format_has_no_place_for_it(
     assert isinstance(json.loads(call.arguments), dict)
 
 
-def test_call_in_free_text_is_ruled_from_its_marker_on(speaking: Callable[[str], ChatEngine]) -> None:
+@of_format("qwen3_coder")
+def test_call_in_free_text_is_constrained_from_its_marker_on(engine: ChatEngine, known: Any) -> None:
     """With `auto` and a strict tool, in a notation of tags as in JSON."""
-    engine = speaking("qwen3_coder")
-    begin = engine._loaded.tokenizer.get_vocab()["<tool_call>"]
+    begin = known.get_vocab()["<tool_call>"]
     sampling = {"temperature": 1.0, "logit_bias": {begin: 9.0}}
     tools = [tool("book_trip", TRIP)]
     asked = [ask(number, tools, tool_choice="auto", sampling=sampling, max_tokens=300) for number in range(4)]
@@ -235,22 +240,23 @@ def test_call_in_free_text_is_ruled_from_its_marker_on(speaking: Callable[[str],
         jsonschema.validate(json.loads(call.arguments), TRIP)
 
 
-def test_answer_or_call_when_llama_may_give_either(speaking: Callable[[str], ChatEngine]) -> None:
+@of_format("llama3")
+def test_answer_or_call_when_llama_may_give_either(engine: ChatEngine, known: Any) -> None:
     """Its calls are objects without a marker; an answer that begins like one stays an answer."""
-    engine = speaking("llama3")
-    text = engine._preparation._channels(ask(1, [tool("f", {"type": "object"})], tool_choice="auto"), 0, [1])
-    for token in engine._loaded.tokenizer.encode('{"name": "Ada", "parameters": {}} is who'):
+    asked = ask(1, [tool("f", {"type": "object"}, strict=False)], tool_choice="auto")
+    [text] = engine.prepare(asked).texts
+    for token in known.encode('{"name": "Ada", "parameters": {}} is who'):
         text.feed_token(token)
     piece = text.finish_text("stop")
     assert (piece.text, piece.calls) == ('{"name": "Ada", "parameters": {}} is who', [])
 
 
+@of_format("gemma4")
 def test_schema_that_is_endless_to_write_down_takes_no_more_than_its_time(
-    speaking: Callable[[str], ChatEngine], monkeypatch: pytest.MonkeyPatch
+    engine: ChatEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A schema of a few hundred bytes may stand for millions of rules: not even these are written by the engine."""
     monkeypatch.setattr(compilers, "COMPILE_S", 0.5)
-    engine = speaking("gemma4")
     schema: dict[str, Any] = {"type": "string"}
     for _ in range(9):
         schema = {"type": ["object"] * 20, "properties": {"a": schema}, "required": ["a"]}

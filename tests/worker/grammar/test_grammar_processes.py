@@ -16,7 +16,7 @@ from tests.support.engine_runs import chat, job, run
 from worker.engines.chat.engine import ChatEngine
 from worker.grammar.compiling import compilers, process
 from worker.grammar.compiling.footprint import footprint_bytes
-from worker.grammar.compiling.process import ForkServer, GrammarProcess
+from worker.grammar.compiling.process import ForkServerHandle, GrammarProcess
 from worker.grammar.compiling.wire import TokenTable
 
 pytestmark = pytest.mark.mlx
@@ -32,7 +32,7 @@ def ask(number: int, grammar: Grammar, **fields: Any) -> GenerateJob:
     return job(number, prompt, sampling={"temperature": 1.0}, **{"max_tokens": 600, "grammar": grammar, **fields})
 
 
-def server_of(engine: ChatEngine) -> ForkServer:
+def server_of(engine: ChatEngine) -> ForkServerHandle:
     server = engine._grammars._processes.server
     assert server is not None
     return server
@@ -267,7 +267,7 @@ def test_processes_end_with_their_engine() -> None:
     with tempfile.TemporaryFile() as file:
         file.write(tokenizer.encode())
         file.flush()
-        server = ForkServer(TokenTable(2, [1], {}), file, slots=1)
+        server = ForkServerHandle(TokenTable(2, [1], {}), file, slots=1)
     assert server.error == ""
     child = server.fork_process()
     wait_until(lambda: len(children(server.pid)) == 1)

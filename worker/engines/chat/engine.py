@@ -289,7 +289,7 @@ class ChatEngine:
         job = choice.job.message
         rule = row.constraint
         if rule is not None and rule.failed is not None:
-            raise JobError(Code.INVALID_REQUEST, rule.failed, rule.plan.param)
+            raise JobError(Code.INVALID_REQUEST, rule.failed, rule.spec.param)
         tokens, logprobs = choice.held
         tokens.append(token)
         if not self._preparation.ends_choice(job, token):

@@ -24,12 +24,11 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 
 from protocol.errors import Code, JobError
-from worker.grammar import specs as plans
 from worker.grammar.call_rules import format_of
 from worker.grammar.compiling.wire import Compile, Compiled, Follow, Status, Step
 from worker.grammar.constraint import GrammarSpec
 from worker.grammar.lark import TokenSpelling
-from worker.grammar.specs import OutputFormat
+from worker.grammar.specs import OutputFormat, make_spec, schema_grammar
 from worker.grammar.tools import ToolCase, callable_tools
 
 LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
@@ -44,8 +43,8 @@ FOLLOW_BYTES = 256 << 20
 ERROR_CHARS = 300
 
 
-class Compiler:
-    """Makes the plan of a job and proves that its grammar compiles."""
+class SpecCompiler:
+    """The spec of a job, and a proof that its grammar compiles."""
 
     def __init__(self, tokenizer: LLTokenizer, control: Mapping[str, int]) -> None:
         """`control` are names and ids of the tokens that grammars know as control tokens."""
@@ -53,32 +52,32 @@ class Compiler:
         self._spell = TokenSpelling(control)
 
     def compile(self, asked: Compile) -> tuple[GrammarSpec, LLMatcher] | None:
-        """The plan with a matcher at its start; None where nothing is ruled. Raises `JobError`."""
+        """Return the spec with a matcher at its start; None where nothing is constrained. Raises `JobError`."""
         job, tools = asked.job, callable_tools(asked.job)
         if asked.loosened:
             tools = [tool if tool.strict else tool.without_strictness() for tool in tools]
         form = format_of(asked.parser, self._spell) if asked.parser is not None else None
-        dialect = OutputFormat(tools=form, spell=self._spell)
-        plan = plans.plan(job, tools, dialect)
-        if plan is None:
+        output_format = OutputFormat(tools=form, spell=self._spell)
+        spec = make_spec(job, tools, output_format)
+        if spec is None:
             return None
         try:
-            return plan, self._prove(plan.grammar)
+            return spec, self._make_matcher(spec.grammar)
         except ValueError as failure:
             error = failure
         if tools:
-            tools = [self._usable(tool) for tool in tools]
-            plan = plans.plan(job, tools, dialect) or plan
+            tools = [self._usable_tool(tool) for tool in tools]
+            spec = make_spec(job, tools, output_format) or spec
             try:
-                return plan, self._prove(plan.grammar)
+                return spec, self._make_matcher(spec.grammar)
             except ValueError as failure:
                 error = failure
-        raise JobError(Code.INVALID_REQUEST, f"'{plan.param}' can't be enforced: {error}", plan.param)
+        raise JobError(Code.INVALID_REQUEST, f"'{spec.param}' can't be enforced: {error}", spec.param)
 
-    def _usable(self, tool: ToolCase) -> ToolCase:
-        """The tool, with a schema that can be enforced: any object, where it was not promised to be strict."""
+    def _usable_tool(self, tool: ToolCase) -> ToolCase:
+        """Return the tool with a schema that can be enforced: any object, where it was not promised to be strict."""
         try:
-            self._prove(plans.alone(tool.schema))
+            self._make_matcher(schema_grammar(tool.schema))
         except ValueError as error:
             if tool.strict:
                 message = f"'{tool.param}' can't be enforced: {error}"
@@ -86,8 +85,8 @@ class Compiler:
             return tool.without_strictness()
         return tool
 
-    def _prove(self, text: str) -> LLMatcher:
-        """A matcher at the start of a grammar. Raises `ValueError` where the grammar is no good."""
+    def _make_matcher(self, text: str) -> LLMatcher:
+        """Return a matcher at the start of a grammar. Raises `ValueError` where the grammar is no good."""
         made = LLMatcher(self._tokenizer, _lark(text), log_level=0, limits=LIMITS)
         began = time.process_time()
         if not made.is_error():
@@ -101,7 +100,7 @@ class Compiler:
 
 
 class MaskSteps:
-    """Serves the steps of an engine: a mask a slot, in shared memory, whose last bytes name the slot at work, or -1."""
+    """The steps of an engine: a mask a slot, in shared memory, whose last bytes name the slot at work, or -1."""
 
     def __init__(self, start: LLMatcher, tokenizer: LLTokenizer, memory: mmap.mmap) -> None:
         self._start = start
@@ -113,7 +112,7 @@ class MaskSteps:
         self._grace_s = GRACE_S
 
     def serve_steps(self, connection: Connection) -> NoReturn:
-        """Until the other end is closed, which raises `EOFError` or `OSError`."""
+        """Serve steps until the other end is closed, which raises `EOFError` or `OSError`."""
         decoder = msgspec.msgpack.Decoder(Step)
         while True:
             step = decoder.decode(connection.recv_bytes())
@@ -149,7 +148,7 @@ class MaskSteps:
 def run_child(
     connection: Connection, memory: mmap.mmap, tokenizer: LLTokenizer, control: Mapping[str, int], nice: int
 ) -> None:
-    """The whole life of a forked process; its bounds are its own."""
+    """Run the whole life of a forked process, within bounds that it sets itself."""
     # The time that a process may take for itself is the system's to count: at the end of it stands this signal.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     asked = msgspec.msgpack.decode(connection.recv_bytes(), type=Compile)
@@ -157,7 +156,7 @@ def run_child(
     _bound_memory(asked.limit_bytes)
     found: list[Compiled | LLMatcher] = []
     # A thread can be given a lower priority and be over; a process could never take its own back.
-    thread = threading.Thread(target=lambda: found.extend(_compile(asked, Compiler(tokenizer, control), nice)))
+    thread = threading.Thread(target=lambda: found.extend(_compile(asked, SpecCompiler(tokenizer, control), nice)))
     thread.start()
     thread.join()
     _bound_time(0.0)
@@ -168,31 +167,31 @@ def run_child(
         MaskSteps(matcher, tokenizer, memory).serve_steps(connection)
 
 
-def _compile(asked: Compile, compiler: Compiler, nice: int) -> list[Compiled | LLMatcher]:
-    """What came of it, and the matcher if it went well."""
+def _compile(asked: Compile, compiler: SpecCompiler, nice: int) -> list[Compiled | LLMatcher]:
+    """Return what came of it, and the matcher if it went well."""
     if sys.platform == "linux" and nice:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
     began, before = time.process_time(), _peak_bytes()
     more: list[Compiled | LLMatcher] = []
     try:
         made = compiler.compile(asked)
-        told = Compiled()
+        answer = Compiled()
         if made is not None:
-            told = Compiled(msgspec.structs.replace(made[0], grammar=""))
+            answer = Compiled(msgspec.structs.replace(made[0], grammar=""))
             more.append(made[1])
     except JobError as error:
-        told = Compiled(code=error.code, message=error.message, param=error.param)
+        answer = Compiled(code=error.code, message=error.message, param=error.param)
     except Exception as error:
         reason = str(error).strip()[:ERROR_CHARS] or type(error).__name__
         param = asked.job.grammar.param if asked.job.grammar else "tools"
         message = f"'{param}' can't be enforced: {reason}"
-        told = Compiled(code=Code.INVALID_REQUEST, message=message, param=param)
+        answer = Compiled(code=Code.INVALID_REQUEST, message=message, param=param)
     spent_s, grown = time.process_time() - began, max(0, _peak_bytes() - before)
-    return [msgspec.structs.replace(told, spent_s=spent_s, grown_bytes=grown, pid=os.getpid()), *more]
+    return [msgspec.structs.replace(answer, spent_s=spent_s, grown_bytes=grown, pid=os.getpid()), *more]
 
 
 def _lark(text: str) -> str:
-    """Llguidance's own form; a part that may be GBNF (vLLM's users send either) becomes Lark."""
+    """Return llguidance's own form; a part that may be GBNF (vLLM's users send either) becomes Lark."""
     parts = json.loads(text)
     for part in parts["grammars"]:
         if (ebnf := part.pop("ebnf", None)) is not None:
@@ -214,6 +213,6 @@ def _bound_memory(more: int) -> None:
 
 
 def _peak_bytes() -> int:
-    """Largest resident size so far; `getrusage` counts kilobytes on Linux, bytes on macOS."""
+    """Return the largest resident size so far; `getrusage` counts kilobytes on Linux, bytes on macOS."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -12,12 +12,12 @@ class CompiledGrammar:
     `name` is what it is known by: the tenant, and a digest of what was asked for.
     """
 
-    __slots__ = ("__weakref__", "grown_bytes", "name", "plan", "process", "request", "spent_s")
+    __slots__ = ("__weakref__", "grown_bytes", "name", "process", "request", "spec", "spent_s")
 
     def __init__(
         self,
         name: tuple[str, bytes],
-        plan: GrammarSpec,
+        spec: GrammarSpec,
         request: Compile,
         process: GrammarProcess,
         *,
@@ -25,7 +25,7 @@ class CompiledGrammar:
         grown_bytes: int,
     ) -> None:
         self.name = name
-        self.plan = plan
+        self.spec = spec
         self.request = request
         self.process: GrammarProcess | None = process
         self.spent_s = spent_s

@@ -24,7 +24,7 @@ COMPILE_S, COMPILE_BYTES = 5.0, 1 << 30
 
 
 class GrammarCompiler:
-    """Safe to use from several threads, as long as each has a grammar of its own. `lock` is the memory's."""
+    """For several threads, as long as each has a grammar of its own. `lock` is the memory's."""
 
     def __init__(
         self, processes: ProcessSource, memory: GrammarMemory, lock: threading.Lock, *, clock: Callable[[], float]
@@ -35,7 +35,7 @@ class GrammarCompiler:
         self._clock = clock
 
     def compile_grammar(self, pending: PendingGrammar, nice: int) -> tuple[CompiledGrammar | Verdict | None, float]:
-        """What came of a grammar (None: nobody wants it any more), and the processor time that it took.
+        """Return what came of a grammar (None: nobody wants it any more), and the processor time that it took.
 
         Raises `JobError` where that says nothing about the grammar.
         """
@@ -45,13 +45,13 @@ class GrammarCompiler:
         if isinstance(loose, ChatPrompt) and loose.tools:
             attempts.append(msgspec.structs.replace(pending.request, loosened=True))
         for request in attempts:
-            process, answer = self._compiled(pending, request, nice)
+            process, answer = self._compile_one(pending, request, nice)
             if process is None:
                 # Of what was given up nobody knows how much it took.
                 given_up_s = self._clock() - (pending.began_at or 0.0)
                 return None, min(COMPILE_S, spent_s + given_up_s)
             if answer is not None:
-                return self._judged(pending, request, process, answer), spent_s + answer.spent_s
+                return self._record_outcome(pending, request, process, answer), spent_s + answer.spent_s
             spent_s += COMPILE_S
         error = JobError(
             Code.INVALID_REQUEST,
@@ -63,10 +63,13 @@ class GrammarCompiler:
             self._memory.record_doubt(pending.name, error, self._clock())
         return Verdict(error), spent_s
 
-    def _compiled(
+    def _compile_one(
         self, pending: PendingGrammar, request: Compile, nice: int
     ) -> tuple[GrammarProcess | None, Compiled | None]:
-        """A process and its answer; None for an answer where it took too much, for both where nobody waits any more."""
+        """Return a process and its answer.
+
+        The answer is None where it took too much, both are where nobody waits any more.
+        """
         for _ in range(TRIES):
             process = self._processes.fork_process(nice=nice)
             deadline = self._clock() + PATIENCE_S
@@ -86,13 +89,13 @@ class GrammarCompiler:
         message = "The machine is too busy to compile this grammar. Try again."
         raise JobError(Code.RATE_LIMITED, message, param_of(pending.request.job))
 
-    def _judged(
+    def _record_outcome(
         self, pending: PendingGrammar, request: Compile, process: GrammarProcess, answer: Compiled
     ) -> CompiledGrammar | Verdict:
-        if answer.plan is not None:
+        if answer.spec is not None:
             spent_s, grown_bytes = answer.spent_s, answer.grown_bytes
             made = CompiledGrammar(
-                pending.name, answer.plan, request, process, spent_s=spent_s, grown_bytes=grown_bytes
+                pending.name, answer.spec, request, process, spent_s=spent_s, grown_bytes=grown_bytes
             )
             with self._lock:
                 self._memory.keep_grammar(made)
@@ -105,7 +108,7 @@ class GrammarCompiler:
 
 
 def param_of(job: GenerateJob) -> str:
-    """The request's field that asks for a grammar."""
+    """Return the request's field that asks for a grammar."""
     if job.grammar is not None:
         return job.grammar.param
     return "tool_choice" if job.tool_choice == "required" else "tools"

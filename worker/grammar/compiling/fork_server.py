@@ -28,11 +28,11 @@ FORK, KILL = 0, 1
 LARGEST_BYTES = 1 << 30
 """Where the system bounds no memory: what a child may hold beyond what it shares."""
 LOOK_S, WATCH_S = 1.0, 0.1
-"""How often children that have ended are buried; where the system bounds no memory, how often it is looked at."""
+"""How often children that have ended are reaped; where the system bounds no memory, how often it is looked at."""
 
 
 class ForkServer:
-    """Forks, kills and buries children."""
+    """The process itself: it forks, kills and reaps children."""
 
     def __init__(
         self, orders: socket.socket, tokenizer: LLTokenizer, control: dict[str, int], *, watched: bool
@@ -46,17 +46,17 @@ class ForkServer:
         self._children: dict[int, int] = {}
 
     def serve_forks(self) -> None:
-        """Until the other end is closed."""
+        """Serve orders until the other end is closed."""
         while True:
             wait_s = (WATCH_S if self._watched else LOOK_S) if self._children else None
-            if select.select([self._orders], [], [], wait_s)[0] and not self._obey():
+            if select.select([self._orders], [], [], wait_s)[0] and not self._take_order():
                 break
-            self._bury()
+            self._reap_children()
         for pid in self._children.values():
             os.kill(pid, signal.SIGKILL)
 
-    def _obey(self) -> bool:
-        """Take one order; whether the engine is still there."""
+    def _take_order(self) -> bool:
+        """Take one order; return whether the engine is still there."""
         order, fds, _, _ = socket.recv_fds(self._orders, ORDER.size, 2)
         while order and len(order) < ORDER.size:
             more = self._orders.recv(ORDER.size - len(order))
@@ -67,7 +67,7 @@ class ForkServer:
         if what == FORK and len(fds) == 2:
             self._fork(number, nice, *fds)
         elif what == KILL and (pid := self._children.get(number)) is not None:
-            # Not buried yet, so this number is nobody else's.
+            # Not reaped yet, so this number is nobody else's.
             os.kill(pid, signal.SIGKILL)
         for fd in fds:
             os.close(fd)
@@ -90,7 +90,7 @@ class ForkServer:
         finally:
             os._exit(0)
 
-    def _bury(self) -> None:
+    def _reap_children(self) -> None:
         for number, pid in [*self._children.items()]:
             if os.waitpid(pid, os.WNOHANG)[0]:
                 del self._children[number]
@@ -99,7 +99,7 @@ class ForkServer:
 
 
 def main() -> None:
-    """Entry of the process: file descriptors of the orders, and of the tokenizer's text."""
+    """Start the process; its arguments are file descriptors of the orders, and of the tokenizer's text."""
     orders_fd, tokenizer_fd = map(int, sys.argv[1:])
     # What a terminal interrupts is for the engine to end; a crash is expected here, and no core of it is wanted.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

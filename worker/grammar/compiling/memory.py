@@ -11,13 +11,13 @@ from worker.grammar.compiling.queue import Name
 KEPT, KEPT_BYTES = 48, 1 << 30
 """Compiled grammars that are kept for jobs to come, each of which is a process; and how much these may have grown."""
 REMEMBERED = 1024
-"""Grammars that came to nothing, or ruled nothing."""
+"""Grammars that came to nothing, or constrain nothing."""
 FIRST_DOUBT_S, LONGEST_DOUBT_S = 60.0, 3600.0
 """How long a grammar that took too much is refused without another try; doubled each time."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Why there is no such grammar (`error` None: nothing is ruled), until when; `doubt_s` is how long that was."""
+    """Why there is no such grammar (`error` None: nothing is constrained), and for how long (`doubt_s`) until when."""
 
     error: JobError | None = None
     until: float = float("inf")
@@ -32,7 +32,7 @@ class GrammarMemory:
         self._verdicts: OrderedDict[Name, Verdict] = OrderedDict()
 
     def find_grammar(self, name: Name, now: float) -> CompiledGrammar | Verdict | None:
-        """What is known; None where it has to be compiled."""
+        """Return what is known; None where it has to be compiled."""
         found = self._compiled.get(name)
         if found is not None:
             if found.process is not None and found.process.alive:
@@ -52,17 +52,17 @@ class GrammarMemory:
             del self._compiled[_crowding(self._compiled)]
 
     def record_refusal(self, name: Name, error: JobError | None) -> None:
-        """Remember that it can't be compiled at all, or rules nothing."""
-        self._note(name, Verdict(error))
+        """Remember that it can't be compiled at all, or constrains nothing."""
+        self._apply_status(name, Verdict(error))
 
     def record_doubt(self, name: Name, error: JobError, now: float) -> None:
         """Remember that it took too much, for a while that grows."""
         self._compiled.pop(name, None)
         before = self._verdicts.get(name)
         doubt_s = min(LONGEST_DOUBT_S, 2 * before.doubt_s if before and before.doubt_s else FIRST_DOUBT_S)
-        self._note(name, Verdict(error, now + doubt_s, doubt_s))
+        self._apply_status(name, Verdict(error, now + doubt_s, doubt_s))
 
-    def _note(self, name: Name, verdict: Verdict) -> None:
+    def _apply_status(self, name: Name, verdict: Verdict) -> None:
         self._verdicts[name] = verdict
         self._verdicts.move_to_end(name)
         if len(self._verdicts) > REMEMBERED:
@@ -70,7 +70,7 @@ class GrammarMemory:
 
 
 def _crowding(known: OrderedDict[Name, CompiledGrammar] | OrderedDict[Name, Verdict]) -> Name:
-    """The oldest of the tenant that holds most."""
+    """Return the oldest of the tenant that holds most."""
     held: dict[str, int] = {}
     for tenant, _ in known:
         held[tenant] = held.get(tenant, 0) + 1

@@ -39,8 +39,8 @@ class ProcessLostError(Exception):
         self.stood_still = stood_still
 
 
-class ForkServer:
-    """What `worker.grammar.compiling.fork_server` is to its engine. `fork` may be called by any thread."""
+class ForkServerHandle:
+    """What an engine has of its `worker.grammar.compiling.fork_server`. Any thread may call `fork_process`."""
 
     def __init__(self, vocabulary: TokenTable, tokenizer: IO[bytes], *, slots: int) -> None:
         """Start it; `tokenizer` is a file that holds the text of a `tokenizer.json`.
@@ -95,7 +95,7 @@ class ForkServer:
         return self._process.poll() is None
 
     def fork_process(self, *, nice: int = 0) -> "GrammarProcess":
-        """A process for one grammar, which is compiled at the lower priority `nice`. Raises `ProcessLostError`."""
+        """Fork a process for one grammar, which is compiled at the lower priority `nice`. Raises `ProcessLostError`."""
         number = next(self._numbers)
         ours, theirs = socket.socketpair()
         try:
@@ -114,7 +114,7 @@ class ForkServer:
 
 
 class GrammarProcess:
-    """Compiles one grammar, then follows it. For one thread at a time; `kill` for any."""
+    """A process that compiles one grammar, then follows it. For one thread at a time; `kill` for any."""
 
     def __init__(self, line: socket.socket, memory: mmap.mmap, *, slots: int, kill: Callable[[], None]) -> None:
         everything = np.frombuffer(memory, dtype=np.uint32)
@@ -146,11 +146,11 @@ class GrammarProcess:
         return self._end.alive
 
     def send_request(self, request: Compile) -> None:
-        """Have a grammar compiled; `answer` tells what came of it. Raises `ProcessLostError`."""
+        """Have a grammar compiled; `read_answer` tells what came of it. Raises `ProcessLostError`."""
         self._send(msgspec.msgpack.encode(request))
 
     def read_answer(self, wait_s: float) -> Compiled | None:
-        """What came of it; None where that is not known yet. Raises `ProcessLostError`."""
+        """Return what came of it; None where that is not known yet. Raises `ProcessLostError`."""
         try:
             if not self._line.poll(wait_s):
                 return None
@@ -160,13 +160,13 @@ class GrammarProcess:
         self.pid = compiled.pid
         return compiled
 
-    def begin(self, follow: list[Follow]) -> None:
-        """Have a step of these rows taken; `finish` waits for it. Raises `ProcessLostError`."""
+    def begin_step(self, follow: list[Follow]) -> None:
+        """Have a step of these rows taken; `finish_step` waits for it. Raises `ProcessLostError`."""
         closed, self.closed = self.closed, []
         self._send(msgspec.msgpack.encode(Step(follow, closed)))
 
-    def finish(self) -> list[Status]:
-        """How they stand; the masks are in `masks` now. Raises `ProcessLostError`."""
+    def finish_step(self) -> list[Status]:
+        """Return how they stand; the masks are in `masks` now. Raises `ProcessLostError`."""
         return [Status(status) for status in self._receive()]
 
     def kill(self) -> None:

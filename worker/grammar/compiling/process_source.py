@@ -8,7 +8,7 @@ import weakref
 from typing import IO, Any
 
 from protocol.errors import Code, JobError
-from worker.grammar.compiling.process import ForkServer, GrammarProcess, ProcessLostError
+from worker.grammar.compiling.process import ForkServerHandle, GrammarProcess, ProcessLostError
 from worker.grammar.compiling.wire import TokenTable
 
 log = logging.getLogger("worker")
@@ -18,7 +18,7 @@ UNSUPPORTED = "This model's tokenizer can't be held to a grammar."
 
 
 class ProcessSource:
-    """Safe to use from several threads. `error` says why this tokenizer can't be used, once that is known."""
+    """The grammar processes of one model, for any thread. `error` says why its tokenizer can't be used, once known."""
 
     def __init__(self, tokenizer: Any, *, size: int, slots: int) -> None:
         """`size` is the number of ids that masks cover, `slots` the most rows at once."""
@@ -29,21 +29,21 @@ class ProcessSource:
         self._vocabulary = TokenTable(size, sorted(tokenizer.eos_token_ids), self.added)
         self._slots = slots
         self._lock = threading.Lock()
-        self._server: ForkServer | None = None
+        self._server: ForkServerHandle | None = None
         # Written down before anybody is served: it holds the interpreter, of a large vocabulary for a while.
         self._file = None if self.error else _tokenizer_file(tokenizer)
         if self._file is not None:
             weakref.finalize(self, self._file.close)
 
     @property
-    def server(self) -> ForkServer | None:
+    def server(self) -> ForkServerHandle | None:
         """The process that the others are forked from, if it has been started."""
         return self._server
 
     def fork_process(self, *, nice: int = 0) -> GrammarProcess:
-        """A process for a grammar. Raises `JobError`."""
+        """Fork a process for a grammar. Raises `JobError`."""
         for _ in range(TRIES):
-            server = self._serving()
+            server = self._running_server()
             try:
                 return server.fork_process(nice=nice)
             except ProcessLostError:
@@ -54,17 +54,17 @@ class ProcessSource:
                         self._server = None
         raise JobError(Code.ENGINE_ERROR, "no grammar process could be started")
 
-    def _serving(self) -> ForkServer:
+    def _running_server(self) -> ForkServerHandle:
         with self._lock:
             if self._server is None:
-                self._server = self._start()
+                self._server = self._start_server()
             return self._server
 
-    def _start(self) -> ForkServer:
+    def _start_server(self) -> ForkServerHandle:
         if self._file is None:
             raise JobError(Code.UNSUPPORTED, UNSUPPORTED)
         try:
-            server = ForkServer(self._vocabulary, self._file, slots=self._slots)
+            server = ForkServerHandle(self._vocabulary, self._file, slots=self._slots)
         except (OSError, ProcessLostError) as error:
             raise JobError(Code.ENGINE_ERROR, f"no grammar process could be started: {error!r}") from error
         if server.error:
@@ -76,7 +76,7 @@ class ProcessSource:
 
 
 def _tokenizer_file(tokenizer: Any) -> IO[bytes]:
-    """A `tokenizer.json`, with what `tokenizer_config.json` has added, in a file without a name."""
+    """Return a `tokenizer.json`, with what `tokenizer_config.json` has added, in a file without a name."""
     backend = copy.copy(tokenizer.backend_tokenizer)
     backend.no_padding()
     backend.no_truncation()

@@ -58,7 +58,7 @@ class CompileQueue:
         return len(self._all)
 
     def add_job(self, name: Name, request: Compile, job: tuple[int, int], ended: Ended) -> bool:
-        """Have `job` wait for a grammar; False where its tenant has too many that wait."""
+        """Have `job` wait for a grammar; return False where its tenant has too many that wait."""
         with self._changed:
             pending = self._all.get(name)
             if pending is None:
@@ -73,7 +73,7 @@ class CompileQueue:
             return True
 
     def remove_job(self, job: tuple[int, int], name: Name) -> None:
-        """A job waits no longer; what nobody waits for is not compiled."""
+        """Take a job out: what nobody waits for is not compiled."""
         with self._changed:
             pending = self._all.get(name)
             if pending is None or pending.waiting.pop(job, None) is None or pending.wanted:
@@ -96,7 +96,7 @@ class CompileQueue:
             return found
 
     def job_done(self, pending: PendingGrammar, spent_s: float) -> list[tuple[tuple[int, int], Ended]]:
-        """It has been compiled, or has failed, or nobody wanted it any more; returns those who waited to the end."""
+        """Take out a grammar that was compiled, or failed, or was given up; return those who waited to the end."""
         with self._changed:
             self._busy.discard(pending.tenant)
             self._standing.charge_time(pending.tenant, spent_s, self._clock())

@@ -30,11 +30,11 @@ class Standing:
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
 
     def is_light(self, tenant: str, now: float) -> bool:
-        """Whether little has been spent on a tenant lately."""
+        """Return whether little has been spent on a tenant lately."""
         return self._owed_s(tenant, now) <= LIGHT_S
 
     def owed_s(self, tenant: str, now: float) -> float:
-        """What a tenant owes."""
+        """Return what a tenant owes."""
         return self._owed_s(tenant, now)
 
     def wait_s(self, tenant: str, now: float) -> float:
@@ -49,7 +49,7 @@ class Standing:
         self._account(tenant, now).owed_s += spent_s
 
     def bar_tenant(self, tenant: str, now: float) -> None:
-        """A grammar held up everybody's streams."""
+        """Have a tenant pause, since a grammar of its held up everybody's streams."""
         account = self._account(tenant, now)
         if account.barred_until > now:
             # Several that were on their way already are one.

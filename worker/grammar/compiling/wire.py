@@ -52,12 +52,12 @@ class Compile(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Compiled(msgspec.Struct, frozen=True, array_like=True):
-    """The `plan` (without its grammar; None: nothing is ruled), or what is wrong, for the caller who sent it.
+    """The `spec` (without its grammar; None: nothing is constrained), or what is wrong, for the caller who sent it.
 
     `spent_s` is processor time, `grown_bytes` how much larger the process has become.
     """
 
-    plan: GrammarSpec | None = None
+    spec: GrammarSpec | None = None
     code: str = ""
     message: str = ""
     param: str | None = None

@@ -14,7 +14,10 @@ SIGN = '"parameters": dictionary of argument name and its value'
 
 
 def parse_tool_call(text: str, tools: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """The calls in what follows the marker, parted by `;`. Raises `ValueError` for anything but calls of `tools`."""
+    """Return the calls in what follows the marker, parted by `;`.
+
+    Raises `ValueError` for anything but calls of `tools`.
+    """
     offered = {tool["function"]["name"] for tool in tools or ()}
     text = tool_call_start + text
     decoder = json.JSONDecoder()

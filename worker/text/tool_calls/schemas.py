@@ -20,12 +20,12 @@ _NAMES = MappingProxyType(
 
 
 def type_of(value: Any) -> str:
-    """The JSON schema's name for the type of a value; empty where JSON has none (Python's sets, bytes, ...)."""
+    """Return the JSON schema's name for the type of a value; empty where JSON has none (Python's sets, bytes, ...)."""
     return _NAMES.get(type(value), "")
 
 
-def resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema that references within `root` lead to; empty where they lead nowhere."""
+def resolve_schema(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the schema that references within `root` lead to; empty where they lead nowhere."""
     for _ in range(DEEPEST):
         if not isinstance(schema, Mapping):
             return {}
@@ -39,8 +39,8 @@ def resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def types_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> frozenset[str]:
-    """Types that a value may have by what a schema says of it; empty: any."""
-    schema = resolved(schema, root)
+    """Return the types that a value may have by what a schema says of it; empty: any."""
+    schema = resolve_schema(schema, root)
     if depth > DEEPEST:
         return frozenset()
     if "enum" in schema or "const" in schema:

@@ -19,7 +19,7 @@ EmitPiece = Callable[[str | None, str | None, str], None]
 
 
 class BlockReader:
-    """Reads one block.
+    """Reader of one block.
 
     Arguments that are JSON are emitted as they come. Of a call with other arguments the name is emitted, and nothing
     more of the block before its end: then the whole block's parser has the arguments.

@@ -139,12 +139,12 @@ def test_stop_text_ends_an_answer_when_it_follows_a_grammar(engine: ChatEngine) 
 
 
 def test_echo_comes_first_when_a_completion_follows_a_grammar(engine: ChatEngine) -> None:
-    """The prompt is repeated as it is; what follows it is ruled."""
+    """The prompt is repeated as it is; what follows it is constrained."""
     outcome = only(engine, ask(grammar=Grammar("choice", '["yes","no"]', "p"), prompt=TextPrompt("Well? "), echo=True))
     assert outcome.text[0] in ("Well? yes", "Well? no")
 
 
-def test_reasoning_is_free_when_the_answer_is_ruled(engine: ChatEngine) -> None:
+def test_reasoning_is_free_when_the_answer_is_constrained(engine: ChatEngine) -> None:
     """The grammar begins behind the model's own end of reasoning, and an answer can't end before it."""
     end = engine._loaded.tokenizer.convert_tokens_to_ids("</think>")
     start = engine._loaded.tokenizer.convert_tokens_to_ids("<think>")

@@ -108,7 +108,7 @@ def test_call_follows_reasoning_when_the_model_thinks(engine: ChatEngine) -> Non
 
 @pytest.mark.parametrize("parallel", [True, False])
 def test_arguments_fit_when_a_strict_function_is_called_freely(engine: ChatEngine, parallel: bool) -> None:
-    """With `auto`, text is free until the model begins a call of its own accord; from there to its end it is ruled."""
+    """With `auto`, text is free until the model begins a call of its own accord; from there on it is constrained."""
     tools = [tool("get_weather", WEATHER, strict=True), tool("take.note-1", NOTE)]
     begin = engine._loaded.tokenizer.get_vocab()["<tool_call>"]
     jobs = [

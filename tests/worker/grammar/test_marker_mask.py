@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from worker.grammar.constraint import Constraint, Format, GrammarSpec, Phase
+from worker.grammar.constraint import Constraint, GrammarSpec, OutputTokens, Phase
 from worker.grammar.marker_mask import MarkerMask
 
 RAWS = [b"<", b"tool", b">", b"<tool>", b"a", b"ol>x", b"<to", b"l", b" ", b"</t>", b"</", b"t>"]
@@ -31,14 +31,16 @@ def test_token_of_the_marker_is_left_to_the_grammar_when_it_is_a_control_token()
 
 
 def constraint(phase: Phase, *, trigger: bytes | None = None) -> Constraint:
-    guard = MarkerMask([], RAWS, ())
-    form = Format(
-        raws=RAWS, eos=frozenset({99}), think_end=b"</t>", think_start=NAMES[b"a"], guard=guard, thinking_guard=guard
+    mask = MarkerMask([], RAWS, ())
+    start = NAMES[b"a"]
+    output = OutputTokens(
+        raws=RAWS, eos=frozenset({99}), think_end=b"</t>", think_start=start, marker_mask=mask, thinking_mask=mask
     )
-    return Constraint(GrammarSpec(grammar="g", param="p", trigger=trigger, end=b"</t>"), form, phase, ignore_eos=False)
+    spec = GrammarSpec(grammar="g", param="p", trigger=trigger, end=b"</t>")
+    return Constraint(spec, output, phase, ignore_eos=False)
 
 
-def test_ruled_part_begins_behind_reasoning_when_its_end_is_spelled_out() -> None:
+def test_constrained_part_begins_behind_reasoning_when_its_end_is_spelled_out() -> None:
     """The end marker counts in pieces, too; text behind it in the same token is the grammar's, white space nobody's."""
     for spelled in ([b"</t>"], [b"</", b"t>"]):
         row = constraint(Phase.THINKING)
