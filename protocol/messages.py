@@ -70,7 +70,7 @@ class GenerateJob(Message, frozen=True):
     adapter: str = ""
 
     @property
-    def ruled(self) -> bool:
+    def constrained(self) -> bool:
         """Whether answers are held to a grammar, which has to be compiled first."""
         if self.grammar is not None or self.tool_choice == "required" or self.tool_names:
             return True

@@ -48,7 +48,7 @@ class JobTable:
         worker.in_flight[job.id] = job
         worker.rows += job.rows
         worker.slotless += job.slotless
-        job.compiling = isinstance(job.message, GenerateJob) and job.message.ruled
+        job.compiling = isinstance(job.message, GenerateJob) and job.message.constrained
         if job.compiling:
             worker.compiling[job.tenant] += job.rows
 

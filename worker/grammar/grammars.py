@@ -21,7 +21,7 @@ from worker.grammar.compiling.compilers import GrammarCompiler, param_of
 from worker.grammar.compiling.memory import GrammarMemory, Verdict
 from worker.grammar.compiling.process import GrammarProcess, ProcessLostError
 from worker.grammar.compiling.process_source import UNSUPPORTED, ProcessSource
-from worker.grammar.compiling.queue import CompileQueue, Ended, Name, PendingGrammar
+from worker.grammar.compiling.queue import CompileQueue, Ended, GrammarKey, PendingGrammar
 from worker.grammar.compiling.standing import Standing
 from worker.grammar.compiling.wire import Compile
 from worker.grammar.constraint import Constraint, OutputTokens, Phase
@@ -74,7 +74,7 @@ class Grammars:
         self._compiler = GrammarCompiler(self._processes, self._memory, self._lock, clock=clock)
         self._compilers: list[threading.Thread] = []
         self._granted: dict[tuple[int, int], tuple[CompiledGrammar | Verdict, float]] = {}
-        self._waiting: dict[tuple[int, int], Name] = {}
+        self._waiting: dict[tuple[int, int], GrammarKey] = {}
         self.masks = Masks(self._replace_process, reject_grammar=self._reject_grammar, size=self._size, eos=self._eos)
         states = {NORMAL, REASONING, TOOL}
         self._own_refusal = UNSUPPORTED if raws is None else ""
@@ -95,17 +95,17 @@ class Grammars:
 
         Never blocks. `drop_job` takes the job back. Raises `JobError` where it is refused as it is.
         """
-        if not job.ruled:
+        if not job.constrained:
             return False
         if self._refusal:
             param = job.grammar.param if job.grammar is not None else "tool_choice"
             raise JobError(Code.UNSUPPORTED, self._refusal, param)
         request = self._request(job)
-        name = (job.tenant, hashlib.sha256(msgspec.msgpack.encode(request)).digest())
+        key = (job.tenant, hashlib.sha256(msgspec.msgpack.encode(request)).digest())
         place = (job.job, job.attempt)
         with self._lock:
             now = self._clock()
-            found = self._memory.find_grammar(name, now)
+            found = self._memory.find_grammar(key, now)
             if found is not None:
                 self._granted[place] = (found, 0.0)
                 return False
@@ -113,10 +113,10 @@ class Grammars:
             if wait_s:
                 message = f"Grammars of this API key take too much time. Try again in {wait_s:.0f} s."
                 raise JobError(Code.RATE_LIMITED, message, param_of(job))
-            if not self._queue.add_job(name, request, place, ended):
+            if not self._queue.add_job(key, request, place, ended):
                 message = "Too many grammars of this API key wait to be compiled."
                 raise JobError(Code.RATE_LIMITED, message, param_of(job))
-            self._waiting[place] = name
+            self._waiting[place] = key
             self._start_compilers()
         return True
 
@@ -125,8 +125,8 @@ class Grammars:
         place = (job.job, job.attempt)
         with self._lock:
             self._granted.pop(place, None)
-            if (name := self._waiting.pop(place, None)) is not None:
-                self._queue.remove_job(place, name)
+            if (key := self._waiting.pop(place, None)) is not None:
+                self._queue.remove_job(place, key)
 
     def make_constraints(self, job: GenerateJob, prompt: Sequence[int], state: str) -> list[Constraint] | None:
         """Make one for each choice, brought behind what has been delivered. Raises `JobError`.
@@ -134,7 +134,7 @@ class Grammars:
         `state` is the one of the text that the prompt leaves the answer in. Where nobody has called `compile_job` for
         the job, it does, and waits.
         """
-        if not job.ruled:
+        if not job.constrained:
             return None
         granted = self._granted.pop((job.job, job.attempt), None)
         found, spent_s = self._compile_now(job) if granted is None else granted
@@ -207,6 +207,10 @@ class Grammars:
         end = self._tokenizer.rfind_think_end(prompt, start=start) if start >= 0 else -1
         return end >= 0 and not any(token in self._eos for token in prompt[end:])
 
+    def close(self) -> None:
+        """End all grammar processes."""
+        self._processes.close()
+
     # -- compiling: on threads of its own
 
     def _start_compilers(self) -> None:
@@ -270,8 +274,8 @@ class Grammars:
         error = JobError(Code.INVALID_REQUEST, message, grammar.spec.param)
         with self._lock:
             now = self._clock()
-            self._memory.record_doubt(grammar.name, error, now)
-            self._standing.bar_tenant(grammar.name[0], now)
+            self._memory.record_doubt(grammar.key, error, now)
+            self._standing.bar_tenant(grammar.key[0], now)
 
     # -- the model's format
 

@@ -182,7 +182,7 @@ class Preprocessor:
             self._pass_on(begun, _failed(begun.job, error))
 
     def _drop(self, job: Job) -> None:
-        if self._compiler is not None and isinstance(job, GenerateJob) and job.ruled:
+        if self._compiler is not None and isinstance(job, GenerateJob) and job.constrained:
             self._compiler.drop_job(job)
 
     def _take_in(self) -> None:

@@ -23,8 +23,8 @@ def test_job_is_ruled_when_anything_has_to_be_compiled_for_it() -> None:
     strict = ChatPrompt(b"[]", b'[{"function":{"name":"f","strict":true}}]')
     loose = ChatPrompt(b"[]", b'[{"function":{"name":"f","strict":false}}]')
     yes = (ruled("t", 1), generate(tool_choice="required"), generate(tool_names=["f"]), generate(prompt=strict))
-    assert all(job.ruled for job in yes)
-    assert not any(job.ruled for job in (generate(), generate(prompt=loose), generate(tool_choice="none")))
+    assert all(job.constrained for job in yes)
+    assert not any(job.constrained for job in (generate(), generate(prompt=loose), generate(tool_choice="none")))
 
 
 async def test_others_have_all_slots_when_one_tenants_jobs_wait_for_grammars(rig: Rig) -> None:

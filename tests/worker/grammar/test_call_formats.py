@@ -99,12 +99,13 @@ def parser(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def _loaded(parser: str, _folders: Callable[[str], Path]) -> tuple[ChatEngine, Any]:
+def _loaded(parser: str, _folders: Callable[[str], Path]) -> Iterator[tuple[ChatEngine, Any]]:
     """An engine of a model with the parser, and its tokenizer."""
     folder = _folders(parser)
     engine = ChatEngine(WorkerConfig(model_path=str(folder), served_name="any", prefix_cache_bytes=0))
     engine.load()
-    return engine, tokenizer_utils.load(folder)
+    yield engine, tokenizer_utils.load(folder)
+    engine.close(0.0)
 
 
 @pytest.fixture

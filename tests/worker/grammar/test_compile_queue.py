@@ -42,12 +42,12 @@ class Rig:
 
     def take(self, *, anybody: bool) -> PendingGrammar | None:
         """The next one, if there is one."""
-        found = self.queue._next(anybody=anybody)
+        found = self.queue.next_grammar(anybody=anybody)
         return None if found is None else self.queue.take_job(anybody=anybody)
 
 
 def digests(found: list[PendingGrammar | None]) -> list[tuple[str, bytes] | None]:
-    return [None if one is None else one.name for one in found]
+    return [None if one is None else one.key for one in found]
 
 
 def test_tenants_take_turns_and_have_one_compiled_at_a_time() -> None:
@@ -115,7 +115,7 @@ def test_compiler_that_waits_wakes_when_something_comes() -> None:
     worker.start()
     rig.put("t", b"1")
     worker.join(PATIENCE_S)
-    assert [one.name for one in found] == [("t", b"1")]
+    assert [one.key for one in found] == [("t", b"1")]
 
 
 def test_pause_grows_when_streams_are_held_up_again_and_again() -> None:
@@ -146,14 +146,14 @@ def test_tenant_waits_when_far_too_much_was_spent_on_it() -> None:
 def test_verdict_that_something_took_too_much_expires() -> None:
     """It is tried again after a minute, then after two; what can't be compiled at all is not."""
     memory, error = GrammarMemory(), JobError(Code.INVALID_REQUEST, "no")
-    name = ("t", b"1")
-    memory.record_doubt(name, error, 0.0)
-    assert isinstance(memory.find_grammar(name, FIRST_DOUBT_S - 1), Verdict)
+    key = ("t", b"1")
+    memory.record_doubt(key, error, 0.0)
+    assert isinstance(memory.find_grammar(key, FIRST_DOUBT_S - 1), Verdict)
     assert memory.find_grammar(("another", b"1"), 0.0) is None
-    assert memory.find_grammar(name, FIRST_DOUBT_S + 1) is None
-    memory.record_doubt(name, error, FIRST_DOUBT_S + 1)
-    assert memory.find_grammar(name, 3 * FIRST_DOUBT_S) is not None
-    assert memory.find_grammar(name, 3 * FIRST_DOUBT_S + 2) is None
+    assert memory.find_grammar(key, FIRST_DOUBT_S + 1) is None
+    memory.record_doubt(key, error, FIRST_DOUBT_S + 1)
+    assert memory.find_grammar(key, 3 * FIRST_DOUBT_S) is not None
+    assert memory.find_grammar(key, 3 * FIRST_DOUBT_S + 2) is None
     memory.record_refusal(("t", b"2"), error)
     assert memory.find_grammar(("t", b"2"), 1e9) is not None
 
@@ -165,7 +165,8 @@ def test_one_tenants_verdicts_push_out_its_own() -> None:
     for number in range(2 * REMEMBERED):
         memory.record_refusal(("large", number.to_bytes(4, "big")), None)
     assert memory.find_grammar(("small", b""), 0.0) is not None
-    assert len(memory._verdicts) == REMEMBERED
+    large = [memory.find_grammar(("large", number.to_bytes(4, "big")), 0.0) for number in range(2 * REMEMBERED)]
+    assert sum(found is not None for found in large) == REMEMBERED - 1
 
 
 def test_doubt_of_a_grammar_grows_no_longer_than_an_hour() -> None:
@@ -181,20 +182,23 @@ def test_grammars_are_kept_within_bounds_and_who_holds_most_gives_first() -> Non
     """By number and by size; one alone is kept, however large."""
     memory = GrammarMemory()
 
+    def known(tenant: str) -> list[int]:
+        found = range(2 * KEPT + 1)
+        return [number for number in found if memory.find_grammar((tenant, number.to_bytes(4, "big")), 0.0) is not None]
+
     def keep(tenant: str, number: int, grown_bytes: int) -> None:
-        name, process = (tenant, number.to_bytes(4, "big")), Mock(alive=True)
+        key, process = (tenant, number.to_bytes(4, "big")), Mock(alive=True)
         memory.keep_grammar(
-            CompiledGrammar(name, Mock(spec=GrammarSpec), REQUEST, process, spent_s=0.0, grown_bytes=grown_bytes)
+            CompiledGrammar(key, Mock(spec=GrammarSpec), REQUEST, process, spent_s=0.0, grown_bytes=grown_bytes)
         )
 
     keep("small", 0, 1)
     for number in range(2 * KEPT):
         keep("large", number, 1)
-    assert len(memory._compiled) == KEPT
-    assert ("small", bytes(4)) in memory._compiled
-    assert memory.find_grammar(("large", bytes(4)), 0.0) is None
+    assert known("small") == [0]
+    assert len(known("large")) == KEPT - 1 and 0 not in known("large")
     keep("large", 2 * KEPT, KEPT_BYTES + 1)
-    assert [*memory._compiled] == [("large", (2 * KEPT).to_bytes(4, "big"))]
+    assert (known("small"), known("large")) == ([], [2 * KEPT])
 
 
 def test_debts_are_bounded_when_very_many_tenants_have_some() -> None:

@@ -144,11 +144,11 @@ def test_echo_comes_first_when_a_completion_follows_a_grammar(engine: ChatEngine
     assert outcome.text[0] in ("Well? yes", "Well? no")
 
 
-def test_reasoning_is_free_when_the_answer_is_constrained(engine: ChatEngine) -> None:
+def test_reasoning_is_free_when_the_answer_is_constrained(engine: ChatEngine, tokenizer: Any) -> None:
     """The grammar begins behind the model's own end of reasoning, and an answer can't end before it."""
-    end = engine._loaded.tokenizer.convert_tokens_to_ids("</think>")
-    start = engine._loaded.tokenizer.convert_tokens_to_ids("<think>")
-    eos = max(engine._grammars._eos)
+    end = tokenizer.convert_tokens_to_ids("</think>")
+    start = tokenizer.convert_tokens_to_ids("<think>")
+    eos = max(tokenizer.eos_token_ids)
     bias = {start: 30.0, end: 30.0, eos: 35.0}
     outcomes = run(engine, [ask(number, think=True, sampling={"logit_bias": bias}) for number in range(4)])
     for outcome in outcomes.values():
@@ -157,9 +157,9 @@ def test_reasoning_is_free_when_the_answer_is_constrained(engine: ChatEngine) ->
     assert any(outcome.reasoning[0] for outcome in outcomes.values())
 
 
-def test_thinking_is_left_out_when_it_is_turned_off(engine: ChatEngine) -> None:
+def test_thinking_is_left_out_when_it_is_turned_off(engine: ChatEngine, tokenizer: Any) -> None:
     """Where the template has closed the block, the first token belongs to the answer."""
-    start = engine._loaded.tokenizer.convert_tokens_to_ids("<think>")
+    start = tokenizer.convert_tokens_to_ids("<think>")
     outcome = only(engine, ask(think=False, sampling={"logit_bias": {start: 100.0}}))
     assert outcome.reasoning == {0: ""}
     assert outcome.finish == {0: "stop"}

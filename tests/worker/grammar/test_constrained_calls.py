@@ -94,9 +94,9 @@ def test_only_the_named_function_is_called_when_one_is_named(engine: ChatEngine)
         assert [call.name for call in calls(outcome)] == ["take.note-1"]
 
 
-def test_call_follows_reasoning_when_the_model_thinks(engine: ChatEngine) -> None:
+def test_call_follows_reasoning_when_the_model_thinks(engine: ChatEngine, tokenizer: Any) -> None:
     """Thoughts come first, and can't hold a call back nor end the answer."""
-    vocabulary = engine._loaded.tokenizer.get_vocab()
+    vocabulary = tokenizer.get_vocab()
     bias = dict.fromkeys((vocabulary[text] for text in ("<think>", "</think>", "<tool_call>")), 30.0)
     sampling = {"logit_bias": bias}
     outcomes = run(engine, [ask(i, think=True, parallel_tool_calls=False, sampling=sampling) for i in range(4)])
@@ -107,10 +107,12 @@ def test_call_follows_reasoning_when_the_model_thinks(engine: ChatEngine) -> Non
 
 
 @pytest.mark.parametrize("parallel", [True, False])
-def test_arguments_fit_when_a_strict_function_is_called_freely(engine: ChatEngine, parallel: bool) -> None:
+def test_arguments_fit_when_a_strict_function_is_called_freely(
+    engine: ChatEngine, tokenizer: Any, parallel: bool
+) -> None:
     """With `auto`, text is free until the model begins a call of its own accord; from there on it is constrained."""
     tools = [tool("get_weather", WEATHER, strict=True), tool("take.note-1", NOTE)]
-    begin = engine._loaded.tokenizer.get_vocab()["<tool_call>"]
+    begin = tokenizer.get_vocab()["<tool_call>"]
     jobs = [
         ask(
             number,
@@ -137,10 +139,10 @@ def test_arguments_fit_when_a_strict_function_is_called_freely(engine: ChatEngin
     assert tokens[:middle] + run(engine, [resumed])[0].tokens[0] == tokens
 
 
-def test_call_or_format_when_both_are_asked_for(engine: ChatEngine) -> None:
+def test_call_or_format_when_both_are_asked_for(engine: ChatEngine, tokenizer: Any) -> None:
     """With a format and tools the answer is one of the two, whole."""
     grammar = Grammar("choice", '["plain"]', "response_format")
-    begin = engine._loaded.tokenizer.get_vocab()["<tool_call>"]
+    begin = tokenizer.get_vocab()["<tool_call>"]
     kinds = set()
     for bias in (-100.0, 100.0):
         sampling = {"logit_bias": {begin: bias}}
@@ -152,9 +154,9 @@ def test_call_or_format_when_both_are_asked_for(engine: ChatEngine) -> None:
     assert kinds == {("stop", "plain"), ("tool_calls", "")}
 
 
-def test_large_numbers_are_still_a_call_when_json_allows_them(engine: ChatEngine) -> None:
+def test_large_numbers_are_still_a_call_when_json_allows_them(tokenizer: Any) -> None:
     """`1e999` is JSON, but no double; the call comes with the largest one."""
-    parse = calls_from(engine._loaded.tokenizer.tool_parser, TOOLS)
+    parse = calls_from(tokenizer.tool_parser, TOOLS)
     [call] = parse('{"name": "f", "arguments": {"x": [1e999, -1e999]}}')
     assert json.loads(call.arguments) == {"x": [1.7976931348623157e308, -1.7976931348623157e308]}
 

@@ -35,9 +35,9 @@ def test_grammar_is_slow_when_its_masks_take_too_long_together(monkeypatch: pyte
     many = [1] * int(2 * MASK_WORK_S / GRACE_PER_TOKEN_S)
     for tokens, last in (([1], Status.SLOW), (many, Status.OPEN)):
         steps = MaskSteps(slow_matcher(), Mock(vocab_size=32), mmap.mmap(-1, 64))
-        assert steps._take(Follow(0, [], begins=True)) is Status.OPEN
-        assert steps._take(Follow(0, [1])) is Status.OPEN
-        assert steps._take(Follow(0, tokens)) is last
+        assert steps.follow_row(Follow(0, [], begins=True)) is Status.OPEN
+        assert steps.follow_row(Follow(0, [1])) is Status.OPEN
+        assert steps.follow_row(Follow(0, tokens)) is last
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system bounds no memory")

@@ -357,9 +357,10 @@ class ChatEngine:
             self._drafting.clear_caches()
 
     def close(self, timeout_s: float) -> None:
-        """Finish what is being written to disk, if that takes no longer."""
+        """Finish what is being written to disk, if that takes no longer, and end the processes of grammars."""
         if self._recall is not None:
             self._recall.close(timeout_s)
+        self._grammars.close()
 
     def gauges(self) -> Gauges:
         """See `Engine.gauges`."""

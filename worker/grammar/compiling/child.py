@@ -118,12 +118,12 @@ class MaskSteps:
             step = decoder.decode(connection.recv_bytes())
             for slot in step.closed:
                 self._rows.pop(slot, None)
-            done = bytes(self._take(follow) for follow in step.follow)
+            done = bytes(self.follow_row(follow) for follow in step.follow)
             _bound_time(0.0)
             self._at_work.value = -1
             connection.send_bytes(done)
 
-    def _take(self, follow: Follow) -> Status:
+    def follow_row(self, follow: Follow) -> Status:
         """Take tokens in, write the mask of what may follow."""
         self._at_work.value = follow.slot
         _bound_time(MASK_S)

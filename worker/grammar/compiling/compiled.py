@@ -9,14 +9,14 @@ class CompiledGrammar:
     """Its process ends once nobody refers to it any more: neither those who remember it, nor a row.
 
     `process` is None where it was lost; `request` is what makes another one, in about `spent_s` of processor time.
-    `name` is what it is known by: the tenant, and a digest of what was asked for.
+    `key` is what it is known by: the tenant, and a digest of what was asked for.
     """
 
-    __slots__ = ("__weakref__", "grown_bytes", "name", "process", "request", "spec", "spent_s")
+    __slots__ = ("__weakref__", "grown_bytes", "key", "process", "request", "spec", "spent_s")
 
     def __init__(
         self,
-        name: tuple[str, bytes],
+        key: tuple[str, bytes],
         spec: GrammarSpec,
         request: Compile,
         process: GrammarProcess,
@@ -24,7 +24,7 @@ class CompiledGrammar:
         spent_s: float,
         grown_bytes: int,
     ) -> None:
-        self.name = name
+        self.key = key
         self.spec = spec
         self.request = request
         self.process: GrammarProcess | None = process

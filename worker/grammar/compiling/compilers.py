@@ -60,7 +60,7 @@ class GrammarCompiler:
             param_of(pending.request.job),
         )
         with self._lock:
-            self._memory.record_doubt(pending.name, error, self._clock())
+            self._memory.record_doubt(pending.key, error, self._clock())
         return Verdict(error), spent_s
 
     def _compile_one(
@@ -94,16 +94,14 @@ class GrammarCompiler:
     ) -> CompiledGrammar | Verdict:
         if answer.spec is not None:
             spent_s, grown_bytes = answer.spent_s, answer.grown_bytes
-            made = CompiledGrammar(
-                pending.name, answer.spec, request, process, spent_s=spent_s, grown_bytes=grown_bytes
-            )
+            made = CompiledGrammar(pending.key, answer.spec, request, process, spent_s=spent_s, grown_bytes=grown_bytes)
             with self._lock:
                 self._memory.keep_grammar(made)
             return made
         process.kill()
         error = JobError(Code(answer.code), answer.message, answer.param) if answer.code else None
         with self._lock:
-            self._memory.record_refusal(pending.name, error)
+            self._memory.record_refusal(pending.key, error)
         return Verdict(error)
 
 

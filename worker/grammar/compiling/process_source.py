@@ -54,6 +54,13 @@ class ProcessSource:
                         self._server = None
         raise JobError(Code.ENGINE_ERROR, "no grammar process could be started")
 
+    def close(self) -> None:
+        """End the process that the others are forked from, and those with it."""
+        with self._lock:
+            if self._server is not None:
+                self._server.kill()
+                self._server = None
+
     def _running_server(self) -> ForkServerHandle:
         with self._lock:
             if self._server is None:
