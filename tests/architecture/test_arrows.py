@@ -29,7 +29,17 @@ KEPT_APART = (
     ("worker/batch/", ("worker.text", "worker.engines", "worker.process")),
     (
         "worker/text/",
-        ("worker.batch", "worker.engines", "worker.process", "zmq", "threading", "socket", "os", "pathlib"),
+        (
+            "worker.batch",
+            "worker.engines",
+            "worker.grammar",
+            "worker.process",
+            "zmq",
+            "threading",
+            "socket",
+            "os",
+            "pathlib",
+        ),
     ),
     ("worker/disk_cache/", ("worker.batch", "worker.engines", "worker.process")),
     ("worker/decoding/", ("worker.batch", "worker.engines", "worker.process")),
