@@ -14,7 +14,7 @@ from protocol.messages import State
 PREPARING = (State.LOADING, State.WARMING)
 
 
-class PulseReading(NamedTuple):
+class StepReading(NamedTuple):
     """The engine thread at one moment. `busy`: its steps should go on; `moved_at`: when it last stepped or woke."""
 
     state: State
@@ -28,26 +28,26 @@ class StepClock:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._now = PulseReading(State.LOADING, 0, False, clock())
+        self._now = StepReading(State.LOADING, 0, False, clock())
 
     def enter_state(self, state: State) -> None:
-        """The process is in another phase, and its clock starts anew: nothing that took long before counts in it."""
-        self._now = PulseReading(state, self._now.step, self._now.busy, self._clock())
+        """Enter another phase; its clock starts anew, so nothing that took long before counts in it."""
+        self._now = StepReading(state, self._now.step, self._now.busy, self._clock())
 
     def mark_busy(self) -> None:
-        """There is work again. A first step that never ends must show, and idle time must not count against it."""
-        self._now = PulseReading(self._now.state, self._now.step, True, self._clock())
+        """Note that there is work again, so that idle time does not count against its first step."""
+        self._now = StepReading(self._now.state, self._now.step, True, self._clock())
 
     def mark_step(self, *, busy: bool) -> None:
-        """The engine loop went round once."""
-        self._now = PulseReading(self._now.state, self._now.step + 1, busy, self._clock())
+        """Count a round of the engine loop."""
+        self._now = StepReading(self._now.state, self._now.step + 1, busy, self._clock())
 
-    def read_state(self) -> PulseReading:
-        """All of it, as it was at one moment."""
+    def read_state(self) -> StepReading:
+        """Return all of it, as it was at one moment."""
         return self._now
 
-    def age_s(self, reading: PulseReading) -> float:
-        """Seconds since the loop had last gone round by then."""
+    def age_s(self, reading: StepReading) -> float:
+        """Return the seconds since the loop had last gone round by then."""
         return max(0.0, self._clock() - reading.moved_at)
 
     @property

@@ -20,17 +20,17 @@ SPARE = "spare"
 
 
 def engine_command(config: WorkerConfig, worker_uid: str, lifeline_fd: int, *, spare: bool = False) -> list[str]:
-    """The argument list of the engine process. Nothing in a configuration is secret, so `ps` may show it.
+    """Return the argument list of the engine process. Nothing in a configuration is secret, so `ps` may show it.
 
     A `spare` imports what an engine needs, says so, and begins when it is told to.
     """
     text = msgspec.json.encode(config, enc_hook=str).decode()
-    rest = [SPARE] if spare else []
-    return [sys.executable, "-m", "worker.process.launch", text, worker_uid, str(lifeline_fd), str(os.getpid()), *rest]
+    flags = [SPARE] if spare else []
+    return [sys.executable, "-m", "worker.process.launch", text, worker_uid, str(lifeline_fd), str(os.getpid()), *flags]
 
 
 def read_config(text: str) -> WorkerConfig:
-    """The other end of `engine_command`'s first argument."""
+    """Read what `engine_command` wrote as its first argument."""
     return msgspec.json.decode(text, type=WorkerConfig, dec_hook=_read_path)
 
 
@@ -50,12 +50,12 @@ def _die_with_parent(parent_pid: int) -> None:
 
 
 def main() -> int:
-    """Entry of the engine process."""
-    config_text, worker_uid, lifeline_fd, parent_pid, *rest = sys.argv[1:]
+    """Enter the engine process."""
+    config_text, worker_uid, lifeline_fd, parent_pid, *flags = sys.argv[1:]
     _die_with_parent(int(parent_pid))
     config = read_config(config_text)
     logs.configure(config.log_level)
-    if rest == [SPARE]:
+    if flags == [SPARE]:
         from worker.process import spare
 
         if not spare.wait(config, lifeline_fd=int(lifeline_fd)):

@@ -28,7 +28,7 @@ class Stop(msgspec.Struct, frozen=True):
     grace_s: float
 
 
-PROVEN_STEPS = 8
+HEALTHY_STEPS = 8
 """An engine that has stepped so often since it was ready, or finished a job, does not die of being started."""
 
 Command = Admitted | Cancel | ClearCaches | Reset | Stop
@@ -41,34 +41,35 @@ class Loop:
         self,
         *,
         engine: Engine,
-        pulse: StepClock,
+        step_clock: StepClock,
+        inbox: "queue.SimpleQueue[Command]",
         send: Callable[[int, Sequence[ToGateway]], None],
-        proven: Callable[[], None] = lambda: None,
+        on_healthy: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`proven` is called once, when the engine has shown that it works."""
-        self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        """`on_healthy` is called once, when the engine has shown that it works."""
         self._engine = engine
-        self._pulse = pulse
+        self._step_clock = step_clock
+        self.inbox = inbox
         self._send = send
-        self._proven = proven
-        self._unproven_steps = PROVEN_STEPS
+        self._on_healthy = on_healthy
+        self._steps_to_healthy = HEALTHY_STEPS
         self._clock = clock
         self._epoch = 0
-        self._aboard: dict[int, int] = {}
+        self._in_flight: dict[int, int] = {}
         self._deadline: float | None = None
 
     def run(self) -> None:
-        """Serve until `Stop`. Raises whatever the engine raised; jobs aboard have then been failed."""
-        self._pulse.mark_step(busy=False)
+        """Serve until `Stop`. Raise whatever the engine raised; jobs in flight have then been failed."""
+        self._step_clock.mark_step(busy=False)
         try:
             while not self._finished():
                 self._receive()
                 if self._engine.busy:
                     self._emit(self._engine.step())
-                    if self._unproven_steps:
-                        self._prove(steps=1)
-                self._pulse.mark_step(busy=self._engine.busy)
+                    if self._steps_to_healthy:
+                        self._count_proof(steps=1)
+                self._step_clock.mark_step(busy=self._engine.busy)
         except BaseException:
             self._fail_all(Code.WORKER_LOST, "The model's process failed while it was working on this request.")
             raise
@@ -84,31 +85,31 @@ class Loop:
         if not self._engine.busy and self._deadline is None:
             command = self.inbox.get()
             # Whatever it makes the engine do: if that never ends, it has to show.
-            self._pulse.mark_busy()
-            self._obey(command)
+            self._step_clock.mark_busy()
+            self._handle(command)
         while True:
             try:
-                self._obey(self.inbox.get_nowait())
+                self._handle(self.inbox.get_nowait())
             except queue.Empty:
                 return
 
-    def _obey(self, command: Command) -> None:
+    def _handle(self, command: Command) -> None:
         match command:
             case Admitted():
                 self._admit(command)
             case Cancel():
-                if self._aboard.get(command.job) == command.attempt:
+                if self._in_flight.get(command.job) == command.attempt:
                     self._cancel(command)
             case ClearCaches():
                 if isinstance(self._engine, CacheOwner):
                     self._engine.forget()
             case Reset():
-                for job in tuple(self._aboard):
+                for job in tuple(self._in_flight):
                     self._engine.cancel(job)
-                self._aboard.clear()
+                self._in_flight.clear()
                 self._epoch = command.epoch
             case Stop():
-                self._pulse.enter_state(State.DRAINING)
+                self._step_clock.enter_state(State.DRAINING)
                 self._deadline = self._clock() + command.grace_s
 
     def _cancel(self, command: Cancel) -> None:
@@ -123,7 +124,7 @@ class Loop:
             message = "The model's process is shutting down."
             self._emit([Failed(command.job, command.attempt, Code.DRAINING, message, retryable=True)])
             return
-        self._aboard[command.job] = command.attempt
+        self._in_flight[command.job] = command.attempt
         self._emit(self._engine.admit(command.prepared))
 
     def _emit(self, messages: Sequence[ToGateway]) -> None:
@@ -131,17 +132,17 @@ class Loop:
             return
         for message in messages:
             if isinstance(message, Done | Vectors | Failed):
-                self._aboard.pop(message.job, None)
-                if self._unproven_steps and not isinstance(message, Failed):
-                    self._prove(steps=PROVEN_STEPS)
+                self._in_flight.pop(message.job, None)
+                if self._steps_to_healthy and not isinstance(message, Failed):
+                    self._count_proof(steps=HEALTHY_STEPS)
         self._send(self._epoch, messages)
 
-    def _prove(self, *, steps: int) -> None:
-        self._unproven_steps = max(0, self._unproven_steps - steps)
-        if self._unproven_steps == 0:
-            self._proven()
+    def _count_proof(self, *, steps: int) -> None:
+        self._steps_to_healthy = max(0, self._steps_to_healthy - steps)
+        if self._steps_to_healthy == 0:
+            self._on_healthy()
 
     def _fail_all(self, code: Code, text: str) -> None:
-        if self._aboard:
-            failed = [Failed(job, attempt, code, text, retryable=True) for job, attempt in self._aboard.items()]
+        if self._in_flight:
+            failed = [Failed(job, attempt, code, text, retryable=True) for job, attempt in self._in_flight.items()]
             self._emit(failed)

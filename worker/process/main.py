@@ -1,4 +1,4 @@
-"""The engine process: wires one engine, its loop, its reception and its link, and ends with its supervisor.
+"""The engine process: wires one engine, its loop, its preprocessor and its link, and ends with its supervisor.
 
 The main thread is the engine's: it loads and steps. Signals and the lifeline only leave a note for it.
 """
@@ -8,12 +8,14 @@ import gc
 import importlib
 import logging
 import os
+import queue
 import resource
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -26,8 +28,8 @@ from worker.engines.base import CacheOwner, Engine, EngineLoadError
 from worker.hub import commit_of
 from worker.lifeline import IS_HEALTHY, IS_READY
 from worker.process.heartbeat import PREPARING, StepClock
-from worker.process.link import GatewayLink
-from worker.process.loop import Loop, Stop
+from worker.process.link import GatewayLink, Outbox
+from worker.process.loop import Command, Loop, Stop
 from worker.process.preprocessor import Compiler, Preprocessor
 from worker.work import OwnWork
 
@@ -50,29 +52,35 @@ class Process:
         self._uid = worker_uid
         self._created = int(time.time())
         self._ready: Ready | None = None
-        self._pulse = StepClock()
+        self._step_clock = StepClock()
         self._work = OwnWork()
         self._progress = 0
         self._engine = engine_type(config)(config)
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        outbox = Outbox()
+        self._preprocessor = Preprocessor(
+            prepare=self._engine.prepare,
+            compiler=self._engine if isinstance(self._engine, Compiler) else None,
+            admit=self._commands.put,
+            send=outbox.send_messages,
+        )
+        self._loop = Loop(
+            engine=self._engine,
+            step_clock=self._step_clock,
+            inbox=self._commands,
+            send=outbox.send_messages,
+            on_healthy=partial(self._tell, IS_HEALTHY),
+        )
         self._link = GatewayLink(
             endpoint=endpoint(config.run_dir),
             identity=f"{config.served_name}/{worker_uid}".encode(),
+            outbox=outbox,
+            commands=self._commands,
+            preprocessor=self._preprocessor,
             announce=self._announce,
-            # A draining worker answers a greeting too, but must not look as if it took jobs.
-            ready=lambda: self._ready if self._pulse.state is State.READY else None,
+            ready=self._ready_message,
             beat=self._beat,
-            command=lambda command: self._loop.inbox.put(command),
-            reception=lambda: self._reception,
-            failed=lambda: os._exit(EXIT_CRASH),
-        )
-        self._loop = Loop(
-            engine=self._engine, pulse=self._pulse, send=self._link.send_messages, proven=lambda: self._tell(IS_HEALTHY)
-        )
-        self._reception = Preprocessor(
-            prepare=self._engine.prepare,
-            compiler=self._engine if isinstance(self._engine, Compiler) else None,
-            admit=self._loop.inbox.put,
-            send=self._link.send_messages,
+            failed=partial(os._exit, EXIT_CRASH),
         )
 
     def run(self) -> int:
@@ -95,7 +103,7 @@ class Process:
             return EXIT_CRASH
         if isinstance(self._engine, CacheOwner):
             self._engine.close(CLOSE_S)
-        self._pulse.enter_state(State.STOPPED)
+        self._step_clock.enter_state(State.STOPPED)
         self._link.close("stopped")
         return 0
 
@@ -106,8 +114,8 @@ class Process:
         self._engine.load()
         loaded = time.monotonic()
         if self._config.warmup:
-            self._pulse.enter_state(State.WARMING)
-            self._link.say_now()
+            self._step_clock.enter_state(State.WARMING)
+            self._link.send_state()
             self._engine.warm()
         warm = time.monotonic()
         self._ready = msgspec.structs.replace(
@@ -120,25 +128,29 @@ class Process:
         # What start-up made lives as long as the process: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
-        # A tokenizer or template that runs on the reception thread must not hold the interpreter for the
+        # A tokenizer or template that runs on the preprocessor's thread must not hold the interpreter for the
         # default 5 ms while the engine thread waits to launch its next step.
         sys.setswitchinterval(0.0005)
-        self._reception.start()
-        self._pulse.enter_state(State.READY)
-        self._link.say_now()
+        self._preprocessor.start()
+        self._step_clock.enter_state(State.READY)
+        self._link.send_state()
         self._tell(IS_READY)
         log.info("%s is ready: loaded in %.1f s, warmed in %.1f s", name, loaded - began, warm - loaded)
 
     def _tell(self, word: bytes) -> None:
-        """A word for the supervisor, if there is one that listens."""
+        """Say a word to the supervisor, if there is one that listens."""
         with contextlib.suppress(OSError):
             os.write(self._lifeline_fd, word)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self._pulse.state in (*PREPARING, State.DRAINING):
+        if self._step_clock.state in (*PREPARING, State.DRAINING):
             # Nothing runs yet, or this is the second signal: leave now.
             os._exit(0)
-        self._loop.inbox.put(Stop(DRAIN_S))
+        self._commands.put(Stop(DRAIN_S))
+
+    def _ready_message(self) -> Ready | None:
+        """Return `Ready`; None for a draining worker, which must not look as if it took jobs."""
+        return self._ready if self._step_clock.state is State.READY else None
 
     def _announce(self) -> Announce:
         config = self._config
@@ -147,7 +159,7 @@ class Process:
             model=config.served_name,
             source=config.source,
             kind=config.kind,
-            state=self._pulse.state,
+            state=self._step_clock.state,
             pid=os.getpid(),
             slots=config.max_concurrency,
             queue_size=config.queue_size,
@@ -157,18 +169,18 @@ class Process:
         )
 
     def _beat(self) -> Beat:
-        """For the link's thread alone, whose own work is no progress."""
+        """Return a sign of life. For the link's thread alone, whose own work is no progress."""
         gauges = self._engine.gauges()
-        pulse = self._pulse.read_state()
-        if pulse.state in PREPARING:
+        reading = self._step_clock.read_state()
+        if reading.state in PREPARING:
             self._progress = self._work.count_work()
         return Beat(
-            state=pulse.state,
-            step=pulse.step,
-            step_age_s=self._pulse.age_s(pulse),
-            busy=pulse.busy,
+            state=reading.state,
+            step=reading.step,
+            step_age_s=self._step_clock.age_s(reading),
+            busy=reading.busy,
             running=gauges.running,
-            waiting=gauges.waiting + self._reception.waiting,
+            waiting=gauges.waiting + self._preprocessor.waiting,
             active_bytes=gauges.active_bytes,
             cache_bytes=gauges.cache_bytes,
             peak_bytes=gauges.peak_bytes,
@@ -203,7 +215,7 @@ def engine_type(config: WorkerConfig) -> Callable[[WorkerConfig], Engine]:
 
 
 def _resident_bytes() -> int:
-    """Peak resident size, as `getrusage` gives it everywhere: kilobytes on Linux, bytes on macOS."""
+    """Return the peak resident size. `getrusage` counts kilobytes on Linux, bytes on macOS."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

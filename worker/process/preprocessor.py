@@ -71,7 +71,7 @@ class Compiler(Protocol):
         """
 
     def drop_job(self, job: GenerateJob, /) -> None:
-        """The job has been prepared, or never will be: `ended` is called no more, what nobody waits for is given up."""
+        """Call `ended` no more: the job has been prepared, or never will be. What nobody waits for is given up."""
 
 
 class Preprocessor:
@@ -93,14 +93,14 @@ class Preprocessor:
         self._admit = admit
         self._send = send
         self._queue: queue.SimpleQueue[PendingJob] = queue.SimpleQueue()
-        self._begun: TenantTurns[PendingJob] = TenantTurns()
+        self._started: TenantTurns[PendingJob] = TenantTurns()
         self._lock = threading.Lock()
         self._waiting: dict[tuple[int, int, int], Job] = {}
         self._elsewhere: dict[tuple[int, int, int], Future[Any]] = {}
 
     def start(self) -> None:
-        """Begin to prepare what `take` brings."""
-        threading.Thread(target=self._run, name="reception", daemon=True).start()
+        """Begin to prepare what `take_job` brings."""
+        threading.Thread(target=self._run, name="preprocessor", daemon=True).start()
 
     @property
     def waiting(self) -> int:
@@ -111,26 +111,26 @@ class Preprocessor:
         """Queue a job, and the raw frames that came with it, for preparation. Never blocks."""
         with self._lock:
             self._waiting[epoch, job.job, job.attempt] = job
-        begun = PendingJob(epoch, job, buffers)
+        pending = PendingJob(epoch, job, buffers)
         if self._compiler is None or not isinstance(job, GenerateJob):
-            self._queue.put(begun)
+            self._queue.put(pending)
             return
-        waits = _tried(job, partial(self._compiler.compile_job, job, partial(self._go_on, begun)))
+        waits = _try_work(job, partial(self._compiler.compile_job, job, partial(self._on_compiled, pending)))
         if isinstance(waits, Failed):
-            self._pass_on(begun, waits)
+            self._pass_on(pending, waits)
         elif not waits:
-            self._queue.put(begun)
+            self._queue.put(pending)
 
     def cancel_job(self, epoch: int, job: int, attempt: int) -> bool:
-        """Whether the job was still here; if so it goes no further and its caller answers for it."""
+        """Return whether the job was still here; if so it goes no further and its caller answers for it."""
         with self._lock:
             key = (epoch, job, attempt)
             found = self._waiting.pop(key, None)
-            pending = self._elsewhere.pop(key, None)
-        if pending is not None:
-            pending.cancel()
+            future = self._elsewhere.pop(key, None)
+        if future is not None:
+            future.cancel()
         if found is not None:
-            self._drop(found)
+            self._drop_compile(found)
         return found is not None
 
     def drop_waiting(self) -> None:
@@ -138,105 +138,105 @@ class Preprocessor:
         with self._lock:
             dropped = [*self._waiting.values()]
             self._waiting.clear()
-            pending = list(self._elsewhere.values())
+            futures = list(self._elsewhere.values())
             self._elsewhere.clear()
-        for future in pending:
+        for future in futures:
             future.cancel()
         for job in dropped:
-            self._drop(job)
+            self._drop_compile(job)
 
     def _run(self) -> None:
         while True:
-            self._take_in()
-            begun = self._begun.pop_next()
-            outcome = self._outcome(begun)
+            self._start_queued()
+            pending = self._started.pop_next()
+            outcome = self._next_outcome(pending)
             if outcome is None:
-                self._begun.add_item(begun.job.tenant, begun)
+                self._started.add_item(pending.job.tenant, pending)
             elif isinstance(outcome, Future):
-                self._await(begun, outcome)
+                self._await_future(pending, outcome)
             else:
-                self._pass_on(begun, outcome)
+                self._pass_on(pending, outcome)
 
-    def _await(self, begun: PendingJob, pending: Future[Any]) -> None:
-        """Go on with a job once `pending` is done; where the job is cancelled, `pending` is, too."""
-        key = (begun.epoch, begun.job.job, begun.job.attempt)
+    def _await_future(self, pending: PendingJob, future: Future[Any]) -> None:
+        """Go on with a job once `future` is done; where the job is cancelled, `future` is, too."""
+        key = (pending.epoch, pending.job.job, pending.job.attempt)
         with self._lock:
             wanted = key in self._waiting
             if wanted:
-                self._elsewhere[key] = pending
+                self._elsewhere[key] = future
 
         def go_on(_done: Future[Any]) -> None:
             with self._lock:
                 self._elsewhere.pop(key, None)
-            self._queue.put(begun)
+            self._queue.put(pending)
 
-        pending.add_done_callback(go_on)
+        future.add_done_callback(go_on)
         if not wanted:
-            pending.cancel()
+            future.cancel()
 
-    def _go_on(self, begun: PendingJob, error: JobError | None) -> None:
-        """What a job had to wait for was compiled, or could not be."""
+    def _on_compiled(self, pending: PendingJob, error: JobError | None) -> None:
+        """Go on with a job: what it had to wait for was compiled, or could not be."""
         if error is None:
-            self._queue.put(begun)
+            self._queue.put(pending)
         else:
-            self._pass_on(begun, _failed(begun.job, error))
+            self._pass_on(pending, _failed_by(pending.job, error))
 
-    def _drop(self, job: Job) -> None:
+    def _drop_compile(self, job: Job) -> None:
         if self._compiler is not None and isinstance(job, GenerateJob) and job.constrained:
             self._compiler.drop_job(job)
 
-    def _take_in(self) -> None:
+    def _start_queued(self) -> None:
         """Begin with every job that is there; wait for one only when there is nothing else to do."""
         while True:
             try:
-                begun = self._queue.get(block=not self._begun)
+                pending = self._queue.get(block=not self._started)
             except queue.Empty:
                 return
-            self._begun.add_item(begun.job.tenant, begun)
+            self._started.add_item(pending.job.tenant, pending)
 
-    def _pass_on(self, begun: PendingJob, outcome: Any) -> None:
-        key = (begun.epoch, begun.job.job, begun.job.attempt)
+    def _pass_on(self, pending: PendingJob, outcome: Any) -> None:
+        key = (pending.epoch, pending.job.job, pending.job.attempt)
         # Taken out and passed on under the lock: a cancel comes either before or after, never between.
         with self._lock:
             if self._waiting.pop(key, None) is None:
                 return
             match outcome:
                 case Tokens() | Text() | Vectors() | Scores() | Failed():
-                    self._send(begun.epoch, [outcome])
+                    self._send(pending.epoch, [outcome])
                 case prepared:
-                    self._admit(Admitted(begun.epoch, begun.job.job, begun.job.attempt, prepared))
-        self._drop(begun.job)
+                    self._admit(Admitted(pending.epoch, pending.job.job, pending.job.attempt, prepared))
+        self._drop_compile(pending.job)
 
-    def _outcome(self, begun: PendingJob) -> Any:
-        """What came of the next piece of a job; None: there is more to do."""
-        job = begun.job
-        if (begun.epoch, job.job, job.attempt) not in self._waiting:
+    def _next_outcome(self, pending: PendingJob) -> Any:
+        """Return what came of the next piece of a job; None: there is more to do."""
+        job = pending.job
+        if (pending.epoch, job.job, job.attempt) not in self._waiting:
             return DROPPED
-        return _tried(job, lambda: self._piece(begun))
+        return _try_work(job, lambda: self._next_piece(pending))
 
-    def _piece(self, begun: PendingJob) -> Any:
-        if begun.pieces is None:
-            prepare: Any = _compare if isinstance(begun.job, SimilarityJob) else self._prepare
-            prepared = prepare(begun.job, begun.buffers)
+    def _next_piece(self, pending: PendingJob) -> Any:
+        if pending.pieces is None:
+            prepare: Any = _compare if isinstance(pending.job, SimilarityJob) else self._prepare
+            prepared = prepare(pending.job, pending.buffers)
             if not isinstance(prepared, Iterator):
                 return prepared
-            begun.pieces = prepared
-        return next(begun.pieces)
+            pending.pieces = prepared
+        return next(pending.pieces)
 
 
-def _tried(job: Job, work: Callable[[], Any]) -> Any:
-    """What comes of it, or how it failed."""
+def _try_work(job: Job, work: Callable[[], Any]) -> Any:
+    """Return what comes of it, or how it failed."""
     try:
         return work()
     except JobError as error:
-        return _failed(job, error)
+        return _failed_by(job, error)
     except Exception:
         # One request that the tokenizer or template chokes on must not end preparation for all.
         log.exception("job %d could not be prepared", job.job)
         return Failed(job.job, job.attempt, Code.ENGINE_ERROR, "The request could not be prepared.")
 
 
-def _failed(job: Job, error: JobError) -> Failed:
+def _failed_by(job: Job, error: JobError) -> Failed:
     usage = Usage(0, 0, compile_s=error.compile_s) if error.compile_s else None
     return Failed(job.job, job.attempt, error.code, error.message, error.param, usage=usage)
 

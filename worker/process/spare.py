@@ -34,7 +34,7 @@ def wait(config: WorkerConfig, *, lifeline_fd: int) -> bool:
 
 
 def _files() -> dict[str, tuple[int, int, int] | None]:
-    """What every imported module was read from: its file, told from any other of that name."""
+    """Return what every imported module was read from: its file, told from any other of that name."""
     paths = {getattr(module, "__file__", None) for module in [*sys.modules.values()]}
     return {path: _identity(path) for path in paths if isinstance(path, str)}
 

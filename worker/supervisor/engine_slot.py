@@ -1,4 +1,4 @@
-"""One engine after the other: carries out what its `EngineWatch` decides, and reports. For one thread."""
+"""One engine after the other: carries out what its `EngineLifecycle` decides, and reports. For one thread."""
 
 import logging
 import os
@@ -29,26 +29,24 @@ from worker.work import ProcessWork
 log = logging.getLogger("worker.supervisor.supervisor")
 
 BEAT_S = 1.0
-RETRY_S = 0.1
-"""How soon to speak again while no gateway is connected."""
 
 
 class EngineSlot:
-    """One engine process after the other. `tell` sends a report to the gateway, and says whether there is one."""
+    """One engine process after the other. `report` sends a report to the gateway, if there is one."""
 
     def __init__(
         self,
         config: WorkerConfig,
         *,
-        tell: Callable[[Supervision], bool],
-        reserve: SparePool,
+        report: Callable[[Supervision], None],
+        spare_pool: SparePool,
         policy: RestartPolicy | None,
     ) -> None:
         self.left = False
-        self.watch = EngineLifecycle(config.served_name, policy)
+        self.lifecycle = EngineLifecycle(config.served_name, policy)
         self._config = config
-        self._tell = tell
-        self._reserve = reserve
+        self._report = report
+        self._spare_pool = spare_pool
         self._child: Child | None = None
         self._work: ProcessWork | None = None
         self._next_beat = 0.0
@@ -56,7 +54,7 @@ class EngineSlot:
     @property
     def due(self) -> float:
         """When something is to be done, at the latest."""
-        return self._next_beat if self.watch.deadline is None else min(self._next_beat, self.watch.deadline)
+        return self._next_beat if self.lifecycle.deadline is None else min(self._next_beat, self.lifecycle.deadline)
 
     def report_if_due(self) -> None:
         """Report, if it is time to."""
@@ -66,32 +64,33 @@ class EngineSlot:
     def report_now(self) -> None:
         """Tell the gateway how things are."""
         now = time.monotonic()
-        watch = self.watch
+        lifecycle = self.lifecycle
         report = Supervision(
             model=self._config.served_name,
             kind=self._config.kind,
-            watch=watch.phase,
+            watch=lifecycle.phase,
             pid=os.getpid(),
-            engine=watch.worker,
-            engine_pid=watch.pid,
-            restarts=max(0, watch.restarts),
-            exit_code=watch.exit_code,
-            delay_s=watch.delay_s(now),
-            parked=watch.parked,
-            work=self._work.count_work() if self._work and watch.pid else 0,
-            ended=watch.ended,
+            engine=lifecycle.worker,
+            engine_pid=lifecycle.pid,
+            restarts=max(0, lifecycle.restarts),
+            exit_code=lifecycle.exit_code,
+            delay_s=lifecycle.delay_s(now),
+            parked=lifecycle.parked,
+            work=self._work.count_work() if self._work and lifecycle.pid else 0,
+            ended=lifecycle.ended,
         )
-        self._next_beat = now + (BEAT_S if self._tell(report) else RETRY_S)
+        self._next_beat = now + BEAT_S
+        self._report(report)
 
     def on_event(self, event: Event) -> None:
         """Take an event in, and do what follows."""
-        for instruction in self.watch.handle(event, time.monotonic()) if not self.left else ():
-            self._do(instruction)
+        for instruction in self.lifecycle.handle(event, time.monotonic()) if not self.left else ():
+            self._carry_out(instruction)
 
-    def _do(self, instruction: Instruction) -> None:
+    def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
             case Start():
-                self.on_event(self._start())
+                self.on_event(self._start_process())
             case Terminate():
                 if self._child:
                     self._child.terminate()
@@ -107,9 +106,9 @@ class EngineSlot:
             case _:
                 assert_never(instruction)
 
-    def _start(self) -> Spawned | SpawnFailed:
+    def _start_process(self) -> Spawned | SpawnFailed:
         try:
-            process = self._reserve.process_for(self)
+            process = self._spare_pool.process_for(self)
         except OSError as error:
             return SpawnFailed(str(error))
         self._child = process.child

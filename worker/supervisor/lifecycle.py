@@ -185,13 +185,13 @@ class EngineLifecycle:
             case Exited():
                 return self._exited(event, now)
             case KillAsked() | EndAsked() | WakeAsked() | StopAsked():
-                return self._obey(event, now)
+                return self._handle_order(event, now)
             case Tick():
                 return self._tick(now)
             case _:
                 assert_never(event)
 
-    def _obey(self, order: KillAsked | EndAsked | WakeAsked | StopAsked, now: float) -> list[Instruction]:
+    def _handle_order(self, order: KillAsked | EndAsked | WakeAsked | StopAsked, now: float) -> list[Instruction]:
         match order:
             case KillAsked():
                 return self._kill(order)
@@ -263,7 +263,7 @@ class EngineLifecycle:
         return self._failed(what, now)
 
     def _failed(self, what: str, now: float) -> list[Instruction]:
-        """The engine is not there: wait, or give up for a while."""
+        """Wait, or give up for a while: the engine is not there."""
         if self.phase is Watch.DRAINING:
             return [Leave()]
         self._crashes.append(now)
@@ -278,8 +278,8 @@ class EngineLifecycle:
         self.phase = Watch.BACKOFF
         self.deadline = now + delay_s
         when = f"in {delay_s:g} s" if delay_s else "at once"
-        said: list[Instruction] = [Report(), Log(f"{self._name}: engine {what}; starting it again {when}", bad=True)]
-        return said if delay_s else said + self._start()
+        done: list[Instruction] = [Report(), Log(f"{self._name}: engine {what}; starting it again {when}", bad=True)]
+        return done if delay_s else done + self._start()
 
     def _pause(self, what: str, now: float) -> list[Instruction]:
         self.phase = Watch.CRASH_LOOP
@@ -361,10 +361,10 @@ class EngineLifecycle:
                 self._killed_for = "it did not end in its grace"
                 return [Kill(), Log(f"{self._name}: engine process {self.pid} is not done; killing it")]
             case _:
-                assert_never(self.watch)
+                assert_never(self.phase)
 
     def _overdue(self, now: float) -> list[Instruction]:
-        """The drain is over; a process that survives even its kill is stuck in the kernel and beyond us."""
+        """End the drain. A process that survives even its kill is stuck in the kernel and beyond us."""
         if self._kill_sent:
             return [Log(f"{self._name}: engine process {self.pid} does not die; leaving it to the system"), Leave()]
         self._kill_sent = True

@@ -43,24 +43,24 @@ class EngineProcess:
         command: Command,
         preload: Path | None,
         owner: SpareOwner | None,
-        heard: "Callable[[EngineProcess, Event], None]",
+        on_event: "Callable[[EngineProcess, Event], None]",
     ) -> None:
-        """Start it. `heard` is called on threads of the child's own. Raises `OSError`."""
+        """Start it. `on_event` is called on threads of the child's own. Raises `OSError`."""
         self.uid = uuid.uuid4().hex
         self.owner = owner
         options = {} if owner is not None else {"spare": True}
         self.child = Child(
             lambda lifeline_fd: command(config, self.uid, lifeline_fd, **options),
             environment=engine_environment(preload),
-            on_exit=lambda code, last_line: heard(self, Exited(self.uid, code, last_line)),
-            on_word=lambda word: self._said(word, heard),
+            on_exit=lambda code, last_line: on_event(self, Exited(self.uid, code, last_line)),
+            on_word=lambda word: self._on_word(word, on_event),
         )
 
-    def _said(self, word: bytes, heard: "Callable[[EngineProcess, Event], None]") -> None:
+    def _on_word(self, word: bytes, on_event: "Callable[[EngineProcess, Event], None]") -> None:
         if word == IS_READY:
-            heard(self, BecameReady(self.uid))
+            on_event(self, BecameReady(self.uid))
         elif word == IS_HEALTHY:
-            heard(self, BecameHealthy(self.uid))
+            on_event(self, BecameHealthy(self.uid))
         elif word == IS_SPARE and self.owner is None:
             log.info("process %d is ready to take over from the engine", self.child.pid)
 
@@ -77,22 +77,22 @@ class SparePool:
         self._losses = 0
 
     def engine_ready(self) -> None:
-        """An engine is: what is imported from now on takes no time from its start."""
+        """Make a spare soon: what is imported now takes no time from the start of an engine, for one is ready."""
         if self._wanted and self._spare is None:
             self.due = min(self.due, time.monotonic())
 
     def start_spare(self) -> None:
-        """Make one, if it is time to."""
+        """Make one, if it is due."""
         if time.monotonic() < self.due:
             return
         self.due = math.inf
         try:
             self._spare = self._make(None)
         except OSError as error:
-            self._lost(f"could not be started ({error})")
+            self._retry_later(f"could not be started ({error})")
 
     def process_for(self, owner: SpareOwner) -> EngineProcess:
-        """The spare, if it is still there, else a new process. Raises `OSError`."""
+        """Return the spare, if it is still there, else a new process. Raises `OSError`."""
         spare, self._spare = self._spare, None
         self.due = math.inf
         if spare is not None and spare.child.send_word(GO):
@@ -102,19 +102,19 @@ class SparePool:
         return self._make(owner)
 
     def spare_died(self, spare: EngineProcess, code: int) -> None:
-        """One is gone that nobody had needed."""
+        """Make another one later: this one is gone, and nobody had needed it."""
         if spare is self._spare and self._wanted:
             self._spare = None
-            self._lost(f"ended with code {code}")
+            self._retry_later(f"ended with code {code}")
 
     def close(self) -> None:
-        """No more of them."""
+        """Make no more of them."""
         self._wanted = False
         self.due = math.inf
         if self._spare is not None:
             self._spare.child.kill()
 
-    def _lost(self, how: str) -> None:
+    def _retry_later(self, how: str) -> None:
         delay_s = SPARE_DELAYS_S[min(self._losses, len(SPARE_DELAYS_S) - 1)]
         self._losses += 1
         self.due = time.monotonic() + delay_s

@@ -1,27 +1,24 @@
-"""The supervisor: carries out what `EngineWatch` decides, and tells the gateway. It must never import MLX.
+"""The supervisor: carries out what `EngineLifecycle` decides, and tells the gateway. It must never import MLX.
 
-One thread, one poll: engine exits, signals and the gateway's frames all wake it. Every send is non-blocking,
-so that neither an absent nor a frozen gateway delays a restart. It runs one engine, and siblings of it when told to:
-each is a unit of its own, with its own watch and its own end of the wire.
+One thread, one poll: engine exits, signals and the gateway's frames all wake it. It runs one engine, and siblings of it
+when told to: each in a slot of its own, with its own lifecycle and its own end of the wire.
 """
 
-import contextlib
 import logging
 import math
-import os
 import queue
 import signal
 import sys
 import time
 import uuid
-
-import zmq
+from collections.abc import Iterator
 
 from protocol import codec
 from protocol.address import endpoint
 from protocol.messages import EndEngine, Hello, KillEngine, StartEngine, Supervision
 from protocol.parent_watch import ParentWatch
 from worker.config import WorkerConfig, honcho_process
+from worker.gateway_socket import GatewayPoller, GatewaySocket, WakePipe
 from worker.process.launch import engine_command
 from worker.supervisor.blas import ADVICE, find_openblas
 from worker.supervisor.engine_slot import BEAT_S, EngineSlot
@@ -41,65 +38,31 @@ from worker.supervisor.spare_pool import Command, EngineProcess, SpareOwner, Spa
 
 log = logging.getLogger("worker.supervisor.supervisor")
 
-CONNECT_RETRY_MS = 50
-
 Order = Hello | KillEngine | EndEngine | StartEngine
-MOST_UNITS = 64
+MAX_SLOTS = 64
 """Engines beside each other at most, whatever the gateway says."""
 
 
 class GatewayConnection:
-    """The supervisor's end of the wire: one DEALER, one thread, nothing ever waits."""
+    """One slot's end of the wire: reports go up, orders of the gateway's present epoch come down."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, model: str) -> None:
-        self.epoch = 0
-        self.socket = context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.ROUTING_ID, f"{model}/sup/{uuid.uuid4().hex}".encode())
-        # IMMEDIATE: without a gateway a send fails now, instead of arriving stale at the next one.
-        self.socket.setsockopt(zmq.IMMEDIATE, 1)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.RECONNECT_IVL, CONNECT_RETRY_MS)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, codec.MAX_FRAME_BYTES)
-        self.socket.connect(address)
-        self._last_complaint = ""
+    def __init__(self, socket: GatewaySocket) -> None:
+        self.socket = socket
+        self._epoch = 0
 
-    def send_report(self, report: Supervision) -> bool:
-        """Tell the gateway, if there is one; says whether there was."""
-        try:
-            self.socket.send(codec.encode([report], epoch=self.epoch), zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
+    def send_report(self, report: Supervision) -> None:
+        """Tell the gateway, if there is one."""
+        self.socket.send_frame(codec.encode([report], epoch=self._epoch))
 
-    def receive_orders(self) -> list[Order]:
-        """All that has arrived and is for a supervisor of this epoch."""
-        messages: list[Order] = []
-        while True:
-            try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return messages
-            try:
-                envelope = codec.decode_to_worker(frames[0])
-            except codec.BadFrame as error:
-                self._complain(str(error))
-                continue
+    def receive_orders(self) -> Iterator[Order]:
+        """Return all that has arrived and is for a supervisor of this epoch."""
+        for envelope, _ in self.socket.receive_frames():
             for message in envelope.messages:
                 if isinstance(message, Hello):
-                    self.epoch = envelope.epoch
-                    messages.append(message)
-                elif isinstance(message, KillEngine | EndEngine | StartEngine) and envelope.epoch == self.epoch:
-                    messages.append(message)
-
-    def close(self) -> None:
-        """Let go of the socket."""
-        self.socket.close()
-
-    def _complain(self, text: str) -> None:
-        """Once per reason: a gateway of another version would fill the log."""
-        if text != self._last_complaint:
-            self._last_complaint = text
-            log.warning("a frame from the gateway was ignored: %s", text)
+                    self._epoch = envelope.epoch
+                    yield message
+                elif isinstance(message, KillEngine | EndEngine | StartEngine) and envelope.epoch == self._epoch:
+                    yield message
 
 
 class Supervisor:
@@ -112,120 +75,113 @@ class Supervisor:
         self._command = command
         self._policy = policy
         self._events: queue.SimpleQueue[tuple[EngineProcess | None, Event]] = queue.SimpleQueue()
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
-        self._context = zmq.Context()
-        self._poller = zmq.Poller()
+        self._wake_pipe = WakePipe()
+        self._poller = GatewayPoller(self._wake_pipe)
         self._parent = ParentWatch() if honcho_process() else None
-        self._next_look = 0.0
+        self._next_check = 0.0
         self._preload = find_openblas()
-        self._units: list[EngineSlot] = []
-        self._posts: list[GatewayConnection] = []
-        self._reserve = SparePool(self._make, wanted=config.spare)
+        self._slots: list[EngineSlot] = []
+        self._connections: list[GatewayConnection] = []
+        self._spare_pool = SparePool(self._make_process, wanted=config.spare)
 
     def run(self) -> int:
         """Supervise until told to leave; returns the exit code. The main thread's, for its signals."""
         if self._preload is None and sys.platform == "linux" and self._config.device != "gpu":
             log.info(ADVICE)
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._wake_pipe.write_fd, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(
                 number, lambda number, _frame: self._events.put((None, StopAsked(signal.Signals(number).name)))
             )
-        self._poller.register(self._wake_read, zmq.POLLIN)
-        self._add()
-        # A unit leaves only when all have been told to: siblings that are not wanted any more are parked.
-        while not all(unit.left for unit in self._units):
-            for unit in self._units:
-                unit.report_if_due()
-            self._reserve.start_spare()
-            self._look_for_honcho()
-            self._poller.poll(self._patience_ms())
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wake_read, 4096)
-            for unit, post in [*zip(self._units, self._posts, strict=True)]:
-                self._listen(unit, post)
-            self._catch_up()
-        self._reserve.close()
-        for post in self._posts:
-            post.close()
-        self._context.term()
+        self._add_slot()
+        # A slot leaves only when all have been told to: siblings that are not wanted any more are parked.
+        while not all(slot.left for slot in self._slots):
+            for slot in self._slots:
+                slot.report_if_due()
+            self._spare_pool.start_spare()
+            self._check_honcho()
+            connected, readable = self._poller.wait(self._wait_ms())
+            for slot, connection in [*zip(self._slots, self._connections, strict=True)]:
+                if connection.socket in connected:
+                    slot.report_now()
+                if connection.socket in readable:
+                    self._handle_orders(slot, connection)
+            self._handle_events()
+        self._spare_pool.close()
+        self._poller.close()
         return 0
 
-    def _add(self) -> None:
-        post = GatewayConnection(self._context, endpoint(self._config.run_dir), self._config.served_name)
-        unit = EngineSlot(self._config, tell=post.send_report, reserve=self._reserve, policy=self._policy)
-        self._units.append(unit)
-        self._posts.append(post)
-        self._poller.register(post.socket, zmq.POLLIN)
-        unit.on_event(Begin())
+    def _add_slot(self) -> None:
+        identity = f"{self._config.served_name}/sup/{uuid.uuid4().hex}".encode()
+        connection = GatewayConnection(self._poller.connect_socket(endpoint(self._config.run_dir), identity))
+        slot = EngineSlot(self._config, report=connection.send_report, spare_pool=self._spare_pool, policy=self._policy)
+        self._slots.append(slot)
+        self._connections.append(connection)
+        slot.on_event(Begin())
 
-    def _make(self, owner: SpareOwner | None) -> EngineProcess:
-        return EngineProcess(self._config, command=self._command, preload=self._preload, owner=owner, heard=self._heard)
+    def _make_process(self, owner: SpareOwner | None) -> EngineProcess:
+        return EngineProcess(
+            self._config, command=self._command, preload=self._preload, owner=owner, on_event=self._on_process_event
+        )
 
-    def _patience_ms(self) -> int:
-        """Until something is due; rounded up, since a wait that ends early would only be waited again."""
-        due = min(self._reserve.due, *(unit.due for unit in self._units))
+    def _wait_ms(self) -> int:
+        """Return the time until something is due; rounded up, since what ends early would be waited for again."""
+        due = min(self._spare_pool.due, *(slot.due for slot in self._slots))
         return math.ceil(max(0.0, due - time.monotonic()) * 1000)
 
-    def _listen(self, unit: EngineSlot, post: GatewayConnection) -> None:
-        for message in post.receive_orders():
+    def _handle_orders(self, slot: EngineSlot, connection: GatewayConnection) -> None:
+        for message in connection.receive_orders():
             match message:
                 case Hello():
-                    unit.report_now()
+                    slot.report_now()
                 case KillEngine():
-                    unit.on_event(KillAsked(message.worker, message.reason))
+                    slot.on_event(KillAsked(message.worker, message.reason))
                 case EndEngine():
-                    unit.on_event(EndAsked(message.worker, message.grace_s, message.again, message.reason))
+                    slot.on_event(EndAsked(message.worker, message.grace_s, message.again, message.reason))
                 case StartEngine():
-                    self._start_one()
+                    self._start_engine()
 
-    def _start_one(self) -> None:
-        parked = next((unit for unit in self._units if unit.watch.parked), None)
+    def _start_engine(self) -> None:
+        parked = next((slot for slot in self._slots if slot.lifecycle.parked), None)
         if parked is not None:
             parked.on_event(WakeAsked())
-        elif len(self._units) < MOST_UNITS and not any(unit.left for unit in self._units):
-            self._add()
+        elif len(self._slots) < MAX_SLOTS and not any(slot.left for slot in self._slots):
+            self._add_slot()
 
-    def _catch_up(self) -> None:
+    def _handle_events(self) -> None:
         while True:
             try:
                 process, event = self._events.get_nowait()
             except queue.Empty:
                 break
             if isinstance(event, StopAsked):
-                self._reserve.close()
-                for unit in self._units:
-                    unit.on_event(event)
+                self._spare_pool.close()
+                for slot in self._slots:
+                    slot.on_event(event)
             elif process is not None:
-                self._handle(process, event)
-        for unit in self._units:
-            unit.on_event(Tick())
+                self._handle_process_event(process, event)
+        for slot in self._slots:
+            slot.on_event(Tick())
 
-    def _handle(self, process: EngineProcess, event: Event) -> None:
-        """What a process said, or that it is gone."""
+    def _handle_process_event(self, process: EngineProcess, event: Event) -> None:
+        """Take in what a process said, or that it is gone."""
         if process.owner is not None:
             process.owner.on_event(event)
         elif isinstance(event, Exited):
-            self._reserve.spare_died(process, event.code)
+            self._spare_pool.spare_died(process, event.code)
         if isinstance(event, BecameReady):
-            self._reserve.engine_ready()
+            self._spare_pool.engine_ready()
 
-    def _look_for_honcho(self) -> None:
-        if self._parent is None or time.monotonic() < self._next_look:
+    def _check_honcho(self) -> None:
+        if self._parent is None or time.monotonic() < self._next_check:
             return
-        self._next_look = time.monotonic() + BEAT_S
+        self._next_check = time.monotonic() + BEAT_S
         if not self._parent.alive():
             self._parent = None
             self._events.put((None, StopAsked("honcho is gone")))
-            self._wake()
+            self._wake_pipe.wake()
 
-    def _heard(self, process: EngineProcess, event: Event) -> None:
-        """Called on the children's own threads."""
+    def _on_process_event(self, process: EngineProcess, event: Event) -> None:
+        """Queue what became of a process. Called on the children's own threads."""
         self._events.put((process, event))
-        self._wake()
-
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # a full pipe wakes as well
-            os.write(self._wake_write, b"!")
+        self._wake_pipe.wake()

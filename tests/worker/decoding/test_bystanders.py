@@ -29,12 +29,12 @@ class Answers:
     def __init__(self, engine: VisionEngine) -> None:
         self._out: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self.came: dict[int, Any] = {}
-        self.reception = Preprocessor(
+        self.preprocessor = Preprocessor(
             prepare=engine.prepare,
             admit=lambda admit: self._out.put((admit.job, admit)),
             send=lambda _epoch, messages: [self._out.put((message.job, message)) for message in messages],  # type: ignore[union-attr]
         )
-        self.reception.start()
+        self.preprocessor.start()
 
     def wait(self, job: int) -> Any:
         while job not in self.came:
@@ -45,7 +45,7 @@ class Answers:
     def text_s(self, job: int) -> float:
         """How long a text takes to be read."""
         began = time.perf_counter()
-        self.reception.take_job(1, TokenizeJob(job, 1, TextPrompt("What is this?")))
+        self.preprocessor.take_job(1, TokenizeJob(job, 1, TextPrompt("What is this?")))
         assert isinstance(self.wait(job), Tokens)
         return time.perf_counter() - began
 
@@ -65,10 +65,10 @@ def test_texts_wait_no_longer_when_images_are_made_to_hurt(engine: VisionEngine)
     alone_s = max(answers.text_s(1000 + number) for number in range(20))
     files = [large, *hostile.values()]
     for number, file in enumerate(files):
-        answers.reception.take_job(1, look(number, [file], (0, "?"), tenant=f"t{number % 8}", max_tokens=1), [file])
+        answers.preprocessor.take_job(1, look(number, [file], (0, "?"), tenant=f"t{number % 8}", max_tokens=1), [file])
     waits_s = []
     number = 2000
-    while answers.reception.waiting:
+    while answers.preprocessor.waiting:
         waits_s.append(answers.text_s(number))
         number += 1
         time.sleep(0.01)
@@ -87,12 +87,12 @@ def test_image_work_ends_when_its_request_is_cancelled(engine: VisionEngine) -> 
     files = [scans(32 - number, components=3) for number in range(16)]
     turn: list[Any] = [*range(16), "?"]
     asked = look(1, files, turn, tenant="left", max_tokens=1)
-    answers.reception.take_job(1, asked, files)
+    answers.preprocessor.take_job(1, asked, files)
     answers.text_s(2)
-    assert answers.reception.cancel_job(1, asked.job, asked.attempt)
+    assert answers.preprocessor.cancel_job(1, asked.job, asked.attempt)
     began = time.perf_counter()
     file = picture((64, 64))
-    answers.reception.take_job(1, look(3, [file], (0, "?"), tenant="left", max_tokens=1), [file])
+    answers.preprocessor.take_job(1, look(3, [file], (0, "?"), tenant="left", max_tokens=1), [file])
     assert isinstance(answers.wait(3), Admitted)
     # All sixteen take ten times as long.
     assert time.perf_counter() - began < 5

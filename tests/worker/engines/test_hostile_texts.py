@@ -45,18 +45,18 @@ class Desk:
     def __init__(self, engine: Any) -> None:
         self.engine = engine
         self._out: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.reception = Preprocessor(
+        self.preprocessor = Preprocessor(
             prepare=engine.prepare,
             admit=self._out.put,
             send=lambda _, messages: [self._out.put(message) for message in messages],
         )
-        self.reception.start()
+        self.preprocessor.start()
 
     def send(self, hostile: Any) -> tuple[Any, float]:
         """The end of a job, and how long another tenant's small one took behind it."""
-        self.reception.take_job(0, hostile)
+        self.preprocessor.take_job(0, hostile)
         began = time.perf_counter()
-        self.reception.take_job(0, TokenizeJob(ORDINARY, 1, TextPrompt("one two"), tenant="other"))
+        self.preprocessor.take_job(0, TokenizeJob(ORDINARY, 1, TextPrompt("one two"), tenant="other"))
         ends: dict[int, Any] = {}
         took_s = 0.0
         while len(ends) < 2:
@@ -173,9 +173,9 @@ def test_running_stream_goes_on_beside_megabytes(model_folder: Callable[[str], P
     for number, kind in enumerate(WORST):
         text = hostile_text(kind, 2_000_000)
         for at, prompt in enumerate((TextPrompt(text), TextPrompt(text[:900_000]), written(text[:900_000]))):
-            desk.reception.take_job(0, TokenizeJob(10 * number + at, 1, prompt))
+            desk.preprocessor.take_job(0, TokenizeJob(10 * number + at, 1, prompt))
         last = time.perf_counter()
-        while desk.reception.waiting:
+        while desk.preprocessor.waiting:
             engine.step()
             silence_s = max(silence_s, time.perf_counter() - last)
             last = time.perf_counter()
@@ -187,19 +187,19 @@ def test_running_stream_goes_on_beside_megabytes(model_folder: Callable[[str], P
 def test_thousand_tokenizations_of_one_key_do_not_delay_a_chat_of_another(crowded: ChatEngine) -> None:
     """They take turns: it waits for one or two of them."""
     found: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    reception = Preprocessor(
+    preprocessor = Preprocessor(
         prepare=crowded.prepare, admit=found.put, send=lambda _, messages: [found.put(one) for one in messages]
     )
-    reception.start()
+    preprocessor.start()
     text = TextPrompt("the quick brown fox " * 1500)
     for number in range(1000):
-        reception.take_job(0, TokenizeJob(number, 1, text, tenant="many"))
+        preprocessor.take_job(0, TokenizeJob(number, 1, text, tenant="many"))
     began = time.perf_counter()
-    reception.take_job(0, job(ORDINARY, chat("Hello"), tenant="other"))
+    preprocessor.take_job(0, job(ORDINARY, chat("Hello"), tenant="other"))
     while not isinstance(found.get(timeout=PATIENCE_S), Admitted):
         pass
     assert time.perf_counter() - began < LONGEST_GAP_S
-    reception.drop_waiting()
+    preprocessor.drop_waiting()
 
 
 @pytest.mark.parametrize("part", ["messages", "tools"])

@@ -209,7 +209,7 @@ def test_blocked_engine_goes_on_beating_and_shows_it(serving: Any, gateway: Any,
 
 
 def test_engine_exception_ends_the_process_with_its_jobs_told(serving: Any, gateway: Any) -> None:
-    """Every job aboard fails as worker_lost, retryable; then `Bye`, then exit code 70."""
+    """Every job in flight fails as worker_lost, retryable; then `Bye`, then exit code 70."""
     gateway.send(generate(1, "fake: slow@0.01", max_tokens=5000), generate(2, "fake: raise@3", max_tokens=9))
     told = {failed.job: failed for failed in (gateway.wait_until(Failed), gateway.wait_until(Failed))}
     assert sorted(told) == [1, 2]

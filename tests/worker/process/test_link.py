@@ -29,14 +29,14 @@ from protocol.messages import (
     Ready,
     State,
 )
-from worker.process.link import GatewayLink
+from worker.process.link import GatewayLink, Outbox
 from worker.process.loop import Reset, Stop
 
 PATIENCE_S = 10.0
 READY = Ready(64, 100, "f", "", [], [], 1, 0.1, True, 0.1)
 
 
-class FakeReception:
+class FakePreprocessor:
     """Remembers what it was given; knows the jobs in `has`."""
 
     def __init__(self) -> None:
@@ -58,7 +58,8 @@ class Rig:
 
     def __init__(self, run_dir: Path) -> None:
         self.commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.reception = FakeReception()
+        self.outbox = Outbox()
+        self.preprocessor = FakePreprocessor()
         self.ready: Ready | None = None
         self.step = 0
         self.failed = threading.Event()
@@ -66,11 +67,12 @@ class Rig:
         self.link = GatewayLink(
             endpoint=endpoint(run_dir),
             identity=b"m/uid1",
+            outbox=self.outbox,
             announce=lambda: Announce("uid1", "m", "org/m", Kind.CHAT, State.LOADING, 1, 2, 3, 4.0, 5),
             ready=lambda: self.ready,
             beat=lambda: Beat(State.READY, self.step, 0.0, self.busy()),
-            command=self.commands.put,
-            reception=lambda: self.reception,  # type: ignore[arg-type,return-value]
+            commands=self.commands,
+            preprocessor=self.preprocessor,  # type: ignore[arg-type]
             failed=self.failed.set,
         )
 
@@ -78,7 +80,7 @@ class Rig:
         return self.commands.get(timeout=PATIENCE_S)
 
     def call(self) -> Any:
-        return self.reception.calls.get(timeout=PATIENCE_S)
+        return self.preprocessor.calls.get(timeout=PATIENCE_S)
 
 
 @pytest.fixture
@@ -86,8 +88,7 @@ def rig(run_dir: Path) -> Iterator[Rig]:
     rig = Rig(run_dir)
     rig.link.start()
     yield rig
-    rig.link.close("over", timeout_s=PATIENCE_S)
-    assert not rig.link._thread.is_alive()
+    assert rig.link.close("over", timeout_s=PATIENCE_S)
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_worker_speaks_first_and_is_greeted(rig: Rig, gateway: Any) -> None:
 
 
 def test_ready_follows_the_announcement(rig: Rig, gateway: Any) -> None:
-    """Once there is one, every greeting is answered with it, in the same envelope; `say_now` tells it at once."""
+    """Once there is one, every greeting is answered with it, in the same envelope; `send_state` tells it at once."""
     rig.ready = READY
     for _ in range(2):
         gateway.greet()
@@ -126,7 +127,7 @@ def test_ready_follows_the_announcement(rig: Rig, gateway: Any) -> None:
         assert gateway.heard[0] == (7, READY)
         gateway.heard.clear()
     rig.step = 41
-    rig.link.say_now()
+    rig.link.send_state()
     gateway.wait_until(Ready, timeout_s=0.5)
     assert gateway.wait_until(Beat, timeout_s=0.5).step == 41
 
@@ -143,7 +144,7 @@ def test_beats_come_every_second(met: Any, rig: Rig) -> None:
 
 
 def test_epoch_change_resets_once(met: Any, rig: Rig) -> None:
-    """Another gateway run clears reception and loop before its first job is taken; the same epoch does not."""
+    """Another gateway run clears preprocessor and loop before its first job is taken; the same epoch does not."""
     job = DetokenizeJob(1, 1, [2])
     met.send(job)
     assert rig.call() == ("take", 7, job)
@@ -158,8 +159,8 @@ def test_epoch_change_resets_once(met: Any, rig: Rig) -> None:
 
 def test_messages_keep_the_epoch_they_were_made_in(met: Any, rig: Rig) -> None:
     """What was produced for the last gateway run can't be taken for this one's."""
-    rig.link.send_messages(3, [Accepted(1, 1, 5)])
-    rig.link.send_messages(7, [Accepted(2, 1, 5)])
+    rig.outbox.send_messages(3, [Accepted(1, 1, 5)])
+    rig.outbox.send_messages(7, [Accepted(2, 1, 5)])
     found: dict[int, int] = {}
     while len(found) < 2:
         found |= {message.job: epoch for epoch, message in met.heard if isinstance(message, Accepted)}
@@ -179,16 +180,16 @@ def test_new_gateway_gets_nothing_of_the_old_one(rig: Rig, gateway_at: Callable[
     time.sleep(0.1)
     began = time.monotonic()
     for number in range(20_000):
-        rig.link.send_messages(7, [Delta(number, 1, 0, [1], "x" * 50)])
+        rig.outbox.send_messages(7, [Delta(number, 1, 0, [1], "x" * 50)])
     assert time.monotonic() - began < 2.0
-    while not rig.link._outbox.empty():
+    while not rig.outbox.empty():
         time.sleep(0.01)
     assert time.monotonic() - began < 5.0
     new = gateway_at(8)
     new.greet()
     new.wait_until(Announce)
     assert rig.command() == Reset(8)
-    rig.link.send_messages(8, [Accepted(1, 1, 1)])
+    rig.outbox.send_messages(8, [Accepted(1, 1, 1)])
     new.wait_until(Accepted)
     assert not [message for _, message in new.heard if isinstance(message, Delta)]
 
@@ -198,8 +199,8 @@ def test_no_gateway_at_all_blocks_nobody(rig: Rig) -> None:
     """Sending into the void returns at once, and the link still closes."""
     began = time.monotonic()
     for number in range(1000):
-        rig.link.send_messages(0, [Accepted(number, 1, 1)])
-    rig.link.say_now()
+        rig.outbox.send_messages(0, [Accepted(number, 1, 1)])
+    rig.link.send_state()
     rig.link.close("no gateway", timeout_s=PATIENCE_S)
     assert time.monotonic() - began < 2.0
 
@@ -222,7 +223,7 @@ def test_garbage_is_ignored(met: Any, rig: Rig, frame: bytes) -> None:
     met.send_raw(frame, b"more", b"frames")
     met.send(Drain(2.5))
     assert rig.command() == Stop(2.5)
-    assert rig.reception.calls.empty()
+    assert rig.preprocessor.calls.empty()
 
 
 def test_extra_frames_are_ignored(met: Any, rig: Rig) -> None:
@@ -232,8 +233,8 @@ def test_extra_frames_are_ignored(met: Any, rig: Rig) -> None:
 
 
 def test_orders_go_where_they_belong(met: Any, rig: Rig) -> None:
-    """A cancel is answered here if the job had not left the reception; else the loop's; kill orders are nobody's."""
-    rig.reception.has = {1}
+    """A cancel is answered here if the job had not left the preprocessor; else the loop's; kill orders are nobody's."""
+    rig.preprocessor.has = {1}
     met.send(Cancel(1, 4), KillEngine("uid1", "not for us"), Cancel(2, 1), Drain(0.5))
     assert met.wait_until(Failed) == Failed(1, 4, Code.CANCELLED, "cancelled")
     assert rig.command() == Cancel(2, 1)
@@ -242,7 +243,7 @@ def test_orders_go_where_they_belong(met: Any, rig: Rig) -> None:
 
 def test_what_cant_be_encoded_fails_its_own_job(met: Any, rig: Rig) -> None:
     """Half a surrogate pair ends the job whose text it is in; its neighbours in the envelope, and the link, go on."""
-    rig.link.send_messages(7, [Delta(1, 2, 0, [5], "\ud800"), Delta(2, 1, 0, [6], "fine"), Bye("\udfff")])
+    rig.outbox.send_messages(7, [Delta(1, 2, 0, [5], "\ud800"), Delta(2, 1, 0, [6], "fine"), Bye("\udfff")])
     failed = met.wait_until(Failed)
     assert (failed.job, failed.attempt, failed.code) == (1, 2, Code.ENGINE_ERROR)
     assert met.wait_until(Delta) == Delta(2, 1, 0, [6], "fine")
@@ -256,7 +257,7 @@ def test_close_says_goodbye_last(run_dir: Path, gateway: Any) -> None:
     gateway.greet()
     gateway.wait_until(Announce)
     for number in range(500):
-        rig.link.send_messages(7, [Accepted(number, 1, 1)])
+        rig.outbox.send_messages(7, [Accepted(number, 1, 1)])
     rig.link.close("done here", timeout_s=PATIENCE_S)
     heard: list[Any] = []
     while not heard or not isinstance(heard[-1], Bye):

@@ -60,22 +60,24 @@ class LoopHarness:
     def __init__(self) -> None:
         self.now = 100.0
         self.engine = Script()
-        self.pulse = StepClock(lambda: self.now)
-        self.pulse.enter_state(State.READY)
+        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.step_clock = StepClock(lambda: self.now)
+        self.step_clock.enter_state(State.READY)
         self.sent: list[tuple[int, ToGateway]] = []
         self.proofs: list[int] = []
         self.loop = Loop(
             engine=self.engine,
-            pulse=self.pulse,
+            step_clock=self.step_clock,
+            inbox=self.inbox,
             send=lambda epoch, messages: self.sent.extend((epoch, message) for message in messages),
-            proven=lambda: self.proofs.append(self.pulse.step),
+            on_healthy=lambda: self.proofs.append(self.step_clock.step),
             clock=lambda: self.now,
         )
         self.put(Reset(7))
 
     def put(self, *commands: Any) -> None:
         for command in commands:
-            self.loop.inbox.put(command)
+            self.inbox.put(command)
 
     def job(self, number: int, steps: int, *, attempt: int = 1, epoch: int = 7) -> Admitted:
         return Admitted(epoch, number, attempt, (number, attempt, steps))
@@ -162,7 +164,7 @@ def test_stop_when_idle_ends_at_once(harness: LoopHarness) -> None:
     harness.put(Stop(1000.0))
     harness.loop.run()
     assert harness.engine.steps == 0
-    assert harness.pulse.state is State.DRAINING
+    assert harness.step_clock.state is State.DRAINING
 
 
 def test_drain_finishes_what_runs_and_refuses_what_comes(harness: LoopHarness) -> None:
@@ -179,7 +181,7 @@ def test_drain_finishes_what_runs_and_refuses_what_comes(harness: LoopHarness) -
 
 
 def test_deadline_fails_what_is_not_done(harness: LoopHarness) -> None:
-    """When the grace is over each job aboard fails once, as draining and retryable."""
+    """When the grace is over each job in flight fails once, as draining and retryable."""
     harness.put(harness.job(1, 500), harness.job(2, 3), harness.job(4, 500))
     harness.at(2, Stop(2.0))
 
@@ -196,8 +198,8 @@ def test_deadline_fails_what_is_not_done(harness: LoopHarness) -> None:
     assert harness.engine.steps == 4
 
 
-def test_engine_exception_fails_everyone_aboard_and_goes_on_up(harness: LoopHarness) -> None:
-    """Each job aboard, and none that had ended, fails as worker_lost, retryable; then the process must end."""
+def test_engine_exception_fails_every_job_in_flight_and_goes_on_up(harness: LoopHarness) -> None:
+    """Each job in flight, and none that had ended, fails as worker_lost, retryable; then the process must end."""
 
     def broken() -> None:
         raise RuntimeError("[METAL] command buffer failed")
@@ -237,31 +239,31 @@ def test_every_job_has_one_terminal(harness: LoopHarness) -> None:
         assert isinstance(own[-1], Done | Failed)
 
 
-def test_pulse_counts_the_turns(harness: LoopHarness) -> None:
+def test_step_clock_counts_the_rounds(harness: LoopHarness) -> None:
     """The step counter moves with every turn and tells when there is nothing to do."""
     seen: list[int] = []
 
     def look() -> None:
-        assert harness.pulse.busy
-        seen.append(harness.pulse.step)
+        assert harness.step_clock.busy
+        seen.append(harness.step_clock.step)
 
     for step in (1, 2, 3):
         harness.engine.at[step] = look
     harness.put(harness.job(1, 3), Stop(9.0))
     harness.loop.run()
     assert seen == [seen[0], seen[0] + 1, seen[0] + 2]
-    assert not harness.pulse.busy
+    assert not harness.step_clock.busy
     harness.now += 2.5
-    assert harness.pulse.age_s(harness.pulse.read_state()) == 2.5
+    assert harness.step_clock.age_s(harness.step_clock.read_state()) == 2.5
 
 
 def test_first_step_after_idling_shows_that_it_is_under_way(harness: LoopHarness) -> None:
-    """While it runs the pulse is busy and its age counts from its begin: a hang shows, idle hours do not."""
+    """While it runs the step clock is busy and its age counts from its begin: a hang shows, idle hours do not."""
     seen: list[tuple[bool, float]] = []
 
     def look() -> None:
         harness.now += 4.0
-        seen.append((harness.pulse.busy, harness.pulse.age_s(harness.pulse.read_state())))
+        seen.append((harness.step_clock.busy, harness.step_clock.age_s(harness.step_clock.read_state())))
 
     class Later:
         """An inbox whose second command comes an hour after the first."""
@@ -270,7 +272,7 @@ def test_first_step_after_idling_shows_that_it_is_under_way(harness: LoopHarness
             self.commands = [Reset(7), harness.job(1, 1), Stop(0.0)]
 
         def get(self) -> Any:
-            assert not harness.pulse.busy
+            assert not harness.step_clock.busy
             harness.now += 3600.0
             return self.commands.pop(0)
 
@@ -284,7 +286,7 @@ def test_first_step_after_idling_shows_that_it_is_under_way(harness: LoopHarness
 
 
 @pytest.mark.parametrize(("steps", "proofs"), [(2, 1), (7, 1)])
-def test_work_is_proven_once_when_a_job_has_ended(harness: LoopHarness, steps: int, proofs: int) -> None:
+def test_process_is_healthy_once_when_a_job_has_ended(harness: LoopHarness, steps: int, proofs: int) -> None:
     """A finished job is proof enough, and said once."""
     harness.put(harness.job(1, steps), harness.job(2, steps))
     harness.at(steps, Stop(1.0))
@@ -292,7 +294,7 @@ def test_work_is_proven_once_when_a_job_has_ended(harness: LoopHarness, steps: i
     assert len(harness.proofs) == proofs
 
 
-def test_work_is_proven_by_steps_when_no_job_ends(harness: LoopHarness) -> None:
+def test_process_is_healthy_after_some_steps_when_no_job_ends(harness: LoopHarness) -> None:
     """Long answers count, too; an engine that fails in its first steps has proved nothing."""
     harness.put(harness.job(1, 50))
     harness.at(6, Stop(0.0))

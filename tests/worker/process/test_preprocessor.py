@@ -20,17 +20,17 @@ def job(number: int, attempt: int = 1) -> DetokenizeJob:
 
 
 class Desk:
-    """A reception with a given `prepare`; everything that leaves it is in `out`, in order."""
+    """A preprocessor with a given `prepare`; everything that leaves it is in `out`, in order."""
 
     def __init__(self, prepare: Callable[[Job, Sequence[bytes]], Any], compiler: Compiler | None = None) -> None:
         self.out: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.reception = Preprocessor(
+        self.preprocessor = Preprocessor(
             prepare=prepare,
             compiler=compiler,
             admit=self.out.put,
             send=lambda epoch, messages: [self.out.put((epoch, message)) for message in messages],
         )
-        self.reception.start()
+        self.preprocessor.start()
 
     def next(self) -> Any:
         return self.out.get(timeout=PATIENCE_S)
@@ -83,15 +83,15 @@ def test_nobody_waits_for_a_grammar_of_others() -> None:
     compiler = Waiting()
     desk = Desk(lambda job, _buffers: job.job, compiler)
     for number, kind in ((1, "bad"), (2, "good"), (3, "refused")):
-        desk.reception.take_job(7, ruled(number, kind))
+        desk.preprocessor.take_job(7, ruled(number, kind))
     assert desk.next() == (7, Failed(3, 1, Code.RATE_LIMITED, "too many", "where"))
-    desk.reception.take_job(7, job(4))
+    desk.preprocessor.take_job(7, job(4))
     assert desk.next() == Admitted(7, 4, 1, 4)
     compiler.finish(1, JobError(Code.INVALID_REQUEST, "no", "where"))
     assert desk.next() == (7, Failed(1, 1, Code.INVALID_REQUEST, "no", "where"))
     compiler.finish(2)
     assert desk.next() == Admitted(7, 2, 1, 2)
-    assert desk.reception.waiting == 0
+    assert desk.preprocessor.waiting == 0
     assert compiler.dropped == [3, 1, 2]
 
 
@@ -99,32 +99,32 @@ def test_compiler_is_told_when_a_job_that_waits_for_it_is_cancelled() -> None:
     """So that nothing is compiled for whoever has left; what comes of it nevertheless goes nowhere."""
     compiler = Waiting()
     desk = Desk(lambda job, _buffers: job.job, compiler)
-    desk.reception.take_job(7, ruled(1, "good"))
+    desk.preprocessor.take_job(7, ruled(1, "good"))
     late = compiler.endings[1]
-    assert desk.reception.cancel_job(7, 1, 1)
+    assert desk.preprocessor.cancel_job(7, 1, 1)
     assert compiler.dropped == [1]
     late(None)
-    desk.reception.take_job(7, ruled(2, "good"))
-    desk.reception.drop_waiting()
+    desk.preprocessor.take_job(7, ruled(2, "good"))
+    desk.preprocessor.drop_waiting()
     assert compiler.endings == {}
-    desk.reception.take_job(7, job(3))
+    desk.preprocessor.take_job(7, job(3))
     assert desk.next() == Admitted(7, 3, 1, 3)
 
 
 def test_prepared_job_goes_to_the_loop() -> None:
     """In the order of arrival, with epoch and attempt."""
     desk = Desk(lambda job, _buffers: job.job * 10)
-    desk.reception.take_job(7, job(1))
-    desk.reception.take_job(7, job(2, attempt=3))
+    desk.preprocessor.take_job(7, job(1))
+    desk.preprocessor.take_job(7, job(2, attempt=3))
     assert desk.next() == Admitted(7, 1, 1, 10)
     assert desk.next() == Admitted(7, 2, 3, 20)
-    assert desk.reception.waiting == 0
+    assert desk.preprocessor.waiting == 0
 
 
 def test_whole_answers_go_straight_out() -> None:
     """What needs no engine never bothers it."""
     desk = Desk(lambda job, _buffers: Text(job.job, job.attempt, "text"))
-    desk.reception.take_job(7, job(1))
+    desk.preprocessor.take_job(7, job(1))
     assert desk.next() == (7, Text(1, 1, "text"))
 
 
@@ -133,10 +133,10 @@ def test_cancel_before_preparation_saves_the_work() -> None:
     gate = Gate()
     desk = Desk(gate)
     for number in (1, 2, 3):
-        desk.reception.take_job(7, job(number))
+        desk.preprocessor.take_job(7, job(number))
     assert gate.reached.wait(PATIENCE_S)
-    assert desk.reception.waiting == 3
-    assert desk.reception.cancel_job(7, 2, 1)
+    assert desk.preprocessor.waiting == 3
+    assert desk.preprocessor.cancel_job(7, 2, 1)
     gate.go.set()
     assert [desk.next().job, desk.next().job] == [1, 3]
     assert gate.prepared == [1, 3]
@@ -146,12 +146,12 @@ def test_cancel_during_preparation_stops_it_there() -> None:
     """The outcome of a cancelled preparation goes nowhere; the canceller answers, once."""
     gate = Gate()
     desk = Desk(gate)
-    desk.reception.take_job(7, job(1))
+    desk.preprocessor.take_job(7, job(1))
     assert gate.reached.wait(PATIENCE_S)
-    assert desk.reception.cancel_job(7, 1, 1)
-    assert not desk.reception.cancel_job(7, 1, 1)
+    assert desk.preprocessor.cancel_job(7, 1, 1)
+    assert not desk.preprocessor.cancel_job(7, 1, 1)
     gate.go.set()
-    desk.reception.take_job(7, job(2))
+    desk.preprocessor.take_job(7, job(2))
     assert desk.next() == Admitted(7, 2, 1, "prepared 2")
 
 
@@ -160,24 +160,24 @@ def test_cancel_of_another_job_finds_nothing(wrong: tuple[int, int, int]) -> Non
     """Epoch, job and attempt all have to be right."""
     gate = Gate()
     desk = Desk(gate)
-    desk.reception.take_job(7, job(1))
+    desk.preprocessor.take_job(7, job(1))
     assert gate.reached.wait(PATIENCE_S)
-    assert not desk.reception.cancel_job(*wrong)
+    assert not desk.preprocessor.cancel_job(*wrong)
     gate.go.set()
     assert desk.next() == Admitted(7, 1, 1, "prepared 1")
-    assert not desk.reception.cancel_job(7, 1, 1)
+    assert not desk.preprocessor.cancel_job(7, 1, 1)
 
 
 def test_cleared_epoch_goes_no_further() -> None:
     """Neither what is being prepared nor what waits survives a new gateway run; the same numbers come again safely."""
     gate = Gate()
     desk = Desk(gate)
-    desk.reception.take_job(7, job(1))
-    desk.reception.take_job(7, job(2))
+    desk.preprocessor.take_job(7, job(1))
+    desk.preprocessor.take_job(7, job(2))
     assert gate.reached.wait(PATIENCE_S)
-    desk.reception.drop_waiting()
-    assert desk.reception.waiting == 0
-    desk.reception.take_job(8, job(2))
+    desk.preprocessor.drop_waiting()
+    assert desk.preprocessor.waiting == 0
+    desk.preprocessor.take_job(8, job(2))
     gate.go.set()
     assert desk.next() == Admitted(8, 2, 1, "prepared 2")
     assert gate.prepared == [1, 2]
@@ -190,7 +190,7 @@ def test_refusal_reaches_the_caller() -> None:
         raise JobError(Code.CONTEXT_LENGTH, "too long", "messages")
 
     desk = Desk(prepare)
-    desk.reception.take_job(7, job(1, attempt=2))
+    desk.preprocessor.take_job(7, job(1, attempt=2))
     assert desk.next() == (7, Failed(1, 2, Code.CONTEXT_LENGTH, "too long", "messages"))
 
 
@@ -206,8 +206,8 @@ def test_crash_of_one_preparation_is_its_own(error: Exception) -> None:
         return "fine"
 
     desk = Desk(prepare)
-    desk.reception.take_job(7, job(1))
-    desk.reception.take_job(7, job(2))
+    desk.preprocessor.take_job(7, job(1))
+    desk.preprocessor.take_job(7, job(2))
     epoch, failed = desk.next()
     assert (epoch, failed.job, failed.code) == (7, 1, Code.ENGINE_ERROR)
     assert "secret" not in failed.message
@@ -230,9 +230,9 @@ def test_long_preparation_lets_others_pass() -> None:
         return pieces()
 
     desk = Desk(prepare)
-    desk.reception.take_job(7, job(1))
+    desk.preprocessor.take_job(7, job(1))
     assert gate.reached.wait(PATIENCE_S)
-    desk.reception.take_job(7, job(2))
+    desk.preprocessor.take_job(7, job(2))
     gate.go.set()
     assert [desk.next().prepared, desk.next().prepared] == ["short", "long"]
 
@@ -254,10 +254,10 @@ def test_cancelled_preparation_goes_no_further() -> None:
         return pieces()
 
     desk = Desk(prepare)
-    desk.reception.take_job(7, job(1))
+    desk.preprocessor.take_job(7, job(1))
     assert gate.reached.wait(PATIENCE_S)
-    assert desk.reception.cancel_job(7, 1, 1)
-    desk.reception.take_job(7, job(2))
+    assert desk.preprocessor.cancel_job(7, 1, 1)
+    desk.preprocessor.take_job(7, job(2))
     gate.go.set()
     assert desk.next() == Admitted(7, 2, 1, "done")
     assert begun == [1, 2, 2, 2]
@@ -274,7 +274,7 @@ def test_refusal_in_a_later_piece_is_answered() -> None:
         return pieces()
 
     desk = Desk(prepare)
-    desk.reception.take_job(7, job(1))
+    desk.preprocessor.take_job(7, job(1))
     assert desk.next() == (7, Failed(1, 1, Code.CONTEXT_LENGTH, "too long", "input[64]"))
 
 
@@ -300,15 +300,15 @@ def test_job_that_waits_for_work_elsewhere_holds_nobody_up() -> None:
     elsewhere = Elsewhere()
     desk = Desk(elsewhere)
     for number in (1, 2, 3, 4):
-        desk.reception.take_job(7, job(number))
+        desk.preprocessor.take_job(7, job(number))
     assert [desk.next().prepared for _ in range(2)] == ["prepared 2", "prepared 4"]
-    assert desk.reception.waiting == 2
+    assert desk.preprocessor.waiting == 2
     elsewhere.pending[3].set_result("three")
     elsewhere.pending[1].set_exception(JobError(Code.INVALID_REQUEST, "no good", "images[0]"))
     found = [desk.next(), desk.next()]
     assert Admitted(7, 3, 1, "three") in found
     assert (7, Failed(1, 1, Code.INVALID_REQUEST, "no good", "images[0]")) in found
-    assert desk.reception.waiting == 0
+    assert desk.preprocessor.waiting == 0
 
 
 @pytest.mark.parametrize("how", ["cancel", "clear"])
@@ -316,17 +316,17 @@ def test_work_elsewhere_ends_with_its_job(how: str) -> None:
     """Nothing is done, and nothing comes, for a job that is gone."""
     elsewhere = Elsewhere()
     desk = Desk(elsewhere)
-    desk.reception.take_job(7, job(1))
+    desk.preprocessor.take_job(7, job(1))
     assert elsewhere.asked.get(timeout=PATIENCE_S) == 1
     # Parked by the time that the next one is through.
-    desk.reception.take_job(7, job(2))
+    desk.preprocessor.take_job(7, job(2))
     assert desk.next().prepared == "prepared 2"
     if how == "cancel":
-        assert desk.reception.cancel_job(7, 1, 1)
+        assert desk.preprocessor.cancel_job(7, 1, 1)
     else:
-        desk.reception.drop_waiting()
+        desk.preprocessor.drop_waiting()
     assert elsewhere.pending[1].cancelled()
-    desk.reception.take_job(7, job(4))
+    desk.preprocessor.take_job(7, job(4))
     assert desk.next().prepared == "prepared 4"
     assert desk.out.empty()
 
@@ -352,9 +352,9 @@ def test_tenants_take_turns() -> None:
 
     desk = Desk(prepare)
     for number in range(1, 101):
-        desk.reception.take_job(7, of("many", number))
+        desk.preprocessor.take_job(7, of("many", number))
     assert gate.reached.wait(PATIENCE_S)
-    desk.reception.take_job(7, of("one", 200))
+    desk.preprocessor.take_job(7, of("one", 200))
     gate.go.set()
     first = desk.next()
     assert first.job == 200

@@ -22,27 +22,27 @@ class Clock:
 def test_step_clock_starts_anew_when_the_engine_becomes_ready(load_s: float) -> None:
     """However long it loaded: the first reading that says ready has nothing to do, and is no second old."""
     clock = Clock()
-    pulse = StepClock(clock)
+    step_clock = StepClock(clock)
     clock.now += load_s
-    before = pulse.read_state()
+    before = step_clock.read_state()
     assert (before.state, before.busy) == (State.LOADING, False)
-    pulse.enter_state(State.WARMING)
+    step_clock.enter_state(State.WARMING)
     clock.now += 120.0
-    pulse.enter_state(State.READY)
-    after = pulse.read_state()
-    assert (after.state, after.busy, pulse.age_s(after)) == (State.READY, False, 0.0)
+    step_clock.enter_state(State.READY)
+    after = step_clock.read_state()
+    assert (after.state, after.busy, step_clock.age_s(after)) == (State.READY, False, 0.0)
 
 
 def test_reading_is_of_one_moment_when_the_phase_changes_meanwhile() -> None:
     """What was read before stays together: an old age never goes with a new phase."""
     clock = Clock()
-    pulse = StepClock(clock)
-    pulse.mark_busy()
-    before = pulse.read_state()
+    step_clock = StepClock(clock)
+    step_clock.mark_busy()
+    before = step_clock.read_state()
     clock.now += 99.0
-    pulse.enter_state(State.READY)
-    assert (before.state, pulse.age_s(before)) == (State.LOADING, 99.0)
-    assert pulse.age_s(pulse.read_state()) == 0.0
+    step_clock.enter_state(State.READY)
+    assert (before.state, step_clock.age_s(before)) == (State.LOADING, 99.0)
+    assert step_clock.age_s(step_clock.read_state()) == 0.0
 
 
 def test_work_is_counted_when_another_thread_computes() -> None:
