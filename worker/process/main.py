@@ -174,28 +174,16 @@ class Process:
         reading = self._step_clock.read_state()
         if reading.state in PREPARING:
             self._progress = self._work.count_work()
+        counted = msgspec.structs.replace(gauges, waiting=gauges.waiting + self._preprocessor.waiting)
         return Beat(
             state=reading.state,
             step=reading.step,
             step_age_s=self._step_clock.age_s(reading),
             busy=reading.busy,
-            running=gauges.running,
-            waiting=gauges.waiting + self._preprocessor.waiting,
-            active_bytes=gauges.active_bytes,
-            cache_bytes=gauges.cache_bytes,
-            peak_bytes=gauges.peak_bytes,
             resident_bytes=_resident_bytes(),
-            prefix_bytes=gauges.prefix_bytes,
-            prefix_hits=gauges.prefix_hits,
-            prefix_lookups=gauges.prefix_lookups,
-            feature_bytes=gauges.feature_bytes,
-            feature_hits=gauges.feature_hits,
-            feature_lookups=gauges.feature_lookups,
-            draft_proposed=gauges.draft_proposed,
-            draft_accepted=gauges.draft_accepted,
-            prefix_disk_bytes=gauges.prefix_disk_bytes,
-            prefix_disk_hits=gauges.prefix_disk_hits,
             progress=self._progress,
+            # Every field of `Gauges` is one of `Beat`, by the same name.
+            **msgspec.structs.asdict(counted),
         )
 
 
