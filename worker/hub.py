@@ -74,7 +74,7 @@ def local_folder(source: str, config: WorkerConfig, files: Sequence[str] = MODEL
 
 
 def adapter_folder(source: str, config: WorkerConfig) -> Path:
-    """The same of an adapter. A path that leads nowhere is left to whoever reads it, and names the adapter."""
+    """Resolve an adapter likewise. A path that leads nowhere is left to whoever reads it, and names the adapter."""
     return local_folder(source, config, ADAPTER_FILES) if HUB_ID.fullmatch(source) else Path(source)
 
 
@@ -84,7 +84,7 @@ def commit_of(config: WorkerConfig) -> str:
 
 
 def _asked(source: str, config: WorkerConfig) -> str:
-    """The revision to resolve: that of the model; for what comes beside it, its newest."""
+    """Return the revision to resolve: that of the model; for what comes beside it, its newest."""
     return config.revision if source == config.model_path else ""
 
 
@@ -94,7 +94,7 @@ def _record_of(source: str, config: WorkerConfig) -> Path:
 
 
 def _resolve(source: str, asked: str) -> str:
-    """The commit that a revision means now."""
+    """Return the commit that a revision means now."""
     if COMMIT.fullmatch(asked):
         return asked
     from huggingface_hub import HfApi

@@ -82,7 +82,7 @@ def _plain(image: Any) -> Image.Image:
 
 
 def _refuse_disguise(file: bytes, param: str) -> None:
-    """An image that is a page, a document or an archive too has no business here."""
+    """Refuse an image that is a page, a document or an archive, too."""
     end = file[-ZIP_END_BYTES:]
     at = end.rfind(ZIP_END)
     # Behind the mark, 16 bytes on, stands the length of the comment that ends the archive.

@@ -65,7 +65,7 @@ class ProcessWork:
 
 
 def _work_of_others() -> float:
-    """What all threads but this one have done since the start: milliseconds computed, and pages moved."""
+    """Return what all threads but this one have done since the start: milliseconds computed, and pages moved."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     pages = used.ru_majflt + (used.ru_inblock + used.ru_oublock) / BLOCKS_PER_PAGE
     return (time.process_time() - time.thread_time()) * 1000 + pages

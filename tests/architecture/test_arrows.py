@@ -466,4 +466,4 @@ def test_program_starts_without_what_it_must_not_know(
 
 def test_import_listing_sees_what_is_imported() -> None:
     """The listing that the test above reads does name such modules when they are there."""
-    assert "numpy" in imported_by("-c", "import worker.batch.random")
+    assert "numpy" in imported_by("-c", "import worker.batch.sampling.random")

@@ -11,8 +11,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from worker.batch import batchability as proof
 from worker.batch import caches
+from worker.batch.batchability import check_batching
 from worker.batch.caches import Cache
 from worker.batch.chunk_size import ChunkSizer
 from worker.batch.cohort import Cohort
@@ -20,6 +20,7 @@ from worker.batch.images import Placeholder
 from worker.batch.prefix_store import PrefixStore
 from worker.batch.prompt import Prompt, cache_of
 from worker.batch.row import Emission, Row
+from worker.batch.row_group import RowGroup
 from worker.batch.speculation.group import SpeculativeGroup
 from worker.batch.speculation.policy import SpeculationPolicy
 from worker.grammar.masks import Masks
@@ -39,7 +40,7 @@ KEEP_PROMPT = 64
 class Batch:
     """All rows of one model, with adapters or without. One thread loads and steps; others may ask for its counts.
 
-    `adapted` are further models that differ by their adapters alone: what was proved or measured of the one holds for
+    `adapted` are further models that differ by their adapters alone: what was checked or measured of the one holds for
     all. Rows of different ones share steps, but no cohort, and neither a prefill nor a prefix.
     """
 
@@ -50,42 +51,42 @@ class Batch:
         vocab_size: int,
         weights_bytes: int,
         max_rows: int,
-        recall: PrefixStore,
+        prefix_store: PrefixStore,
         masks: Masks,
         largest_chunk: int,
-        look: Callable[[Placeholder], None] | None,
+        encode_image: Callable[[Placeholder], None] | None,
         adapted: Mapping[str, Any] | None = None,
-        drafting: SpeculationPolicy | None = None,
+        speculation: SpeculationPolicy | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._model = model
+        self.model = model
         self._adapted = adapted or {}
-        self._drafting = drafting
+        self._speculation = speculation
         self._vocab_size = vocab_size
         self._weights_bytes = weights_bytes
         self._max_rows = max_rows
-        self._recall = recall
-        self._masks = masks
+        self._prefix_store = prefix_store
+        self.masks = masks
         # A token of a long prompt looks back at all before it: what it costs says nothing of a short prompt's.
-        self._pace = ChunkSizer(largest_chunk)
-        self._short_pace = ChunkSizer(largest_chunk, smallest=SHORT)
-        self._look = look
+        self.chunk_sizer = ChunkSizer(largest_chunk)
+        self.short_chunk_sizer = ChunkSizer(largest_chunk, smallest=SHORT)
+        self._encode_image = encode_image
         self._clock = clock
-        self._can = proof.prove(model)
+        self._can = check_batching(model)
         self._token_bytes = 0.0
         self._waiting: deque[Prompt] = deque()
         self._long: Prompt | None = None
         self._silent = 0
         self._waited = 0
-        self._look_turn = False
-        self._cohorts: list[Cohort | SpeculativeGroup] = []
+        self._encode_turn = False
+        self.groups: list[RowGroup] = []
         self._leaving: dict[int, bool] = {}
         self._scored: list[Prompt] = []
 
     @property
     def running(self) -> int:
         """Rows that decode."""
-        return sum(len(cohort.rows) for cohort in self._cohorts)
+        return sum(len(group.rows) for group in self.groups)
 
     @property
     def waiting(self) -> int:
@@ -97,16 +98,16 @@ class Batch:
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._cohorts or self._waiting or self._long)
+        return bool(self.groups or self._waiting or self._long)
 
     def measure_cache(self) -> None:
         """Compute a prompt of 256 tokens to learn what one token of cache weighs (and to compile what that needs)."""
-        cache = caches.new(self._model)
-        self._model(mx.zeros((1, 256), dtype=mx.int32), cache=cache)
+        cache = caches.new(self.model)
+        self.model(mx.zeros((1, 256), dtype=mx.int32), cache=cache)
         mx.eval(caches.state(cache))
         self._token_bytes = caches.nbytes(cache) / 256
-        if self._drafting:
-            self._drafting.measure_rounds(self._model)
+        if self._speculation:
+            self._speculation.measure_rounds(self.model)
 
     @property
     def progress(self) -> "Prompt | None":
@@ -127,7 +128,7 @@ class Batch:
                     prompt.rows.remove(row)
                     return
                 prompt.release_images()
-                self._recall.forget_prompt(prompt)
+                self._prefix_store.forget_prompt(prompt)
                 if prompt is self._long:
                     self._long = None
                 else:
@@ -143,33 +144,33 @@ class Batch:
         self._depart()
         self._begin_waiting()
         began = self._clock()
-        running = bool(self._cohorts)
-        picture = self._picture_due()
-        prefilled = 0 if picture else self._prefill_whole(running=running)
-        pace = self._short_pace
+        running = bool(self.groups)
+        image = self._next_image()
+        prefilled = 0 if image else self._prefill_whole(running=running)
+        chunk_sizer = self.short_chunk_sizer
         self._silent = max(0, self._silent - 1)
-        if self._drafting:
-            self._cohorts = self._drafting.arrange_groups(self._model_of, self._cohorts)
-        for cohort in self._cohorts:
-            cohort.launch_step()
-        for cohort in self._cohorts:
-            cohort.apply_masks(self._masks)
-        other = False
+        if self._speculation:
+            self.groups = self._speculation.arrange_groups(self._model_of, self.groups)
+        for group in self.groups:
+            group.launch_step()
+        for group in self.groups:
+            group.apply_masks(self.masks)
+        no_chunk = False
         if not prefilled:
-            other = self._seen(picture) or self._recall.restore_prefixes(self._waiting, running=running)
-            pace, prefilled = self._pace, self._prefill_next(running=running) if not other else 0
-        emissions = [emission for cohort in self._cohorts for emission in cohort.collect_tokens()]
-        # A look takes as long as its picture is large: that says nothing about chunks.
-        if running and not other:
+            no_chunk = self._encode_next(image) or self._prefix_store.restore_prefixes(self._waiting, running=running)
+            chunk_sizer, prefilled = self.chunk_sizer, self._prefill_next(running=running) if not no_chunk else 0
+        emissions = [emission for group in self.groups for emission in group.collect_tokens()]
+        # A look takes as long as its image is large: that says nothing about chunks.
+        if running and not no_chunk:
             took_s = self._clock() - began
             if prefilled:
-                pace.record_chunk(prefilled, took_s)
+                chunk_sizer.record_chunk(prefilled, took_s)
             else:
-                self._pace.record_step(took_s)
-                self._short_pace.record_step(took_s)
-        if not (other or prefilled or self._cohorts):
-            self._recall.wait_for_disk(self._waiting)
-        self._recall.flush_new(idle=not self.busy)
+                self.chunk_sizer.record_step(took_s)
+                self.short_chunk_sizer.record_step(took_s)
+        if not (no_chunk or prefilled or self.groups):
+            self._prefix_store.wait_for_disk(self._waiting)
+        self._prefix_store.flush_new(idle=not self.busy)
         return emissions
 
     def take_scored(self) -> list[Prompt]:
@@ -184,40 +185,40 @@ class Batch:
             return
         leaving, self._leaving = self._leaving, {}
         left = []
-        for cohort in self._cohorts:
-            for row in cohort.rows:
+        for group in self.groups:
+            for row in group.rows:
                 if leaving.get(id(row)):
-                    self._keep(cohort, row)
-            if cohort.remove_rows(set(leaving)):
-                left.append(cohort)
-        self._cohorts = left
+                    self._store_row(group, row)
+            if group.remove_rows(set(leaving)):
+                left.append(group)
+        self.groups = left
 
     def _model_of(self, one: Row | Prompt) -> Any:
-        return self._adapted[one.adapter] if one.adapter else self._model
+        return self._adapted[one.adapter] if one.adapter else self.model
 
-    def _keep(self, cohort: Cohort | SpeculativeGroup, row: Row) -> None:
-        cache = cohort.copy_out(row)
+    def _store_row(self, group: RowGroup, row: Row) -> None:
+        cache = group.copy_out(row)
         mx.async_eval(caches.state(cache))
-        self._recall.store_prefix(row.tenant, row.key[: cohort.count_cached(row)], cache)
-        if self._drafting and isinstance(cohort, SpeculativeGroup):
-            self._drafting.store_caches(cohort)
+        self._prefix_store.store_prefix(row.tenant, row.key[: group.count_cached(row)], cache)
+        if self._speculation and isinstance(group, SpeculativeGroup):
+            self._speculation.store_caches(group)
 
     # -- looking -------------------------------------------------------------
 
-    def _picture_due(self) -> Placeholder | None:
-        """The next picture to be looked at, if there is one. Prompts that can be computed take turns with it."""
-        if self._look is None:
+    def _next_image(self) -> Placeholder | None:
+        """Return the next image to be encoded, if there is one. Prompts that can be computed take turns with it."""
+        if self._encode_image is None:
             return None
-        picture = next((seen for prompt in self._waiting if (seen := prompt.unseen)), None)
-        self._look_turn = not self._look_turn
+        image = next((seen for prompt in self._waiting if (seen := prompt.unencoded_image)), None)
+        self._encode_turn = not self._encode_turn
         computable = self._long is not None or any(prompt.computable for prompt in self._waiting)
-        return picture if self._look_turn or not computable else None
+        return image if self._encode_turn or not computable else None
 
-    def _seen(self, picture: Placeholder | None) -> bool:
-        """Look at a picture, if there is one; whether there was."""
-        if picture is None or self._look is None:
+    def _encode_next(self, image: Placeholder | None) -> bool:
+        """Encode an image, if there is one; return whether there was."""
+        if image is None or self._encode_image is None:
             return False
-        self._look(picture)
+        self._encode_image(image)
         return True
 
     # -- prefill -------------------------------------------------------------
@@ -227,9 +228,9 @@ class Batch:
 
         They pass whatever takes longer, but for `PATIENCE` steps only.
         """
-        budget = self._short_pace.next_size(running=running)
+        budget = self.short_chunk_sizer.next_size(running=running)
         self._pick_long(budget)
-        others = self._long is not None or any(prompt.fetch is not None for prompt in self._waiting)
+        others = self._long is not None or any(prompt.lookup is not None for prompt in self._waiting)
         self._waited = self._waited + 1 if others and self._waited <= PATIENCE else 0
         prompts = self._short(budget) if self._waited <= PATIENCE else []
         return self._prefill_short(prompts) if prompts else 0
@@ -242,14 +243,14 @@ class Batch:
         long = self._long
         if long is None or (running and self._silent and self._waited <= PATIENCE):
             return 0
-        budget = self._pace.next_size(running=running)
+        budget = self.chunk_sizer.next_size(running=running)
         if self._waited == 1 and (shorter := self._shorter(long)):
             return self._prefill_long(shorter, budget)
         self._waited = 0
         return self._prefill_long(long, budget)
 
     def _shorter(self, long: Prompt) -> Prompt | None:
-        """A waiting prompt that needs several chunks, but far fewer than the long one."""
+        """Return a waiting prompt that needs several chunks, but far fewer than the long one."""
         room = self._room()
         fitting = (one for one in self._waiting if one.computable and not one.scores and self._fits(one, room))
         shortest = min(fitting, key=lambda one: one.left, default=None)
@@ -259,9 +260,9 @@ class Batch:
         """Look prefixes up for prompts that may start now."""
         for prompt in self._waiting:
             if prompt.cache is None:
-                prompt.cache = caches.new(self._model)
+                prompt.cache = caches.new(self.model)
                 prompt.started_at = self._clock()
-                self._recall.lookup_prompt(prompt)
+                self._prefix_store.lookup_prompt(prompt)
 
     def _pick_long(self, budget: int) -> None:
         if self._long is not None:
@@ -270,7 +271,7 @@ class Batch:
         for prompt in self._waiting:
             if (prompt.left > budget or prompt.scores) and self._fits(prompt, room) and prompt.computable:
                 self._waiting.remove(prompt)
-                self._recall.refresh_prompt(prompt)
+                self._prefix_store.refresh_prompt(prompt)
                 self._long = prompt
                 return
 
@@ -282,7 +283,7 @@ class Batch:
         return len(prompt.rows) <= max(room, 0) or (room == self._max_rows)
 
     def _short(self, budget: int) -> list[Prompt]:
-        """Waiting prompts that fit into one chunk together, first come first served."""
+        """Take out waiting prompts that fit into one chunk together, first come first served."""
         chosen: list[Prompt] = []
         longest = 0
         room = self._room()
@@ -316,10 +317,10 @@ class Batch:
             prompt.release_images()
             if len(prompt.rows[0].tokens) > KEEP_PROMPT:
                 single = caches.extract(cache, index)
-                self._recall.store_prefix(prompt.rows[0].tenant, prompt.rows[0].key[:-1], single)
+                self._prefix_store.store_prefix(prompt.rows[0].tenant, prompt.rows[0].key[:-1], single)
         repeats = [index for index, prompt in enumerate(prompts) for _ in prompt.rows]
         if len(repeats) > len(prompts):
-            caches.keep(cache, repeats)
+            caches.filter_rows(cache, repeats)
         self._enter(cache, [row for prompt in prompts for row in prompt.rows])
         return width * len(prompts)
 
@@ -346,7 +347,7 @@ class Batch:
         prompt.release_images()
         row = prompt.rows[0]
         if len(row.tokens) > KEEP_PROMPT:
-            self._recall.store_prefix(row.tenant, row.key[:-1], caches.duplicate(cache))
+            self._prefix_store.store_prefix(row.tenant, row.key[:-1], caches.duplicate(cache))
         if prompt.scores:
             self._scored.append(prompt)
         if row.limit == 0:
@@ -361,18 +362,16 @@ class Batch:
 
     def _enter(self, cache: Cache, rows: list[Row]) -> None:
         """Put rows where they cost least: into a cohort of about their length, else into one of their own."""
-        if self._drafting:
-            plain = self._drafting.release_group
-            self._cohorts = [
-                plain(cohort) if isinstance(cohort, SpeculativeGroup) else cohort for cohort in self._cohorts
-            ]
+        if self._speculation:
+            release = self._speculation.release_group
+            self.groups = [release(one) if isinstance(one, SpeculativeGroup) else one for one in self.groups]
         # Until the step is over that tells what came of their last prompt token.
         self._silent = 3
         length = max(len(row.tokens) for row in rows)
-        best: Cohort | SpeculativeGroup | None = None
+        best: Cohort | None = None
         least = float(self._weights_bytes + PASS_BYTES)
-        for cohort in self._cohorts if self._can.joins else ():
-            if cohort.ended or cohort.adapter != rows[0].adapter:
+        for cohort in self.groups if self._can.joins else ():
+            if not isinstance(cohort, Cohort) or cohort.ended or cohort.adapter != rows[0].adapter:
                 continue
             difference = cohort.longest - length
             padded = difference * len(rows) if difference > 0 else -difference * len(cohort.rows)
@@ -380,6 +379,6 @@ class Batch:
                 best, least = cohort, padded * self._token_bytes
         if best is None:
             model = self._model_of(rows[0])
-            self._cohorts.append(Cohort(model=model, vocab_size=self._vocab_size, cache=cache, rows=rows))
+            self.groups.append(Cohort(model=model, vocab_size=self._vocab_size, cache=cache, rows=rows))
         else:
             best.join_rows(cache, rows)

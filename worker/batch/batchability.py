@@ -1,4 +1,4 @@
-"""The proof, at load, that rows of this model may share a batch: two prompts together give what each gives alone.
+"""The check, at load, that rows of a model may share a batch: two prompts together give what each gives alone.
 
 Some architectures have caches that merge but a forward pass that lets padding leak into a row's state: their prompts
 are prefilled one by one. The ones whose caches do not merge at all are served row by row.
@@ -19,15 +19,17 @@ TOLERANCE = 0.05
 
 
 class Batchability(msgspec.Struct, frozen=True, kw_only=True):
-    """`joins`: rows that were prefilled alone may decode together. `pads`: prompts of different length may be
-    prefilled together as well.
+    """What rows of a model may do together.
+
+    `joins`: those that were prefilled alone may decode together. `pads`: prompts of different length may be prefilled
+    together as well.
     """
 
     joins: bool
     pads: bool
 
 
-def prove(model: Any) -> Batchability:
+def check_batching(model: Any) -> Batchability:
     """Compare a decode step of two rows together with the same rows alone."""
     if not caches.mergeable(caches.new(model)):
         return Batchability(joins=False, pads=False)
@@ -53,12 +55,12 @@ def _decode(model: Any, cache: Cache, tokens: list[int]) -> mx.array:
 
 
 def agree(a: mx.array, b: mx.array) -> bool:
-    """Whether two sets of logits `[rows, vocab]` are the same but for rounding."""
+    """Return whether two sets of logits `[rows, vocab]` are the same but for rounding."""
     return bool(mx.all(difference(a, b) <= TOLERANCE).item())
 
 
 def difference(a: mx.array, b: mx.array) -> mx.array:
-    """How far logits `[rows, vocab]` are from those of `b`, in lengths of the latter, shape `[rows]`."""
+    """Return how far logits `[rows, vocab]` are from those of `b`, in lengths of the latter, shape `[rows]`."""
     a, b = a.astype(mx.float32), b.astype(mx.float32)
     length = mx.maximum(mx.sqrt(mx.square(b).sum(axis=-1)), 1e-9)
     return mx.sqrt(mx.square(a - b).sum(axis=-1)) / length

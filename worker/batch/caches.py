@@ -25,13 +25,13 @@ GROUP, SMALLEST_GROUP = 64, 32
 
 
 def new(model: Any) -> Cache:
-    """An empty cache for one row."""
+    """Return an empty cache for one row."""
     cache: Cache = make_prompt_cache(model)
     return cache
 
 
 def mergeable(cache: Cache) -> bool:
-    """Whether rows of this model can share one batch: every layer's cache merges, grows, shrinks, gives back."""
+    """Return whether rows of this model can share one batch: every layer's cache merges, grows, shrinks, gives back."""
     return all(_merges(layer) for layer in cache)
 
 
@@ -60,7 +60,7 @@ def prefill(model: Any, cache: Cache, parts: list[PromptPart]) -> mx.array | Non
         for layer in cache:
             layer.prepare(lengths=lengths, right_padding=padding)
     tokens = mx.array([part.tokens + [0] * (width - len(part.tokens)) for part in parts])
-    if any(part.scene for part in parts):
+    if any(part.images for part in parts):
         logits: mx.array = model.forward_parts(tokens, parts, cache=cache)
     else:
         logits = model(tokens, cache=cache)
@@ -70,11 +70,11 @@ def prefill(model: Any, cache: Cache, parts: list[PromptPart]) -> mx.array | Non
     return logits
 
 
-def place(cache: Cache, following: list[int]) -> None:
+def set_positions(cache: Cache, following: list[int]) -> None:
     """Say at which position each row goes on, where the cache has a layer that knows (`Positions`)."""
     for layer in cache:
-        if hasattr(layer, "place"):
-            layer.place(following)
+        if hasattr(layer, "set_positions"):
+            layer.set_positions(following)
 
 
 def extend(cache: Cache, other: Cache) -> None:
@@ -83,7 +83,7 @@ def extend(cache: Cache, other: Cache) -> None:
         layer.extend(more)
 
 
-def keep(cache: Cache, rows: list[int]) -> None:
+def filter_rows(cache: Cache, rows: list[int]) -> None:
     """Drop all rows but these."""
     for layer in cache:
         layer.filter(rows)
@@ -95,7 +95,7 @@ def extract(cache: Cache, row: int) -> Cache:
 
 
 def state(cache: Cache) -> list[Any]:
-    """The arrays to evaluate."""
+    """Return the arrays to evaluate."""
     return [layer.state for layer in cache]
 
 
@@ -105,12 +105,12 @@ def nbytes(cache: Cache) -> int:
 
 
 def duplicate(cache: Cache) -> Cache:
-    """A second owner: arrays are shared until one side writes (MLX copies then)."""
+    """Return a second owner: arrays are shared until one side writes (MLX copies then)."""
     return copy.deepcopy(cache)
 
 
 def pack(cache: Cache, bits: int) -> Cache:
-    """The same for keeping, in fewer bits: keys and values, where a head can be cut into groups; 0 is as it is."""
+    """Return the same in fewer bits, for keeping: keys and values, where a head can be cut into groups. 0: as it is."""
     return [_packed(layer, bits) for layer in cache] if bits else cache
 
 
@@ -128,7 +128,7 @@ def _packed(layer: Any, bits: int) -> Any:
 
 
 def unpack(cache: Cache) -> Cache:
-    """What was packed, for going on with."""
+    """Return what was packed, for going on with."""
     return [_unpacked(layer) if isinstance(layer, QuantizedKVCache) else layer for layer in cache]
 
 
@@ -142,7 +142,7 @@ def _unpacked(layer: QuantizedKVCache) -> KVCache:
 
 
 def trimmable(cache: Cache) -> bool:
-    """Whether every layer can forget its last tokens."""
+    """Return whether every layer can forget its last tokens."""
     return bool(can_trim_prompt_cache(cache))
 
 
@@ -154,7 +154,7 @@ def room(cache: Cache) -> float:
     return min(sizes, default=float("inf"))
 
 
-def cut(cache: Cache, length: int, size: int) -> bool:
+def trim(cache: Cache, length: int, size: int) -> bool:
     """Shorten a cache of `size` tokens to `length`, if every layer can forget."""
     if size == length:
         return True

@@ -13,7 +13,7 @@ import mlx.core as mx
 from worker.batch import caches
 from worker.batch.caches import Cache
 from worker.batch.row import Emission, Row
-from worker.batch.sampler import History, Mask, Pick, Sampler
+from worker.batch.sampling.sampler import History, Mask, Pick, Sampler
 from worker.grammar.masks import Masks
 
 
@@ -61,7 +61,7 @@ class Cohort:
             self._next = None
             return
         logits = self._model(fed.tokens[:, None], cache=self.cache)[:, -1, :]
-        if self._ruled:
+        if self._constrained:
             mx.async_eval(logits)
             self._logits = logits
             return
@@ -70,7 +70,7 @@ class Cohort:
 
     def apply_masks(self, masks: Masks) -> None:
         """Choose for what `launch` began, where a grammar rules. Waits for the tokens that were fed, not for logits."""
-        if not self._ruled or self._fed is None:
+        if not self._constrained or self._fed is None:
             return
         fed, rows = self._fed
         constraints = []
@@ -84,12 +84,12 @@ class Cohort:
         if self._logits is None:
             return
         logits, self._logits = self._logits, None
-        mask = Mask([self._ruled[place] for place in limited], words) if limited else None
+        mask = Mask([self._constrained[place] for place in limited], words) if limited else None
         self._next = self._sampler.sample_rows(logits, fed.tokens, mask)
         mx.async_eval(self._next.arrays())
 
     def collect_tokens(self) -> list[Emission]:
-        """The tokens that were fed by the last `launch`, of rows that generated them. Waits for them only."""
+        """Return the tokens that the last `launch_step` fed, of rows that generated them; wait for them only."""
         if self._fed is None:
             return []
         (fed, rows), self._fed = self._fed, None
@@ -113,11 +113,11 @@ class Cohort:
         return [Emission(row, int(self._next.tokens[0].item()), self._next.read_logprobs(self.rows).get(0))]
 
     def count_cached(self, row: Row) -> int:
-        """How many of the row's tokens its cache holds, between steps."""
+        """Return how many of the row's tokens its cache holds, between steps."""
         return len(row.tokens) - (1 if self._next is None else 0)
 
     def copy_out(self, row: Row) -> Cache:
-        """The row's own cache, to be kept. Only between steps."""
+        """Return the row's own cache, to be kept. Only between steps."""
         if len(self.rows) == 1:
             return caches.duplicate(self.cache)
         return caches.extract(self.cache, self.rows.index(row))
@@ -133,7 +133,7 @@ class Cohort:
         if len(keep) == 1:
             self.cache = caches.extract(self.cache, keep[0])
         else:
-            caches.keep(self.cache, keep)
+            caches.filter_rows(self.cache, keep)
         self._next = self._next.select_rows(keep)
         if self._history is not None:
             self._history = self._history.select_rows(self.rows, keep)
@@ -153,7 +153,7 @@ class Cohort:
 
     def _renew(self) -> None:
         self._sampler = Sampler(self.rows, self._vocab_size, self._history)
-        self._ruled = [index for index, row in enumerate(self.rows) if row.constraint is not None]
+        self._constrained = [index for index, row in enumerate(self.rows) if row.constraint is not None]
 
 
 def _batched(cache: Cache, rows: list[Row]) -> Cache:

@@ -1,6 +1,6 @@
-"""The feature cache: what the model made of pictures it has looked at, bounded in bytes, least recently used out first.
+"""The encoder cache: what the model made of images, bounded in bytes, least recently used out first.
 
-Keys begin with the tenant: even of the same picture, who has shown it before is nobody else's to find out by timing.
+Keys begin with the tenant: even of the same image, who has shown it before is nobody else's to find out by timing.
 """
 
 from collections import OrderedDict
@@ -9,7 +9,7 @@ from worker.batch.images import Features
 
 
 class EncoderCache:
-    """Features by picture. Written by one thread; `__contains__` may be asked by any."""
+    """Features by image. Written by one thread; `__contains__` may be asked by any."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -27,7 +27,7 @@ class EncoderCache:
         self.held_bytes = 0
 
     def find_features(self, key: tuple[str, bytes]) -> Features | None:
-        """What is known of a picture."""
+        """Return what is known of an image."""
         self.lookups += 1
         found = self._entries.get(key)
         if found is not None:

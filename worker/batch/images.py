@@ -1,6 +1,7 @@
-"""What a prompt shows besides text: its pictures, where they stand, what they are known by. Plain data, no model.
+"""The images of a prompt: where they stand in it, what they are known by. Plain data, no model.
 
-The tokens of all pictures look alike; so wherever prompts are compared, a picture's tokens have a number of its own.
+The tokens of all images look alike. So wherever prompts are compared, the tokens of each image have a number of their
+own.
 """
 
 from collections.abc import Sequence
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 
 
 class Features(msgspec.Struct, frozen=True):
-    """What a model makes of a picture: `rows` `[tokens, width]` in place of embeddings, and further ones of the same
-    shape that are added after the first layers (Qwen3-VL's deepstack).
+    """What a model makes of an image.
+
+    `rows` `[tokens, width]` stand in place of embeddings. `deep` are further ones of the same shape, added after the
+    first layers (Qwen3-VL's deepstack).
     """
 
     rows: Any
@@ -26,9 +29,9 @@ class Features(msgspec.Struct, frozen=True):
 
 
 class Pixels(msgspec.Struct, frozen=True, eq=False, weakref=True):
-    """A picture as the model's own processor cut it up: arrays by the name that the model has for them.
+    """An image as the model's own processor cut it up: arrays by the name that the model has for them.
 
-    Can be eight times as large as the picture itself.
+    Can be eight times as large as the image itself.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -40,14 +43,14 @@ class Pixels(msgspec.Struct, frozen=True, eq=False, weakref=True):
 
 
 class Placeholder:
-    """One picture of a prompt.
+    """One image of a prompt.
 
     `key` is what caches know it by, tenant and processing included; `places` are the tokens of the prompt that stand
     for it, `span` the ids from the first to the last of them. `grid` is its size in patches, where the model asks.
-    `develop` makes the pixels (anew); it may be called on any thread.
+    `make_pixels` may be called on any thread, and again.
     """
 
-    __slots__ = ("develop", "features", "grid", "key", "pixels", "places", "span")
+    __slots__ = ("features", "grid", "key", "make_pixels", "pixels", "places", "span")
 
     def __init__(
         self,
@@ -56,63 +59,65 @@ class Placeholder:
         places: NDArray[np.int64],
         span: list[int],
         grid: Any,
-        develop: Any,
+        make_pixels: Any,
         pixels: Any,
     ) -> None:
         self.key = key
         self.places = places
         self.span = span
         self.grid = grid
-        self.develop = develop
+        self.make_pixels = make_pixels
         self.pixels: Pixels | None = pixels
         self.features: Features | None = None
 
 
 class PromptImages:
-    """The pictures of one prompt. `positions` `[3, n]` are those of its first n tokens (none where the model counts
-    tokens); every later token stands `shift` further than its index.
+    """The images of one prompt.
+
+    `positions` `[3, n]` are those of its first n tokens (none where the model counts tokens). Every later token stands
+    `shift` further than its index.
     """
 
-    __slots__ = ("_readers", "pictures", "positions", "shift")
+    __slots__ = ("_readers", "placeholders", "positions", "shift")
 
-    def __init__(self, pictures: list[Placeholder]) -> None:
-        self.pictures = pictures
+    def __init__(self, placeholders: list[Placeholder]) -> None:
+        self.placeholders = placeholders
         self.positions: NDArray[np.int64] = np.zeros((3, 0), dtype=np.int64)
         self.shift = 0
         self._readers = 0
 
     def keyed_tokens(self, tokens: list[int]) -> list[int]:
-        """The same tokens, with a number for those of each picture that no other picture and no token has."""
+        """Return the same tokens, with a number for those of each image that no other image and no token has."""
         keyed = list(tokens)
-        for picture in self.pictures:
-            number = -1 - (int.from_bytes(picture.key[1][:8], "big") >> 2)
-            for place in picture.places.tolist():
+        for placeholder in self.placeholders:
+            number = -1 - (int.from_bytes(placeholder.key[1][:8], "big") >> 2)
+            for place in placeholder.places.tolist():
                 keyed[place] = number
         return keyed
 
     def next_unencoded(self, covered: int) -> Placeholder | None:
-        """The first picture that the model has still to look at, where the first `covered` tokens are computed."""
-        for picture in self.pictures:
-            if picture.features is None and picture.places[-1] >= covered:
-                return picture
+        """Return the first image that is still to be encoded, where the first `covered` tokens are computed."""
+        for placeholder in self.placeholders:
+            if placeholder.features is None and placeholder.places[-1] >= covered:
+                return placeholder
         return None
 
     def positions_of(self, start: int, count: int) -> NDArray[np.int64]:
-        """Positions of `count` tokens from index `start`, shape `[3, count]`."""
+        """Return the positions of `count` tokens from index `start`, shape `[3, count]`."""
         known = self.positions[:, start : start + count]
         rest = np.arange(start + known.shape[1], start + count) + self.shift
         return np.concatenate([known, np.broadcast_to(rest, (3, len(rest)))], axis=1)
 
     def add_reader(self) -> None:
-        """A prompt will read this."""
+        """Count a prompt that will read this."""
         self._readers += 1
 
     def remove_reader(self) -> None:
-        """A prompt has read this, or never will. With the last one, everything large is let go."""
+        """Let a prompt go that has read this, or never will; with the last one, let everything large go."""
         self._readers -= 1
         if self._readers == 0:
-            for picture in self.pictures:
-                picture.features = picture.pixels = picture.develop = None
+            for placeholder in self.placeholders:
+                placeholder.features = placeholder.pixels = placeholder.make_pixels = None
 
 
 class PromptPart(msgspec.Struct, frozen=True):
@@ -120,4 +125,4 @@ class PromptPart(msgspec.Struct, frozen=True):
 
     tokens: list[int]
     start: int
-    scene: PromptImages | None = None
+    images: PromptImages | None = None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from worker.batch import caches
 from worker.batch.caches import Cache
-from worker.disk_cache.eviction import TenantShare, victims
+from worker.disk_cache.eviction import TenantShare, select_for_eviction
 
 SHORTEST = 16
 """Prefixes of fewer tokens cost more to look after than to compute."""
@@ -40,7 +40,7 @@ class PrefixCache:
         self.held_bytes = 0
 
     def find_nearest(self, tenant: str, tokens: Sequence[int]) -> tuple[Cache | None, int]:
-        """The cache that covers the longest prefix of `tokens`, short of the last one, and how much it covers.
+        """Return the cache that covers the longest prefix of `tokens`, short of the last one, and how much it covers.
 
         The cache is the caller's own.
         """
@@ -54,7 +54,7 @@ class PrefixCache:
             return None, 0
         entry = self._tenants[tenant][best]
         cache = caches.duplicate(entry.cache)
-        if not caches.cut(cache, best_length, len(entry.tokens)):
+        if not caches.trim(cache, best_length, len(entry.tokens)):
             return None, 0
         self._order.move_to_end(best)
         entry.used_at = self._clock()
@@ -87,7 +87,7 @@ class PrefixCache:
             entry = self._tenants[tenant][key]
             held.append(TenantShare(key, tenant, entry.size_bytes, entry.used_at))
         stale_before = self._clock() - STALE_S
-        for key in victims(held, self.held_bytes - self._max_bytes, stale_before=stale_before):
+        for key in select_for_eviction(held, self.held_bytes - self._max_bytes, stale_before=stale_before):
             self._drop(key)
 
     def clear(self) -> None:

@@ -9,12 +9,11 @@ import mlx.core as mx
 import numpy as np
 
 from worker.batch import caches
-from worker.batch import serialization as packing
 from worker.batch.caches import Cache
 from worker.batch.prefix import PrefixCache
 from worker.batch.prompt import Prompt
-from worker.batch.serialization import Assembly
-from worker.disk_cache.cache import WORTH, DiskPrefixCache
+from worker.batch.serialization import Assembly, serialize_cache
+from worker.disk_cache.cache import MIN_TOKENS, DiskPrefixCache
 from worker.disk_cache.entry import CacheEntry
 
 log = logging.getLogger("worker")
@@ -31,7 +30,7 @@ class PrefixStore:
         self,
         model: Any,
         prefix: PrefixCache,
-        shelf: DiskPrefixCache | None = None,
+        disk: DiskPrefixCache | None = None,
         *,
         bits: int = 0,
         clock: Callable[[], float] = time.perf_counter,
@@ -39,8 +38,8 @@ class PrefixStore:
         """`bits` of what is kept, where those are fewer than the model computes in; 0: as it is."""
         self._model = model
         self._bits = bits
-        self._prefix = prefix
-        self._shelf = shelf
+        self.memory = prefix
+        self.disk = disk
         self._clock = clock
         self._assembly: tuple[Prompt, Assembly] | None = None
         self._new: list[tuple[str, list[int], Cache]] = []
@@ -52,36 +51,36 @@ class PrefixStore:
     @property
     def held_bytes(self) -> int:
         """Memory held."""
-        return self._prefix.held_bytes
+        return self.memory.held_bytes
 
     @property
     def disk_bytes(self) -> int:
         """Room taken on disk, in the whole folder."""
-        return self._shelf.used_bytes if self._shelf else 0
+        return self.disk.used_bytes if self.disk else 0
 
     def forget_all(self) -> None:
         """Drop all that is known, in memory and on disk."""
-        self._prefix.clear()
+        self.memory.clear()
         self._new, self._settled = [], []
-        if self._shelf is not None:
-            self._shelf.clear()
+        if self.disk is not None:
+            self.disk.clear()
 
     def close(self, timeout_s: float) -> None:
         """Wait until all is written, if that takes no longer."""
-        if self._shelf is not None:
-            self._shelf.flush(timeout_s)
+        if self.disk is not None:
+            self.disk.flush(timeout_s)
 
     def lookup_prompt(self, prompt: Prompt) -> None:
-        """Look a new prompt up. Where more may be on disk, it has a `fetch` then."""
+        """Look a new prompt up. Where more may be on disk, it has a `lookup` then."""
         if prompt.scores:
             return
         row = prompt.rows[0]
         self.lookups += 1
         self._refresh(prompt)
-        if self._shelf is not None:
+        if self.disk is not None:
             key = np.asarray(row.key[:-1], dtype=np.int64)
-            prompt.fetch = self._shelf.lookup_prefix(row.tenant, key, beyond=prompt.covered)
-        if prompt.fetch is None and prompt.cached:
+            prompt.lookup = self.disk.lookup_prefix(row.tenant, key, beyond=prompt.covered)
+        if prompt.lookup is None and prompt.cached:
             self.hits += 1
 
     def refresh_prompt(self, prompt: Prompt) -> None:
@@ -94,7 +93,7 @@ class PrefixStore:
 
     def _refresh(self, prompt: Prompt) -> None:
         row = prompt.rows[0]
-        cache, covered = self._prefix.find_nearest(row.tenant, row.key)
+        cache, covered = self.memory.find_nearest(row.tenant, row.key)
         if cache is not None and covered > prompt.covered:
             prompt.resume_from(caches.unpack(cache), covered)
 
@@ -102,10 +101,10 @@ class PrefixStore:
 
     def restore_prefixes(self, prompts: Iterable[Prompt], *, running: bool) -> bool:
         """Go on with what comes from disk, for some milliseconds beside running rows. Whether there was any."""
-        if self._shelf is None:
+        if self.disk is None:
             return False
         deadline = self._clock() + (ASSEMBLY_S if running else ASSEMBLY_S * 10)
-        waiting = [prompt for prompt in prompts if prompt.fetch is not None]
+        waiting = [prompt for prompt in prompts if prompt.lookup is not None]
         worked = False
         while self._assembly is not None or self._next(waiting):
             worked = True
@@ -116,27 +115,27 @@ class PrefixStore:
         return worked
 
     def forget_prompt(self, prompt: Prompt) -> None:
-        """A prompt is given up."""
+        """Forget a prompt that is given up."""
         if self._assembly is not None and self._assembly[0] is prompt:
             self._assembly = None
 
     def wait_for_disk(self, prompts: Iterable[Prompt]) -> None:
         """Nothing else is to be done: sleep until the disk has something, for a moment at most."""
-        fetches = [prompt.fetch for prompt in prompts if prompt.fetch is not None]
-        if fetches and self._shelf is not None:
-            self._shelf.wait_for_lookups(fetches, WAIT_S)
+        lookups = [prompt.lookup for prompt in prompts if prompt.lookup is not None]
+        if lookups and self.disk is not None:
+            self.disk.wait_for_lookups(lookups, WAIT_S)
 
     def _next(self, waiting: list[Prompt]) -> bool:
         """Begin to put together what has come; whether there is such a thing."""
         for prompt in waiting:
-            fetch = prompt.fetch
-            if fetch is None or not (fetch.done or (self._shelf is not None and self._shelf.is_stuck(fetch))):
+            lookup = prompt.lookup
+            if lookup is None or not (lookup.done or (self.disk is not None and self.disk.is_stuck(lookup))):
                 continue
             # The same may have come for another prompt before.
             self._refresh(prompt)
-            if fetch.found is not None and fetch.length > prompt.covered:
-                self._assembly = (prompt, Assembly(self._model, fetch.found, fetch.length, bits=self._bits))
-                fetch.found = None
+            if lookup.found is not None and lookup.length > prompt.covered:
+                self._assembly = (prompt, Assembly(self._model, lookup.found, lookup.length, bits=self._bits))
+                lookup.found = None
                 return True
             self._resolve(prompt)
         return False
@@ -157,26 +156,26 @@ class PrefixStore:
             return False
         self._assembly = None
         row = prompt.rows[0]
-        self._prefix.store_prefix(row.tenant, row.key[: assembly.length], caches.duplicate(assembly.cache))
+        self.memory.store_prefix(row.tenant, row.key[: assembly.length], caches.duplicate(assembly.cache))
         prompt.resume_from(caches.unpack(assembly.cache), assembly.length)
         self._resolve(prompt, from_disk=True)
         return True
 
     def _resolve(self, prompt: Prompt, *, from_disk: bool = False) -> None:
-        if prompt.fetch is not None:
-            prompt.fetch.drop()
-            prompt.fetch = None
+        if prompt.lookup is not None:
+            prompt.lookup.drop()
+            prompt.lookup = None
         if from_disk:
             self.disk_hits += 1
         elif prompt.cached:
             self.hits += 1
 
     def _share(self, waiting: list[Prompt]) -> None:
-        """What has just come may be what others wait for."""
+        """Give what has just come to those that wait for it."""
         for prompt in waiting:
-            if prompt.fetch is not None and not prompt.fetch.done:
+            if prompt.lookup is not None and not prompt.lookup.done:
                 self._refresh(prompt)
-                prompt.fetch.beyond = prompt.covered
+                prompt.lookup.beyond = prompt.covered
 
     # -- keeping ---------------------------------------------------------------
 
@@ -185,8 +184,8 @@ class PrefixStore:
         if self._bits:
             cache = caches.pack(cache, self._bits)
             mx.async_eval(caches.state(cache))
-        self._prefix.store_prefix(tenant, tokens, cache)
-        if self._shelf is not None and len(tokens) >= WORTH:
+        self.memory.store_prefix(tenant, tokens, cache)
+        if self.disk is not None and len(tokens) >= MIN_TOKENS:
             self._new.append((tenant, tokens, cache))
 
     def flush_new(self, *, idle: bool) -> None:
@@ -194,10 +193,10 @@ class PrefixStore:
 
         What was kept in the step before has been, so nothing waits for it here; nor does anybody while it is idle.
         """
-        if self._shelf is None or not (self._new or self._settled):
+        if self.disk is None or not (self._new or self._settled):
             return
         ready, self._settled, self._new = self._settled, self._new, []
         if idle:
             ready, self._settled = ready + self._settled, []
         for tenant, tokens, cache in ready:
-            self._shelf.write_entry(CacheEntry(tenant, np.asarray(tokens, dtype=np.int64), packing.apart(cache)))
+            self.disk.write_entry(CacheEntry(tenant, np.asarray(tokens, dtype=np.int64), serialize_cache(cache)))

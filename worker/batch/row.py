@@ -9,7 +9,7 @@ from worker.grammar.constraint import Constraint
 
 
 class RowSampling(msgspec.Struct, frozen=True, kw_only=True):
-    """A row's sampling with every default resolved. `top_k` 0 and `min_p` 0 are off; `key` is from `draws.row_key`."""
+    """A row's sampling with every default resolved. `top_k` 0 and `min_p` 0 are off; `key` is from `random.row_key`."""
 
     key: int
     temperature: float = 1.0
@@ -42,13 +42,23 @@ class Row:
     """A row from its prompt to its last token.
 
     `tokens` starts as the prompt (with tokens that an earlier attempt delivered) and grows; `position` counts the
-    generated ones, delivered ones included; `limit` is the position at which the row ends by length. `scene` is what
+    generated ones, delivered ones included; `limit` is the position at which the row ends by length. `images` is what
     the prompt shows, if it shows anything.
     """
 
     __slots__ = (
-        "_keyed", "adapter", "constraint", "fresh", "limit", "owner", "position", "prompt_size", "sampling", "scene",
-        "tenant", "tokens",
+        "_keyed",
+        "adapter",
+        "constraint",
+        "fresh",
+        "images",
+        "limit",
+        "owner",
+        "position",
+        "prompt_size",
+        "sampling",
+        "tenant",
+        "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -60,7 +70,7 @@ class Row:
         delivered: list[int],
         limit: int,
         sampling: RowSampling,
-        scene: PromptImages | None = None,
+        images: PromptImages | None = None,
         constraint: Constraint | None = None,
         adapter: str = "",
     ) -> None:
@@ -71,8 +81,8 @@ class Row:
         self.position = len(delivered)
         self.limit = limit
         self.sampling = sampling
-        self.scene = scene
-        self._keyed = scene.keyed_tokens(prompt) if scene else None
+        self.images = images
+        self._keyed = images.keyed_tokens(prompt) if images else None
         self.constraint = constraint
         """What it may say; brought behind `delivered`."""
         self.adapter = adapter
@@ -82,12 +92,12 @@ class Row:
 
     @property
     def key(self) -> list[int]:
-        """The tokens as the prefix cache knows them: those of a picture by what it shows."""
+        """The tokens as the prefix cache knows them: those of an image by what it shows."""
         return self.tokens if self._keyed is None else self._keyed + self.tokens[self.prompt_size :]
 
     def part(self, start: int, end: int) -> PromptPart:
-        """Some of its tokens, to be computed."""
-        return PromptPart(self.tokens[start:end], start, self.scene)
+        """Return some of its tokens, to be computed."""
+        return PromptPart(self.tokens[start:end], start, self.images)
 
 
 class Logprobs(msgspec.Struct, frozen=True, gc=False):

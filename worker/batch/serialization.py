@@ -1,6 +1,6 @@
-"""A model's cache taken apart into plain arrays, and put together again; proved, at load, to come out the same.
+"""A model's cache taken apart into plain arrays, and put together again; checked, at load, to come out the same.
 
-Layers that have one entry per token become strips, all others are kept as they are, for exactly their tokens.
+Layers that have one entry per token become per_token, all others are kept as they are, for exactly their tokens.
 """
 
 import json
@@ -10,8 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import KVCache, QuantizedKVCache
 
-from worker.batch import batchability as proof
-from worker.batch import caches
+from worker.batch import batchability, caches
 from worker.batch.caches import Cache
 from worker.disk_cache.entry import Contents
 from worker.disk_cache.tensors import Tensor
@@ -29,33 +28,33 @@ class Unpackable(Exception):
     """There is something in this model's caches that can't be kept in a file."""
 
 
-def apart(cache: Cache) -> Contents:
-    """A cache as arrays that are computed when this returns. Raises `Unpackable`."""
-    strips: dict[str, mx.array] = {}
-    rest: dict[str, mx.array] = {}
+def serialize_cache(cache: Cache) -> Contents:
+    """Return a cache as arrays, computed when this returns. Raises `Unpackable`."""
+    per_token: dict[str, mx.array] = {}
+    whole: dict[str, mx.array] = {}
     shapes: list[Any] = []
     for index, layer in enumerate(cache):
         shape: Any = None
         if _grows(layer):
             if layer.keys is None:
                 raise Unpackable("a layer without keys")
-            strips |= {f"{index}.keys": layer.keys, f"{index}.values": layer.values}
+            per_token |= {f"{index}.keys": layer.keys, f"{index}.values": layer.values}
         elif isinstance(layer, QuantizedKVCache):
             for name, parts in (("keys", layer.keys), ("values", layer.values)):
-                strips |= {f"{index}.{name}.{at}": part for at, part in enumerate(parts)}
-        elif not hasattr(layer, "place"):
+                per_token |= {f"{index}.{name}.{at}": part for at, part in enumerate(parts)}
+        elif not hasattr(layer, "set_positions"):
             # Whoever takes the cache says where it stands.
-            shape = [_flatten(layer.state, str(index), rest), getattr(layer, "meta_state", None)]
+            shape = [_flatten(layer.state, str(index), whole), getattr(layer, "meta_state", None)]
         shapes.append(shape)
-    kept = [*strips.values(), *rest.values()]
+    kept = [*per_token.values(), *whole.values()]
     # A view is an owner of its memory: nobody writes into that then, although the layers go on.
     views = [array.view(BITS[array.dtype.size.bit_length() - 1]) for array in kept]
     mx.eval(views)
     tensors = [Tensor(_name(array.dtype), np.asarray(view)) for array, view in zip(kept, views, strict=True)]
     return Contents(
-        dict(zip(strips, tensors[: len(strips)], strict=True)),
-        dict(zip(rest, tensors[len(strips) :], strict=True)),
-        json.dumps(shapes) if rest else "",
+        dict(zip(per_token, tensors[: len(per_token)], strict=True)),
+        dict(zip(whole, tensors[len(per_token) :], strict=True)),
+        json.dumps(shapes) if whole else "",
         views,
     )
 
@@ -68,8 +67,8 @@ class Assembly:
         self._bits = bits
         self.cache = caches.new(model)
         self.length = length
-        self._strips = dict(contents.strips)
-        self._rest = contents.rest
+        self._per_token = dict(contents.per_token)
+        self._whole = contents.whole
         self._shapes: list[Any] = json.loads(contents.shape) if contents.shape else []
         self._done = 0
 
@@ -78,16 +77,16 @@ class Assembly:
         index = self._done
         layer = self.cache[index]
         arrays = []
-        if f"{index}.keys.0" in self._strips:
+        if f"{index}.keys.0" in self._per_token:
             self.cache[index] = layer = self._quantized(index)
             arrays = [*layer.keys, *layer.values]
         elif _grows(layer):
-            layer.keys, layer.values = (_array(self._strips.pop(f"{index}.{name}")) for name in ("keys", "values"))
+            layer.keys, layer.values = (_array(self._per_token.pop(f"{index}.{name}")) for name in ("keys", "values"))
             layer.offset = self.length
             arrays = [layer.keys, layer.values]
-        elif not hasattr(layer, "place"):
+        elif not hasattr(layer, "set_positions"):
             state, more = self._shapes[index]
-            layer.state = _rebuild(state, self._rest, arrays)
+            layer.state = _rebuild(state, self._whole, arrays)
             if more:
                 # mlx-vlm's caches keep their counters apart.
                 layer.meta_state = more
@@ -97,7 +96,7 @@ class Assembly:
 
     def _quantized(self, index: int) -> QuantizedKVCache:
         keys, values = (
-            tuple(_array(self._strips.pop(f"{index}.{name}.{at}")) for at in range(3)) for name in ("keys", "values")
+            tuple(_array(self._per_token.pop(f"{index}.{name}.{at}")) for at in range(3)) for name in ("keys", "values")
         )
         # 32 bits hold so many numbers, and a scale stands for a group of them.
         layer = QuantizedKVCache(keys[0].shape[-1] * 32 // self._bits // keys[1].shape[-1], self._bits)
@@ -105,19 +104,19 @@ class Assembly:
         return layer
 
 
-def prove(model: Any) -> Contents:
-    """What a cache of this model consists of, once it has come out as it went in. Raises `Unpackable`."""
+def check_serialization(model: Any) -> Contents:
+    """Return what a cache of this model consists of, once it has come out as it went in. Raises `Unpackable`."""
     cache = caches.new(model)
     model(mx.array([SAMPLE[:-1]]), cache=cache)
     mx.eval(caches.state(cache))
     try:
-        contents = apart(cache)
-        assembly = Assembly(model, _cut(contents, len(SAMPLE) - 1), len(SAMPLE) - 1)
+        contents = serialize_cache(cache)
+        assembly = Assembly(model, _trim_contents(contents, len(SAMPLE) - 1), len(SAMPLE) - 1)
         while not assembly.copy_layer():
             pass
-        caches.place(assembly.cache, [len(SAMPLE) - 1])
+        caches.set_positions(assembly.cache, [len(SAMPLE) - 1])
         last = mx.array([SAMPLE[-1:]])
-        same = proof.agree(model(last, cache=assembly.cache)[:, -1], model(last, cache=cache)[:, -1])
+        same = batchability.agree(model(last, cache=assembly.cache)[:, -1], model(last, cache=cache)[:, -1])
     except Unpackable:
         raise
     except Exception as error:
@@ -127,18 +126,20 @@ def prove(model: Any) -> Contents:
     return contents
 
 
-def _cut(contents: Contents, length: int) -> Contents:
-    strips = {name: Tensor(strip.dtype, strip.bits[..., :length, :]) for name, strip in contents.strips.items()}
-    return Contents(strips, contents.rest, contents.shape)
+def _trim_contents(contents: Contents, length: int) -> Contents:
+    per_token = {
+        name: Tensor(tensor.dtype, tensor.bits[..., :length, :]) for name, tensor in contents.per_token.items()
+    }
+    return Contents(per_token, contents.whole, contents.shape)
 
 
 def _grows(layer: Any) -> bool:
-    """Whether it has one entry per token and nothing else: mlx-lm's plain cache, or mlx-vlm's copy of that."""
+    """Return whether it has one entry per token and nothing else: mlx-lm's plain cache, or mlx-vlm's copy of that."""
     return bool(type(layer).__name__ == KVCache.__name__)
 
 
 def _flatten(state: Any, name: str, arrays: dict[str, mx.array]) -> Any:
-    """A layer's state with a name in place of each array, as JSON can hold it."""
+    """Return a layer's state with a name in place of each array, as JSON can hold it."""
     match state:
         case mx.array():
             arrays[name] = state

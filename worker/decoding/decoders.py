@@ -82,7 +82,7 @@ class _Desk:
         self._task: DecodeTask | None = None
 
     def decode(self, task: DecodeTask) -> NDArray[np.uint8]:
-        """Raises `ImageRefusedError`, `DecoderLostError`, `OSError`."""
+        """Send a file and wait for what comes of it. Raises `ImageRefusedError`, `DecoderLostError`, `OSError`."""
         process = self._begin(task)
         try:
             return process.decode_image(task.request, task.file)
@@ -129,7 +129,7 @@ def _serve(turns: DecodeTurns) -> None:
 
 
 def _outcome(desk: _Desk, task: DecodeTask) -> Any:
-    """What came of a task, or the exception that it ended with."""
+    """Return what came of a task, or the exception that it ended with."""
     lost: Exception | None = None
     for _ in range(TRIES):
         if task.future.cancelled():

@@ -1,4 +1,4 @@
-"""What size an image is resized to before a model looks at it. Pure."""
+"""What size an image is resized to before a model sees it. Pure."""
 
 import math
 

@@ -26,7 +26,7 @@ _STANDALONE = frozenset({0x01, *range(0xD0, 0xDA)})
 
 
 def has_too_many_parts(file: bytes) -> bool:
-    """Whether a file is made of more parts than any picture needs. What is malformed is left to the decoder."""
+    """Return whether a file is made of more parts than any image needs. What is malformed is left to the decoder."""
     try:
         if file.startswith(b"\xff\xd8"):
             return _jpeg(file)

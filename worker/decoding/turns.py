@@ -57,7 +57,7 @@ class DecodeTurns:
         return None
 
     def give_back(self, tenant: str) -> None:
-        """A tenant's task is done: its next one may be taken."""
+        """Note that a tenant's task is done: its next one may be taken."""
         with self._changed:
             self._busy.discard(tenant)
             self._changed.notify()

@@ -24,19 +24,19 @@ class BlockNames:
     def __init__(self, key: bytes, model: str, tenant: str) -> None:
         self._key = _hash(key, b"tenant", model.encode(), tenant.encode(errors="surrogatepass"), size=32)
         self.folder = f"{_hash(key, b'model', model.encode()).hex()}/{_hash(self._key, b'folder').hex()}"
-        """Where they are, below the shelf's own folder."""
+        """Where they are, below the cache's own folder."""
 
     def hash_prompt(self, tokens: Tokens) -> "BlockHashes":
         """Those of a prompt's files."""
         return BlockHashes(self, tokens)
 
     def name_snapshot(self, before: bytes, rest: bytes, length: int) -> str:
-        """The name of what stands for exactly `length` tokens. Its length can be told with the key alone."""
+        """Return the name of what stands for exactly `length` tokens. Its length can be told with the key alone."""
         digest = _hash(self._key, b"snapshot", before, rest)
         return (digest + self._masked(length, digest)).hex()
 
     def snapshot_length(self, name: str) -> int | None:
-        """How many tokens a snapshot stands for; None for other files."""
+        """Return how many tokens a snapshot stands for; None for other files."""
         try:
             raw = bytes.fromhex(name)
         except ValueError:
@@ -47,7 +47,7 @@ class BlockNames:
         return int.from_bytes(self._masked(int.from_bytes(masked, "little"), digest), "little")
 
     def hash_blocks(self, data: bytes) -> list[bytes]:
-        """A digest for the end of each whole block, the first one for none."""
+        """Return a digest for the end of each whole block, the first one for none."""
         chain = [self._key]
         for at in range(0, len(data) // BLOCK_BYTES * BLOCK_BYTES, BLOCK_BYTES):
             chain.append(_hash(self._key, b"block", chain[-1], data[at : at + BLOCK_BYTES]))
@@ -72,7 +72,7 @@ class BlockHashes:
         return [digest.hex() for digest in self._chain[1 : length // BLOCK + 1]]
 
     def snapshot_name(self, length: int) -> str:
-        """That of what stands for exactly the first `length` tokens."""
+        """Return the name of what stands for exactly the first `length` tokens."""
         whole = length // BLOCK
         return self._names.name_snapshot(self._chain[whole], self._data[whole * BLOCK_BYTES : length * 8], length)
 

@@ -1,7 +1,7 @@
-"""What goes onto the shelf and what comes back: a model's cache as plain arrays. Plain data.
+"""What goes to disk and what comes back: a model's cache as plain arrays. Plain data.
 
-A *strip* has one entry per token along its last axis but one, and can be cut anywhere; the *rest* stands for exactly
-all tokens (a recurrent state, a window that has rotated).
+Tensors *per token* have one entry per token along their last axis but one, and can be cut anywhere. *Whole* ones stand
+for exactly all tokens (a recurrent state, a window that has rotated).
 """
 
 from typing import Any
@@ -16,12 +16,14 @@ Tokens = NDArray[np.int64]
 
 
 class Contents(msgspec.Struct, frozen=True, eq=False):
-    """A cache taken apart. `strips` may be longer than the tokens they are for; `shape` says how the rest belongs
-    together. `owner` keeps alive, and unchanged, the memory that the arrays look into.
+    """A cache as plain arrays.
+
+    Those `per_token` may be longer than the tokens they are for. `shape` says how the `whole` ones belong together.
+    `owner` keeps alive, and unchanged, the memory that the arrays look into.
     """
 
-    strips: dict[str, Tensor]
-    rest: dict[str, Tensor]
+    per_token: dict[str, Tensor]
+    whole: dict[str, Tensor]
     shape: str = ""
     owner: Any = None
 
@@ -36,12 +38,12 @@ class CacheEntry(msgspec.Struct, frozen=True, eq=False):
     @property
     def nbytes(self) -> int:
         """Bytes to write, about."""
-        strips = sum(tensor.bits.nbytes for tensor in self.contents.strips.values())
-        return strips + sum(tensor.bits.nbytes for tensor in self.contents.rest.values())
+        per_token = sum(tensor.bits.nbytes for tensor in self.contents.per_token.values())
+        return per_token + sum(tensor.bits.nbytes for tensor in self.contents.whole.values())
 
 
 class Lookup:
-    """A prompt looked up on the shelf. Whoever asked reads `done` and then `found`, and may `drop` it before.
+    """A prompt that is looked up on disk. Whoever asked reads `done` and then `found`, and may `drop` it before.
 
     What covers `beyond` tokens or a little more is not worth reading; it may be raised while nothing is found yet.
     """
@@ -59,5 +61,5 @@ class Lookup:
         self.dropped = False
 
     def drop(self) -> None:
-        """Nobody wants it any more."""
+        """Say that nobody wants it any more."""
         self.dropped = True

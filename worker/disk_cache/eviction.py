@@ -20,8 +20,8 @@ class TenantShare(msgspec.Struct, frozen=True, gc=False):
     used_at: float
 
 
-def victims(items: Iterable[TenantShare], excess_bytes: int, *, stale_before: float) -> list[Any]:
-    """The keys to drop so that `excess_bytes` are free. `items` come least recently used first.
+def select_for_eviction(items: Iterable[TenantShare], excess_bytes: int, *, stale_before: float) -> list[Any]:
+    """Return the keys to drop so that `excess_bytes` are free. `items` come least recently used first.
 
     What was not used since `stale_before` goes first, whosever it is; then the oldest of the holder with most bytes.
     """

@@ -1,4 +1,4 @@
-"""The shelf's folder: private, bounded, and shared by every process that is told of it, without locks.
+"""The folder of a disk cache: private, bounded, and shared by every process that is told of it, without locks.
 
 Files appear whole (by rename), are never changed, and may vanish at any time, since everybody may clear up; whoever
 misses one has a miss. A file's time is that of its last use.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from protocol.private import ForeignPathError, check_own, prepare_folder
 from worker.disk_cache import tensors
-from worker.disk_cache.eviction import TenantShare, victims
+from worker.disk_cache.eviction import TenantShare, select_for_eviction
 from worker.disk_cache.tensors import Damaged, Tensor
 
 SUFFIX = ".safetensors"
@@ -40,7 +40,7 @@ class CacheFolder:
     """Files below one folder. For one thread; other processes may do the same in it."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
-        """Make it, or check that it is private. Raises `ShelfError`."""
+        """Make it, or check that it is private. Raises `DiskCacheError`."""
         self._path = path
         self._max_bytes = max_bytes
         self._numbers = itertools.count()
@@ -58,11 +58,11 @@ class CacheFolder:
             raise DiskCacheError(f"{path}: {error.strerror or error}") from None
 
     def has_file(self, folder: str, name: str) -> bool:
-        """Whether a file is there now."""
+        """Return whether a file is there now."""
         return self._file(folder, name).exists()
 
     def list_files(self, folder: str) -> list[str]:
-        """The files of one tenant."""
+        """Return the files of one tenant."""
         try:
             return [entry.name.removesuffix(SUFFIX) for entry in os.scandir(self._path / folder)]
         except OSError:
@@ -77,7 +77,7 @@ class CacheFolder:
         return True
 
     def read_file(self, folder: str, name: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-        """A file's content; None where there is none any more. A damaged one is removed."""
+        """Return a file's content; None where there is none any more. A damaged one is removed."""
         path = self._file(folder, name)
         try:
             return tensors.read(path)
@@ -128,7 +128,7 @@ class CacheFolder:
             return
         excess_bytes = self.used_bytes - int(self._max_bytes * LEAVE)
         sizes = {item.key: item.size_bytes for item in files}
-        for path in victims(files, excess_bytes, stale_before=now - STALE_S):
+        for path in select_for_eviction(files, excess_bytes, stale_before=now - STALE_S):
             with contextlib.suppress(OSError):
                 path.unlink()
             self.used_bytes -= sizes[path]
@@ -162,7 +162,7 @@ class CacheFolder:
         return self._path / folder / (name + SUFFIX)
 
     def _read_key(self) -> bytes:
-        """The secret that names are made with; made by whoever comes first."""
+        """Return the secret that names are made with; made by whoever comes first."""
         path = self._path / KEY_NAME
         check_own(path)
         draft = path.with_name(f".{KEY_NAME}.{os.getpid()}.{secrets.token_hex(4)}")

@@ -31,7 +31,7 @@ class Adapted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def adapt(base: Any, name: str, folder: Path) -> Adapted:
-    """The model `base` with the adapter of a folder; `base` stays as it is. Raises `EngineLoadError`.
+    """Return the model `base` with the adapter of a folder; `base` stays as it is. Raises `EngineLoadError`.
 
     The copy shares every array that the adapter leaves alone: layers are Python objects around arrays that are never
     written to. So rows of both can be computed by turns at the memory of one.
@@ -79,7 +79,7 @@ def _put(model: Any, folder: Path, given: dict[str, mx.array]) -> list[mx.array]
 
 
 def _files(folder: Path) -> tuple[Path, Path]:
-    """Configuration and weights. Raises `EngineLoadError` for what is no adapter."""
+    """Return the files of configuration and weights. Raises `EngineLoadError` for what is no adapter."""
     if not (folder / CONFIG).is_file():
         raise EngineLoadError(f"there is no {CONFIG} in {folder}")
     for name in (WEIGHTS, peft.WEIGHTS):

@@ -1,4 +1,4 @@
-"""Work of a preparation that takes long in one call: on a thread beside, while the reception prepares other jobs."""
+"""Work of a preparation that takes long in one call: on a thread beside, while the preprocessor prepares other jobs."""
 
 import threading
 from collections.abc import Callable, Generator

@@ -37,7 +37,7 @@ class Counting(Protocol):
     """An engine that can tell what a job has cost before it has ended."""
 
     def spent(self, job: int, /) -> Usage | None:
-        """What a job has cost up to now; None if it is not here (any more)."""
+        """Return what a job has cost up to now; None if it is not here (any more)."""
 
 
 class Engine(Protocol):
@@ -50,7 +50,7 @@ class Engine(Protocol):
         """Run real forward passes so that the first request pays no compilation."""
 
     def describe(self) -> Ready:
-        """What only loading could know; durations and warmup flags are filled in by the process."""
+        """Return what only loading could know; durations and warmup flags are filled in by the process."""
 
     def prepare(self, job: ModelJob, buffers: Sequence[bytes] = (), /) -> Any:
         """Do what needs no device: render, tokenise, check. Called on another thread than the rest.
@@ -79,7 +79,7 @@ class Engine(Protocol):
         """Whether `step` would do anything."""
 
     def gauges(self) -> Gauges:
-        """Current counters; cheap, and safe to call from another thread."""
+        """Return the current counters; cheap, and safe to call from another thread."""
 
 
 @runtime_checkable
@@ -90,7 +90,7 @@ class CacheOwner(Protocol):
         """Drop them all."""
 
     def close(self, timeout_s: float) -> None:
-        """The process ends: put what is to last where it lasts, within that time."""
+        """Put what is to last where it lasts, within that time: the process ends."""
 
 
 class EngineLoadError(Exception):

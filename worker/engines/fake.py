@@ -97,7 +97,7 @@ class FakeEngine:
         _work(self._start.get("warm", 0.0))
 
     def describe(self) -> Ready:
-        """A model of no family."""
+        """Describe a model of no family."""
         return Ready(
             context_length=self._context,
             vocab_size=VOCAB_SIZE,
@@ -127,7 +127,10 @@ class FakeEngine:
                 return _vectors(job, buffers)
 
     def _see(self, job: GenerateJob | TokenizeJob, buffers: Sequence[bytes]) -> list[int]:
-        """The tokens of a job's images, the same for the same files. Raises `ValueError` for the gateway's mistakes."""
+        """Return the tokens of a job's images, the same for the same files.
+
+        Raises `ValueError` for the gateway's mistakes.
+        """
         if job.images and self._kind is not Kind.VISION:
             raise JobError(Code.INVALID_REQUEST, "This model takes no images.", "images[0]")
         if isinstance(job.prompt, ChatPrompt) and _places(job.prompt) != len(job.images):
@@ -271,7 +274,7 @@ def _usage(prompt_tokens: int, completion_tokens: int) -> Usage:
 
 
 def _vectors(job: EmbedJob, buffers: Sequence[bytes]) -> Vectors:
-    """Vectors that depend on each input alone: the sines of its sum of bytes (or ids), times 1, 2, …"""
+    """Return vectors that depend on each input alone: the sines of its sum of bytes (or ids), times 1, 2 and so on."""
     for param, value, own in (("backend_preference", job.backend, "mlx"), ("device_preference", job.device, "cpu")):
         if value not in (None, own):
             raise JobError(Code.UNSUPPORTED, f"The fake engine computes on no {value!r}.", param)
@@ -296,7 +299,7 @@ def _vectors(job: EmbedJob, buffers: Sequence[bytes]) -> Vectors:
 
 
 def _places(prompt: ChatPrompt) -> int:
-    """How many images the messages have a place for."""
+    """Return how many images the messages have a place for."""
     contents = [message["content"] for message in msgspec.json.decode(prompt.messages)]
     return sum(part["type"] == "image" for parts in contents if isinstance(parts, list) for part in parts)
 
@@ -309,7 +312,7 @@ def _look(image: Image, data: bytes) -> bytes:
 
 
 def program_of(prompt: Prompt) -> dict[str, float]:
-    """The instructions in a prompt, by verb."""
+    """Return the instructions in a prompt, by verb."""
     text = prompt.messages.decode() if isinstance(prompt, ChatPrompt) else ""
     if isinstance(prompt, TextPrompt):
         text = prompt.text

@@ -64,7 +64,7 @@ def load(config: WorkerConfig) -> LoadedModel:
 def loaded_from(
     config: WorkerConfig, path: Path, model: Any, model_config: dict[str, Any], quantization: str
 ) -> LoadedModel:
-    """A model with its tokenizer and with what its files say about it. Raises what mlx-lm raises."""
+    """Return a model with its tokenizer and with what its files say about it. Raises what mlx-lm raises."""
     tokenizer = load_tokenizer(
         hub.local_folder(config.tokenizer_path, config) if config.tokenizer_path else path,
         eos_token_ids=model_config.get("eos_token_id"),
@@ -97,7 +97,7 @@ def family(model_type: str) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; empty where there is none."""
+    """Return a JSON file; empty where there is none."""
     if not path.exists():
         return {}
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

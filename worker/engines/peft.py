@@ -56,11 +56,14 @@ class PeftSettings(msgspec.Struct, frozen=True, kw_only=True):
     exclude_modules: list[str] | str | None = None
 
     def layer_rank(self, layer: str) -> int:
-        """The rank that a layer's tensors have."""
+        """Return the rank that a layer's tensors have."""
         return int(_by_pattern(self.rank_pattern, layer, self.r))
 
     def layer_scale(self, layer: str) -> float:
-        """What B @ A is multiplied by: alpha / r, or alpha / sqrt(r) (rank-stabilised LoRA, arXiv:2312.03732)."""
+        """Return what B @ A is multiplied by.
+
+        It is alpha / r, or alpha / sqrt(r) (rank-stabilised LoRA, arXiv:2312.03732).
+        """
         rank, alpha = self.layer_rank(layer), _by_pattern(self.alpha_pattern, layer, self.lora_alpha)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
@@ -104,7 +107,7 @@ class _InputEmbedding(LoRAEmbedding):  # type: ignore[misc]
 def _adapted(
     name: str, layer: nn.Module, parts: dict[str, mx.array], settings: PeftSettings
 ) -> tuple[nn.Module, list[mx.array]]:
-    """A layer with its adapter around it, and the tensors that this brought."""
+    """Return a layer with its adapter around it, and the tensors that this brought."""
     embeds = isinstance(layer, nn.Embedding | nn.QuantizedEmbedding)
     if not embeds and not isinstance(layer, nn.Linear | nn.QuantizedLinear):
         raise _refused(f"adapts {name}, which is a {type(layer).__name__} here: only plain layers can be adapted")
@@ -176,7 +179,7 @@ def _find(layer: str, layers: Mapping[str, nn.Module]) -> str:
 
 
 def _check_whole(key: str, array: mx.array, layers: Mapping[str, nn.Module]) -> None:
-    """Raises `EngineLoadError` for a tensor that is no LoRA, unless it repeats what the model has.
+    """Raise `EngineLoadError` for a tensor that is no LoRA, unless it repeats what the model has.
 
     PEFT adds embeddings and heads whole, as they were, where one of them is adapted.
     """
@@ -199,7 +202,7 @@ def _check_whole(key: str, array: mx.array, layers: Mapping[str, nn.Module]) -> 
 
 
 def _check_targets(settings: PeftSettings, adapted: Set[str], layers: Mapping[str, nn.Module]) -> None:
-    """Raises `EngineLoadError` where the configuration names layers that the model has, and the file has none of."""
+    """Raise `EngineLoadError` where the configuration names layers that the model has, and the file has none of."""
     if not isinstance(settings.target_modules, list) or settings.exclude_modules:
         return
     for target in settings.target_modules:
@@ -209,7 +212,7 @@ def _check_targets(settings: PeftSettings, adapted: Set[str], layers: Mapping[st
 
 
 def _by_pattern(patterns: Mapping[str, float] | None, layer: str, default: float) -> float:
-    """The first pattern that the whole name, or its end behind a dot, matches, as in PEFT (`get_pattern_key`)."""
+    """Return the first pattern that the whole name, or its end behind a dot, matches, as in PEFT."""
     for pattern, value in (patterns or {}).items():
         if re.fullmatch(rf"(.*\.)?({pattern})", layer):
             return value

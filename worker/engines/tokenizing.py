@@ -33,7 +33,7 @@ def most_characters(tokens: int) -> int:
 
 
 def ids_within(ids: Sequence[int], size: int) -> bool:
-    """Whether all ids are of a vocabulary of that size."""
+    """Return whether all ids are of a vocabulary of that size."""
     for start in range(0, len(ids), CHECKED_IDS):
         part = ids[start : start + CHECKED_IDS]
         if min(part) < 0 or max(part) >= size:
@@ -77,7 +77,7 @@ class TokenCoder:
         return text
 
     def least_tokens(self, text: str, most: int) -> int:
-        """How many tokens a text has at least, if that is more than `most`; else 0.
+        """Return how many tokens a text has at least, if that is more than `most`; else 0.
 
         It costs no more than `most` tokens do, however long the text. 0 says only that tokenising is affordable.
         """
@@ -115,7 +115,7 @@ def check_characters(text: str, most_tokens: int, param: str, what: str) -> None
 
 
 def _plain_backend(tokenizer: Any) -> Tokenizer | None:
-    """The tokenizers library's part of a tokenizer that does nothing besides it."""
+    """Return the tokenizers library's part of a tokenizer that does nothing besides it."""
     # Here, because embedding engines live without it.
     from transformers import PreTrainedTokenizerBase
     from transformers.tokenization_utils_tokenizers import TokenizersBackend

@@ -23,7 +23,10 @@ class Vocabulary:
         return self._raw
 
     def make_detokenizer(self, *, answer: bool) -> Detokenizer:
-        """A fresh one. An `answer` starts anew; anything else continues its prompt, and its first space counts."""
+        """Return a fresh one.
+
+        An `answer` starts anew; anything else continues its prompt, and its first space counts.
+        """
         if self._raw is None:
             naive: Detokenizer = self._tokenizer.detokenizer
             return naive
@@ -50,7 +53,7 @@ def _bytes_of_tokens(detokenizer: Any) -> Sequence[bytes] | None:
 
 
 def _bytes_of_name(name: str | None, decoder: dict[str, int]) -> bytes:
-    """A byte-level name spells bytes as letters; a special token's name is its text."""
+    """Return what a token stands for: a byte-level name spells bytes as letters, a special token's is its text."""
     if name is None:
         return b""
     try:

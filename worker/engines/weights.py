@@ -55,7 +55,7 @@ def fill(model: Any, weights: dict[str, mx.array], config: dict[str, Any], *, op
 
 
 def _stored(path: str, layer: Any, weights: dict[str, mx.array], quantization: dict[str, Any]) -> Any:
-    """How a layer was quantised when it was saved: some folders give single layers other bits."""
+    """Return how a layer was quantised when it was saved: some folders give single layers other bits."""
     if not hasattr(layer, "to_quantized") or f"{path}.scales" not in weights:
         return False
     return quantization.get(path, True)

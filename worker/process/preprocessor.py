@@ -65,7 +65,7 @@ class Compiler(Protocol):
     """What an engine may have besides `worker.engines.base.Engine`: jobs that it has to compile something for."""
 
     def compile_job(self, job: GenerateJob, ended: Callable[[JobError | None], None], /) -> bool:
-        """Whether the job has to wait for it, seconds perhaps; `ended` is then called once, on another thread.
+        """Return whether the job has to wait for it, seconds perhaps; `ended` is then called once, on another thread.
 
         Never blocks. Raises `JobError`.
         """

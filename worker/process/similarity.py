@@ -52,7 +52,7 @@ def compare(job: SimilarityJob, buffers: Sequence[bytes]) -> Iterator[Scores | N
 
 
 def _matrix(buffers: Sequence[bytes], at: int, dimensions: int) -> Matrix:
-    """The vectors of a raw frame, shape (vectors, dimensions)."""
+    """Return the vectors of a raw frame, shape (vectors, dimensions)."""
     if not 0 <= at < len(buffers) or dimensions < 1 or not buffers[at] or len(buffers[at]) % (4 * dimensions):
         raise JobError(Code.INVALID_REQUEST, f"Vectors of {dimensions} dimensions were announced, others came.")
     return np.frombuffer(buffers[at], dtype="<f4").reshape(-1, dimensions).astype(np.float64)
@@ -64,7 +64,7 @@ def _unit(vectors: Matrix) -> Matrix:
 
 
 def _scores(left: Matrix, right: Matrix, start: int, metric: str) -> Matrix:
-    """The scores of one block of left vectors with all right ones."""
+    """Return the scores of one block of left vectors with all right ones."""
     block = left[start : start + BLOCK_ROWS]
     products: Matrix = block @ right.T
     if metric == "cosine":

@@ -185,7 +185,7 @@ def test_fewer_bits_change_numbers_a_little() -> None:
     for bits, step in ((8, 7 / 255), (4, 7 / 15)):
         packed = caches.pack([layer], bits)
         assert caches.trimmable(packed)
-        assert caches.cut(packed, 30, 40)
+        assert caches.trim(packed, 30, 40)
         (found,) = caches.unpack(packed)
         assert found.offset == 30
         keys, values = found.keys_and_values()

@@ -8,9 +8,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from worker.batch.random import row_key
 from worker.batch.row import Row, RowSampling
-from worker.batch.sampler import History, Sampler, likeliest_of
+from worker.batch.sampling.random import row_key
+from worker.batch.sampling.sampler import History, Sampler, likeliest_of
 
 VOCAB = 40
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.shelf_rig import Rig
+from tests.support.disk_cache_rig import Rig
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Callable[..., Rig]:
     """Open the same folder, as one process more."""
-    return lambda **options: Rig(tmp_path / "shelf", **options)
+    return lambda **options: Rig(tmp_path / "prefixes", **options)

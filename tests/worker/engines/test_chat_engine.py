@@ -59,7 +59,7 @@ def engine(engine_of: EngineOf) -> Iterator[ChatEngine]:
     """A small one without a prefix cache, idle."""
     engine = engine_of("qwen3", prefix_cache_bytes=0)
     yield engine
-    for number in list(engine._running):
+    for number in list(engine.running):
         engine.cancel(number)
     while engine.busy:
         engine.step()
@@ -67,8 +67,8 @@ def engine(engine_of: EngineOf) -> Iterator[ChatEngine]:
 
 @pytest.fixture
 def counted(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> Counted:
-    model = Counted(engine._loaded.model)
-    monkeypatch.setattr(engine._ready_batch, "_model", model)
+    model = Counted(engine.loaded.model)
+    monkeypatch.setattr(engine.batch, "model", model)
     return model
 
 
@@ -236,7 +236,7 @@ def test_choices_are_what_each_gives_alone(engine: ChatEngine) -> None:
 def test_stop_string_across_tokens_ends_the_answer_there(engine: ChatEngine) -> None:
     """Nothing from the stop on is told, and the row is free with the token that completed it."""
     free = run(engine, [job(1, TextPrompt("once upon a time"), max_tokens=60, sampling=GREEDY)])[1]
-    pieces = [engine._loaded.tokenizer.decode([token]) for token in free.tokens[0]]
+    pieces = [engine.loaded.tokenizer.decode([token]) for token in free.tokens[0]]
     at = next(i for i in range(15, 50) if len(pieces[i]) > 2 and len(pieces[i + 1]) > 2 and pieces[i].isascii())
     stop = pieces[at][-2:] + pieces[at + 1][:2]
     cut = free.text[0].index(stop)
@@ -261,7 +261,7 @@ def test_stop_string_across_tokens_ends_the_answer_there(engine: ChatEngine) -> 
 
 def test_end_of_sequence_is_not_text(engine: ChatEngine) -> None:
     """The end token finishes with `stop`; with `ignore_eos` it is a token like any other."""
-    end = next(iter(engine._preparation._eos))
+    end = next(iter(engine.preprocessor.eos))
     forced = {"logit_bias": {end: 100.0}}
     ended = run(engine, [job(1, PROMPT, max_tokens=9, sampling=forced)])[1]
     assert (ended.tokens, ended.text, ended.finish) == ({0: [end]}, {0: ""}, {0: "stop"})
@@ -362,11 +362,11 @@ def test_echo_comes_before_each_choice(engine: ChatEngine, choices: int) -> None
     assert echoed.text == {choice: "Echo, grüß dich" + text for choice, text in plain.text.items()}
     assert echoed.tokens == plain.tokens
     by_token = run(engine, [job(1, PROMPT, max_tokens=1, echo=True)])[1]
-    assert by_token.text[0].startswith(engine._loaded.tokenizer.decode(PROMPT.tokens))
+    assert by_token.text[0].startswith(engine.loaded.tokenizer.decode(PROMPT.tokens))
 
 
 def control_ids(engine: ChatEngine) -> set[int]:
-    return {token for token, added in engine._loaded.tokenizer.added_tokens_decoder.items() if added.special}
+    return {token for token, added in engine.loaded.tokenizer.added_tokens_decoder.items() if added.special}
 
 
 def spelled(text: str) -> list[ChatPrompt]:
@@ -422,14 +422,14 @@ def test_control_tokens_that_a_client_spells_are_text(engine: ChatEngine, forged
     ids = control_ids(engine)
     assert len(ids) >= 3
     for honest, hostile in zip(spelled("harmless"), spelled(forged), strict=True):
-        wanted = [token for token in engine._preparation._prompter.tokenize_prompt(honest) if token in ids]
+        wanted = [token for token in engine.preprocessor.prompter.tokenize_prompt(honest) if token in ids]
         assert wanted
-        assert [token for token in engine._preparation._prompter.tokenize_prompt(hostile) if token in ids] == wanted
+        assert [token for token in engine.preprocessor.prompter.tokenize_prompt(hostile) if token in ids] == wanted
 
 
 def test_plain_completion_may_spell_control_tokens(engine: ChatEngine) -> None:
     """A completion's prompt has no template to protect: who renders it himself needs the real tokens."""
-    [token] = engine._preparation._prompter.tokenize_prompt(TextPrompt("<|im_start|>"))
+    [token] = engine.preprocessor.prompter.tokenize_prompt(TextPrompt("<|im_start|>"))
     assert token in control_ids(engine)
 
 
@@ -470,14 +470,14 @@ def test_logprobs_are_the_models_own(engine: ChatEngine, sampling: dict[str, Any
     tokens = outcome.tokens[0]
     entries = [entry for delta in outcome.deltas for entry in delta.logprobs]
     assert len(entries) == len(tokens) == 12
-    logits = engine._loaded.model(mx.array([PROMPT.tokens + tokens]))[0].astype(mx.float32)
+    logits = engine.loaded.model(mx.array([PROMPT.tokens + tokens]))[0].astype(mx.float32)
     direct = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))[len(PROMPT.tokens) - 1 : -1]
     for token, entry, expected in zip(tokens, entries, direct, strict=True):
         assert entry.logprob == pytest.approx(float(expected[token]), abs=1e-3)
-        assert (entry.token, entry.raw) == engine._vocabulary[token]
+        assert (entry.token, entry.raw) == engine.vocabulary[token]
         best = np.sort(expected)[::-1][:5]
         assert [value for _, _, value in entry.top] == pytest.approx(best.tolist(), abs=1e-3)
-        assert entry.top[0][:2] == engine._vocabulary[int(expected.argmax())]
+        assert entry.top[0][:2] == engine.vocabulary[int(expected.argmax())]
 
 
 def test_logprobs_come_only_to_whom_they_were_promised(engine: ChatEngine) -> None:
@@ -494,11 +494,11 @@ def test_models_own_defaults_count_where_a_request_says_nothing(
 ) -> None:
     """`generation_config.json` fills what is left open, each field by itself; `do_sample` false means greedy."""
     own = {"temperature": 0.5, "top_p": 0.7, "top_k": 9, "min_p": 0.1, "repetition_penalty": 1.3}
-    preparation = engine._preparation
+    preprocessor = engine.preprocessor
 
     def settled(generation: dict[str, Any], **asked: Any) -> dict[str, float]:
-        monkeypatch.setattr(preparation, "_loaded", msgspec.structs.replace(engine._loaded, generation=generation))
-        [sampling] = preparation.prepare_job(job(1, PROMPT, sampling={"temperature": None, **asked})).samplings
+        monkeypatch.setattr(preprocessor, "loaded", msgspec.structs.replace(engine.loaded, generation=generation))
+        [sampling] = preprocessor.prepare_job(job(1, PROMPT, sampling={"temperature": None, **asked})).samplings
         return {name: getattr(sampling, name) for name in own}
 
     assert settled(own) == own
@@ -513,25 +513,25 @@ def test_models_own_defaults_count_where_a_request_says_nothing(
 def test_echoed_prompt_has_the_log_probabilities_of_a_forward_pass(engine: ChatEngine, limit: int) -> None:
     """An entry for each of its tokens, before anything generated, whether the prompt was cached or comes in chunks."""
     asked = job(1, PROMPT, max_tokens=limit, echo=True, logprobs=2, n=2, sampling=GREEDY)
-    engine._ready_batch._pace._chunk = 4
+    engine.batch.chunk_sizer.chunk = 4
     beside = job(2, "Others go on", max_tokens=40, sampling=GREEDY)
     alone = run(engine, [msgspec.structs.replace(beside, job=3)])[3]
     outcomes = [run(engine, [asked])[1], run(engine, [beside, asked])]
     assert isinstance(outcomes[1], dict)
     assert outcomes[1][2].tokens == alone.tokens
-    logits = engine._loaded.model(mx.array([PROMPT.tokens]))[0].astype(mx.float32)
+    logits = engine.loaded.model(mx.array([PROMPT.tokens]))[0].astype(mx.float32)
     direct = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
     plain = run(engine, [job(1, PROMPT, max_tokens=3, sampling=GREEDY)])[1]
     for outcome in (outcomes[0], outcomes[1][1]):
         assert isinstance(outcome, Outcome)
         for choice in (0, 1):
             first, *rest = [delta for delta in outcome.deltas if delta.choice == choice]
-            assert first.text == engine._loaded.tokenizer.decode(PROMPT.tokens)
+            assert first.text == engine.loaded.tokenizer.decode(PROMPT.tokens)
             assert math.isnan(first.logprobs[0].logprob)
             assert len(first.logprobs) == len(PROMPT.tokens)
             for entry, token, expected in zip(first.logprobs[1:], PROMPT.tokens[1:], direct, strict=False):
                 assert entry.logprob == pytest.approx(float(expected[token]), abs=1e-3)
-                assert (entry.token, entry.raw) == engine._vocabulary[token]
+                assert (entry.token, entry.raw) == engine.vocabulary[token]
                 assert [value for *_, value in entry.top] == pytest.approx(np.sort(expected)[:-3:-1].tolist(), abs=1e-3)
             assert outcome.tokens[choice] == plain.tokens[0][:limit]
             assert outcome.finish[choice] == "length"
@@ -584,7 +584,7 @@ def test_failing_text_ends_its_own_job_only(engine: ChatEngine, at: int) -> None
     assert "no such character" not in failed.message
     behind = messages[messages.index(failed) + 1 :]
     assert not [message for message in behind if message.job == 2]
-    assert not engine._running
+    assert not engine.running
     for one in good:
         assert outcomes[one.job].tokens == run(engine, [one])[one.job].tokens
 
@@ -655,7 +655,7 @@ def test_every_token_is_in_one_delta(engine: ChatEngine) -> None:
         assert sum(len(delta.tokens) for delta in deltas) == 80
         assert [delta.finish for delta in deltas] == [None] * (len(deltas) - 1) + ["length"]
         assert isinstance(deltas[-1], Delta)
-        assert outcome.text[choice] == engine._loaded.tokenizer.decode(outcome.tokens[choice])
+        assert outcome.text[choice] == engine.loaded.tokenizer.decode(outcome.tokens[choice])
 
 
 def test_work_is_counted_as_it_was_computed(engine_of: Callable[..., ChatEngine]) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from protocol.messages import GenerateJob, TokenPrompt
 from tests.support.engine_runs import job, run
-from worker.batch import random as draws
-from worker.batch import sampler
+from worker.batch.sampling import sampler
+from worker.batch.sampling.random import uniforms
 from worker.engines.chat.engine import ChatEngine
 
 ARCHITECTURES = ("qwen3", "llama", "gemma3", "granitemoehybrid", "mamba2", "mamba")
@@ -82,7 +82,7 @@ def on_a_border(
     for nudge in NUDGES:
         with monkeypatch.context() as patch:
             patch.setattr(
-                sampler, "uniforms", lambda keys, at, by=nudge: np.clip(draws.uniforms(keys, at) + by, 0, 1 - 2**-24)
+                sampler, "uniforms", lambda keys, at, by=nudge: np.clip(uniforms(keys, at) + by, 0, 1 - 2**-24)
             )
             found.add(run(engine, [again])[one.job].tokens[0][0])
     return together[place] in found
@@ -102,7 +102,7 @@ def test_greedy_is_mlx_lms(name: str, engine_of: Callable[..., ChatEngine]) -> N
     ours = run(engine, jobs)
     for one in jobs:
         assert isinstance(one.prompt, TokenPrompt)
-        steps = generate_step(mx.array(one.prompt.tokens), engine._loaded.model, max_tokens=32)
+        steps = generate_step(mx.array(one.prompt.tokens), engine.loaded.model, max_tokens=32)
         assert ours[one.job].tokens[0] == [int(token) for token, _ in steps]
 
 
@@ -126,7 +126,7 @@ def test_long_prompt_joins_a_cohort_of_its_own(engine_of: Callable[..., ChatEngi
     jobs = [job(i, TokenPrompt([source.randrange(10, 1500) for _ in range(20)]), max_tokens=900) for i in range(8)]
     jobs.append(job(9, TokenPrompt([source.randrange(10, 1500) for _ in range(4000)]), max_tokens=30))
     seen: set[int] = set()
-    together = run(engine, jobs, between=lambda _: seen.add(len(engine._ready_batch._cohorts)))
+    together = run(engine, jobs, between=lambda _: seen.add(len(engine.batch.groups)))
     assert max(seen) == 2
     for one in (jobs[0], jobs[-1]):
         assert together[one.job].tokens == run(engine, [one])[one.job].tokens

@@ -80,7 +80,7 @@ def test_resumption_that_lacks_a_choice_is_refused(engine: ChatEngine) -> None:
 def ends(engine: ChatEngine) -> dict[str, dict[str, Any]]:
     """Fields of jobs that end for each reason that there is."""
     free = run(engine, [job(1, PROMPT, max_tokens=30, sampling=GREEDY)])[1]
-    end = next(iter(engine._preparation._eos))
+    end = next(iter(engine.preprocessor.eos))
     return {
         "length": {"max_tokens": 12, "sampling": GREEDY},
         "stop string": {"max_tokens": 30, "sampling": GREEDY, "stop": [free.text[0].strip()[6:9]]},
@@ -117,7 +117,7 @@ def test_finished_job_ends_at_once_when_only_its_end_was_lost(engine: ChatEngine
 
 def test_usage_is_that_of_the_undisturbed_run_when_tokens_were_thoughts(engine: ChatEngine) -> None:
     """Reasoning that the client already has counts as reasoning."""
-    tokenizer = engine._loaded.tokenizer
+    tokenizer = engine.loaded.tokenizer
     think = [*tokenizer.encode("<think>", add_special_tokens=False), 40, 41, 42]
     rest = run(engine, [job(1, chat("hm"), max_tokens=8, sampling=GREEDY, delivered=[think])])[1]
     assert rest.usage is not None

@@ -256,13 +256,13 @@ class Counting:
 
     def __init__(self, engine: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tokens: list[int] = []
-        real: Callable[..., Rows] = engine._model.encode
+        real: Callable[..., Rows] = engine.model.encode
 
         def encode(texts: Any, *, normalize: bool) -> Rows:
             self.tokens.append(len(texts) * max(len(text.tokens) for text in texts))
             return real(texts, normalize=normalize)
 
-        monkeypatch.setattr(engine._model, "encode", encode)
+        monkeypatch.setattr(engine.model, "encode", encode)
 
 
 def test_largest_request_holds_nobody_up_and_asks_for_no_giant_buffer(
@@ -320,14 +320,14 @@ def test_cancelled_job_leaves_at_once(tiny: EmbeddingEngine, monkeypatch: pytest
 
 def test_failed_batch_fails_its_jobs_only(tiny: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception in a pass ends the jobs that are in it; the engine lives on."""
-    real = tiny._model.encode
+    real = tiny.model.encode
 
     def encode(texts: Any, *, normalize: bool) -> Rows:
         if any(text.job == 1 for text in texts):
             raise RuntimeError("[metal::malloc] too large")
         return real(texts, normalize=normalize)
 
-    monkeypatch.setattr(tiny._model, "encode", encode)
+    monkeypatch.setattr(tiny.model, "encode", encode)
     ends = run(tiny, embed_job(1, words(40), words(41)), embed_job(2, words(3)))
     assert (ends[1].code, rows(ends[2]).shape) == (Code.ENGINE_ERROR, (1, WIDTH))
     monkeypatch.undo()
@@ -337,7 +337,7 @@ def test_failed_batch_fails_its_jobs_only(tiny: EmbeddingEngine, monkeypatch: py
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_number_that_is_none_never_leaves(tiny: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     """The job fails and says for which input; a job in the same pass does not."""
-    real = tiny._model.encode
+    real = tiny.model.encode
 
     def encode(texts: Any, *, normalize: bool) -> Rows:
         vectors = real(texts, normalize=normalize).copy()
@@ -346,7 +346,7 @@ def test_number_that_is_none_never_leaves(tiny: EmbeddingEngine, monkeypatch: py
                 vectors[at, 3] = value
         return vectors
 
-    monkeypatch.setattr(tiny._model, "encode", encode)
+    monkeypatch.setattr(tiny.model, "encode", encode)
     ends = run(tiny, embed_job(1, words(5), words(5, 2)), embed_job(2, words(5, 4)))
     assert (ends[1].code, "input 1 " in ends[1].message) == (Code.NOT_FINITE, True)
     assert isinstance(ends[2], Vectors)

@@ -109,14 +109,14 @@ def test_images_are_batched_by_what_they_cost(engine: EmbeddingEngine, monkeypat
     """No pass takes more than the budget, and a text beside many images waits for two steps at most."""
     monkeypatch.setattr(EmbeddingEngine, "budget", 100)
     passes: list[int] = []
-    real = engine._model.encode
+    real = engine.model.encode
 
     def encode(texts: Any, *, normalize: bool) -> Rows:
         passes.append(sum(text.size for text in texts))
         return real(texts, normalize=normalize)
 
-    monkeypatch.setattr(engine._model, "encode", encode)
-    monkeypatch.setattr(engine._sentences, "limit", 64)
+    monkeypatch.setattr(engine.model, "encode", encode)
+    monkeypatch.setattr(engine.inputs, "limit", 64)
     engine.admit(prepared(engine, embed_job(1, images=images(4) * 6), FILES))
     step(engine)
     engine.admit(prepared(engine, embed_job(2, "w4")))
@@ -132,28 +132,28 @@ def test_images_are_batched_by_what_they_cost(engine: EmbeddingEngine, monkeypat
 
 def test_number_that_is_none_never_leaves(engine: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not from an image either."""
-    real = engine._model.encode
+    real = engine.model.encode
 
     def encode(texts: Any, *, normalize: bool) -> Rows:
         vectors = real(texts, normalize=normalize).copy()
         vectors[[text.job == 1 for text in texts], 0] = np.nan
         return vectors
 
-    monkeypatch.setattr(engine._model, "encode", encode)
+    monkeypatch.setattr(engine.model, "encode", encode)
     ends = run(engine, embed_job(1, images=images(1)), embed_job(2, images=images(1)), files=FILES)
     assert (ends[1].code, type(ends[2])) == (Code.NOT_FINITE, Vectors)
 
 
 def test_failed_batch_fails_its_jobs_only(engine: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that an image's pass does not get; texts may share that pass, where padding is cheap, but not the next."""
-    real = engine._model.encode
+    real = engine.model.encode
 
     def encode(texts: Any, *, normalize: bool) -> Rows:
-        if any(text.picture for text in texts):
+        if any(text.image for text in texts):
             raise RuntimeError("[metal::malloc] too large")
         return real(texts, normalize=normalize)
 
-    monkeypatch.setattr(engine._model, "encode", encode)
+    monkeypatch.setattr(engine.model, "encode", encode)
     failed = run(engine, embed_job(1, images=images(1)), files=FILES)[1]
     assert (type(failed), type(run(engine, embed_job(2, "w4"))[2])) == (Failed, Vectors)
 
@@ -220,8 +220,8 @@ def test_published_size_of_images_is_that_of_embedding_models(tmp_path: Path) ->
     stock = {**seeing.PROCESSORS["qwen2_vl"], "min_pixels": 3136, "max_pixels": 12845056}
     encoders.write_json(folder / "preprocessor_config.json", stock)
     [text] = prepared(loaded(folder), embed_job(1, images=images(1)), FILES).texts
-    assert text.picture is not None
-    height, width, _ = text.picture.pixels.shape
+    assert text.image is not None
+    height, width, _ = text.image.pixels.shape
     assert 256 * 28 * 28 <= height * width <= 1280 * 28 * 28
 
 

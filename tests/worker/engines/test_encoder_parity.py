@@ -47,7 +47,7 @@ def test_vectors_are_pytorchs_alone_and_together(engine_of_kind: Callable[[str],
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_is_proved_harmless(engine_of_kind: Callable[[str], EmbeddingEngine], name: str) -> None:
     """So texts of different lengths may share a pass; a very short one beside the longest keeps its vector."""
-    encoder = engine_of_kind(name)._model
+    encoder = engine_of_kind(name).model
     assert encoder.padding_is_harmless()
     texts = [QueuedText(0, at, tokens) for at, tokens in enumerate(encoders.texts())]
     padded = encoder.encode(texts, normalize=True)
@@ -60,7 +60,7 @@ def test_model_that_padding_disturbs_is_computed_in_equal_lengths(
     engine_of_kind: Callable[[str], EmbeddingEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The proof finds a model file that lets padding through."""
-    encoder = engine_of_kind("bert")._model
+    encoder = engine_of_kind("bert").model
     real = encoder._architecture.hidden
     careless = lambda model, tokens, mask: real(model, tokens, np.ones_like(mask))  # noqa: E731
     monkeypatch.setattr(

@@ -219,7 +219,7 @@ def test_deep_nesting_is_refused_by_name(crowded: ChatEngine, part: str) -> None
 
 def test_conversation_with_hundreds_of_control_tokens_forges_none(crowded: ChatEngine) -> None:
     """Each is broken, wherever in a long text; those of the template are there."""
-    prompter = crowded._preparation._prompter
+    prompter = crowded.preprocessor.prompter
     text = "x" * 65_530 + " ".join(NAMES)
     rendered = prompter.render_chat(written(text))
     assert not any(name in rendered.replace("<|im_start|>", "").replace("<|im_end|>", "") for name in NAMES)
@@ -232,7 +232,7 @@ def test_long_conversation_is_answered_as_ever(model_folder: Callable[[str], Pat
     engine.load()
     text = "the quick brown fox " * 1700
     asked = job(1, TextPrompt(text), max_tokens=4)
-    tokens = engine._preparation._loaded.tokenizer.encode(text, add_special_tokens=True)
+    tokens = engine.preprocessor.loaded.tokenizer.encode(text, add_special_tokens=True)
     assert len(json.dumps(text)) > 32_768
     if len(tokens) < 8000:
         by_text = run(engine, [asked])[1].tokens

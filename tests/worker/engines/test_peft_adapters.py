@@ -45,7 +45,7 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def bare(model_folder: Callable[[str], Path]) -> Any:
-    return loaded(model_folder("qwen3"))._loaded.model
+    return loaded(model_folder("qwen3")).loaded.model
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def logits(model: Any) -> np.ndarray[Any, Any]:
 def assert_served_as_merged(engine: ChatEngine, bare: Any, name: str, folder: Path) -> None:
     """Logits within what float32 rounds, and the very same greedy tokens."""
     whole = merged(bare, folder)
-    assert abs(logits(engine._loaded.adapted[name].model) - logits(whole)).max() < 1e-3
+    assert abs(logits(engine.loaded.adapted[name].model) - logits(whole)).max() < 1e-3
     assert abs(logits(bare) - logits(whole)).max() > 1.0
     tokens = [*PROMPT]
     for _ in range(16):
@@ -91,7 +91,7 @@ def test_peft_adapter_of_a_quantised_model_answers_as_merged(
 ) -> None:
     """Four bits beneath: the product is added to what these say."""
     engine = loaded(model_folder("qwen3"), quantize="q4")
-    bare = engine._loaded.model
+    bare = engine.loaded.model
     assert "scales" in bare.model.layers[0].mlp.down_proj
     folder = write_peft(tmp_path / "it", bare, [MLP[2], ATTENTION[4]], seed=7, use_dora=dora)
     engine = loaded(model_folder("qwen3"), quantize="q4", adapters={"it": str(folder)})
@@ -100,7 +100,7 @@ def test_peft_adapter_of_a_quantised_model_answers_as_merged(
 
 def test_peft_adapter_loads_with_the_model(model_folder: Callable[[str], Path], bare: Any) -> None:
     """`--adapter-path` takes the same folders."""
-    alone = loaded(model_folder("qwen3"), adapter_path=str(GOLDEN / "lora"))._loaded.model
+    alone = loaded(model_folder("qwen3"), adapter_path=str(GOLDEN / "lora")).loaded.model
     assert abs(logits(alone) - logits(merged(bare, GOLDEN / "lora"))).max() < 1e-3
 
 
@@ -116,7 +116,7 @@ def test_peft_embedding_leaves_a_tied_head_as_it_is(model_folder: Callable[[str]
     save_file(weights, tied / "model.safetensors")
     config = json.loads((base / "config.json").read_text())
     (tied / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
-    bare = loaded(tied)._loaded.model
+    bare = loaded(tied).loaded.model
     folder = write_peft(tmp_path / "it", bare, ["model.embed_tokens"], seed=7)
     adapted = adapt(bare, "it", folder).model
     wanted = bare.model.embed_tokens.as_linear(merged(bare, folder).model(mx.array([PROMPT])))

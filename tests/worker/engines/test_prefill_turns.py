@@ -26,9 +26,9 @@ def _loaded(model_folder: Callable[[str], Path]) -> ChatEngine:
 @pytest.fixture
 def engine(_loaded: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatEngine]:
     """With a stream that runs, a long prompt on its way, and chunks of one size."""
-    batch = _loaded._ready_batch
-    for pace in (batch._pace, batch._short_pace):
-        monkeypatch.setattr(pace, "next_size", lambda *, running: CHUNK)
+    batch = _loaded.batch
+    for sizer in (batch.chunk_sizer, batch.short_chunk_sizer):
+        monkeypatch.setattr(sizer, "next_size", lambda *, running: CHUNK)
     admit(_loaded, job(1, "a stream", max_tokens=4000, sampling={"ignore_eos": True}))
     for _ in range(4):
         _loaded.step()
@@ -36,7 +36,7 @@ def engine(_loaded: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cha
     for _ in range(4):
         _loaded.step()
     yield _loaded
-    for number in list(_loaded._running):
+    for number in list(_loaded.running):
         _loaded.cancel(number)
     while _loaded.busy:
         _loaded.step()
@@ -48,7 +48,7 @@ def admit(engine: ChatEngine, asked: GenerateJob) -> None:
 
 def covered(engine: ChatEngine) -> int:
     """How much of the long prompt is computed."""
-    long = engine._ready_batch.progress
+    long = engine.batch.progress
     assert long is not None
     return long.covered
 

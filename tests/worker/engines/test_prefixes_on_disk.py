@@ -12,7 +12,7 @@ import pytest
 
 from protocol.messages import TokenPrompt
 from tests.support.engine_runs import Outcome, job, run
-from worker.batch import serialization as packing
+from worker.batch import serialization
 from worker.batch.serialization import Unpackable
 from worker.config import WorkerConfig
 from worker.disk_cache.block_names import BLOCK
@@ -27,9 +27,9 @@ WHOLE = ("gemma3", "mamba", "granitemoehybrid")
 """Windows that rotate, states, and both beside what can be cut."""
 
 
-def make(folder: Path, shelf: Path | None, **settings: Any) -> ChatEngine:
+def make(folder: Path, disk: Path | None, **settings: Any) -> ChatEngine:
     engine = ChatEngine(
-        WorkerConfig(model_path=str(folder), served_name="m", prefix_disk_folder=shelf, **settings),
+        WorkerConfig(model_path=str(folder), served_name="m", prefix_disk_folder=disk, **settings),
     )
     engine.load()
     return engine
@@ -62,10 +62,10 @@ def test_next_engine_goes_on_where_the_last_one_was(
     """The same greedy answers as without, the right count, in two turns; another tenant gets none of it."""
     plain = make(model_folder(name), None)
     expected = ask(plain, prompt)
-    first = make(model_folder(name), tmp_path / "shelf")
+    first = make(model_folder(name), tmp_path / "prefixes")
     assert (cached(ask(first, prompt)), ask(first, prompt).tokens) == (0, expected.tokens)
     end(first)
-    second = make(model_folder(name), tmp_path / "shelf")
+    second = make(model_folder(name), tmp_path / "prefixes")
     again = ask(second, prompt)
     assert again.tokens == expected.tokens
     assert cached(again) == (len(prompt) - 1 if name in WHOLE else 5 * BLOCK)
@@ -76,14 +76,14 @@ def test_next_engine_goes_on_where_the_last_one_was(
     assert (cached(stranger), stranger.tokens) == (0, expected.tokens)
     end(second)
     turn = [*prompt, *expected.tokens[0], *range(30, 40)]
-    third = ask(make(model_folder(name), tmp_path / "shelf"), turn)
+    third = ask(make(model_folder(name), tmp_path / "prefixes"), turn)
     assert third.tokens == ask(plain, turn).tokens
     assert cached(third) == (len(prompt) + 11 if name in WHOLE else 5 * BLOCK)
 
 
 def test_what_memory_had_to_give_up_is_found_on_disk(model_folder: ModelOf, tmp_path: Path, prompt: list[int]) -> None:
     """Memory for one prompt, disk for all: those pushed out come back, and are in memory then."""
-    engine = make(model_folder("qwen3"), tmp_path / "shelf", prefix_cache_bytes=1 << 20)
+    engine = make(model_folder("qwen3"), tmp_path / "prefixes", prefix_cache_bytes=1 << 20)
     prompts = [[at, *prompt] for at in range(20, 24)]
     answers = [ask(engine, one).tokens for one in prompts]
     end(engine)
@@ -98,10 +98,10 @@ def test_what_memory_had_to_give_up_is_found_on_disk(model_folder: ModelOf, tmp_
 def test_crowd_with_one_beginning_reads_it_once(model_folder: ModelOf, tmp_path: Path, prompt: list[int]) -> None:
     """Beside a row that decodes; what one has brought from disk the others find in memory."""
     folder = model_folder("qwen3")
-    first = make(folder, tmp_path / "shelf")
+    first = make(folder, tmp_path / "prefixes")
     ask(first, prompt)
     end(first)
-    engine = make(folder, tmp_path / "shelf")
+    engine = make(folder, tmp_path / "prefixes")
     jobs = [job(1, TokenPrompt([5, 6, 7]), max_tokens=60)]
     jobs += [job(at, TokenPrompt([*prompt, at]), max_tokens=8, tenant="a") for at in range(2, 8)]
     outcomes = run(engine, jobs)
@@ -117,11 +117,11 @@ def test_crowd_with_one_beginning_reads_it_once(model_folder: ModelOf, tmp_path:
 def test_cancelled_prompt_is_not_waited_for(model_folder: ModelOf, tmp_path: Path, prompt: list[int]) -> None:
     """Wherever it is on its way from the disk, it goes at once and leaves nothing behind."""
     folder = model_folder("qwen3")
-    first = make(folder, tmp_path / "shelf")
+    first = make(folder, tmp_path / "prefixes")
     expected = ask(first, prompt).tokens
     end(first)
     for steps in range(4):
-        engine = make(folder, tmp_path / "shelf")
+        engine = make(folder, tmp_path / "prefixes")
         engine.admit(engine.prepare(job(1, TokenPrompt(prompt), max_tokens=9, tenant="a")))
         for _ in range(steps):
             engine.step()
@@ -134,38 +134,38 @@ def test_disk_that_stands_still_is_not_waited_for(
     model_folder: ModelOf, tmp_path: Path, prompt: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The prompt is computed instead, and so are those after it, until the disk gives something again."""
-    engine = make(model_folder("qwen3"), tmp_path / "shelf")
+    engine = make(model_folder("qwen3"), tmp_path / "prefixes")
     expected = ask(engine, prompt).tokens
     end(engine)
-    recall = engine._recall
-    assert recall is not None
-    shelf = recall._shelf
-    assert shelf is not None
-    recall._prefix.clear()
+    prefix_store = engine.prefix_store
+    assert prefix_store is not None
+    disk = prefix_store.disk
+    assert disk is not None
+    prefix_store.memory.clear()
     released = threading.Event()
     monkeypatch.setattr("worker.disk_cache.cache.PATIENCE_S", 0.05)
     with monkeypatch.context() as patch:
-        patch.setattr(shelf._folder, "has_file", lambda *_: released.wait(20))
+        patch.setattr(disk._folder, "has_file", lambda *_: released.wait(20))
         for _ in range(2):
-            recall._prefix.clear()
+            prefix_store.memory.clear()
             outcome = ask(engine, prompt)
             assert (cached(outcome), outcome.tokens) == (0, expected)
         released.set()
-        assert shelf.flush(20)
-    recall._prefix.clear()
+        assert disk.flush(20)
+    prefix_store.memory.clear()
     assert cached(ask(engine, prompt)) == 5 * BLOCK
 
 
 def test_forgotten_prompts_are_computed_again(model_folder: ModelOf, tmp_path: Path, prompt: list[int]) -> None:
     """In memory and on disk."""
-    engine = make(model_folder("qwen3"), tmp_path / "shelf")
+    engine = make(model_folder("qwen3"), tmp_path / "prefixes")
     ask(engine, prompt)
     assert cached(ask(engine, prompt)) > 0
     end(engine)
     engine.forget()
     end(engine)
     assert engine.gauges().prefix_bytes == engine.gauges().prefix_disk_bytes == 0
-    assert list((tmp_path / "shelf").rglob("*.safetensors")) == []
+    assert list((tmp_path / "prefixes").rglob("*.safetensors")) == []
     assert cached(ask(engine, prompt)) == 0
 
 
@@ -175,8 +175,8 @@ def test_models_that_differ_at_all_have_nothing_in_common(model_folder: ModelOf,
 
     def name_of(folder: Path, **settings: Any) -> str:
         engine = make(folder, None, **settings)
-        contents = packing.prove(engine._loaded.model)
-        return identity(engine._config, engine._loaded, contents)
+        contents = serialization.check_serialization(engine.loaded.model)
+        return identity(engine._config, engine.loaded, contents)
 
     own = name_of(folder)
     assert name_of(folder) == own
@@ -205,11 +205,11 @@ def test_cache_that_cant_be_kept_turns_the_disk_off(
 
     with monkeypatch.context() as patch:
         patch.setattr("worker.batch.serialization._array", wrong)
-        engine = make(model_folder("qwen3"), tmp_path / "shelf")
+        engine = make(model_folder("qwen3"), tmp_path / "prefixes")
         with pytest.raises(Unpackable, match="does not come out"):
-            packing.prove(engine._loaded.model)
+            serialization.check_serialization(engine.loaded.model)
     assert len(ask(engine, prompt).tokens[0]) == 12
-    assert not (tmp_path / "shelf").exists()
+    assert not (tmp_path / "prefixes").exists()
 
 
 @pytest.mark.parametrize(("bits", "least"), [(8, 3.0), (4, 5.0)])

@@ -34,7 +34,7 @@ def test_vectors_stay_close_and_memory_shrinks(folder: Path, quantize: str, leas
     assert (before.quantization, ready.quantization) == ("none", quantize)
     assert ready.weights_bytes < share * before.weights_bytes + 3 * 4 * 64 * 96
     assert ready.revision != before.revision
-    assert engine._model.padding_is_harmless()
+    assert engine.model.padding_is_harmless()
 
 
 def test_chat_model_is_quantised_too(model_folder: Callable[[str], Path], engine_of: Callable[..., ChatEngine]) -> None:
@@ -87,4 +87,4 @@ def test_other_bits_are_refused() -> None:
 def weights_of(engine: object) -> list[tuple[str, mx.array]]:
     from mlx.utils import tree_flatten
 
-    return [(f"model.{name}", array) for name, array in tree_flatten(engine._model._model.parameters())]  # type: ignore[attr-defined]
+    return [(f"model.{name}", array) for name, array in tree_flatten(engine.model._model.parameters())]  # type: ignore[attr-defined]

@@ -103,7 +103,7 @@ def engine_kept(tmp_path: Path) -> Callable[[], Path]:
         encoders.change_config(folder, quantization={"group_size": 64, "bits": 4})
         from mlx.utils import tree_flatten
 
-        parameters = tree_flatten(small._model._model.parameters())
+        parameters = tree_flatten(small.model._model.parameters())
         mx.save_safetensors(str(folder / "model.safetensors"), {f"model.{name}": array for name, array in parameters})
         return folder
 

@@ -33,13 +33,13 @@ def ask(number: int, grammar: Grammar, **fields: Any) -> GenerateJob:
 
 
 def server_of(engine: ChatEngine) -> ForkServerHandle:
-    server = engine._grammars._processes.server
+    server = engine.grammars._processes.server
     assert server is not None
     return server
 
 
 def process_of(engine: ChatEngine, number: int) -> GrammarProcess:
-    constraint = engine._running[number].choices[0].row.constraint
+    constraint = engine.running[number].choices[0].row.constraint
     assert constraint is not None and constraint.source.process is not None
     found: GrammarProcess = constraint.source.process
     return found
@@ -135,7 +135,7 @@ def test_rows_of_a_grammar_fail_alone_when_its_mask_has_no_end(engine: ChatEngin
         engine.prepare(ask(4, Grammar("regex", "fresh[0-9]", "p")))
     assert barred.value.code is Code.RATE_LIMITED
     engine.prepare(ask(5, Grammar("regex", "fresh[0-9]", "p"), tenant="another"))
-    engine._grammars._standing._accounts.clear()
+    engine.grammars._standing._accounts.clear()
 
 
 def test_rows_go_on_when_the_process_of_their_masks_stood_still(
@@ -177,7 +177,7 @@ def test_schema_works_the_next_time_when_compiling_it_stood_still(
 def test_grammar_is_refused_when_compiling_takes_too_much(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system ends the process in time, the refusal says why and holds for this tenant, and for a while."""
     now = [1000.0]
-    for part in (engine._grammars, engine._grammars._queue, engine._grammars._compiler):
+    for part in (engine.grammars, engine.grammars._queue, engine.grammars._compiler):
         monkeypatch.setattr(part, "_clock", lambda: now[0])
     monkeypatch.setattr(compilers, "COMPILE_S", 0.3)
     slow = ask(1, Grammar("regex", SLOW, "where"), tenant="slow")
@@ -207,12 +207,12 @@ def test_compiling_ends_when_nobody_waits_for_it(engine: ChatEngine) -> None:
     engine.drop_job(second)
     engine.drop_job(first)
     wait_until(lambda: not working & children(server))
-    wait_until(lambda: len(engine._grammars._queue) == 0)
+    wait_until(lambda: len(engine.grammars._queue) == 0)
     ended = Ending()
     assert engine.compile_job(ask(3, Grammar("regex", "next[0-9]", "p"), tenant="leaves"), ended)
     assert ended.heard.wait(PATIENCE_S) and ended.error is None
     engine.drop_job(ask(3, LIST))
-    assert not engine._grammars._granted and not engine._grammars._waiting
+    assert not engine.grammars._granted and not engine.grammars._waiting
 
 
 def test_another_tenants_grammar_is_compiled_when_one_floods(engine: ChatEngine) -> None:
@@ -237,7 +237,7 @@ def test_another_tenants_grammar_is_compiled_when_one_floods(engine: ChatEngine)
     assert sum(ended.heard.is_set() for ended in endings) < 10
     for number in range(100, 200):
         engine.drop_job(ask(number, LIST))
-    wait_until(lambda: len(engine._grammars._queue) == 0)
+    wait_until(lambda: len(engine.grammars._queue) == 0)
 
 
 def test_grammar_is_refused_when_it_takes_too_much_memory(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from worker.batch import caches
 from worker.batch.caches import Cache
 from worker.batch.cohort import Cohort
 from worker.batch.row import Emission, Row
-from worker.batch.sampler import History, Pick, Sampler
+from worker.batch.sampling.sampler import History, Pick, Sampler
 from worker.grammar.masks import Masks
 
 SMOOTHING = 0.1
@@ -42,7 +42,7 @@ class DraftModelState:
 
     def trim_tokens(self, count: int) -> None:
         """Forget the last tokens."""
-        caches.cut(self.cache, self.size - count, self.size)
+        caches.trim(self.cache, self.size - count, self.size)
         self.size -= count
 
 
@@ -64,11 +64,10 @@ class SpeculativeGroup:
         cohort: Cohort,
         draft: DraftModelState,
         count: int,
-        told: Callable[[int, int], None],
+        on_round: Callable[[int, int], None],
     ) -> None:
-        """Takes a cohort of one row over. `told` hears of every round: tokens proposed, tokens accepted."""
+        """Take over a cohort of one row. `on_round` hears of every round: tokens proposed, tokens accepted."""
         self.rows = cohort.rows
-        self.adapter = cohort.adapter
         self.cache = cohort.cache
         self.draft = draft
         self.rate = float(count + 1)
@@ -77,7 +76,7 @@ class SpeculativeGroup:
         self._model = model
         self._vocab_size = vocab_size
         self._count = count
-        self._told = told
+        self._on_round = on_round
         self._row = row = cohort.rows[0]
         self._known: deque[Emission] = deque(cohort.collect_last())
         self._round: _Round | None = None
@@ -86,16 +85,6 @@ class SpeculativeGroup:
         self._history = History.of([row], vocab_size) if row.sampling.penalised else None
         self._count_said([emission.token for emission in self._known])
         self._guesses = Sampler([row], vocab_size, self._history, exact=False)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the row."""
-        return len(self._row.tokens)
-
-    @property
-    def ended(self) -> bool:
-        """Nobody joins; see `plain`."""
-        return True
 
     @property
     def certain(self) -> int:
@@ -122,7 +111,7 @@ class SpeculativeGroup:
         """Rows under a grammar are not drafted."""
 
     def collect_tokens(self) -> list[Emission]:
-        """The next token that is certain; waits for a round only where there is none."""
+        """Return the next token that is certain; wait for a round only where there is none."""
         if not self._known:
             self._settle()
         if not self._known:
@@ -133,32 +122,31 @@ class SpeculativeGroup:
         return [emission]
 
     def count_cached(self, row: Row) -> int:
-        """How many of the row's told tokens its cache holds."""
+        """Return how many of the row's told tokens its cache holds."""
         return len(row.tokens) - (0 if self._known or self._round else 1)
 
     def copy_out(self, row: Row) -> Cache:
-        """The row's own cache, to be kept, with just what `covered` says."""
+        """Return the row's own cache, to be kept, with just what `count_cached` says."""
         held = self.certain - 1 + (1 + len(self._round.proposed) if self._round else 0)
         cache = caches.duplicate(self.cache)
-        caches.cut(cache, self.count_cached(row), held)
+        caches.trim(cache, self.count_cached(row), held)
         return cache
 
     def remove_rows(self, rows: set[int]) -> bool:
-        """Whether the row stays."""
+        """Return whether the row stays."""
         return id(self._row) not in rows
 
-    def join_rows(self, _cache: Cache, _rows: list[Row]) -> None:
-        """See `ended`."""
-        raise RuntimeError("rows joined one that is drafted")
-
     def to_cohort(self) -> Cohort:
-        """The row as a cohort that others can join. What is certain but not told is computed again, all but a token."""
+        """Return the row as a cohort that others can join.
+
+        What is certain but not told is computed again, all but a token.
+        """
         self._settle()
         row = self._row
         following = None
         if self._known:
             following = Pick.of(self._known[0])
-            caches.cut(self.cache, len(row.tokens), self.certain - 1)
+            caches.trim(self.cache, len(row.tokens), self.certain - 1)
             row.fresh = True
         if (spare := self.draft.size - len(row.tokens)) > 0:
             self.draft.trim_tokens(spare)
@@ -167,7 +155,7 @@ class SpeculativeGroup:
         )
 
     def _propose(self, count: int, position: int) -> list[mx.array]:
-        """The draft's next `count` tokens `[1]` each, sampled as the row samples, with the very draws of the row."""
+        """Return the draft's next `count` tokens `[1]` each, sampled as the row samples, with the row's own draws."""
         proposed: list[mx.array] = []
         if not count:
             return proposed
@@ -186,7 +174,7 @@ class SpeculativeGroup:
         return proposed
 
     def _histories(self, proposed: list[mx.array]) -> History | None:
-        """What has been said at each place of a round."""
+        """Return what has been said at each place of a round."""
         if self._history is None:
             return None
         said = [self._history.generated]
@@ -207,12 +195,12 @@ class SpeculativeGroup:
         logprobs = pick.read_logprobs([self._row] * len(chosen))
         self._known += [Emission(self._row, chosen[at], logprobs.get(at)) for at in range(accepted + 1)]
         self._count_said(chosen[: accepted + 1])
-        caches.cut(self.cache, before + accepted, before + len(guesses))
+        caches.trim(self.cache, before + accepted, before + len(guesses))
         if (spare := self.draft.size - (before + accepted)) > 0:
             self.draft.trim_tokens(spare)
         self.rounds += 1
         self.rate += max(SMOOTHING, 1 / self.rounds) * (accepted + 1 - self.rate)
-        self._told(len(guesses), accepted)
+        self._on_round(len(guesses), accepted)
 
     def _count_said(self, tokens: list[int]) -> None:
         if self._history is not None and tokens:

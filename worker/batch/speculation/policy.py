@@ -10,6 +10,7 @@ from worker.batch import caches
 from worker.batch.cohort import Cohort
 from worker.batch.prefix import PrefixCache
 from worker.batch.row import Row
+from worker.batch.row_group import RowGroup
 from worker.batch.speculation.group import DraftModelState, SpeculativeGroup
 
 CHUNK, NEAR = 256, 64
@@ -38,18 +39,18 @@ class SpeculationPolicy:
         self._own_vocab_size = own_vocab_size
         self._vocab_size = vocab_size
         self._count = count
-        self._prefix = prefix
+        self.prefixes = prefix
         self._clock = clock
         self._draft: tuple[Row, DraftModelState] | None = None
         self._resting: tuple[Row, int] | None = None
-        self.worth = 0.0
+        self.break_even = 0.0
         """Tokens that a round must give to be worth its time."""
         self.proposed = 0
         self.accepted = 0
 
     def clear_caches(self) -> None:
         """Drop what was kept of earlier rows."""
-        self._prefix.clear()
+        self.prefixes.clear()
 
     def measure_rounds(self, model: Any) -> None:
         """Find out how many plain steps of `model` a round takes."""
@@ -60,33 +61,31 @@ class SpeculationPolicy:
             chosen: mx.array = mx.argmax(model(token, cache=cache)[:, -1], axis=-1)
             return chosen
 
-        def drafted() -> mx.array:
+        def group() -> mx.array:
             guesses = [mx.argmax(self._model(token, cache=own)[:, -1], axis=-1) for _ in range(self._count)]
             chosen: mx.array = mx.argmax(model(tokens, cache=cache), axis=-1)
             return mx.concatenate([*guesses, chosen[0]])
 
-        steps = [(self._timed(plain), self._timed(drafted)) for _ in range(9)]
+        steps = [(self._timed(plain), self._timed(group)) for _ in range(9)]
         # The quickest: others may want the machine while this loads, and what is found here holds for good.
-        self.worth = min(second for _, second in steps) / min(first for first, _ in steps)
+        self.break_even = min(second for _, second in steps) / min(first for first, _ in steps)
 
-    def arrange_groups(
-        self, model: Callable[[Row], Any], cohorts: list[Cohort | SpeculativeGroup]
-    ) -> list[Cohort | SpeculativeGroup]:
-        """Between steps: the same rows, drafted or not. `model` answers a row's own."""
-        if len(cohorts) != 1:
-            return cohorts
-        (one,) = cohorts
+    def arrange_groups(self, model: Callable[[Row], Any], groups: list[RowGroup]) -> list[RowGroup]:
+        """Between steps: the same rows, group or not. `model` answers a row's own."""
+        if len(groups) != 1:
+            return groups
+        (one,) = groups
         row = one.rows[0]
         if isinstance(one, SpeculativeGroup):
-            if one.rounds >= TRIAL and one.rate < self.worth:
+            if one.rounds >= TRIAL and one.rate < self.break_even:
                 self._resting = (row, row.position + REST)
                 return [self.release_group(one)]
-            return cohorts if self._fits(one) else [self.release_group(one)]
-        if one.ended or len(one.rows) > 1 or not self._may(row) or not self._fits(one):
-            return cohorts
+            return groups if self._fits(one) else [self.release_group(one)]
+        if not isinstance(one, Cohort) or one.ended or len(one.rows) > 1 or not self._may(row) or not self._fits(one):
+            return groups
         draft = self._caught_up(row)
         if draft is None:
-            return cohorts
+            return groups
         return [
             SpeculativeGroup(
                 model=model(row),
@@ -94,38 +93,38 @@ class SpeculationPolicy:
                 cohort=one,
                 draft=draft,
                 count=self._count,
-                told=self._tell,
+                on_round=self._count_round,
             )
         ]
 
-    def release_group(self, drafted: SpeculativeGroup) -> Cohort:
-        """The row as a plain cohort; the small model goes on where it is, should the row be alone again."""
-        self._draft = (drafted.rows[0], drafted.draft)
-        return drafted.to_cohort()
+    def release_group(self, group: SpeculativeGroup) -> Cohort:
+        """Return the row as a plain cohort; the small model goes on where it is, should the row be alone again."""
+        self._draft = (group.rows[0], group.draft)
+        return group.to_cohort()
 
-    def store_caches(self, drafted: SpeculativeGroup) -> None:
-        """The row is done: what the small model has read may serve the next turn."""
-        row, draft = drafted.rows[0], drafted.draft
+    def store_caches(self, group: SpeculativeGroup) -> None:
+        """Keep what the small model has read of a row that is done: it may serve the next turn."""
+        row, draft = group.rows[0], group.draft
         size = min(draft.size, len(row.tokens))
-        if caches.cut(draft.cache, size, draft.size):
-            self._prefix.store_prefix(row.tenant, row.key[:size], draft.cache)
+        if caches.trim(draft.cache, size, draft.size):
+            self.prefixes.store_prefix(row.tenant, row.key[:size], draft.cache)
 
     def _may(self, row: Row) -> bool:
-        """Whether the row is one of those that can gain."""
-        if row.constraint is not None or row.scene is not None or self.worth > self._count + 1:
+        """Return whether the row is one of those that can gain."""
+        if row.constraint is not None or row.images is not None or self.break_even > self._count + 1:
             return False
         rested, until = self._resting or (None, 0)
         return rested is not row or row.position >= until
 
-    def _fits(self, one: Cohort | SpeculativeGroup) -> bool:
-        """Whether what is proposed can still be forgotten behind: windows that have come round forget nothing."""
+    def _fits(self, one: RowGroup) -> bool:
+        """Return whether what is proposed can still be taken back: a window that has come round forgets nothing."""
         return len(one.rows[0].tokens) + 2 * (self._count + 1) < caches.room(one.cache)
 
     def _caught_up(self, row: Row) -> DraftModelState | None:
-        """The small model's side of the row; None while it has more to read than one round can take along."""
+        """Return the small model's side of the row; None while it has more to read than one round can take along."""
         known, draft = self._draft or (None, None)
         if known is not row or draft is None:
-            cache, size = self._prefix.find_nearest(row.tenant, row.key)
+            cache, size = self.prefixes.find_nearest(row.tenant, row.key)
             draft = DraftModelState(self._model, self._own_vocab_size, cache or caches.new(self._model), size)
             self._draft = (row, draft)
         left = len(row.tokens) - draft.size
@@ -144,6 +143,6 @@ class SpeculationPolicy:
         mx.eval(work())
         return self._clock() - began
 
-    def _tell(self, proposed: int, accepted: int) -> None:
+    def _count_round(self, proposed: int, accepted: int) -> None:
         self.proposed += proposed
         self.accepted += accepted

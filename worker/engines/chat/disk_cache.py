@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from worker.batch import serialization as packing
+from worker.batch import serialization
 from worker.config import WorkerConfig
 from worker.disk_cache.cache import DiskPrefixCache
 from worker.disk_cache.entry import Contents
@@ -26,14 +26,14 @@ FEW = 16
 """So many numbers of each weight are looked at one by one."""
 
 
-def open_shelf(config: WorkerConfig, loaded: LoadedModel) -> DiskPrefixCache | None:
-    """The prefixes of this model on disk; None where that is off or can't be had, which the log says."""
+def open_disk_cache(config: WorkerConfig, loaded: LoadedModel) -> DiskPrefixCache | None:
+    """Return the prefixes of this model on disk; None where that is off or can't be had, which the log says."""
     if config.prefix_disk_folder is None or not config.prefix_disk_bytes:
         return None
     try:
-        contents = packing.prove(loaded.model)
+        contents = serialization.check_serialization(loaded.model)
         folder = CacheFolder(config.prefix_disk_folder, config.prefix_disk_bytes)
-    except packing.Unpackable as error:
+    except serialization.Unpackable as error:
         log.warning("prefixes are not kept on disk: this model's caches can't be: %s", error)
         return None
     except DiskCacheError as error:
@@ -41,11 +41,14 @@ def open_shelf(config: WorkerConfig, loaded: LoadedModel) -> DiskPrefixCache | N
         return None
     model = identity(config, loaded, contents)
     log.info("prefixes are kept in %s: %d MB there", config.prefix_disk_folder, folder.used_bytes >> 20)
-    return DiskPrefixCache(folder, model=model, strips=bool(contents.strips), rest=bool(contents.rest))
+    return DiskPrefixCache(folder, model=model, per_token=bool(contents.per_token), whole=bool(contents.whole))
 
 
 def identity(config: WorkerConfig, loaded: LoadedModel, contents: Contents) -> str:
-    """A digest of all that a cache depends on: weights as they are in memory, configuration, libraries, layout."""
+    """Return a digest of all that a cache depends on.
+
+    That is weights as they are in memory, configuration, libraries, layout.
+    """
     adapter = read_json(Path(config.adapter_path) / "adapter_config.json") if config.adapter_path else {}
     facts = {
         "layout": LAYOUT,
@@ -55,7 +58,7 @@ def identity(config: WorkerConfig, loaded: LoadedModel, contents: Contents) -> s
         "bits": config.prefix_kv_bits,
         "versions": [_version(name) for name in PACKAGES],
         "device": str(mx.default_device()),
-        "strips": {name: _form(strip.dtype, strip.bits.shape) for name, strip in contents.strips.items()},
+        "strips": {name: _form(tensor.dtype, tensor.bits.shape) for name, tensor in contents.per_token.items()},
         "shape": contents.shape,
     }
     digest = hashlib.blake2b(json.dumps(facts, sort_keys=True, default=str).encode(), digest_size=16)
@@ -69,10 +72,13 @@ def _form(dtype: str, shape: tuple[int, ...]) -> tuple[Any, ...]:
 
 
 def _weights(model: Any) -> list[str]:
-    """A line for each weight: the sum of its bits, and its first ones. One pass over memory, done by the device."""
+    """Return a line for each weight: the sum of its bits, and its first ones.
+
+    It is one pass over memory, done by the device.
+    """
     found = []
     for name, array in sorted(tree_flatten(model.parameters())):
-        bits = array.reshape(-1).view(packing.BITS[array.dtype.size.bit_length() - 1])
+        bits = array.reshape(-1).view(serialization.BITS[array.dtype.size.bit_length() - 1])
         found.append((f"{name} {array.dtype} {array.shape}", mx.sum(bits), bits[:FEW]))
     mx.eval([part for _, *parts in found for part in parts])
     return [f"{name} {total.item()} {few.tolist()}\n" for name, total, few in found]

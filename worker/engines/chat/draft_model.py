@@ -44,7 +44,7 @@ def load_draft(source: str, config: WorkerConfig, loaded: LoadedModel) -> Loaded
 
 
 def _compare(ours: dict[str, int], theirs: dict[str, int], name: str) -> None:
-    """Raises `EngineLoadError` where a token of the one is another, or none, to the other."""
+    """Raise `EngineLoadError` where a token of the one is another, or none, to the other."""
     if ours == theirs:
         return
     token = min((token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)), key=repr)

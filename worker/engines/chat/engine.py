@@ -29,13 +29,13 @@ from worker.batch.images import Placeholder
 from worker.batch.prefix import PrefixCache
 from worker.batch.prefix_store import PrefixStore
 from worker.batch.prompt import Prompt as BatchPrompt
-from worker.batch.prompt_logprobs import PromptLogprobs
 from worker.batch.row import Emission, Logprobs, Row
+from worker.batch.sampling.prompt_logprobs import PromptLogprobs
 from worker.batch.speculation.policy import SpeculationPolicy
 from worker.batch.warmup import warm
 from worker.config import WorkerConfig
 from worker.engines.base import Gauges
-from worker.engines.chat.disk_cache import open_shelf
+from worker.engines.chat.disk_cache import open_disk_cache
 from worker.engines.chat.draft_model import load_draft
 from worker.engines.chat.preprocessing import ChatPreprocessor
 from worker.engines.chat.running import Running, RunningChoice
@@ -62,11 +62,11 @@ class ChatEngine:
     def __init__(self, config: WorkerConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._clock = clock
-        self._running: dict[int, Running] = {}
-        self._recall: PrefixStore | None = None
-        self._loaded: LoadedModel
+        self.running: dict[int, Running] = {}
+        self.prefix_store: PrefixStore | None = None
+        self.loaded: LoadedModel
         self._batch: Batch | None = None
-        self._drafting: SpeculationPolicy | None = None
+        self.speculation: SpeculationPolicy | None = None
         self._draft_bytes = 0
 
     # -- life ----------------------------------------------------------------
@@ -74,32 +74,32 @@ class ChatEngine:
     def load(self) -> None:
         """Load the model; see `Engine.load`."""
         mx.set_cache_limit(BUFFER_CACHE_BYTES)
-        self._loaded = loaded = self._load()
-        self._vocabulary = Vocabulary(loaded.tokenizer)
-        self._markers = markers_of(loaded.tokenizer)
-        self._grammars = Grammars(
+        self.loaded = loaded = self._load()
+        self.vocabulary = Vocabulary(loaded.tokenizer)
+        self.markers = markers_of(loaded.tokenizer)
+        self.grammars = Grammars(
             tokenizer=loaded.tokenizer,
-            raws=self._vocabulary.raws,
-            markers=self._markers,
+            raws=self.vocabulary.raws,
+            markers=self.markers,
             size=loaded.vocab_size,
             slots=self._config.max_concurrency + LARGEST_GROUP,
         )
-        self._preparation = self._make_preparation()
-        self._drafting = self._load_draft()
+        self.preprocessor = self._make_preprocessor()
+        self.speculation = self._load_draft()
         prefix = PrefixCache(self._config.prefix_cache_bytes)
         bits = self._config.prefix_kv_bits
-        self._recall = PrefixStore(loaded.model, prefix, open_shelf(self._config, loaded), bits=bits)
+        self.prefix_store = PrefixStore(loaded.model, prefix, open_disk_cache(self._config, loaded), bits=bits)
         self._batch = Batch(
             model=loaded.model,
             vocab_size=loaded.vocab_size,
             weights_bytes=loaded.weights_bytes,
             max_rows=self._config.max_concurrency,
-            recall=self._recall,
-            masks=self._grammars.masks,
+            prefix_store=self.prefix_store,
+            masks=self.grammars.masks,
             largest_chunk=self._config.prefill_chunk or LARGEST_CHUNK,
-            look=self._eyes(),
+            encode_image=self._image_encoder(),
             adapted={name: one.model for name, one in loaded.adapted.items()},
-            drafting=self._drafting,
+            speculation=self.speculation,
         )
         self._batch.measure_cache()
 
@@ -110,37 +110,37 @@ class ChatEngine:
         config = self._config
         if config.draft_model is None:
             return None
-        draft = load_draft(config.draft_model, config, self._loaded)
+        draft = load_draft(config.draft_model, config, self.loaded)
         self._draft_bytes = draft.weights_bytes
         return SpeculationPolicy(
             model=draft.model,
             own_vocab_size=draft.vocab_size,
-            vocab_size=self._loaded.vocab_size,
+            vocab_size=self.loaded.vocab_size,
             count=config.draft_tokens,
             prefix=PrefixCache(config.prefix_cache_bytes // DRAFT_SHARE),
         )
 
-    def _make_preparation(self) -> ChatPreprocessor:
-        return ChatPreprocessor(self._loaded, self._vocabulary, self._markers, self._grammars)
+    def _make_preprocessor(self) -> ChatPreprocessor:
+        return ChatPreprocessor(self.loaded, self.vocabulary, self.markers, self.grammars)
 
-    def _eyes(self) -> Callable[[Placeholder], None] | None:
-        """What finds out what the model makes of a picture, where it sees any."""
+    def _image_encoder(self) -> Callable[[Placeholder], None] | None:
+        """Return what encodes an image, where the model sees any."""
         return None
 
     def warm(self) -> None:
         """See `Engine.warm`."""
-        warm(self._ready_batch, self._loaded.adapted)
+        warm(self.batch, self.loaded.adapted)
 
     def describe(self) -> Ready:
         """See `Engine.describe`."""
-        loaded = self._loaded
+        loaded = self.loaded
         name = family(str(loaded.config.get("model_type", "")))
         quantised = loaded.quantization != "none"
         capabilities = ["chat"] if loaded.tokenizer.has_chat_template else []
         capabilities += ["completions", "tokenize"]
-        capabilities += ["structured_outputs"] if self._grammars.available else []
-        capabilities += ["tools"] if self._markers.tool_start else []
-        capabilities += ["reasoning"] if self._markers.think_start else []
+        capabilities += ["structured_outputs"] if self.grammars.available else []
+        capabilities += ["tools"] if self.markers.tool_start else []
+        capabilities += ["reasoning"] if self.markers.think_start else []
         return Ready(
             context_length=loaded.context_length,
             vocab_size=loaded.vocab_size,
@@ -157,41 +157,42 @@ class ChatEngine:
         )
 
     @property
-    def _ready_batch(self) -> Batch:
+    def batch(self) -> Batch:
+        """The rows. Raises `RuntimeError` before the model is loaded."""
         if self._batch is None:
             raise RuntimeError("the engine was used before it was loaded")
         return self._batch
 
     def prepare(self, job: ModelJob, buffers: Sequence[bytes] = ()) -> Any:
         """See `Engine.prepare`."""
-        return self._preparation.prepare_job(job, buffers)
+        return self.preprocessor.prepare_job(job, buffers)
 
     def compile_job(self, job: GenerateJob, ended: Callable[[JobError | None], None]) -> bool:
-        """Whether the job has to wait until what its answers are held to is compiled; see `Compiler`."""
-        return self._grammars.compile_job(job, ended)
+        """Return whether the job has to wait until what its answers are held to is compiled; see `Compiler`."""
+        return self.grammars.compile_job(job, ended)
 
     def drop_job(self, job: GenerateJob) -> None:
         """See `Compiler`."""
-        self._grammars.drop_job(job)
+        self.grammars.drop_job(job)
 
-    # -- aboard --------------------------------------------------------------
+    # -- jobs ----------------------------------------------------------------
 
     def admit(self, prepared: Any) -> Sequence[ToGateway]:
         """See `Engine.admit`."""
         job: GenerateJob = prepared.job
         # What was sent before came with the prompt's text.
         running = Running(job, self._clock(), echo="" if job.delivered else prepared.echo, compile_s=prepared.compile_s)
-        self._running[job.job] = running
+        self.running[job.job] = running
         for index, text in enumerate(prepared.texts):
             choice = RunningChoice(running, text, index)
             choice.row = Row(
                 owner=choice,
-                tenant=self._shelf(job),
+                tenant=self._prefix_owner(job),
                 prompt=prepared.prompt,
                 delivered=job.delivered[index] if job.delivered else [],
                 limit=prepared.limit,
                 sampling=prepared.samplings[index],
-                scene=prepared.scene,
+                images=prepared.images,
                 constraint=prepared.constraints[index] if prepared.constraints else None,
                 adapter=job.adapter,
             )
@@ -210,7 +211,7 @@ class ChatEngine:
         return messages
 
     def _tell_prompt(self, running: Running, scores: list[Logprobs], messages: list[ToGateway]) -> None:
-        """What comes before anything generated, which may be all that was asked for."""
+        """Tell what comes before anything generated, which may be all that was asked for."""
         job = running.message
         logprobs = [self._logprob(*pair) for pair in zip(running.choices[0].row.tokens, scores, strict=False)]
         for choice in running.choices:
@@ -222,9 +223,9 @@ class ChatEngine:
             if finish:
                 self._finish(choice, messages)
 
-    def _shelf(self, job: GenerateJob) -> str:
+    def _prefix_owner(self, job: GenerateJob) -> str:
         """Whose prefixes a job may use: its tenant's, of the very adapter, whatever that was called."""
-        return f"{job.tenant}\0{self._loaded.adapted[job.adapter].digest}" if job.adapter else job.tenant
+        return f"{job.tenant}\0{self.loaded.adapted[job.adapter].digest}" if job.adapter else job.tenant
 
     def _queue(self, running: Running) -> None:
         rows = [choice.row for choice in running.choices if not choice.finished]
@@ -232,27 +233,27 @@ class ChatEngine:
         shared = [rows] if not running.message.delivered else [[row] for row in rows]
         asked = running.message.logprobs
         for group in shared:
-            scores = PromptLogprobs(asked, self._loaded.vocab_size) if running.echo and asked is not None else None
-            running.prompt = BatchPrompt(group, scores)
-            self._ready_batch.add_prompt(running.prompt)
+            scores = PromptLogprobs(asked, self.loaded.vocab_size) if running.echo and asked is not None else None
+            running.prompt = BatchPrompt(group, scores, owner=running)
+            self.batch.add_prompt(running.prompt)
 
     def cancel(self, job: int) -> bool:
         """See `Engine.cancel`."""
-        running = self._running.pop(job, None)
+        running = self.running.pop(job, None)
         if running is None:
             return False
         for choice in running.choices:
             if not choice.finished:
-                self._ready_batch.release_row(choice.row, keep=False)
+                self.batch.release_row(choice.row, keep=False)
         return True
 
     def step(self) -> Sequence[ToGateway]:
         """See `Engine.step`."""
         messages: list[ToGateway] = []
-        emissions = self._ready_batch.step()
-        for scored in self._ready_batch.take_scored():
+        emissions = self.batch.step()
+        for scored in self.batch.take_scored():
             if scored.scores is not None:
-                self._tell_prompt(scored.rows[0].owner.job, scored.scores.found, messages)
+                self._tell_prompt(scored.owner, scored.scores.found, messages)
         for emission in emissions:
             choice: RunningChoice = emission.row.owner
             if choice.finished:
@@ -266,14 +267,14 @@ class ChatEngine:
                 log.exception("the text of job %d failed", choice.job.message.job)
                 undecoded = JobError(Code.ENGINE_ERROR, "The output could not be decoded.")
                 messages.append(self._fail(choice.job, undecoded))
-        if (prompt := self._ready_batch.progress) is not None:
-            job = prompt.rows[0].owner.job.message
+        if (prompt := self.batch.progress) is not None:
+            job = prompt.owner.message
             messages.append(Progress(job.job, job.attempt, prompt.covered, prompt.covered + prompt.left))
         return messages
 
     def spent(self, job: int) -> Usage | None:
         """See `Counting.spent`."""
-        running = self._running.get(job)
+        running = self.running.get(job)
         return None if running is None else running.usage(self._clock())
 
     def _fail(self, running: Running, error: JobError) -> Failed:
@@ -292,7 +293,7 @@ class ChatEngine:
             raise JobError(Code.INVALID_REQUEST, rule.failed, rule.spec.param)
         tokens, logprobs = choice.held
         tokens.append(token)
-        if not self._preparation.ends_choice(job, token):
+        if not self.preprocessor.ends_choice(job, token):
             choice.text.feed_token(token)
             if emission.logprobs is not None:
                 logprobs.append(self._logprob(token, emission.logprobs))
@@ -320,15 +321,15 @@ class ChatEngine:
             self._finish(choice, messages)
 
     def _finish_of(self, choice: RunningChoice, last: int) -> str | None:
-        """How a choice ends behind its last token; None if it goes on."""
+        """Return how a choice ends behind its last token; None if it goes on."""
         rule = choice.row.constraint
-        if choice.text.stopped or self._preparation.ends_choice(choice.job.message, last) or (rule and rule.finished):
+        if choice.text.stopped or self.preprocessor.ends_choice(choice.job.message, last) or (rule and rule.finished):
             return "stop"
         return "length" if choice.row.position >= choice.row.limit else None
 
     def _finish(self, choice: RunningChoice, messages: list[ToGateway]) -> None:
         choice.finished = True
-        self._ready_batch.release_row(choice.row, keep=choice.row.position > 0)
+        self.batch.release_row(choice.row, keep=choice.row.position > 0)
         running = choice.job
         running.open -= 1
         if running.open == 0:
@@ -336,46 +337,46 @@ class ChatEngine:
 
     def _done(self, running: Running) -> Done:
         job = running.message
-        del self._running[job.job]
+        del self.running[job.job]
         return Done(job.job, job.attempt, running.usage(self._clock()))
 
     def _logprob(self, token: int, found: Logprobs) -> TokenLogprob:
-        text, raw = self._vocabulary[token]
-        top = [(*self._vocabulary[other], value) for other, value in zip(found.top_ids, found.top, strict=True)]
+        text, raw = self.vocabulary[token]
+        top = [(*self.vocabulary[other], value) for other, value in zip(found.top_ids, found.top, strict=True)]
         return TokenLogprob(text, raw, found.own, top)
 
     @property
     def busy(self) -> bool:
         """See `Engine.busy`."""
-        return self._ready_batch.busy
+        return self.batch.busy
 
     def forget(self) -> None:
         """Drop every prefix that is kept, in memory and on disk."""
-        if self._recall is not None:
-            self._recall.forget_all()
-        if self._drafting is not None:
-            self._drafting.clear_caches()
+        if self.prefix_store is not None:
+            self.prefix_store.forget_all()
+        if self.speculation is not None:
+            self.speculation.clear_caches()
 
     def close(self, timeout_s: float) -> None:
         """Finish what is being written to disk, if that takes no longer, and end the processes of grammars."""
-        if self._recall is not None:
-            self._recall.close(timeout_s)
-        self._grammars.close()
+        if self.prefix_store is not None:
+            self.prefix_store.close(timeout_s)
+        self.grammars.close()
 
     def gauges(self) -> Gauges:
         """See `Engine.gauges`."""
-        batch, recall = self._batch, self._recall
+        batch, prefix_store = self._batch, self.prefix_store
         return Gauges(
             running=batch.running if batch else 0,
             waiting=batch.waiting if batch else 0,
             active_bytes=mx.get_active_memory(),
             cache_bytes=mx.get_cache_memory(),
             peak_bytes=mx.get_peak_memory(),
-            prefix_bytes=recall.held_bytes if recall else 0,
-            draft_proposed=self._drafting.proposed if self._drafting else 0,
-            draft_accepted=self._drafting.accepted if self._drafting else 0,
-            prefix_hits=recall.hits if recall else 0,
-            prefix_lookups=recall.lookups if recall else 0,
-            prefix_disk_bytes=recall.disk_bytes if recall else 0,
-            prefix_disk_hits=recall.disk_hits if recall else 0,
+            prefix_bytes=prefix_store.held_bytes if prefix_store else 0,
+            draft_proposed=self.speculation.proposed if self.speculation else 0,
+            draft_accepted=self.speculation.accepted if self.speculation else 0,
+            prefix_hits=prefix_store.hits if prefix_store else 0,
+            prefix_lookups=prefix_store.lookups if prefix_store else 0,
+            prefix_disk_bytes=prefix_store.disk_bytes if prefix_store else 0,
+            prefix_disk_hits=prefix_store.disk_hits if prefix_store else 0,
         )

@@ -1,6 +1,6 @@
 """What a job needs before the device sees it: tokens, checks, sampling with its defaults, a text pipeline per choice.
 
-Touches no MLX: it runs on the reception thread, while the engine's own thread computes.
+Touches no MLX: it runs on the preprocessor's thread, while the engine's own thread computes.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ from protocol.messages import (
     Tokens,
 )
 from worker.batch.images import PromptImages
-from worker.batch.random import row_key
 from worker.batch.row import RowSampling
+from worker.batch.sampling.random import row_key
 from worker.engines.aside import Aside
 from worker.engines.chat.prompts import Prompter
 from worker.engines.chat.running import PreparedChat
@@ -50,22 +50,22 @@ class ChatPreprocessor:
     """Prepares jobs for one loaded model."""
 
     def __init__(self, loaded: LoadedModel, vocabulary: Vocabulary, markers: Markers, grammars: Grammars) -> None:
-        self._loaded = loaded
-        self._vocabulary = vocabulary
-        self._markers = markers
-        self._eos = frozenset(loaded.tokenizer.eos_token_ids)
-        self._grammars = grammars
-        self._prompter = self._make_prompter()
+        self.loaded = loaded
+        self.vocabulary = vocabulary
+        self.markers = markers
+        self.eos = frozenset(loaded.tokenizer.eos_token_ids)
+        self.grammars = grammars
+        self.prompter = self._make_prompter()
         self._aside = Aside()
 
     def _make_prompter(self) -> Prompter:
-        loaded = self._loaded
+        loaded = self.loaded
         return Prompter(loaded.tokenizer, vocab_size=loaded.vocab_size, context_length=loaded.context_length)
 
     def prepare_job(self, job: ModelJob, shown: Sequence[Any] = ()) -> Any:
-        """The whole answer, or what the engine admits; in pieces if it takes long. `shown` is what `_read` takes.
+        """Return the whole answer, or what the engine admits; in pieces if it takes long.
 
-        Raises `JobError`.
+        `shown` is what `_read_prompt` takes. Raises `JobError`.
         """
         pieces = self._pieces(job, shown)
         return pieces if _is_long(job) else next(pieces)
@@ -74,38 +74,40 @@ class ChatPreprocessor:
         """See `Engine.prepare`; the first piece is the result where the job is not long."""
         match job:
             case DetokenizeJob():
-                text = yield from self._done(job, lambda: self._prompter.decode_tokens(job.tokens))
+                text = yield from self._run_work(job, lambda: self.prompter.decode_tokens(job.tokens))
                 yield Text(job.job, job.attempt, text)
             case TokenizeJob():
-                tokens, _ = yield from self._done(job, lambda: self._read(job, shown))
+                tokens, _ = yield from self._run_work(job, lambda: self._read_prompt(job, shown))
                 yield Tokens(job.job, job.attempt, tokens)
             case GenerateJob():
                 yield from self._prepare(job, shown)
             case EmbedJob():
                 raise JobError(Code.INVALID_REQUEST, "This model generates text; it embeds none.", "model")
 
-    def _done(self, job: ModelJob, work: Callable[[], Result]) -> Generator[Future[Any], None, Result]:
-        """What `work` returns, of a long job beside."""
+    def _run_work(self, job: ModelJob, work: Callable[[], Result]) -> Generator[Future[Any], None, Result]:
+        """Return what `work` returns, of a long job beside."""
         return (yield from self._aside.run_aside(job.tenant, work)) if _is_long(job) else work()
 
-    def _read(self, job: GenerateJob | TokenizeJob, _shown: Sequence[Any]) -> tuple[list[int], PromptImages | None]:
-        """A job's prompt as tokens, with what it shows."""
+    def _read_prompt(
+        self, job: GenerateJob | TokenizeJob, _shown: Sequence[Any]
+    ) -> tuple[list[int], PromptImages | None]:
+        """Return a job's prompt as tokens, with what it shows."""
         if job.images:
             raise JobError(Code.INVALID_REQUEST, "This model reads text; it sees no images.", "images[0]")
-        return self._prompter.tokenize_prompt(job.prompt, counted=isinstance(job, TokenizeJob)), None
+        return self.prompter.tokenize_prompt(job.prompt, counted=isinstance(job, TokenizeJob)), None
 
     def _prepare(self, job: GenerateJob, shown: Sequence[Any]) -> Iterator[Any]:
-        if job.adapter and job.adapter not in self._loaded.adapted:
+        if job.adapter and job.adapter not in self.loaded.adapted:
             raise JobError(Code.INVALID_REQUEST, "This worker has no such adapter.", "model")
-        self._prompter.check_ids([*job.sampling.logit_bias], "logit_bias")
-        tokens, scene = yield from self._done(job, lambda: self._read(job, shown))
-        prompt = tokens or self._prompter.start_tokens()
-        room = self._loaded.context_length - len(prompt)
+        self.prompter.check_ids([*job.sampling.logit_bias], "logit_bias")
+        tokens, images = yield from self._run_work(job, lambda: self._read_prompt(job, shown))
+        prompt = tokens or self.prompter.start_tokens()
+        room = self.loaded.context_length - len(prompt)
         wanted = 1 if job.max_tokens is None else job.max_tokens
         if room < wanted:
             raise JobError(
                 Code.CONTEXT_LENGTH,
-                f"This model's context holds {self._loaded.context_length} tokens: the prompt has {len(prompt)} "
+                f"This model's context holds {self.loaded.context_length} tokens: the prompt has {len(prompt)} "
                 f"and {wanted} more were asked for.",
                 "messages" if isinstance(job.prompt, ChatPrompt) else "prompt",
             )
@@ -119,7 +121,7 @@ class ChatPreprocessor:
                 self._replay(job, tokens, text)
                 if _is_long(job):
                     yield None
-        constraints = self._grammars.make_constraints(job, prompt, self._initial(job, prompt))
+        constraints = self.grammars.make_constraints(job, prompt, self._initial(job, prompt))
         yield PreparedChat(
             job=job,
             prompt=prompt,
@@ -128,20 +130,20 @@ class ChatPreprocessor:
             constraints=constraints,
             samplings=[self._sampling(job.sampling, choice, job.logprobs) for choice in range(job.n)],
             echo=self._echo(job.prompt, job.echo, prompt),
-            scene=scene,
+            images=images,
             compile_s=constraints[0].compile_s if constraints else 0.0,
         )
 
     def ends_choice(self, job: GenerateJob, token: int) -> bool:
-        """Whether `token` ends a choice of that job: it has no text, then."""
-        return token in self._eos and not job.sampling.ignore_eos
+        """Return whether `token` ends a choice of that job: it has no text, then."""
+        return token in self.eos and not job.sampling.ignore_eos
 
     def _delivered(self, job: GenerateJob, texts: list[ChannelText]) -> Iterator[tuple[list[int], ChannelText]]:
-        """What each choice's client has, piece by piece, with the text that it belongs to."""
+        """Return what each choice's client has, piece by piece, with the text that it belongs to."""
         if len(job.delivered) != len(texts):
             raise JobError(Code.INVALID_REQUEST, "A resumed request needs the tokens of each of its choices.")
         for tokens, text in zip(job.delivered, texts, strict=True):
-            self._prompter.check_ids(tokens, "delivered")
+            self.prompter.check_ids(tokens, "delivered")
             for start in range(0, len(tokens), REPLAYED_TOKENS):
                 yield tokens[start : start + REPLAYED_TOKENS], text
 
@@ -155,21 +157,21 @@ class ChatPreprocessor:
     def _echo(self, prompt: Prompt, wanted: bool, tokens: list[int]) -> str:
         if not wanted:
             return ""
-        return prompt.text if isinstance(prompt, TextPrompt) else self._prompter.decode_tokens(tokens)
+        return prompt.text if isinstance(prompt, TextPrompt) else self.prompter.decode_tokens(tokens)
 
     def _channels(self, job: GenerateJob, choice: int, prompt: list[int]) -> ChannelText:
-        """The text pipeline of one choice; a plain completion is plain text, markers and all."""
-        tokenizer = self._loaded.tokenizer
+        """Return the text pipeline of one choice; a plain completion is plain text, markers and all."""
+        tokenizer = self.loaded.tokenizer
         chat = isinstance(job.prompt, ChatPrompt)
         offered = job.prompt.tools if isinstance(job.prompt, ChatPrompt) else None
         tools = msgspec.json.decode(offered) if offered else None
-        markers = self._markers if chat else Markers()
+        markers = self.markers if chat else Markers()
         parse = calls_from(tokenizer.tool_parser, tools) if tools and tokenizer.has_tool_calling else None
         make_reader = None
         if tools and parse is not None:
             make_reader = block_readers(tools, parser_name(tokenizer), parallel=job.parallel_tool_calls)
         return ChannelText(
-            detokenizer=self._vocabulary.make_detokenizer(answer=chat),
+            detokenizer=self.vocabulary.make_detokenizer(answer=chat),
             markers=markers,
             initial=self._initial(job, prompt),
             stop=job.stop,
@@ -180,14 +182,14 @@ class ChatPreprocessor:
         )
 
     def _initial(self, job: GenerateJob, prompt: list[int]) -> str:
-        """The state of the text that an answer begins in."""
+        """Return the state of the text that an answer begins in."""
         if not isinstance(job.prompt, ChatPrompt):
             return NORMAL
-        return initial_state(self._markers, self._loaded.tokenizer, prompt)
+        return initial_state(self.markers, self.loaded.tokenizer, prompt)
 
     def _sampling(self, asked: Sampling, choice: int, logprobs: int | None) -> RowSampling:
         """Fill what the request left open from the model's generation_config.json, else as OpenAI does."""
-        own = self._loaded.generation
+        own = self.loaded.generation
         if own.get("do_sample") is False:
             own = {**own, "temperature": 0.0}
 
@@ -210,7 +212,7 @@ class ChatPreprocessor:
 
 
 def _is_long(job: ModelJob) -> bool:
-    """Whether its preparation takes more than some milliseconds."""
+    """Return whether its preparation takes more than some milliseconds."""
     match job:
         case DetokenizeJob():
             return len(job.tokens) > SHORT_BYTES
@@ -226,5 +228,5 @@ def _is_long(job: ModelJob) -> bool:
 
 
 def _call_id(request_id: str, choice: int, index: int) -> str:
-    """The same again when the job is resumed; unguessable is not needed."""
+    """Return an id that is the same again when the job is resumed; it need not be unguessable."""
     return "call_" + hashlib.sha256(f"{request_id}/{choice}/{index}".encode()).hexdigest()[:24]

@@ -1,4 +1,4 @@
-"""From a prompt as it travels to token ids: template, tokenizer, checks. No MLX: the reception's threads run it."""
+"""From a prompt as it travels to token ids: template, tokenizer, checks. No MLX: the preprocessor's threads run it."""
 
 import json
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class Prompter:
         return [first]
 
     def render_chat(self, prompt: ChatPrompt) -> str:
-        """A conversation as the model's chat template writes it. Raises `JobError`."""
+        """Return a conversation as the model's chat template writes it. Raises `JobError`."""
         if not self._tokenizer.has_chat_template:
             raise JobError(
                 Code.INVALID_REQUEST, "This model has no chat template: use /v1/completions instead.", "messages"
@@ -56,7 +56,9 @@ class Prompter:
         self._check_json(prompt.messages, "messages")
         self._check_json(prompt.tools or b"", "tools")
         try:
-            messages = self._form([self._disarmer.disarm_text(message) for message in json.loads(prompt.messages)])
+            messages = self._format_messages(
+                [self._disarmer.disarm_text(message) for message in json.loads(prompt.messages)]
+            )
             tools = self._disarmer.disarm_text(json.loads(prompt.tools)) if prompt.tools else None
             options = self._disarmer.disarm_text(prompt.template)
             text: str = self._tokenizer.apply_chat_template(
@@ -84,7 +86,7 @@ class Prompter:
         self.check_ids(tokens, "tokens")
         return self._coder.decode_tokens(tokens)
 
-    def _form(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _format_messages(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Messages in the form that the template expects."""
         return messages
 
@@ -95,7 +97,7 @@ class Prompter:
         self.check_ids(tokens, "prompt")
 
     def check_ids(self, tokens: Sequence[int], param: str) -> None:
-        """An id outside the vocabulary is an out-of-bounds access in MLX: it ends the process."""
+        """Refuse an id outside the vocabulary: in MLX it is an out-of-bounds access, which ends the process."""
         if not ids_within(tokens, self._vocab_size):
             message = f"Token ids of this model are 0 to {self._vocab_size - 1}."
             raise JobError(Code.INVALID_REQUEST, message, param)

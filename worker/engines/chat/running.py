@@ -21,7 +21,7 @@ class PreparedChat(msgspec.Struct, frozen=True, kw_only=True):
     constraints: list[Constraint] | None
     echo: str
     """The prompt's text, where the answer begins with it."""
-    scene: PromptImages | None = None
+    images: PromptImages | None = None
     compile_s: float = 0.0
     """Processor time that went into its grammar."""
 
@@ -41,7 +41,7 @@ class RunningChoice:
 
 
 class Running:
-    """One job aboard; `open` counts the choices that have not finished, `echo` is what each begins with."""
+    """One job in flight; `open` counts the choices that have not finished, `echo` is what each begins with."""
 
     __slots__ = ("admitted_at", "choices", "compile_s", "echo", "first_at", "message", "open", "prompt")
 
@@ -56,7 +56,7 @@ class Running:
         self.first_at = 0.0
 
     def usage(self, now: float) -> Usage:
-        """What it has cost up to now. Tokens are those of the whole job, seconds those of this attempt."""
+        """Return what it has cost up to now. Tokens are those of the whole job, seconds those of this attempt."""
         prompt_tokens = self.choices[0].row.prompt_size
         started = (self.prompt and self.prompt.started_at) or self.admitted_at
         first_at = self.first_at or now

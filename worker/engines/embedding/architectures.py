@@ -34,7 +34,7 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def architecture(config: dict[str, Any]) -> Architecture:
-    """What `config` describes. Raises `EngineLoadError` for what is not known here."""
+    """Return what `config` describes. Raises `EngineLoadError` for what is not known here."""
     kind = str(config["model_type"])
     found = ARCHITECTURES.get(kind)
     if found is None:
@@ -47,7 +47,10 @@ def architecture(config: dict[str, Any]) -> Architecture:
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """The config as model files read it: transformers 5 nests the rotary parameters, which were at the top before."""
+    """Return the config as model files read it.
+
+    `transformers` 5 nests the rotary parameters, which were at the top before.
+    """
     rope = config.get("rope_parameters") or {}
     full = rope if "rope_theta" in rope else rope.get("full_attention") or {}
     near = rope.get("sliding_attention") or {}
@@ -63,7 +66,7 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def window(config: dict[str, Any]) -> int:
-    """How far a token sees to either side in layers that don't see everything; 0 where all do."""
+    """Return how far a token sees to either side in layers that don't see everything; 0 where all do."""
     return int(config.get("local_attention") or config.get("sliding_window") or 0) // 2
 
 
@@ -80,7 +83,7 @@ def _bert(model: Any, tokens: mx.array, mask: Mask) -> mx.array:
 
 
 def _attend(attention: Any, hidden: mx.array, mask: mx.array | None) -> mx.array:
-    """What the model files do in three steps, with the scores of all heads in memory, in one."""
+    """Do in one step what the model files do in three, with the scores of all heads in memory."""
     heads = [attention.transpose_for_scores(part(hidden)) for part in (attention.query, attention.key, attention.value)]
     scale = attention.attention_head_size**-0.5
     found = mx.fast.scaled_dot_product_attention(*heads, scale=scale, mask=mask)

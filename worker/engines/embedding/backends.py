@@ -45,7 +45,7 @@ class Backend(msgspec.Struct, frozen=True):
 
 
 class Backends:
-    """The ways that one model has. For the reception thread."""
+    """The backends that one model has. For the preprocessor's thread."""
 
     def __init__(self, model: torch_models.Model, folder: Path, *, device: str) -> None:
         """`device` is where MLX computes unless asked otherwise."""
@@ -55,7 +55,7 @@ class Backends:
         self._one_at_a_time = threading.Lock()
 
     def select_backend(self, job: EmbedJob) -> Generator[None, None, Backend]:
-        """What `job` prefers; yields while that is loading. Raises `JobError` for what is not there."""
+        """Return what `job` prefers; yields while that is loading. Raises `JobError` for what is not there."""
         for value, allowed, param in (
             (job.backend, (None, "auto", "mlx", "torch"), torch_models.BACKEND),
             (job.device, (None, "auto", "gpu", "cpu"), torch_models.DEVICE),
@@ -79,12 +79,15 @@ class Backends:
         while loading.is_alive():
             loading.join(LOOK_S)
             yield
-        if loading.way is None:
+        if loading.backend is None:
             raise loading.error
-        return loading.way
+        return loading.backend
 
     def _load(self, asked: str | None) -> Backend:
-        """PyTorch's way, made unless it exists. Raises `JobError`, and whatever a broken installation raises."""
+        """Return PyTorch's backend, made unless it exists.
+
+        Raises `JobError`, and whatever a broken installation raises.
+        """
         with self._one_at_a_time:
             device = torch_models.pick_device(asked)
             if device not in self._twins:
@@ -95,17 +98,17 @@ class Backends:
 
 
 class _Loading(threading.Thread):
-    """Runs `load`; afterwards there is a `way`, or an `error` to tell."""
+    """Runs `load`; afterwards there is a `backend`, or an `error` to tell."""
 
     def __init__(self, load: Callable[[], Backend]) -> None:
         super().__init__(name="torch", daemon=True)
         self._load = load
-        self.way: Backend | None = None
+        self.backend: Backend | None = None
         self.error = JobError(Code.INVALID_REQUEST, "PyTorch can't be used on this server.", torch_models.BACKEND)
 
     def run(self) -> None:
         try:
-            self.way = self._load()
+            self.backend = self._load()
         except JobError as error:
             self.error = error
         except Exception:

@@ -40,7 +40,7 @@ class Embedder(Protocol):
         """What `Ready` says that it can do."""
 
     def padding_is_harmless(self) -> bool:
-        """Whether inputs of different sizes may share a pass."""
+        """Return whether inputs of different sizes may share a pass."""
 
     def encode(self, texts: Sequence[QueuedText], *, normalize: bool) -> Vectors:
         """One vector per input, shape (texts, dimensions), float32; what is no number comes out as it is."""
@@ -51,7 +51,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 
     model: Encoder | SiglipEncoder | Qwen2VLEncoder
     folder: Path
-    sentences: EmbeddingInputs
+    inputs: EmbeddingInputs
     files: EmbeddingFiles
     revision: str
 
@@ -66,16 +66,14 @@ def open_model(config: WorkerConfig) -> Opened:
             tokenizer_folder = hub.local_folder(config.tokenizer_path, config, hub.EMBEDDER_FILES)
         tokenizer = _tokenizer(tokenizer_folder)
         model, form = _model(folder, files, tokenizer, tokenizer_folder, config.quantize)
-        picture = None if isinstance(model, Encoder) else model.images.decode_image
-        sentences = EmbeddingInputs(tokenizer, files, asked=config.context_length, form=form, picture=picture)
+        read_image = None if isinstance(model, Encoder) else model.images.decode_image
+        inputs = EmbeddingInputs(tokenizer, files, asked=config.context_length, form=form, read_image=read_image)
     except EngineLoadError:
         raise
     except Exception as error:
         raise EngineLoadError(f"{type(error).__name__}: {error}") from error
-    revision = sentence_files.revision(
-        folder, settings=(sentences.limit, config.tokenizer_path or "", model.quantization)
-    )
-    return Opened(model=model, folder=folder, sentences=sentences, files=files, revision=revision)
+    revision = sentence_files.revision(folder, settings=(inputs.limit, config.tokenizer_path or "", model.quantization))
+    return Opened(model=model, folder=folder, inputs=inputs, files=files, revision=revision)
 
 
 def _model(

@@ -1,6 +1,6 @@
 """The embedding engine: texts and images of all clients in, one vector each out, one batch of bounded size per step.
 
-Composes what others own: sentences (inputs to tokens and pixels), the queue (whose turn it is), the model (vectors).
+Composes what others own: the inputs (to tokens and pixels), the queue (whose turn it is), the model (vectors).
 """
 
 import logging
@@ -60,18 +60,18 @@ class PreparedTexts(msgspec.Struct, frozen=True):
 
     job: EmbedJob
     texts: list[QueuedText]
-    way: Backend
+    backend: Backend
 
 
 class _Running:
-    """One job aboard: what it has so far."""
+    """One job in flight: what it has so far."""
 
-    __slots__ = ("admitted_at", "batch_size", "batches", "began_at", "job", "left", "texts", "vectors", "way")
+    __slots__ = ("admitted_at", "backend", "batch_size", "batches", "began_at", "job", "left", "texts", "vectors")
 
     def __init__(self, prepared: PreparedTexts, dimensions: int, now: float) -> None:
         self.job = prepared.job
         self.texts = prepared.texts
-        self.way = prepared.way
+        self.backend = prepared.backend
         self.left = len(prepared.texts)
         self.vectors = np.zeros((len(prepared.texts), dimensions), dtype="<f4")
         self.admitted_at = now
@@ -90,8 +90,8 @@ class EmbeddingEngine:
         self._queue = TextQueue()
         self._tokens_per_s: float | None = None
         self._opened: Opened
-        self._model: Embedder
-        self._sentences: EmbeddingInputs
+        self.model: Embedder
+        self.inputs: EmbeddingInputs
 
     # -- life ----------------------------------------------------------------
 
@@ -105,14 +105,14 @@ class EmbeddingEngine:
         if self._config.draft_model:
             raise EngineLoadError("--draft-model: embedding models generate nothing to draft")
         self._opened = opened = open_model(self._config)
-        self._model, self._sentences = opened.model, opened.sentences
+        self.model, self.inputs = opened.model, opened.inputs
         self._family = str(opened.files.config["model_type"])
-        self._dimensions = min(self._model.dimensions, opened.files.dimensions or self._model.dimensions)
-        self._spare = SPARE[device_name()] if self._model.padding_is_harmless() else 0.0
+        self._dimensions = min(self.model.dimensions, opened.files.dimensions or self.model.dimensions)
+        self._spare = SPARE[device_name()] if self.model.padding_is_harmless() else 0.0
         self._backends = Backends(opened.model, opened.folder, device=device_name())
 
     def warm(self) -> None:
-        """Short and long texts, so that what is compiled at first use is, and the pace of the machine is known."""
+        """Short and long texts, so that what is compiled at first use is, and the speed of the machine is known."""
         for length in WARMUP_TOKENS:
             tokens, seconds = self._timed(4, length)
             self._learn(4 * tokens, seconds)
@@ -126,22 +126,22 @@ class EmbeddingEngine:
 
     def _timed(self, texts: int, length: int) -> tuple[int, float]:
         """Tokens of a text as long as it may be, and the seconds that a pass of such texts takes."""
-        tokens = [0] * min(length, self._sentences.limit)
+        tokens = [0] * min(length, self.inputs.limit)
         began = self._clock()
-        self._model.encode([QueuedText(0, 0, tokens)] * texts, normalize=True)
+        self.model.encode([QueuedText(0, 0, tokens)] * texts, normalize=True)
         return len(tokens), self._clock() - began
 
     def describe(self) -> Ready:
         """See `Engine.describe`."""
-        subject = "text and image" if "embed_image" in self._model.capabilities else "text"
+        subject = "text and image" if "embed_image" in self.model.capabilities else "text"
         return Ready(
-            context_length=self._sentences.limit,
-            vocab_size=self._model.vocab_size,
+            context_length=self.inputs.limit,
+            vocab_size=self.model.vocab_size,
             family=self._family,
             description=f"{self._family.capitalize()} {subject} embedding model running on MLX",
-            tags=["local", "embedding", *(["quantized"] if self._model.quantization != "none" else [])],
-            capabilities=[*self._model.capabilities, "tokenize"],
-            weights_bytes=self._model.weights_bytes,
+            tags=["local", "embedding", *(["quantized"] if self.model.quantization != "none" else [])],
+            capabilities=[*self.model.capabilities, "tokenize"],
+            weights_bytes=self.model.weights_bytes,
             load_s=0.0,
             warmup_enabled=False,
             warmup_s=0.0,
@@ -149,7 +149,7 @@ class EmbeddingEngine:
             revision=self._opened.revision,
             backend="mlx",
             device=device_name(),
-            quantization=self._model.quantization,
+            quantization=self.model.quantization,
         )
 
     # -- jobs ----------------------------------------------------------------
@@ -162,7 +162,7 @@ class EmbeddingEngine:
             case EmbedJob():
                 yield from self._prepare(job, buffers)
             case TokenizeJob() | DetokenizeJob():
-                yield from self._sentences.answer_job(job, vocab_size=self._model.vocab_size)
+                yield from self.inputs.answer_job(job, vocab_size=self.model.vocab_size)
             case GenerateJob():
                 raise JobError(Code.INVALID_REQUEST, "This model embeds texts; it generates none.", "model")
 
@@ -171,19 +171,19 @@ class EmbeddingEngine:
             raise JobError(
                 Code.INVALID_REQUEST, f"The vectors of this model have {self._dimensions} dimensions.", "dimensions"
             )
-        inputs = max(len(job.texts) + len(job.tokens), len(job.images))
-        if 4 * self._dimensions * inputs > LARGEST_ANSWER:
+        count = max(len(job.texts) + len(job.tokens), len(job.images))
+        if 4 * self._dimensions * count > LARGEST_ANSWER:
             most = LARGEST_ANSWER // (4 * self._dimensions)
             raise JobError(Code.INVALID_REQUEST, f"This model takes at most {most} inputs at a time.", "input")
-        way = yield from self._backends.select_backend(job)
+        backend = yield from self._backends.select_backend(job)
         texts: list[QueuedText] = []
-        for piece in self._sentences.prepare_texts(job, buffers, vocab_size=self._model.vocab_size):
+        for piece in self.inputs.prepare_texts(job, buffers, vocab_size=self.model.vocab_size):
             if isinstance(piece, Future):
                 yield piece
             else:
                 texts += piece
                 yield None
-        yield PreparedTexts(job, texts, way)
+        yield PreparedTexts(job, texts, backend)
 
     def admit(self, prepared: PreparedTexts) -> Sequence[ToGateway]:
         """Queue its texts; see `Engine.admit`."""
@@ -207,12 +207,12 @@ class EmbeddingEngine:
             running = self._running[job]
             running.began_at = began if running.began_at is None else running.began_at
         failed: dict[int, Failed] = {}
-        most = max(self.budget, self._sentences.limit)
-        ways = {way.key: way for way in (self._running[job].way for job in touched)}
-        for key, way in ways.items():
-            texts = [text for text in batch if self._running[text.job].way.key == key]
+        most = max(self.budget, self.inputs.limit)
+        backends = {backend.key: backend for backend in (self._running[job].backend for job in touched)}
+        for key, backend in backends.items():
+            texts = [text for text in batch if self._running[text.job].backend.key == key]
             for group in groups(texts, limits=limits, spare=self._spare, budget=most):
-                failed |= self._compute(way, [text for text in group if text.job not in failed])
+                failed |= self._compute(backend, [text for text in group if text.job not in failed])
         self._learn(sum(text.size for text in batch), self._clock() - began)
         for job in failed:
             self.cancel(job)
@@ -232,7 +232,7 @@ class EmbeddingEngine:
         return bool(self._running)
 
     def gauges(self) -> Gauges:
-        """Jobs aboard, texts that wait, MLX's memory."""
+        """Jobs in flight, texts that wait, MLX's memory."""
         return Gauges(
             running=len(self._running),
             waiting=len(self._queue),
@@ -243,13 +243,13 @@ class EmbeddingEngine:
 
     # -- inside --------------------------------------------------------------
 
-    def _compute(self, way: Backend, group: list[QueuedText]) -> dict[int, Failed]:
+    def _compute(self, backend: Backend, group: list[QueuedText]) -> dict[int, Failed]:
         """One forward pass; returns the jobs that it was the end of."""
         if not group:
             return {}
         jobs = {text.job for text in group}
         try:
-            vectors = way.encode_texts(group)
+            vectors = backend.encode_texts(group)
         except Exception:
             # Shapes or memory: the weights are untouched, and a batch of other texts may well be computed.
             log.exception("a batch of %d inputs of %d tokens failed", len(group), group[0].size)
@@ -290,12 +290,12 @@ class EmbeddingEngine:
             compute_s=self._clock() - began_at,
             batches=running.batches,
             batch_size=running.batch_size,
-            backend=running.way.backend,
-            device=running.way.device,
+            backend=running.backend.backend,
+            device=running.backend.device,
         )
 
     def _learn(self, tokens: int, seconds: float) -> None:
-        pace = tokens / max(seconds, 1e-6)
+        tokens_per_s = tokens / max(seconds, 1e-6)
         if self._tokens_per_s is None:
-            self._tokens_per_s = pace
-        self._tokens_per_s += SMOOTHING * (pace - self._tokens_per_s)
+            self._tokens_per_s = tokens_per_s
+        self._tokens_per_s += SMOOTHING * (tokens_per_s - self._tokens_per_s)

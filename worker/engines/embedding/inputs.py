@@ -1,4 +1,4 @@
-"""From the inputs of a job to token ids and images: prompts, tokenizer, limits. It runs on the reception thread."""
+"""From the inputs of a job to token ids and images: prompts, tokenizer, limits. For the preprocessor's thread."""
 
 import string
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -83,15 +83,15 @@ class EmbeddingInputs:
         *,
         asked: int | None,
         form: InputForm | None = None,
-        picture: Callable[[str, bytes, str], Future[QueuedImage]] | None = None,
+        read_image: Callable[[str, bytes, str], Future[QueuedImage]] | None = None,
     ) -> None:
-        """`picture` reads a tenant's image file, for a model that takes images."""
+        """`read_image` reads a tenant's image file, for a model that takes images."""
         # A tokenizer file may come with truncation and padding of its own: silence about either would be a lie.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._files = files
         self._form = form or InputForm()
-        self._picture = picture
+        self._read_image = read_image
         trained = _trained(files.config)
         self.limit = min(trained, asked or files.max_tokens or trained)
         self._coder = TokenCoder(tokenizer)
@@ -102,8 +102,9 @@ class EmbeddingInputs:
     def prepare_texts(
         self, job: EmbedJob, buffers: Sequence[bytes], *, vocab_size: int
     ) -> Iterator[list[QueuedText] | Future[Any]]:
-        """The inputs of a job, in order, in pieces that take some milliseconds each, and what there is to wait for
-        before the next one. Raises `JobError`.
+        """Yield the inputs of a job in order, in pieces that take some milliseconds each. Raises `JobError`.
+
+        A `Future` between them is what there is to wait for before the next one.
         """
         if job.images:
             return self._shown(job, buffers)
@@ -132,7 +133,7 @@ class EmbeddingInputs:
             ]
 
     def _formed(self, before: str, text: str) -> str:
-        """A text, or its beginning, as the tokenizer gets it."""
+        """Return a text, or its beginning, as the tokenizer gets it."""
         return self._lowered(f"{before}{self._own(text)}{self._form.behind}")
 
     def _lowered(self, text: str) -> str:
@@ -178,7 +179,7 @@ class EmbeddingInputs:
 
     def _shown(self, job: EmbedJob, buffers: Sequence[bytes]) -> Iterator[list[QueuedText] | Future[Any]]:
         """Images, each with a text or without."""
-        if self._picture is None:
+        if self._read_image is None:
             raise JobError(Code.INVALID_REQUEST, "This model embeds texts; it takes no images.", "input")
         if job.tokens or (job.texts and len(job.texts) != len(job.images)):
             raise JobError(Code.INVALID_REQUEST, "Beside images there are as many texts as images, or none.", "input")
@@ -186,9 +187,9 @@ class EmbeddingInputs:
         for at, image in enumerate(job.images):
             if not 0 <= image.buffer < len(buffers):
                 raise JobError(Code.INVALID_REQUEST, "The file of an image did not come with its request.", "image")
-            pending = self._picture(job.tenant, buffers[image.buffer], _where(at, len(job.images), "image"))
+            pending = self._read_image(job.tenant, buffers[image.buffer], _where(at, len(job.images), "image"))
             yield pending
-            picture = pending.result()
+            decoded = pending.result()
             text = job.texts[at] if job.texts else ""
             form = partial(self._formed, f"{before}{self._form.image}")
             ids: list[int] = []
@@ -197,9 +198,9 @@ class EmbeddingInputs:
                     ids = yield from self._read_long(text, form, at, job)
                 else:
                     [ids] = self._encode([form(text)])
-                ids = self._filled(self._checked(ids, 1 if self._form.image else 0, at, job), picture)
+                ids = self._filled(self._checked(ids, 1 if self._form.image else 0, at, job), decoded)
                 ids = self._fit(ids, at, job)
-            yield [QueuedText(job.job, at, ids, 0, picture, self._form.least)]
+            yield [QueuedText(job.job, at, ids, 0, decoded, self._form.least)]
 
     def _own(self, text: str) -> str:
         return self._form.canonical(text) if self._form.canonical else text
@@ -212,12 +213,12 @@ class EmbeddingInputs:
             raise JobError(Code.INVALID_REQUEST, f"'{where}' holds a control token of images.", where)
         return ids
 
-    def _filled(self, ids: list[int], picture: QueuedImage) -> list[int]:
+    def _filled(self, ids: list[int], image: QueuedImage) -> list[int]:
         """With the token of the image as often as the image has pieces for the language model."""
         if self._form.image_token is None:
             return ids
         at = ids.index(self._form.image_token)
-        return [*ids[:at], *[self._form.image_token] * (picture.patches // 4), *ids[at + 1 :]]
+        return [*ids[:at], *[self._form.image_token] * (image.patches // 4), *ids[at + 1 :]]
 
     def _before(self, job: EmbedJob) -> str:
         # By hand: a prompt may hold braces.
@@ -287,7 +288,10 @@ class EmbeddingInputs:
             yield [QueuedText(job.job, at, self._fit(tokens, at, job), 0, None, self._form.least)]
 
     def _fit(self, tokens: list[int], at: int, job: EmbedJob) -> list[int]:
-        """The tokens, cut where that was asked for; special tokens at the end survive a cut. Raises `JobError`."""
+        """Return the tokens, cut where that was asked for.
+
+        Special tokens at the end survive a cut. Raises `JobError`.
+        """
         wanted = job.max_tokens_per_text
         limit = self.limit if wanted is None else min(wanted, self.limit)
         if len(tokens) <= limit:
@@ -326,7 +330,7 @@ def _pieces(texts: list[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _ending(tokenizer: Tokenizer) -> int:
-    """How many special tokens stand behind a text: models that pool the last token were trained on those."""
+    """Return how many special tokens stand behind a text: models that pool the last token were trained on those."""
     special = tokenizer.encode("a", add_special_tokens=True).special_tokens_mask
     return special[::-1].index(0) if 0 in special else 0
 

@@ -61,7 +61,7 @@ class EmbeddingFiles(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int | None = None
 
     def find_prompt(self, *, name: str | None, input_type: str | None) -> str:
-        """The prompt that comes before a text. Raises `KeyError` for a name that the model does not have."""
+        """Return the prompt that comes before a text. Raises `KeyError` for a name that the model does not have."""
         if name is not None:
             return self.prompts[name]
         if input_type is not None:
@@ -94,7 +94,7 @@ def read(folder: Path) -> EmbeddingFiles:
 
 
 def revision(folder: Path, *, settings: Iterable[object]) -> str:
-    """A name for the exact files and `settings`: changes with anything that changes vectors.
+    """Return a name for the exact files and `settings`: changes with anything that changes vectors.
 
     Small files are read whole, of large ones evenly spread windows: a training changes all weights.
     """

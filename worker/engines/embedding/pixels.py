@@ -44,14 +44,14 @@ class Images:
         self._std = tuple(said.get("image_std") or HALF)
 
     def decode_image(self, tenant: str, file: bytes, param: str) -> Future[QueuedImage]:
-        """Decode and resize a file; what becomes of it is a `Picture`, or a `JobError` that names `param`."""
+        """Decode and resize a file; what becomes of it is a `QueuedImage`, or a `JobError` that names `param`."""
         return self._decoders.submit_image(tenant, file, param, self._counted, fit=self._fit)
 
     def _counted(self, pixels: Any) -> QueuedImage:
         height, width = pixels.shape[:2]
         return QueuedImage(pixels, (height // self.patch) * (width // self.patch))
 
-    def normalise_pixels(self, picture: QueuedImage) -> mx.array:
-        """What the model was trained on: (height, width, 3), float32, centred."""
-        scaled = mx.array(picture.pixels).astype(mx.float32) * self._scale
+    def normalise_pixels(self, image: QueuedImage) -> mx.array:
+        """Return what the model was trained on: (height, width, 3), float32, centred."""
+        scaled = mx.array(image.pixels).astype(mx.float32) * self._scale
         return (scaled - mx.array(self._mean)) / mx.array(self._std)

@@ -28,14 +28,14 @@ class QueuedText(msgspec.Struct, frozen=True):
     index: int
     tokens: list[int]
     skip: int = 0
-    picture: QueuedImage | None = None
+    image: QueuedImage | None = None
     least: int = 0
 
     @property
     def size(self) -> int:
         """What it costs, in tokens: a patch of an image is computed as a token is."""
         read = max(len(self.tokens), self.least) if self.tokens else 0
-        return read + (self.picture.patches if self.picture else 0)
+        return read + (self.image.patches if self.image else 0)
 
 
 class _JobTexts:
@@ -52,7 +52,7 @@ class _JobTexts:
 
 
 class TextQueue:
-    """Texts of all jobs aboard."""
+    """Texts of all jobs in flight."""
 
     def __init__(self) -> None:
         self._lines: dict[int, _JobTexts] = {}
@@ -70,7 +70,7 @@ class TextQueue:
         return self._lines.pop(job, None) is not None
 
     def take_batch(self, budget: int) -> list[QueuedText]:
-        """The next batch: at most `budget` tokens, but at least one text where any waits."""
+        """Return the next batch: at most `budget` tokens, but at least one text where any waits."""
         self._batch += 1
         turns = [line for _, line in sorted(self._lines.items(), key=lambda item: (item[1].served, item[0]))]
         taken: list[QueuedText] = []

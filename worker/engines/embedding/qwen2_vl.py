@@ -87,7 +87,7 @@ class Qwen2VLEncoder:
             tokens[row, : lengths[row]] = text.tokens
             positions[:, row, : lengths[row]] = self._positions(text)
         # A text of token ids may hold the image's without an image.
-        has = np.array([text.picture is not None for text in texts])
+        has = np.array([text.image is not None for text in texts])
         shown = (tokens == self.image_token) & has[:, None]
         patches, grids = self._patches(texts)
         hidden = self.hidden(ImageInputs(tokens, lengths, positions, shown, patches, grids))
@@ -97,22 +97,22 @@ class Qwen2VLEncoder:
             vectors = vectors / mx.maximum(mx.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
         return np.array(vectors, dtype=np.float32)
 
-    def _hidden(self, aboard: ImageInputs) -> mx.array:
-        embeddings = self._language.embed_tokens(mx.array(aboard.tokens))
-        if aboard.patches is not None:
-            pixels = aboard.patches.astype(self._tower.patch_embed.proj.weight.dtype)
-            rows, places = (mx.array(axis) for axis in np.nonzero(aboard.shown))
-            embeddings[rows, places] = self._tower(pixels, mx.array(aboard.grids)).astype(embeddings.dtype)
+    def _hidden(self, inputs: ImageInputs) -> mx.array:
+        embeddings = self._language.embed_tokens(mx.array(inputs.tokens))
+        if inputs.patches is not None:
+            pixels = inputs.patches.astype(self._tower.patch_embed.proj.weight.dtype)
+            rows, places = (mx.array(axis) for axis in np.nonzero(inputs.shown))
+            embeddings[rows, places] = self._tower(pixels, mx.array(inputs.grids)).astype(embeddings.dtype)
         # Behind a text its tokens never look: padding there needs no mask.
-        hidden: mx.array = self._language(None, inputs_embeds=embeddings, position_ids=mx.array(aboard.positions))
+        hidden: mx.array = self._language(None, inputs_embeds=embeddings, position_ids=mx.array(inputs.positions))
         return hidden
 
     def _patches(self, texts: Sequence[QueuedText]) -> tuple[mx.array | None, list[tuple[int, int, int]]]:
         """All images of a pass, cut up: (patches of all, floats of one), and each image's (1, rows, columns)."""
         patches, grids = [], []
         side = self.images.patch
-        for picture in [text.picture for text in texts if text.picture]:
-            floats = self.images.normalise_pixels(picture)
+        for image in [text.image for text in texts if text.image]:
+            floats = self.images.normalise_pixels(image)
             high, wide = (edge // side for edge in floats.shape[:2])
             # Four neighbours in a row, each as (channel, time, height, width); a still image is two equal frames.
             cut = floats.reshape(high // 2, 2, side, wide // 2, 2, side, 3).transpose(0, 3, 1, 4, 6, 2, 5)
@@ -123,10 +123,10 @@ class Qwen2VLEncoder:
     def _positions(self, text: QueuedText) -> Any:
         """Rotary positions in time, height and width, (3, tokens): an image takes as many as its longer side."""
         length = len(text.tokens)
-        if text.picture is None:
+        if text.image is None:
             return np.broadcast_to(np.arange(length), (3, length))
         start = text.tokens.index(self.image_token)
-        high, wide = (edge // self.images.patch // 2 for edge in text.picture.pixels.shape[:2])
+        high, wide = (edge // self.images.patch // 2 for edge in text.image.pixels.shape[:2])
         inside = np.stack([np.zeros(high * wide), *(axis.ravel() for axis in np.indices((high, wide)))]) + start
         behind = np.arange(length - start - high * wide) + start + max(high, wide)
         lines = [np.broadcast_to(line, (3, len(line))) for line in (np.arange(start), behind)]
@@ -139,7 +139,10 @@ def _looks(path: str) -> bool:
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """The config as mlx-vlm reads it: transformers 5 has a part for the text, and the rotary parameters in one."""
+    """Return the config as mlx-vlm reads it.
+
+    `transformers` 5 has a part for the text, and the rotary parameters in one.
+    """
     flat = {**(config.get("text_config") or {}), **config}
     flat["model_type"] = config["model_type"]
     rope = flat.get("rope_parameters") or flat.get("rope_scaling") or {}
@@ -149,7 +152,7 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(name: str) -> str:
-    """The names of transformers 4 and 5 as mlx-vlm's; its own stay."""
+    """Return the names of transformers 4 and 5 as mlx-vlm's; its own stay."""
     for old, new in (
         ("model.visual.", "vision_tower."),
         ("visual.", "vision_tower."),

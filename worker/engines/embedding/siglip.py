@@ -57,7 +57,7 @@ class SiglipEncoder:
     def encode(self, texts: Sequence[QueuedText], *, normalize: bool) -> Vectors:
         """One vector per input, shape (texts, dimensions), float32; what is no number comes out as it is."""
         read = [at for at, text in enumerate(texts) if text.tokens]
-        seen = [at for at, text in enumerate(texts) if text.picture]
+        seen = [at for at, text in enumerate(texts) if text.image]
         both = sorted({*read} & {*seen})
         vectors = mx.zeros((len(texts), self.dimensions))
         for places, tower in ((read, self._texts), (seen, self._pictures)):
@@ -77,7 +77,7 @@ class SiglipEncoder:
         return self.read(tokens)
 
     def _pictures(self, texts: Sequence[QueuedText]) -> mx.array:
-        return self.see(mx.stack([self.images.normalise_pixels(text.picture) for text in texts if text.picture]))
+        return self.see(mx.stack([self.images.normalise_pixels(text.image) for text in texts if text.image]))
 
     def _read(self, tokens: Any) -> mx.array:
         _, vectors = self._model.text_model(mx.array(tokens))
@@ -90,7 +90,7 @@ class SiglipEncoder:
 
 
 def _read_whole(path: str) -> bool:
-    """The model file cuts this layer's weights up itself."""
+    """Return the weights as they are: the model file cuts this layer's up itself."""
     return path.endswith("attention.in_proj")
 
 

@@ -26,7 +26,7 @@ Model = Encoder | SiglipEncoder | Qwen2VLEncoder
 
 
 def refuse_missing() -> None:
-    """Raises `JobError` that says what to install, where PyTorch is not."""
+    """Raise a `JobError` that says what to install, where PyTorch is not."""
     if importlib.util.find_spec("torch") is None:
         message = f"The PyTorch backend is not installed on this server; {INSTALL} adds it."
         raise JobError(Code.INVALID_REQUEST, message, BACKEND)
@@ -41,7 +41,7 @@ def pick_device(asked: str | None) -> str:
 
 
 def twin(model: Model, folder: Path, device: str) -> Model:
-    """A copy of `model` whose passes PyTorch computes. Takes seconds, and the weights' memory once more.
+    """Return a copy of `model` whose passes PyTorch computes. Takes seconds, and the weights' memory once more.
 
     Raises `JobError` for weights that transformers can't read.
     """
@@ -89,17 +89,17 @@ class _Passes:
         channels_first = np.array(pixels.transpose(0, 3, 1, 2))
         return self._run(self._model.get_image_features, "pooler_output", pixel_values=channels_first)
 
-    def qwen(self, aboard: ImageInputs) -> mx.array:
-        mask = np.arange(aboard.tokens.shape[1]) < aboard.lengths[:, None]
+    def qwen(self, inputs: ImageInputs) -> mx.array:
+        mask = np.arange(inputs.tokens.shape[1]) < inputs.lengths[:, None]
         more: dict[str, Any] = {}
-        if aboard.patches is not None:
-            more = {"pixel_values": np.array(aboard.patches), "image_grid_thw": np.array(aboard.grids)}
+        if inputs.patches is not None:
+            more = {"pixel_values": np.array(inputs.patches), "image_grid_thw": np.array(inputs.grids)}
         return self._run(
             self._model,
             "last_hidden_state",
-            input_ids=aboard.tokens,
+            input_ids=inputs.tokens,
             attention_mask=mask,
-            mm_token_type_ids=aboard.shown.astype(np.int32),
+            mm_token_type_ids=inputs.shown.astype(np.int32),
             **more,
         )
 

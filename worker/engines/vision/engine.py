@@ -28,24 +28,28 @@ class VisionEngine(ChatEngine):
 
     def __init__(self, config: WorkerConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(config, clock=clock)
-        self._features = EncoderCache(config.feature_cache_bytes)
-        self._unseeable: list[Placeholder] = []
-        self._seeing: LoadedVision
+        self._encoder_cache = EncoderCache(config.feature_cache_bytes)
+        self._failed_images: list[Placeholder] = []
+        self.loaded_vision: LoadedVision
         self._visual: VisualModel
 
     def _load(self) -> LoadedModel:
-        self._seeing = load_vision(self._config)
-        self._visual = VisualModel(self._seeing.text.model)
-        return msgspec.structs.replace(self._seeing.text, model=self._visual)
+        self.loaded_vision = load_vision(self._config)
+        self._visual = VisualModel(self.loaded_vision.text.model)
+        return msgspec.structs.replace(self.loaded_vision.text, model=self._visual)
 
-    def _make_preparation(self) -> ChatPreprocessor:
-        name = self._seeing.model_type
+    def _make_preprocessor(self) -> ChatPreprocessor:
+        name = self.loaded_vision.model_type
         try:
             found = VisionPreprocessor(
-                self._seeing, self._vocabulary, self._markers, self._grammars, seen=self._features.__contains__
+                self.loaded_vision,
+                self.vocabulary,
+                self.markers,
+                self.grammars,
+                is_encoded=self._encoder_cache.__contains__,
             )
-            tokens, scene = found.make_probe()
-            same = self._visual.check_pieces(scene, tokens)
+            tokens, images = found.make_probe()
+            same = self._visual.check_pieces(images, tokens)
         except Exception as error:
             # Families differ in a hundred ways, and most are unknown here: what is served is what was seen to work.
             raise EngineLoadError(f"vision models of type {name!r} are not supported: {error}") from error
@@ -53,37 +57,37 @@ class VisionEngine(ChatEngine):
             raise EngineLoadError(f"vision models of type {name!r} are not supported: they can't be computed in pieces")
         return found
 
-    def _eyes(self) -> Callable[[Placeholder], None]:
-        return self._look
+    def _image_encoder(self) -> Callable[[Placeholder], None]:
+        return self._encode_image
 
-    def _look(self, picture: Placeholder) -> None:
-        picture.features = self._features.find_features(picture.key)
-        if picture.features is None:
+    def _encode_image(self, placeholder: Placeholder) -> None:
+        placeholder.features = self._encoder_cache.find_features(placeholder.key)
+        if placeholder.features is None:
             try:
-                picture.features = self._visual.encode_image(picture)
+                placeholder.features = self._visual.encode_image(placeholder)
             except Exception:
-                # No cache of any row has been touched: this picture's job fails, and nothing else.
-                log.exception("an image could not be looked at")
-                self._unseeable.append(picture)
+                # No cache of any row has been touched: this image's job fails, and nothing else.
+                log.exception("an image could not be encoded")
+                self._failed_images.append(placeholder)
                 return
-            self._features.store_features(picture.key, picture.features)
-        picture.pixels = None
+            self._encoder_cache.store_features(placeholder.key, placeholder.features)
+        placeholder.pixels = None
 
     def admit(self, prepared: Any) -> Sequence[ToGateway]:
         """See `Engine.admit`."""
-        if prepared.scene is not None:
-            self._visual.set_positions(prepared.scene, prepared.prompt)
+        if prepared.images is not None:
+            self._visual.set_positions(prepared.images, prepared.prompt)
         return super().admit(prepared)
 
     def step(self) -> Sequence[ToGateway]:
         """See `Engine.step`."""
         messages = list(super().step())
-        unseeable, self._unseeable = self._unseeable, []
-        for running in list(self._running.values()) if unseeable else ():
-            scene, job = running.choices[0].row.scene, running.message
-            if scene is not None and any(picture in unseeable for picture in scene.pictures):
+        failed, self._failed_images = self._failed_images, []
+        for running in list(self.running.values()) if failed else ():
+            images, job = running.choices[0].row.images, running.message
+            if images is not None and any(placeholder in failed for placeholder in images.placeholders):
                 self.cancel(job.job)
-                messages.append(Failed(job.job, job.attempt, Code.ENGINE_ERROR, "An image could not be looked at."))
+                messages.append(Failed(job.job, job.attempt, Code.ENGINE_ERROR, "An image could not be encoded."))
         return messages
 
     def describe(self) -> Ready:
@@ -99,11 +103,11 @@ class VisionEngine(ChatEngine):
     def forget(self) -> None:
         """Drop every prefix and all features of images that are kept."""
         super().forget()
-        self._features.clear()
+        self._encoder_cache.clear()
 
     def gauges(self) -> Gauges:
         """See `Engine.gauges`."""
-        features = self._features
+        features = self._encoder_cache
         return msgspec.structs.replace(
             super().gauges(),
             feature_bytes=features.held_bytes,

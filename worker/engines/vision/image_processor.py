@@ -23,13 +23,13 @@ from worker.batch.images import Pixels
 from worker.decoding.decoders import Decoders
 
 PIXELS_BYTES = 512_000_000
-"""What may wait for the device. Pictures beyond it are developed again when their turn has come, at its expense."""
+"""What may wait for the device. Images beyond it are processed again when their turn has come, at its expense."""
 REMEMBERED = 4096
 """Images whose size in tokens is remembered: some hundred bytes each."""
 
 
 class ProcessedImage(msgspec.Struct, frozen=True):
-    """One image as text: what stands for it in a prompt, with `tokens` placeholders in it. `grid` as in `Picture`."""
+    """One image as text: what stands for it in a prompt, with `tokens` image tokens. `grid` as in `Placeholder`."""
 
     text: str
     tokens: int
@@ -40,23 +40,23 @@ class ImageTask(msgspec.Struct, frozen=True):
     """One image of one job, ready to be put into its prompt."""
 
     key: tuple[str, bytes]
-    print: ProcessedImage
+    processed: ProcessedImage
     pixels: Pixels | None
-    develop: Callable[[], Pixels]
+    make_pixels: Callable[[], Pixels]
 
 
 class ImageProcessor:
-    """Develops images for one model. `shot` is for one thread; `Shot.develop` may be called by any."""
+    """Processes images for one model. `plan_image` is for one thread; `ImageTask.make_pixels` may be called by any."""
 
     def __init__(
-        self, processor: Any, *, mark: str, image_token: int, seen: Callable[[tuple[str, bytes]], bool]
+        self, processor: Any, *, mark: str, image_token: int, is_encoded: Callable[[tuple[str, bytes]], bool]
     ) -> None:
-        """`mark` stands for an image in a rendered prompt; `seen` tells whether the model still knows an image."""
+        """`mark` stands for an image in a rendered prompt; `is_encoded` tells whether the model still knows one."""
         self._processor = processor
         self._mark = mark
         self._image_token = image_token
-        self._seen = seen
-        self._prints: OrderedDict[tuple[str, bytes], ProcessedImage] = OrderedDict()
+        self._is_encoded = is_encoded
+        self._processed: OrderedDict[tuple[str, bytes], ProcessedImage] = OrderedDict()
         self._waiting: WeakSet[Pixels] = WeakSet()
         self._decoders = Decoders()
         self._one_at_a_time = threading.Lock()
@@ -70,13 +70,13 @@ class ImageProcessor:
         file, low = buffers[image.buffer], image.detail == "low"
         key = (tenant, image.digest + (b"low" if low else b""))
 
-        def develop() -> Pixels:
+        def make_pixels() -> Pixels:
             return self._process(self._decoders.decode_image(file, param, low=low), param)[1]
 
-        known = self._prints.get(key)
-        if known is not None and self._seen(key):
-            self._prints.move_to_end(key)
-            return ImageTask(key, known, None, develop)
+        known = self._processed.get(key)
+        if known is not None and self._is_encoded(key):
+            self._processed.move_to_end(key)
+            return ImageTask(key, known, None, make_pixels)
 
         def process(shown: NDArray[np.uint8]) -> tuple[ProcessedImage, Pixels]:
             # A processor holds a large image several times over.
@@ -86,10 +86,10 @@ class ImageProcessor:
         pending = self._decoders.submit_image(tenant, file, param, process, low=low)
         yield pending
         found, pixels = pending.result()
-        self._prints[key] = found
-        if len(self._prints) > REMEMBERED:
-            self._prints.popitem(last=False)
-        return ImageTask(key, found, self._kept(pixels), develop)
+        self._processed[key] = found
+        if len(self._processed) > REMEMBERED:
+            self._processed.popitem(last=False)
+        return ImageTask(key, found, self._kept(pixels), make_pixels)
 
     def _kept(self, pixels: Pixels) -> Pixels | None:
         if pixels.nbytes + sum(other.nbytes for other in self._waiting) > PIXELS_BYTES:
@@ -98,9 +98,9 @@ class ImageProcessor:
         return pixels
 
     def _process(self, shown: NDArray[np.uint8], param: str) -> tuple[ProcessedImage, Pixels]:
-        picture = PILImage.fromarray(shown)
+        image = PILImage.fromarray(shown)
         try:
-            made = self._processor(text=[self._mark], images=[picture], add_special_tokens=False)
+            made = self._processor(text=[self._mark], images=[image], add_special_tokens=False)
         except ValueError as error:
             # Qwen's refuses what is 200 times as wide as high.
             raise JobError(Code.INVALID_REQUEST, f"The image can't be shown to this model: {error}", param) from None

@@ -61,7 +61,7 @@ def load_vision(config: WorkerConfig) -> LoadedVision:
 
 
 def _adapted(model: Any, folder: Path, apply: Callable[[Any, str], Any]) -> Any:
-    """The model with an adapter of PEFT's, else with one of mlx-vlm's own, which `apply` reads."""
+    """Return the model with an adapter of PEFT's, else with one of mlx-vlm's own, which `apply` reads."""
     if (folder / peft.WEIGHTS).is_file():
         adapters.apply(model, folder)
     else:

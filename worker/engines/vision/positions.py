@@ -16,13 +16,13 @@ class Positions:
     def __init__(self, following: int = 0) -> None:
         self._following = following
 
-    def take(self, count: int) -> mx.array:
-        """The next `count` positions, shape `[1, count]`; the row is past them then."""
+    def next_positions(self, count: int) -> mx.array:
+        """Return the next `count` positions, shape `[1, count]`; the row is past them then."""
         first = self._following
         self._following += count
         return mx.arange(first, first + count)[None]
 
-    def place(self, following: Sequence[int]) -> None:
+    def set_positions(self, following: Sequence[int]) -> None:
         """Say where the row stands."""
         (self._following,) = following
 
@@ -32,7 +32,7 @@ class Positions:
         return BatchPositions(mx.array([row._following for row in rows]))
 
     def is_trimmable(self) -> bool:
-        """Always; a prefix of another row is placed anew anyway."""
+        """Return True; a prefix of another row is placed anew anyway."""
         return True
 
     def trim(self, count: int) -> int:
@@ -58,22 +58,22 @@ class BatchPositions:
         self._following = following
         self._padding: Sequence[int] = ()
 
-    def take(self, count: int) -> mx.array:
-        """The next `count` positions of each row, shape `[rows, count]`; the rows are past them then."""
+    def next_positions(self, count: int) -> mx.array:
+        """Return the next `count` positions of each row, shape `[rows, count]`; the rows are past them then."""
         taken = self._following[:, None] + mx.arange(count)[None]
         self._following = self._following + count
         return taken
 
-    def place(self, following: Sequence[int]) -> None:
+    def set_positions(self, following: Sequence[int]) -> None:
         """Say where each row stands."""
         self._following = mx.array(following)
 
     def prepare(self, *, right_padding: Sequence[int], **_lengths: Any) -> None:
-        """The next tokens are padded by so many on the right, row by row."""
+        """Note by how many the next tokens are padded on the right, row by row."""
         self._padding = right_padding
 
     def finalize(self) -> None:
-        """The padding does not count."""
+        """Take back the padding, which does not count."""
         self._following = self._following - mx.array(self._padding)
         self._padding = ()
 

@@ -5,7 +5,7 @@ import math
 import mlx.core as mx
 
 from worker.batch.row import Logprobs
-from worker.batch.sampler import likeliest_of
+from worker.batch.sampling.sampler import likeliest_of
 
 CHUNK_BYTES = 64_000_000
 """Of logits at once: of a prompt that is only read, none are computed."""

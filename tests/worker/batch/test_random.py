@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from worker.batch.random import row_key, uniforms
+from worker.batch.sampling.random import row_key, uniforms
 
 KEY_42_1 = 6_332_618_229_526_065_668
 DRAWS_42_1 = [0.3869742751121521, 0.9213172197341919, 0.08311629295349121]

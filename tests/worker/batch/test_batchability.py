@@ -7,7 +7,7 @@ import pytest
 from mlx_lm.models.base import create_attention_mask
 from mlx_lm.models.cache import ArraysCache, KVCache
 
-from worker.batch.batchability import Batchability, prove
+from worker.batch.batchability import Batchability, check_batching
 
 WIDTH = 16
 
@@ -77,4 +77,4 @@ class Unmergeable(Recurrent):
 )
 def test_fault_is_found(model: Any, found: Batchability) -> None:
     """A model batches as far as its rows stay themselves, no further."""
-    assert prove(model) == found
+    assert check_batching(model) == found

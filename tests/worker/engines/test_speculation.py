@@ -50,22 +50,22 @@ def plain(model_folder: Callable[[str], Path]) -> ChatEngine:
 
 
 @pytest.fixture(scope="module")
-def _drafting(model_folder: Callable[[str], Path], draft_folder: Path) -> ChatEngine:
+def _speculation(model_folder: Callable[[str], Path], draft_folder: Path) -> ChatEngine:
     return loaded(model_folder("qwen3"), draft_model=str(draft_folder), draft_tokens=4)
 
 
 @pytest.fixture
-def engine(_drafting: ChatEngine) -> Iterator[ChatEngine]:
+def engine(_speculation: ChatEngine) -> Iterator[ChatEngine]:
     """One that drafts whatever that costs here, where both models are tiny; idle."""
-    always(_drafting)
-    yield _drafting
-    assert not _drafting.busy
+    always(_speculation)
+    yield _speculation
+    assert not _speculation.busy
 
 
 def always(engine: ChatEngine, worth: float = 0.0) -> ChatEngine:
-    assert engine._drafting is not None
-    assert engine._drafting.worth > 0
-    engine._drafting.worth = worth or 1e-9
+    assert engine.speculation is not None
+    assert engine.speculation.break_even > 0
+    engine.speculation.break_even = worth or 1e-9
     return engine
 
 
@@ -201,16 +201,16 @@ def test_next_turn_finds_what_both_models_have_read(
     answer = only(engine, first).tokens[0]
     assert isinstance(first.prompt, TokenPrompt)
     second = asked(2, prompt=TokenPrompt([*first.prompt.tokens, *answer, 5, 6, 7]), tenant="turns")
-    drafting = engine._drafting
-    assert drafting is not None
-    nearest, lengths = drafting._prefix.find_nearest, []
+    speculation = engine.speculation
+    assert speculation is not None
+    nearest, lengths = speculation.prefixes.find_nearest, []
 
     def noted(tenant: str, tokens: Sequence[int]) -> tuple[Any, int]:
         cache, length = nearest(tenant, tokens)
         lengths.append(length)
         return cache, length
 
-    monkeypatch.setattr(drafting._prefix, "find_nearest", noted)
+    monkeypatch.setattr(speculation.prefixes, "find_nearest", noted)
     found = only(engine, second)
     same(found, only(plain, second))
     assert found.usage is not None
@@ -229,8 +229,8 @@ def test_long_prompt_is_read_beside_the_steps(engine: ChatEngine, plain: ChatEng
     while engine.busy:
         for message in engine.step():
             note(outcomes, message)
-        batch = engine._ready_batch
-        seen.append([isinstance(cohort, SpeculativeGroup) for cohort in batch._cohorts])
+        batch = engine.batch
+        seen.append([isinstance(cohort, SpeculativeGroup) for cohort in batch.groups])
     same(outcomes[1], only(plain, one))
     # The row has joined at the end of the first step; three chunks follow.
     assert seen.index([True]) - seen.index([False]) == 3
@@ -306,7 +306,7 @@ def test_draft_that_cannot_serve_is_a_load_error(
 
 def test_tokens_that_the_draft_lacks_are_guesses(plain: ChatEngine) -> None:
     """Families pad their tables of tokens differently: what is beyond the small one is neither fed nor proposed."""
-    model = plain._loaded.model
+    model = plain.loaded.model
 
     def behind(token: int) -> list[float]:
         draft = DraftModelState(model, 50, caches.new(model), 0)

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.batch.random import uniforms
 from worker.batch.row import Emission, Logprobs, Row
+from worker.batch.sampling.random import uniforms
 
 FEW, MANY = 64, 256
 """How many likeliest tokens are looked at before the whole vocabulary is (steps, so that shapes repeat)."""
@@ -49,7 +49,7 @@ class Pick(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, emission: Emission) -> "Pick":
-        """The outcome for one row, once more."""
+        """Return the outcome for one row, once more."""
         tokens, found = mx.array([emission.token], dtype=mx.uint32), emission.logprobs
         if found is None:
             return cls(tokens)
@@ -61,7 +61,7 @@ class Pick(msgspec.Struct, frozen=True):
         return [array for array in (self.tokens, self.own, self.top_ids, self.top) if array is not None]
 
     def select_rows(self, rows: list[int]) -> "Pick":
-        """The same for some of the rows, in their order."""
+        """Return the same for some of the rows, in their order."""
         tokens = self.tokens[mx.array(rows)]
         if self.own is None or self.top_ids is None or self.top is None:
             return Pick(tokens)
@@ -218,7 +218,7 @@ class History:
         self._frequency = _column([row.sampling.frequency_penalty for row in rows])
 
     def select_rows(self, rows: Sequence[Row], indices: list[int]) -> "History | None":
-        """What is left when only some rows stay; None where none of them needs it."""
+        """Return what is left when only some rows stay; None where none of them needs it."""
         if not any(row.sampling.penalised for row in rows):
             return None
         index = mx.array(indices)
@@ -243,7 +243,7 @@ class History:
 
     @classmethod
     def of(cls, rows: Sequence[Row], vocab_size: int) -> "History":
-        """Counted from what the host knows: the rows must have nothing in flight."""
+        """Count from what the host knows: the rows must have nothing in flight."""
         generated = np.zeros((len(rows), vocab_size), dtype=np.float32)
         prompt = np.zeros((len(rows), vocab_size), dtype=np.bool_)
         for index, row in enumerate(rows):
@@ -262,7 +262,7 @@ class History:
 
 
 def likeliest_of(values: mx.array, width: int) -> tuple[mx.array, mx.array]:
-    """The `width` largest of each row of `[rows, n]`, best first, with their indices.
+    """Return the `width` largest of each row of `[rows, n]`, best first, with their indices.
 
     Wide rows are cut into chunks first: the `width` largest lie within the `width` chunks of largest maximum, so that
     the selection runs over a fraction of the row.
@@ -279,7 +279,7 @@ def likeliest_of(values: mx.array, width: int) -> tuple[mx.array, mx.array]:
 
 
 def _chunk(size: int, width: int) -> int:
-    """A power of two near the square root of `size / width`: then both selections are equally long."""
+    """Return a power of two near the square root of `size / width`: then both selections are equally long."""
     chunk = 4
     while chunk * chunk * width < size:
         chunk *= 2

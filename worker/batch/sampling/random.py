@@ -19,7 +19,7 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def row_key(seed: int, choice: int) -> int:
-    """The 64-bit key of one row; any integer is a legal seed."""
+    """Return the 64-bit key of one row; any integer is a legal seed."""
     # Arrays, since those wrap around silently; numpy warns where scalars do.
     base, number = np.array([[seed & 0xFFFFFFFFFFFFFFFF], [choice]], dtype=np.uint64)
     return int(_mix(_mix(base + _GAMMA) + number * _GAMMA)[0])
