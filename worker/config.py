@@ -118,12 +118,15 @@ def grammar_environment() -> dict[str, str]:
     return without_secrets(os.environ, hub=False)
 
 
-def engine_environment(preload: Path | None, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the engine process's environment: ours without secrets, `preload` in front of what is preloaded."""
+def engine_environment(blas: Mapping[str, str], environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the engine process's environment: ours without secrets, with what its `Blas` needs."""
     child = without_secrets(os.environ if environment is None else environment, hub=True)
-    if preload and preload.name not in child.get("LD_PRELOAD", ""):
-        child["LD_PRELOAD"] = ":".join(filter(None, (str(preload), child.get("LD_PRELOAD"))))
-    if preload:
+    for name, value in blas.items():
+        if not name.startswith("LD_"):
+            child.setdefault(name, value)
+        elif Path(value).name not in child.get(name, ""):
+            child[name] = ":".join(filter(None, (value, child.get(name))))
+    if blas:
         # Its threads spin while they wait: with one for every core they take from the gateway what they give.
         child.setdefault("OPENBLAS_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     return child

@@ -219,10 +219,13 @@ def test_configuration_survives_the_hand_over() -> None:
 
 def test_preload_goes_in_front_of_what_is_there() -> None:
     """The engine gets OpenBLAS once, and keeps what its user preloads."""
-    blas = Path("/usr/lib/libopenblas.so.0")
-    assert engine_environment(None, {"A": "b"}) == {"A": "b"}
-    assert engine_environment(blas, {"A": "b"})["LD_PRELOAD"] == str(blas)
-    assert engine_environment(blas, {"LD_PRELOAD": "/x.so"})["LD_PRELOAD"] == f"{blas}:/x.so"
+    library = "/usr/lib/libopenblas.so.0"
+    blas = {"LD_PRELOAD": library, "LD_LIBRARY_PATH": "/w", "OPENBLAS_CORETYPE": "Haswell"}
+    assert engine_environment({}, {"A": "b"}) == {"A": "b"}
+    assert engine_environment(blas, {"A": "b"}).items() >= blas.items()
+    theirs = {"LD_PRELOAD": "/x.so", "LD_LIBRARY_PATH": "/y", "OPENBLAS_CORETYPE": "Zen"}
+    made = engine_environment(blas, theirs)
+    assert [made[name] for name in theirs] == [f"{library}:/x.so", "/w:/y", "Zen"]
     assert engine_environment(blas, {"LD_PRELOAD": "/opt/libopenblas.so.0"})["LD_PRELOAD"] == "/opt/libopenblas.so.0"
 
 
@@ -254,12 +257,12 @@ def test_worker_is_given_no_secret_that_it_does_not_need(
     for where, config in (("local", local), ("hub", parse())):
         expected = None if where in stays else {"PATH": "/bin"}
         assert public_environment(config, environment) == expected
-    assert (name in engine_environment(None, environment)) is ("hub" in stays)
+    assert (name in engine_environment({}, environment)) is ("hub" in stays)
 
 
 def test_blas_leaves_cores_to_the_others_when_nothing_else_is_said() -> None:
     """Half of them; a number that somebody chose stays."""
-    blas = Path("/usr/lib/libopenblas.so.0")
+    blas = {"LD_PRELOAD": "/usr/lib/libopenblas.so.0"}
     threads = int(engine_environment(blas, {})["OPENBLAS_NUM_THREADS"])
     assert threads == max(1, (os.cpu_count() or 1) // 2)
     assert engine_environment(blas, {"OPENBLAS_NUM_THREADS": "7"})["OPENBLAS_NUM_THREADS"] == "7"

@@ -9,11 +9,11 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from worker.config import WorkerConfig, engine_environment
 from worker.lifeline import GO, IS_HEALTHY, IS_READY, IS_SPARE
+from worker.supervisor.blas import Blas
 from worker.supervisor.child import Child
 from worker.supervisor.lifecycle import BecameHealthy, BecameReady, Event, Exited
 
@@ -41,7 +41,7 @@ class EngineProcess:
         config: WorkerConfig,
         *,
         command: Command,
-        preload: Path | None,
+        blas: Blas | None,
         owner: SpareOwner | None,
         on_event: "Callable[[EngineProcess, Event], None]",
     ) -> None:
@@ -51,7 +51,7 @@ class EngineProcess:
         options = {} if owner is not None else {"spare": True}
         self.child = Child(
             lambda lifeline_fd: command(config, self.uid, lifeline_fd, **options),
-            environment=engine_environment(preload),
+            environment=engine_environment(blas.environment if blas else {}),
             on_exit=lambda code, last_line: on_event(self, Exited(self.uid, code, last_line)),
             on_word=lambda word: self._on_word(word, on_event),
         )

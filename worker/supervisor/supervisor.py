@@ -79,14 +79,16 @@ class Supervisor:
         self._poller = GatewayPoller(self._wake_pipe)
         self._parent = ParentWatch() if honcho_process() else None
         self._next_check = 0.0
-        self._preload = find_openblas()
+        self._blas = find_openblas()
         self._slots: list[EngineSlot] = []
         self._connections: list[GatewayConnection] = []
         self._spare_pool = SparePool(self._make_process, wanted=config.spare)
 
     def run(self) -> int:
         """Supervise until told to leave; returns the exit code. The main thread's, for its signals."""
-        if self._preload is None and sys.platform == "linux" and self._config.device != "gpu":
+        if self._blas is not None:
+            log.info("%s", self._blas)
+        elif sys.platform == "linux" and self._config.device != "gpu":
             log.info(ADVICE)
         signal.set_wakeup_fd(self._wake_pipe.write_fd, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -121,7 +123,7 @@ class Supervisor:
 
     def _make_process(self, owner: SpareOwner | None) -> EngineProcess:
         return EngineProcess(
-            self._config, command=self._command, preload=self._preload, owner=owner, on_event=self._on_process_event
+            self._config, command=self._command, blas=self._blas, owner=owner, on_event=self._on_process_event
         )
 
     def _wait_ms(self) -> int:
