@@ -41,10 +41,3 @@ def _keys_stay_out_of_logs(_listener: KeyLogHandler) -> Iterator[None]:
     _listener.found.clear()
     yield
     assert not _listener.found, f"keys in this process's log: {_listener.found[:5]}"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A bound of time says something about the code only if the machine gave it the time."""
-    for item in items:
-        if item.get_closest_marker("timed"):
-            item.add_marker(pytest.mark.flaky(reruns=2))

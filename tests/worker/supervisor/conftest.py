@@ -22,7 +22,7 @@ from protocol.address import endpoint
 from protocol.messages import Hello, Supervision, ToWorker
 
 ROOT = Path(__file__).resolve().parents[3]
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def gone_within(pid: int, seconds: float) -> bool:

@@ -4,7 +4,6 @@ import os
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,19 +27,18 @@ def honcho(start: Callable[..., Any], run_dir: Path, tmp_path: Path) -> Any:
     return start(sys.executable, "-m", "honcho", "-f", str(procfile), "-d", str(tmp_path), "start", env=environment)
 
 
-@pytest.mark.timed
 def test_killed_engine_does_not_stop_honcho(honcho: Any, gone: Callable[[int, float], bool]) -> None:
-    """kill -9 of an engine: honcho lives, the log explains, a new engine is up. Then SIGTERM: all gone within 5 s."""
+    """kill -9 of an engine: honcho lives, the log explains, a new engine is up. Then SIGTERM: all gone."""
     first = honcho.engine_pid()
     os.kill(first, signal.SIGKILL)
     honcho.line("likely out of memory.*starting it again at once")
     second = honcho.engine_pid()
     assert first != second
     assert honcho.process.poll() is None
-    began = time.monotonic()
     honcho.end(signal.SIGTERM)
-    assert gone(second, 0.1)
-    assert time.monotonic() - began < 5
+    assert gone(second, 10)
+    with pytest.raises(AssertionError):
+        honcho.line("SIGKILL")
 
 
 def test_killed_supervisor_takes_its_engine_with_it(honcho: Any, gone: Callable[[int, float], bool]) -> None:
@@ -48,7 +46,7 @@ def test_killed_supervisor_takes_its_engine_with_it(honcho: Any, gone: Callable[
     pid = honcho.engine_pid()
     supervisor = parent_of(pid)
     os.kill(supervisor, signal.SIGKILL)
-    assert gone(pid, 2)
+    assert gone(pid, 10)
     honcho.process.wait(10)
 
 

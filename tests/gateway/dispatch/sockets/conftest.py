@@ -42,7 +42,7 @@ async def pool(run_dir: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-async def wait_until(true: Callable[[], bool], *, patience_s: float = 10.0) -> float:
+async def wait_until(true: Callable[[], bool], *, patience_s: float = 60.0) -> float:
     """Wait, looking every millisecond; returns how long it took (seconds)."""
     began = time.perf_counter()
     while not true():
