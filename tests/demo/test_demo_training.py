@@ -60,6 +60,7 @@ def test_rate_over_a_plan() -> None:
     assert 0 < rates[999] < 0.01
 
 
+@pytest.mark.long
 def test_brief_course_learns_and_exports(tmp_path: Path) -> None:
     """Seconds of training lower the loss, and what is written loads and keeps a record of its making."""
     lines: list[str] = []
@@ -73,6 +74,7 @@ def test_brief_course_learns_and_exports(tmp_path: Path) -> None:
     assert '"steps_done": 60' in (tmp_path / "out" / "training.json").read_text()
 
 
+@pytest.mark.long
 def test_course_when_resumed_and_when_finished_early(tmp_path: Path) -> None:
     """A checkpoint carries weights, optimizer, step and curve; finishing adds a tail whose rates fall to nothing."""
     run = tmp_path / "run"

@@ -201,6 +201,7 @@ def test_language_taken_over_from_the_chat_model() -> None:
         init_from_chat.copy_weights(model, CHAT, {**settings, "hidden_size": 64}, tokenizer)
 
 
+@pytest.mark.long
 def test_brief_course_writes_what_a_server_needs(brief: Path) -> None:
     """Half-precision weights, the processor's settings and a record with the loss of both parts."""
     weights = mx.load(str(brief / "model.safetensors"))
@@ -227,6 +228,7 @@ def test_course_when_it_is_stopped_before_words_begin(tmp_path: Path) -> None:
         assert mx.array_equal(left, right), name
 
 
+@pytest.mark.long
 def test_brief_model_answers_through_the_served_code(brief: Path) -> None:
     """mlx-vlm's own model and processor load the folder and say something about one, two and no pictures."""
     seeing = LocalVisionModel(brief)
@@ -235,6 +237,7 @@ def test_brief_model_answers_through_the_served_code(brief: Path) -> None:
         assert score(skill, asked, seeing.answer_cases(asked)).asked == 2
 
 
+@pytest.mark.long
 def test_prompt_agrees_with_the_server(brief: Path, encoder: SampleEncoder, settings: dict[str, Any]) -> None:
     """What is trained on are the tokens that mlx-vlm's processor makes of the same messages and pictures."""
     seeing = LocalVisionModel(brief)

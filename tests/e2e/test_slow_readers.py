@@ -48,7 +48,7 @@ def test_client_is_dropped_when_it_stops_reading(
 def test_comments_keep_the_connection_alive_when_the_prompt_takes_long(
     start_pool: Callable[..., RunningPool], endpoint: str
 ) -> None:
-    """With `POOL_SSE_PING_INTERVAL=0.2`, a prefill of a second is bridged by comments, no more than needed; tokens follow."""
+    """With `POOL_SSE_PING_INTERVAL=0.2`, comments bridge a prefill of a second, no more than needed; tokens follow."""
     pool = start_pool(FAKE, environment={"POOL_SSE_PING_INTERVAL": "0.2"})
     script = "fake: prefill@1.2 tokens@5"
     if endpoint == "chat":
