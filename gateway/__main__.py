@@ -14,7 +14,7 @@ from gateway.access import cli as keys
 from gateway.allocator import map_large_blocks
 from gateway.app import make_app
 from gateway.config import GatewayConfig, load
-from gateway.http.context import LISTENER
+from gateway.context import LISTENER
 from gateway.telemetry.logs import setup_logging
 from protocol.address import AddressError
 from protocol.confidential import forbid_core_dumps

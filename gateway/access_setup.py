@@ -16,7 +16,7 @@ from gateway.access.keys.sync import KeySync
 from gateway.access.limiter import Limiter, MemoryLimiter
 from gateway.access.usage import UsageLedger
 from gateway.config import GatewayConfig, LoadedConfig
-from gateway.http.context import EVENTS, KEY_SYNC, LOADED, REDACT
+from gateway.context import EVENTS, KEY_SYNC, LOADED, REDACT
 from gateway.telemetry.events import Events
 from gateway.telemetry.logs import Redaction
 from protocol.settings import ConfigError

@@ -15,10 +15,7 @@ from aiohttp import web
 from gateway.access_setup import guard_application
 from gateway.bodies.parsing import PARSING, ParsingTurns
 from gateway.config import BODY_BYTES, GatewayConfig, LoadedConfig, honcho_process
-from gateway.dispatch.pool import Pool
-from gateway.dispatch.timeouts import PoolTimeouts
-from gateway.embedding_cache import EmbeddingCache
-from gateway.http.context import (
+from gateway.context import (
     EMBEDDING_CACHE,
     FETCHER,
     HTTP,
@@ -28,6 +25,9 @@ from gateway.http.context import (
     RESPONSE_COUNTS,
     HttpSettings,
 )
+from gateway.dispatch.pool import Pool
+from gateway.dispatch.timeouts import PoolTimeouts
+from gateway.embedding_cache import EmbeddingCache
 from gateway.http.listener import LOOPBACK, Listener
 from gateway.http.middleware import MIDDLEWARES
 from gateway.media.fetcher import Fetcher

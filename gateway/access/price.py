@@ -6,8 +6,8 @@ Pure and cheap: once a request, nothing per token. The table in docs/keys.md say
 from collections.abc import Callable
 
 from gateway.access.estimate import IMAGE_TOKENS
-from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.jobs.stream import JobStream
+from gateway.job_failure import JobFailed
 from gateway.schema.errors import TABLE, ApiError
 from protocol.messages import Usage
 

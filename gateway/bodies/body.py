@@ -13,7 +13,7 @@ from aiohttp import web
 from gateway.access.gate import CALLER
 from gateway.bodies.pace import Pace
 from gateway.bodies.parsing import PARSING
-from gateway.http.context import HTTP, REQUEST_ID
+from gateway.context import HTTP, REQUEST_ID
 from gateway.memory_account import SHARE
 from gateway.schema.base import Answer, Request
 from gateway.schema.decode import convert, decode, parse

@@ -11,7 +11,6 @@ import msgspec
 
 from gateway.dispatch.job_table import JobTable
 from gateway.dispatch.jobs import errors
-from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.prefix_affinity import keys_of
 from gateway.dispatch.quarantine import Quarantine, trial_order
@@ -20,6 +19,7 @@ from gateway.dispatch.state import UNBEGUN, JobState, ModelState, Outcome, Worke
 from gateway.dispatch.stats import PoolStats
 from gateway.dispatch.timeouts import PoolTimeouts
 from gateway.dispatch.transport import Transport
+from gateway.job_failure import JobFailed
 from protocol.codec import MAX_FRAME_BYTES, encode
 from protocol.errors import Code
 from protocol.messages import (

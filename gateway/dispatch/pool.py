@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Protocol
 
 from gateway.dispatch.dispatcher import Dispatcher
-from gateway.dispatch.jobs.errors import JobFailed, shutting_down
+from gateway.dispatch.jobs.errors import shutting_down
 from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.link import WorkerLink
 from gateway.dispatch.receiver import Receiver
@@ -24,6 +24,7 @@ from gateway.dispatch.workers.liveness import Liveness
 from gateway.dispatch.workers.lookup import everybody
 from gateway.dispatch.workers.registry import Registry
 from gateway.dispatch.workers.scaling import Scaling
+from gateway.job_failure import JobFailed
 from protocol.codec import encode
 from protocol.messages import GenerateJob, Job, Kind
 

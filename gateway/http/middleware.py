@@ -14,10 +14,10 @@ from aiohttp.web_protocol import RequestPayloadError
 from gateway.access.connection import client_address
 from gateway.access.gate import guard
 from gateway.access.keys.text import masked
-from gateway.dispatch.jobs.errors import JobFailed
+from gateway.context import GENERATION_STATS, REDACT, REQUEST_ID, RESPONSE_COUNTS
 from gateway.http.connection import of_request, respond
-from gateway.http.context import GENERATION_STATS, REDACT, REQUEST_ID, RESPONSE_COUNTS
 from gateway.http.openapi import ROUTES, Operation
+from gateway.job_failure import JobFailed
 from gateway.memory_account import account_memory
 from gateway.schema.errors import ApiError
 from gateway.telemetry.logs import CLIENT, REQUEST

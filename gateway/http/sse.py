@@ -11,8 +11,8 @@ from typing import Self
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from gateway.dispatch.jobs.errors import JobFailed
-from gateway.http.context import HTTP, REQUEST_ID
+from gateway.context import HTTP, REQUEST_ID
+from gateway.job_failure import JobFailed
 from gateway.schema.errors import ApiError
 
 PING = b": keep-alive\n\n"

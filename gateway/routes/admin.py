@@ -6,7 +6,7 @@ from aiohttp import hdrs, web
 from gateway.access.audit import audit
 from gateway.access.gate import CALLER, GATE
 from gateway.bodies.body import answer
-from gateway.http.context import EMBEDDING_CACHE, EVENTS, KEY_SYNC, LOADED, POOL
+from gateway.context import EMBEDDING_CACHE, EVENTS, KEY_SYNC, LOADED, POOL
 from gateway.http.openapi import Operation, mount
 from gateway.memory_account import MEMORY
 from gateway.schema.admin import AdminStats, Cleared, Configuration, EventList, WorkerInfo, WorkerList

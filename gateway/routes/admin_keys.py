@@ -14,7 +14,7 @@ from gateway.access.keys.key import BadKey, Key, new_key
 from gateway.access.keys.store import RevokedKey, UnknownKey
 from gateway.access.keys.sync import KeysUnavailable
 from gateway.bodies.body import answer, read
-from gateway.http.context import KEY_SYNC
+from gateway.context import KEY_SYNC
 from gateway.http.openapi import Operation, mount
 from gateway.schema.admin import KeyChange, KeyInfo, KeyList, KeyRequest, KeyRotation
 from gateway.schema.errors import ApiError, invalid

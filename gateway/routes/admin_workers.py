@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 from gateway.access.audit import audit
 from gateway.access.gate import CALLER
 from gateway.bodies.body import answer, read
-from gateway.http.context import POOL
+from gateway.context import POOL
 from gateway.http.openapi import Operation, mount
 from gateway.schema.admin import GraceRequest, ModelOrder, ScaleRequest, WorkerOrder
 from gateway.schema.base import Request

@@ -7,9 +7,9 @@ import msgspec
 from aiohttp import hdrs, web
 
 from gateway.bodies.body import answer, read
+from gateway.context import GENERATION_STATS, IMAGE_RESOLVER, POOL, REQUEST_ID, GenerationStats
 from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.stats import type_of
-from gateway.http.context import GENERATION_STATS, IMAGE_RESOLVER, POOL, REQUEST_ID, GenerationStats
 from gateway.http.openapi import Operation, mount
 from gateway.http.sse import EventStream
 from gateway.memory_account import SHARE

@@ -9,8 +9,8 @@ from aiohttp import hdrs, web
 
 from gateway.bodies.body import answer_in_pieces, read
 from gateway.bodies.form import read_form
+from gateway.context import IMAGE_RESOLVER
 from gateway.embedding_cache import Vector
-from gateway.http.context import IMAGE_RESOLVER
 from gateway.http.openapi import Operation, mount
 from gateway.memory_account import SHARE
 from gateway.schema.embed import (

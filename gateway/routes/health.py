@@ -8,7 +8,7 @@ from aiohttp import hdrs, web
 from gateway.access.gate import GATE
 from gateway.access.keys.key import OPEN
 from gateway.bodies.body import answer
-from gateway.http.context import POOL
+from gateway.context import POOL
 from gateway.http.openapi import Operation, mount
 from gateway.schema.errors import ApiError
 from gateway.schema.health import Alive, Health, HealthSummary, Memory, ModelHealth

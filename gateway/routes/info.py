@@ -6,11 +6,11 @@ from aiohttp import hdrs, web
 
 from gateway.access.gate import CALLER
 from gateway.bodies.body import answer
-from gateway.dispatch.jobs.errors import JobFailed
+from gateway.context import EMBEDDING_CACHE, POOL
 from gateway.dispatch.stats import Throughput
 from gateway.embedding_cache import EmbeddingCache
-from gateway.http.context import EMBEDDING_CACHE, POOL
 from gateway.http.openapi import Operation, mount
+from gateway.job_failure import JobFailed
 from gateway.schema.errors import ApiError
 from gateway.schema.info import CacheUse, EmbeddingRates, MemoryUse, ModelInfo
 from gateway.serving.caller import visible_model

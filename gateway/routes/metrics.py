@@ -13,9 +13,9 @@ from prometheus_client.registry import Collector
 
 from gateway.access.gate import CALLER, GATE, Gate
 from gateway.access.keys.sync import KeySync
+from gateway.context import EMBEDDING_CACHE, FETCHER, IMAGE_RESOLVER, KEY_SYNC, LISTENER, POOL, RESPONSE_COUNTS
 from gateway.dispatch.stats import Snapshot, StepCounts
 from gateway.embedding_cache import EmbeddingCache
-from gateway.http.context import EMBEDDING_CACHE, FETCHER, IMAGE_RESOLVER, KEY_SYNC, LISTENER, POOL, RESPONSE_COUNTS
 from gateway.http.listener import Listener
 from gateway.http.openapi import Operation, mount
 from gateway.media.fetcher import Fetcher

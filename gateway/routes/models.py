@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from gateway.bodies.body import answer
-from gateway.http.context import HTTP, POOL
+from gateway.context import HTTP, POOL
 from gateway.http.openapi import Operation, mount
 from gateway.schema.models import ModelCard, ModelList
 from gateway.serving.caller import may_use, visible_model

@@ -6,8 +6,8 @@ from aiohttp import hdrs, web
 
 from gateway.access.gate import CALLER
 from gateway.bodies.body import answer
+from gateway.context import POOL
 from gateway.dispatch.stats import ModelSnapshot, Snapshot
-from gateway.http.context import POOL
 from gateway.http.openapi import Operation, mount
 from gateway.schema.queue import Counts, QueueReport, QueueState, QueueStats, Speeds
 from gateway.serving.caller import may_use

@@ -13,8 +13,8 @@ from aiohttp import hdrs, web
 
 from gateway.access.price import comparing
 from gateway.bodies.body import read
+from gateway.context import POOL
 from gateway.embedding_cache import Vector
-from gateway.http.context import POOL
 from gateway.http.openapi import Operation, mount
 from gateway.memory_account import SHARE
 from gateway.schema.errors import ApiError, invalid

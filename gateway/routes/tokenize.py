@@ -6,7 +6,7 @@ from aiohttp import hdrs, web
 from gateway.access.estimate import tokens_of_prompt
 from gateway.access.price import counting
 from gateway.bodies.body import answer, read
-from gateway.http.context import IMAGE_RESOLVER, POOL
+from gateway.context import IMAGE_RESOLVER, POOL
 from gateway.http.openapi import Operation, mount
 from gateway.memory_account import SHARE
 from gateway.schema.errors import ApiError

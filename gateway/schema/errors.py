@@ -7,14 +7,11 @@ import math
 import secrets
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.job_failure import JobFailed
 from gateway.schema.base import Answer
-
-if TYPE_CHECKING:
-    from gateway.dispatch.jobs.errors import JobFailed
 
 AT_CAPACITY = "Too many requests. Service is at capacity."
 PATIENCE_S = 120.0
@@ -179,7 +176,7 @@ class ApiError(Exception):
         self.more_headers: dict[str, str] = {}
 
     @classmethod
-    def of_job(cls, failure: "JobFailed") -> "ApiError":
+    def of_job(cls, failure: JobFailed) -> "ApiError":
         """Return what a failed job means over HTTP; the engine's own words stay in the log where the table says so."""
         return cls(str(failure.code), failure.message, failure.param, retry_after_s=failure.retry_after_s)
 

@@ -10,10 +10,10 @@ from aiohttp import web
 
 from gateway.access.estimate import IMAGE_TOKENS, tokens_of_job, tokens_of_text
 from gateway.access.gate import CALLER, QUOTA, WORK
-from gateway.dispatch.jobs.errors import JobFailed
+from gateway.context import POOL
 from gateway.dispatch.jobs.stream import JobStream
 from gateway.embedding_cache import CacheKey
-from gateway.http.context import POOL
+from gateway.job_failure import JobFailed
 from gateway.schema.errors import ApiError
 from protocol.messages import ChatPrompt, EmbedJob, GenerateJob, Kind, TextPrompt, TokenizeJob, TokenPrompt
 

@@ -13,9 +13,9 @@ from aiohttp import web
 
 from gateway.access.estimate import IMAGE_TOKENS
 from gateway.access.price import KNOWN_INPUT
-from gateway.dispatch.jobs.errors import JobFailed
+from gateway.context import EMBEDDING_CACHE, GENERATION_STATS, POOL, REQUEST_ID, GenerationStats
 from gateway.embedding_cache import CacheKey, EmbeddingCache, Vector
-from gateway.http.context import EMBEDDING_CACHE, GENERATION_STATS, POOL, REQUEST_ID, GenerationStats
+from gateway.job_failure import JobFailed
 from gateway.memory_account import SHARE
 from gateway.schema.decode import read_option
 from gateway.schema.errors import ApiError, invalid

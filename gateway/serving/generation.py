@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.jobs.stream import JobStream
+from gateway.job_failure import JobFailed
 from gateway.schema.errors import ApiError, invalid
 from gateway.schema.parts.answers import Timings, UsageBody, timings_of, usage_of
 from gateway.schema.parts.image_references import ImageReference

@@ -17,8 +17,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
+from gateway.context import REQUEST_ID
 from gateway.dispatch.state import JobState
-from gateway.http.context import REQUEST_ID
 from gateway.telemetry.logs import TRACE
 from protocol.messages import Usage
 

@@ -6,7 +6,7 @@ import sys
 
 from aiohttp import web
 
-from gateway.http.context import EMBEDDING_CACHE, EVENTS, POOL
+from gateway.context import EMBEDDING_CACHE, EVENTS, POOL
 from gateway.http.openapi import Operation, mount
 
 

@@ -49,12 +49,6 @@ KEPT_APART = (
     ("", ("tests", "scripts", "benchmarks", "hostility", "models", "stress", "training")),
 )
 """Folders, and what no file in them imports, in functions and for types neither."""
-BEING_TAKEN_APART = (
-    ("gateway/http/middleware.py", "gateway.dispatch.jobs.errors"),
-    ("gateway/http/sse.py", "gateway.dispatch.jobs.errors"),
-    ("gateway/http/context.py", "gateway.dispatch.pool"),
-)
-"""What still breaks that. It becomes shorter only, and goes when it is empty."""
 ZMQ_FILES = ("gateway/dispatch/link.py", "worker/gateway_socket.py")
 CODE_AS_DATA = ("pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib", "jsonpickle")
 MUTABLE_TYPES = (
@@ -155,8 +149,7 @@ def folders_are_kept_apart(path: str, tree: ast.Module) -> Iterator[str]:
     """No folder imports what it must know nothing of: see `KEPT_APART`."""
     for folder, others in KEPT_APART:
         for line, name in imports(path, tree) if path.startswith(folder) else ():
-            known = any(path == file and name.startswith(f"{module}.") for file, module in BEING_TAKEN_APART)
-            if not known and any(name == other or name.startswith(f"{other}.") for other in others):
+            if any(name == other or name.startswith(f"{other}.") for other in others):
                 yield f"{line}: imports {name}"
 
 

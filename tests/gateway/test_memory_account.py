@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import memory_account
-from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.pool import _Run
+from gateway.job_failure import JobFailed
 from gateway.memory_account import MEMORY, MemoryAccount
 from gateway.schema.errors import ApiError
 from protocol.messages import Cancel, Failed, GenerateJob, Sampling, TextPrompt

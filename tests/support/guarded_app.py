@@ -12,7 +12,7 @@ from stress.key_traces import shown
 from gateway.access.keys.key import new_key
 from gateway.app import make_app
 from gateway.config import GatewayConfig
-from gateway.http.context import KEY_SYNC
+from gateway.context import KEY_SYNC
 
 MASTER = shown("the-master-key-of-this-test")
 Client = TestClient[web.Request, web.Application]

@@ -14,7 +14,7 @@ from stress.key_traces import shown
 
 from gateway.app import make_app
 from gateway.config import GatewayConfig
-from gateway.http.context import LISTENER
+from gateway.context import LISTENER
 from gateway.http.listener import Listener
 
 MASTER = shown("quince-71-harbour-velvet-orbit")

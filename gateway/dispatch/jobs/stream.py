@@ -7,7 +7,7 @@ but its own delay, and past a bound only its own job. Writing never waits and ne
 import asyncio
 from collections.abc import Callable
 
-from gateway.dispatch.jobs.errors import JobFailed
+from gateway.job_failure import JobFailed
 from protocol.errors import Code
 from protocol.messages import Accepted, Delta, Progress, Result, Usage, Vectors
 from protocol.parts import joined_calls

@@ -7,10 +7,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.state import ModelState, SupervisorState, WorkerState
 from gateway.dispatch.workers.adapter_names import aliases_of, settle_names
 from gateway.dispatch.workers.lookup import SERVES, default_of, everybody, named
+from gateway.job_failure import JobFailed
 from protocol.errors import Code
 from protocol.messages import Announce, Kind, Ready, State, Supervision
 

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from gateway.access.keys.key import RateLimits
 from gateway.app import make_app
 from gateway.config import GatewayConfig, parse_arguments
-from gateway.http.context import EVENTS, KEY_SYNC
+from gateway.context import EVENTS, KEY_SYNC
 from protocol.settings import ConfigError
 from tests.support.guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 

@@ -4,8 +4,8 @@ import time
 
 from gateway.access.estimate import ANSWER_TOKENS, tokens_of_job
 from gateway.access.price import KNOWN_INPUT, Work, comparing, counting, ours
-from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.jobs.stream import JobStream
+from gateway.job_failure import JobFailed
 from gateway.schema.errors import ApiError
 from protocol.messages import Accepted, Delta, GenerateJob, Sampling, TokenPrompt, Usage, Vectors
 

@@ -20,7 +20,7 @@ from gateway.access.keys.keyring import Caller, Keyring
 from gateway.access.keys.store import DATABASE, PEPPER, KeyStore, RevokedKey
 from gateway.access.keys.sync import KeySync
 from gateway.access.usage import UsageLedger
-from gateway.http.context import KEY_SYNC
+from gateway.context import KEY_SYNC
 from tests.support.guarded_app import MASTER, Client, app_of, bearer, guarded
 
 PAIRS = 200

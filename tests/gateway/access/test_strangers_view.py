@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.access.keys.text import mint
-from gateway.http.context import POOL
+from gateway.context import POOL
 from gateway.schema.decode import read_option
 from gateway.schema.errors import ApiError
 from tests.support.guarded_app import MASTER, Client, app_of, bearer, guarded, issue

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.state import JobState
 from gateway.dispatch.timeouts import PoolTimeouts
+from gateway.job_failure import JobFailed
 from protocol.errors import Code
 from protocol.messages import (
     Beat,

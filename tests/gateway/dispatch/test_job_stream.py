@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.jobs.stream import JobStream
+from gateway.job_failure import JobFailed
 from protocol.messages import Accepted, Delta, Text, TokenLogprob, ToolCall, Usage
 
 

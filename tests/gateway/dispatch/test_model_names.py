@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.state import ModelState
+from gateway.job_failure import JobFailed
 from protocol.messages import GenerateJob, Kind, State, Watch
 from tests.support.dispatch_rig import Rig, announcement, readiness, supervision
 

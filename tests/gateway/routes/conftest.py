@@ -17,10 +17,10 @@ from gateway.access.keys.key import UNLIMITED
 from gateway.access.keys.keyring import Keyring
 from gateway.access.usage import UsageLedger as KeyUsage
 from gateway.bodies.parsing import PARSING, ParsingTurns
-from gateway.dispatch.jobs.errors import JobFailed
+from gateway.context import HTTP, IMAGE_RESOLVER, POOL, RESPONSE_COUNTS, HttpSettings
 from gateway.dispatch.jobs.stream import merge_deltas
-from gateway.http.context import HTTP, IMAGE_RESOLVER, POOL, RESPONSE_COUNTS, HttpSettings
 from gateway.http.middleware import MIDDLEWARES
+from gateway.job_failure import JobFailed
 from gateway.media.image_resolver import ImageResolver
 from gateway.memory_account import MEMORY, MemoryAccount, MemoryShare
 from gateway.routes import chat, completions, docs, models, tokenize

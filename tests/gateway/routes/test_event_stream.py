@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.http.context import HttpSettings
+from gateway.context import HttpSettings
 
 PATH = "/v1/chat/completions"
 BODY = orjson.dumps({"messages": [{"role": "user", "content": "x"}], "stream": True})

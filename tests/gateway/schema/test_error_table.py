@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from gateway.dispatch.jobs.errors import JobFailed
+from gateway.job_failure import JobFailed
 from gateway.schema.errors import AT_CAPACITY, TABLE, ApiError, ErrorBody
 from protocol.errors import Code
 

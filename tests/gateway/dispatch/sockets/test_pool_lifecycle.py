@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.link import WorkerLink
 from gateway.dispatch.pool import Pool
+from gateway.job_failure import JobFailed
 from protocol.address import LOCK_NAME, SOCKET_NAME, AddressError
 from protocol.messages import Beat, State
 from tests.support.dispatch_peers import Peer

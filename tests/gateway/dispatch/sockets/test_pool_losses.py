@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.state import ModelState
 from gateway.dispatch.timeouts import PoolTimeouts
+from gateway.job_failure import JobFailed
 from protocol.address import SOCKET_NAME
 from protocol.codec import encode
 from protocol.messages import Beat, Delta, KillEngine, State, TextPrompt

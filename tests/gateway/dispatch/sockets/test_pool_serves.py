@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.dispatch.jobs.errors import JobFailed
 from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.state import ModelState
 from gateway.dispatch.timeouts import PoolTimeouts
+from gateway.job_failure import JobFailed
 from protocol.errors import Code
 from protocol.messages import (
     Accepted,
