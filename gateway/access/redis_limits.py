@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from gateway.access.keys.key import RateLimits
 from gateway.access.keys.keyring import Caller
-from gateway.access.limiter import MemoryRequest
+from gateway.access.limiter import LimitedRequest
 from gateway.access.limits import Family, Remaining
 from gateway.access.rate_limiter import LimitRefusal
 from gateway.access.usage import UsageLedger
@@ -204,7 +204,7 @@ class RedisLimiter:
         log.error("The store of shared limits fails (%s): each gateway limits for itself", self.trouble)
 
 
-class RedisRequest(MemoryRequest):
+class RedisRequest(LimitedRequest):
     """One request, counted in the store, and in this process as well: it goes on alone where the store is away."""
 
     def __init__(self, limiter: RedisLimiter, usage: UsageLedger, caller: Caller) -> None:
@@ -214,7 +214,7 @@ class RedisRequest(MemoryRequest):
         self._decision: LimitDecision | None = None
 
     async def start_request(self) -> LimitRefusal | None:
-        """Let the request in; see `LimitedRequest`."""
+        """Let the request in until `end_request`, or say why not."""
         limiter = self.rate_limiter
         if limiter.bounded:
             # Noted before anything is awaited: whoever is cancelled meanwhile may have begun.
@@ -230,7 +230,7 @@ class RedisRequest(MemoryRequest):
         return self._decision.refused
 
     async def reserve_tokens(self, tokens: int) -> LimitRefusal | None:
-        """Take tokens; see `LimitedRequest`."""
+        """Take tokens for what the request may cost, once, or say why not."""
         decision = await self._limiter.reserve_tokens(self._entry, tokens) if self._entry else None
         if decision is None:
             return await super().reserve_tokens(tokens)
