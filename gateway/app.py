@@ -157,7 +157,7 @@ async def _follow_honcho(_app: web.Application) -> AsyncIterator[None]:
     async def watch() -> None:
         while parent.alive():  # noqa: ASYNC110 - a process that ends sets no event
             await asyncio.sleep(PARENT_CHECK_S)
-        log.warning("honcho is gone; stopping too")
+        log.warning("honcho ended: the gateway ends, too")
         os.kill(os.getpid(), signal.SIGTERM)
 
     watcher = asyncio.create_task(watch(), name="parent")

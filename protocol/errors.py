@@ -27,7 +27,7 @@ class Code(StrEnum):
     DRAINING = "draining"
     """The worker is going away and did not start the job; another one may."""
     WORKER_LOST = "worker_lost"
-    """The engine process died, or stopped answering, with the job aboard."""
+    """The engine process died, or stopped answering, with the job in flight."""
     ENGINE_ERROR = "engine_error"
     """The engine raised; the message is for the log, not for the client."""
 

@@ -346,7 +346,7 @@ class Failed(Message, frozen=True):
 
 
 class Bye(Message, frozen=True):
-    """The engine process leaves; jobs still aboard are lost."""
+    """The engine process leaves; jobs still in flight are lost."""
 
     reason: str
 
