@@ -11,7 +11,7 @@ from urllib.request import Request, urlopen
 
 
 def square(colour: bytes, size: int = 64) -> bytes:
-    """A PNG, for want of a better picture."""
+    """Return a PNG, for want of a better picture."""
     chunks = {
         b"IHDR": struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0),
         b"IDAT": zlib.compress((b"\0" + colour * size) * size),
@@ -30,7 +30,7 @@ def post(path: str, body: bytes, kind: str) -> Any:
 
 
 def form(files: dict[str, bytes]) -> bytes:
-    """What `curl -F file=@a.png -F file=@b.png` sends."""
+    """Return what `curl -F file=@a.png -F file=@b.png` sends."""
     head = '--{}\r\nContent-Disposition: form-data; name="file"; filename="{}"\r\n\r\n'
     parts = [head.format(BOUNDARY, name).encode() + data + b"\r\n" for name, data in files.items()]
     return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()

@@ -12,7 +12,7 @@ from openai import OpenAI
 
 
 def red_square(size: int = 64) -> bytes:
-    """A PNG, for want of a better picture."""
+    """Return a PNG, for want of a better picture."""
     rows = (b"\0" + b"\xff\0\0" * size) * size
     chunks = {
         b"IHDR": struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0),
@@ -26,7 +26,7 @@ def red_square(size: int = 64) -> bytes:
 
 
 def image_url(source: str | None) -> str:
-    """What goes into the request: the pool fetches http(s) URLs itself; a file of yours travels inside a data: URL."""
+    """Return what goes into the request: an http(s) URL, which the pool fetches, or a file inside a data: URL."""
     if source is not None and source.startswith(("http://", "https://")):
         return source
     data = red_square() if source is None else Path(source).read_bytes()
