@@ -17,8 +17,6 @@ from tests.architecture.test_arrows import FOLDERS, ROOT, imports
 MAX_FOLDER_FILES = 16
 ONE_FILE_A_FAMILY = ("gateway/routes", "gateway/schema")
 """Folders that grow with the families of endpoints; what these share lies elsewhere."""
-KNOWN_FULL_FOLDERS = ("worker/batch",)
-"""Folders that are being emptied. The list becomes shorter only, and goes when it is empty."""
 
 _NAMED = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)}|scripts|tests|docs)/[\w./-]+\.(?:py|md|lua|json|txt)\b")
 
@@ -104,7 +102,7 @@ def test_folder_is_not_full() -> None:
     """No folder of the packages has more files beside each other than `MAX_FOLDER_FILES`."""
     inside = [path for path in tracked() if path.startswith(tuple(f"{folder}/" for folder in FOLDERS))]
     beside = [path for path in inside if "/static/" not in path]
-    assert sorted(set(full_folders(beside)) - {*ONE_FILE_A_FAMILY, *KNOWN_FULL_FOLDERS}) == []
+    assert sorted(set(full_folders(beside)) - {*ONE_FILE_A_FAMILY}) == []
 
 
 @pytest.mark.parametrize("folder", [*FOLDERS, "scripts"])
