@@ -137,7 +137,7 @@ class Quarantine:
         for crash in [crash for crash in self._crashes if record.fingerprint in crash.fingerprints]:
             self._crashes.remove(crash)
             if crash.blamed is not None and crash.blamed is not record:
-                crash.blamed.deaths -= 1
+                crash.blamed.deaths = max(0, crash.blamed.deaths - 1)
 
     # -- inside ------------------------------------------------------------
 
