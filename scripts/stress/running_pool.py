@@ -31,7 +31,7 @@ from stress.waiting import wait_until as wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = ("--engine", "worker.engines.fake:FakeEngine", "--model-path", "fake")
-STOP_S = 8.0
+STOP_S = 30.0
 BAD_LINES = re.compile(
     r"never retrieved|never awaited|Traceback|Exception ignored|Task was destroyed|Unclosed|\b\w*Warning:|"
     r"Unhandled error|socket\.send\(\) raised|Fatal Python error"

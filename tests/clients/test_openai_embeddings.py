@@ -225,8 +225,8 @@ def test_client_that_leaves_frees_the_worker(minilm: RunningPool) -> None:
     connection = minilm.open("/v1/embeddings", {"input": [fresh("long words " * 100) for _ in range(600)]})
     wait_until(lambda: minilm.active() == 1, what="the job is at the worker")
     connection.close()
-    wait_until(minilm.idle, timeout_s=5, what="the job is gone")
-    wait_until(lambda: minilm.metric("pool_worker_waiting_rows") == 0, timeout_s=5, what="no text waits")
+    wait_until(minilm.idle, what="the job is gone")
+    wait_until(lambda: minilm.metric("pool_worker_waiting_rows") == 0, what="no text waits")
 
 
 def test_single_texts_are_answered_beside_a_large_request(minilm: RunningPool) -> None:

@@ -102,8 +102,8 @@ def test_memory_is_bounded_and_comes_back_when_many_bodies_hang(
     assert pool.metric("pool_body_memory_refused_total") == len(refused)
     for connection in connections:
         connection.close()
-    wait_until(lambda: pool.metric("pool_body_memory_bytes") == 0, timeout_s=30, what="all bodies are gone")
-    wait_until(lambda: resident_bytes(pid) - before < LEFT_BYTES, timeout_s=30, what="their memory is given back")
+    wait_until(lambda: pool.metric("pool_body_memory_bytes") == 0, what="all bodies are gone")
+    wait_until(lambda: resident_bytes(pid) - before < LEFT_BYTES, what="their memory is given back")
     assert pool.chat(**chat).status == 200
 
 
@@ -121,7 +121,5 @@ def test_memory_comes_back_when_large_requests_have_ended(pool: RunningPool) -> 
     for path, body in bodies * 2:
         status = pool.request("POST", path, body, headers={"Content-Type": "application/json"}).status
         assert status in (200, 400)
-    wait_until(lambda: pool.metric("pool_body_memory_bytes") == 0, timeout_s=30, what="nothing is held")
-    wait_until(
-        lambda: resident_bytes(pool.gateway.pid) - before < LEFT_BYTES, timeout_s=30, what="the memory is given back"
-    )
+    wait_until(lambda: pool.metric("pool_body_memory_bytes") == 0, what="nothing is held")
+    wait_until(lambda: resident_bytes(pool.gateway.pid) - before < LEFT_BYTES, what="the memory is given back")

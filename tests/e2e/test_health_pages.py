@@ -33,10 +33,13 @@ def test_health_follows_the_engine_when_it_comes_goes_and_returns(start_pool: Ca
     assert (body["model_id"], body["model_status"], body["models_healthy"]) == ("fake", "initialized", True)
     assert body["model_loaded"] is body["warmup_enabled"] is body["warmup_completed"] is True
     assert body["uptime"] > 0
-    os.kill(pool.engine_pid(), signal.SIGKILL)
-    wait_until(lambda: pool.get("/health").status == 503, timeout_s=1)
+    engine = pool.engine_pid()
+    pool.supervisors[0].signal(signal.SIGSTOP)  # so that no other engine is there before we have looked
+    os.kill(engine, signal.SIGKILL)
+    wait_until(lambda: pool.get("/health").status == 503, what="the engine is missed")
     assert {pool.get(path).status for path in HEALTHS} == {503}
     assert pool.get("/ping").status == pool.get("/health/live").status == 200
+    pool.supervisors[0].signal(signal.SIGCONT)
     pool.wait_healthy()
     [model] = pool.get("/health").json()["models"]
     assert (model["restarts"], model["last_exit_code"]) == (1, -9)

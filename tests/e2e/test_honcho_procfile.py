@@ -55,7 +55,5 @@ def test_everything_ends_when_honcho_is_killed(stack: Procfile) -> None:
     """kill -9 of honcho tells nobody, and still leaves no process behind to hold the port or the model's memory."""
     pids = [stack.gateway_pid(), *stack.engines()]
     stack.honcho.signal(signal.SIGKILL)
-    stack.honcho.wait(5)
-    wait_until(
-        lambda: not any(alive(pid) for pid in pids), timeout_s=10, what="the processes of a killed honcho are gone"
-    )
+    stack.honcho.wait(30)
+    wait_until(lambda: not any(alive(pid) for pid in pids), what="the processes of a killed honcho are gone")

@@ -110,9 +110,9 @@ def test_nothing_is_left_over_after_200_random_disconnects(
     outcomes = asyncio.run(_leave_often(fake.port, 200))
     assert min(outcomes.values()) > 5, outcomes
     record("outcomes", outcomes)
-    wait_until(fake.idle, timeout_s=5, what="all slots are free")
-    wait_until(lambda: fake.metric("pool_worker_running_rows") == 0, timeout_s=5, what="the worker has no rows")
-    wait_until(lambda: _files(fake) <= before, timeout_s=5, what=f"{before} open files as before, not {_files(fake)}")
+    wait_until(fake.idle, what="all slots are free")
+    wait_until(lambda: fake.metric("pool_worker_running_rows") == 0, what="the worker has no rows")
+    wait_until(lambda: _files(fake) <= before, what=f"{before} open files as before, not {_files(fake)}")
     assert fake.chat("fake: tokens@3").json()["usage"]["completion_tokens"] == 3
 
 

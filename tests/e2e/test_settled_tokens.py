@@ -201,9 +201,9 @@ def _leave_whole(pool: RunningPool, accounts: list[Account], body: dict[str, Any
 
 def _check(pool: RunningPool, account: Account, began: float) -> None:
     assert account.faults == []
-    wait_until(lambda: used(pool, account.key)[0] >= account.requests, timeout_s=5)
+    wait_until(lambda: used(pool, account.key)[0] >= account.requests)
     with suppress(AssertionError):
-        wait_until(lambda: used(pool, account.key)[1] >= account.tokens, timeout_s=3)
+        wait_until(lambda: used(pool, account.key)[1] >= account.tokens)
     requests, tokens = used(pool, account.key)
     assert requests == account.requests
     assert account.tokens <= tokens <= account.tokens + account.more
@@ -260,7 +260,7 @@ def test_charges_are_what_engines_stepped_when_clients_leave(start_pool: Callabl
         return _steps(pool) - before + prompt * len(bodies)
 
     with suppress(AssertionError):
-        wait_until(lambda: used(pool, account.key)[1] == expected(), timeout_s=5)
+        wait_until(lambda: used(pool, account.key)[1] == expected())
     assert used(pool, account.key) == (len(bodies), expected())
 
 

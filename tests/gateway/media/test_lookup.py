@@ -64,12 +64,12 @@ async def test_names_of_one_tenant_that_nobody_answers_for_leave_places_for_othe
     hanging = [asyncio.create_task(lookup("hangs.example", 80)) for _ in range(20)]
     for _ in range(2):
         # Half of the places.
-        assert await asyncio.to_thread(began.acquire, timeout=5)
+        assert await asyncio.to_thread(began.acquire, timeout=60)
     for task in hanging:
         task.cancel()
     TENANT.set("b")
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await lookup("fine.example", 80) == ["127.0.0.1"]
     finally:
         stop.set()

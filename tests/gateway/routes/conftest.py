@@ -243,7 +243,7 @@ class Collected(logging.Handler):
 
     async def wait_for(self, text: str) -> str:
         """The first line that holds `text`, now or within five seconds."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not (found := [line for line in self.lines if text in line]):
                 self.grown.clear()
                 await self.grown.wait()

@@ -94,5 +94,5 @@ def test_image_work_ends_when_its_request_is_cancelled(engine: VisionEngine) -> 
     answers.preprocessor.take_job(1, look(3, [file], (0, "?"), tenant="left", max_tokens=1), [file])
     assert isinstance(answers.wait(3), Admitted)
     # All sixteen take ten times as long.
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 15
     assert 1 not in answers.came

@@ -128,8 +128,8 @@ def test_ready_follows_the_announcement(rig: Rig, gateway: Any) -> None:
         gateway.heard.clear()
     rig.step = 41
     rig.link.send_state()
-    gateway.wait_until(Ready, timeout_s=0.5)
-    assert gateway.wait_until(Beat, timeout_s=0.5).step == 41
+    gateway.wait_until(Ready)
+    assert gateway.wait_until(Beat).step == 41
 
 
 def test_beats_come_every_second(met: Any, rig: Rig) -> None:
