@@ -29,16 +29,18 @@ from worker.work import ProcessWork
 log = logging.getLogger("worker.supervisor.supervisor")
 
 BEAT_S = 1.0
+RETRY_S = 0.1
+"""How soon to speak again while no gateway is connected."""
 
 
 class EngineSlot:
-    """One engine process after the other. `report` sends a report to the gateway, if there is one."""
+    """One engine process after the other. `report` sends a report to the gateway; returns whether there is one."""
 
     def __init__(
         self,
         config: WorkerConfig,
         *,
-        report: Callable[[Supervision], None],
+        report: Callable[[Supervision], bool],
         spare_pool: SparePool,
         policy: RestartPolicy | None,
     ) -> None:
@@ -79,8 +81,7 @@ class EngineSlot:
             work=self._work.count_work() if self._work and lifecycle.pid else 0,
             ended=lifecycle.ended,
         )
-        self._next_beat = now + BEAT_S
-        self._report(report)
+        self._next_beat = now + (BEAT_S if self._report(report) else RETRY_S)
 
     def on_event(self, event: Event) -> None:
         """Take an event in, and do what follows."""

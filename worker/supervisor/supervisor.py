@@ -50,9 +50,9 @@ class GatewayConnection:
         self.socket = socket
         self._epoch = 0
 
-    def send_report(self, report: Supervision) -> None:
-        """Tell the gateway, if there is one."""
-        self.socket.send_frame(codec.encode([report], epoch=self._epoch))
+    def send_report(self, report: Supervision) -> bool:
+        """Tell the gateway, if there is one; return whether there is."""
+        return self.socket.send_frame(codec.encode([report], epoch=self._epoch))
 
     def receive_orders(self) -> Iterator[Order]:
         """Return all that has arrived and is for a supervisor of this epoch."""
@@ -102,10 +102,8 @@ class Supervisor:
                 slot.report_if_due()
             self._spare_pool.start_spare()
             self._check_honcho()
-            connected, readable = self._poller.wait(self._wait_ms())
+            _, readable = self._poller.wait(self._wait_ms())
             for slot, connection in [*zip(self._slots, self._connections, strict=True)]:
-                if connection.socket in connected:
-                    slot.report_now()
                 if connection.socket in readable:
                     self._handle_orders(slot, connection)
             self._handle_events()
