@@ -83,7 +83,7 @@ def test_texts_wait_no_longer_when_images_are_made_to_hurt(engine: VisionEngine)
 def test_image_work_ends_when_its_request_is_cancelled(engine: VisionEngine) -> None:
     """Sixteen large images of one tenant are given up at once: its next image is not behind them."""
     answers = Answers(engine)
-    files = [scans(32 - number, components=3) for number in range(16)]
+    files = [scans(30 - number, components=3) for number in range(16)]
     turn: list[Any] = [*range(16), "?"]
     asked = look(1, files, turn, tenant="left", max_tokens=1)
     answers.preprocessor.take_job(1, asked, files)
