@@ -16,6 +16,6 @@ def test_no_client_notices_when_engines_are_killed(replicas: int, record_propert
         [FAKE] * replicas, requests.of_the_fake_engine, clients=12, kills=5, seed=replicas, pause_s=(0.3, 1.2)
     )
     record_property("noticed_s", report.noticed_s)
-    assert report.verdict.faults == []
+    assert report.load.faults == []
     assert report.fine
     assert report.continued >= 5
