@@ -151,7 +151,7 @@ async def _fetching(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _follow_honcho(_app: web.Application) -> AsyncIterator[None]:
-    """Leave when honcho is gone: one that was killed tells nobody, and its next run needs our port."""
+    """Leave when honcho has ended: one that was killed tells nobody, and its next run needs our port."""
     parent = ParentWatch()
 
     async def watch() -> None:

@@ -232,7 +232,7 @@ class Pool:
             try:
                 self._tick()
             except Exception:
-                log.exception("a look at silence and queues failed")
+                log.exception("the check of silent workers and queue timeouts failed")
 
     def _tick(self) -> None:
         if self._registry.in_startup_grace and self._clock() - self._born >= self._limits.settle_s:

@@ -106,7 +106,7 @@ class Receiver:
 
     def remove_supervisor(self, supervisor: SupervisorState) -> None:
         """Remove a supervisor that has been silent for too long."""
-        log.warning("the supervisor of %s is gone", supervisor.report.model)
+        log.warning("supervisor of %s lost", supervisor.report.model)
         self._dispatcher.assign_waiting(self._registry.remove_peer(supervisor))
 
     def remove_worker(self, worker: WorkerState, why: str, *, kill: bool) -> None:

@@ -183,7 +183,7 @@ class Listener:
     def _evict(self, place: ListenerPlace) -> None:
         self.evictions += 1
         if self.evictions & (self.evictions - 1) == 0:
-            log.warning("Room is short: %d idle connections closed for newer ones", self.evictions)
+            log.warning("Connection places are short: %d idle connections closed for newer ones", self.evictions)
         place.abort()
         self.remove_connection(place)
 

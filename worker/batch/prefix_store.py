@@ -150,7 +150,7 @@ class PrefixStore:
                 return False
         except Exception:
             # No cache of any row has been touched: the prompt is computed instead.
-            log.exception("a prefix on disk is of no use")
+            log.exception("a prefix on disk could not be used")
             self._assembly = None
             self._resolve(prompt)
             return False

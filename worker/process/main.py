@@ -214,7 +214,7 @@ def _watch_lifeline(fd: int) -> None:
     def wait() -> NoReturn:
         while os.read(fd, 1):
             pass
-        log.warning("the supervisor is gone; leaving too")
+        log.warning("the supervisor ended: the engine process ends, too")
         os._exit(0)
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()

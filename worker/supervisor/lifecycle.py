@@ -366,7 +366,7 @@ class EngineLifecycle:
     def _overdue(self, now: float) -> list[Instruction]:
         """End the drain. A process that survives even its kill is stuck in the kernel and beyond us."""
         if self._kill_sent:
-            return [Log(f"{self._name}: engine process {self.pid} does not die; leaving it to the system"), Leave()]
+            return [Log(f"{self._name}: engine process {self.pid} ignores SIGKILL; leaving it to the system"), Leave()]
         self._kill_sent = True
         self.deadline = now + self._policy.kill_s
         return [Kill(), Log(f"{self._name}: engine process {self.pid} is not done; killing it")]

@@ -178,7 +178,7 @@ class Supervisor:
         self._next_check = time.monotonic() + BEAT_S
         if not self._parent.alive():
             self._parent = None
-            self._events.put((None, StopAsked("honcho is gone")))
+            self._events.put((None, StopAsked("honcho ended")))
             self._wake_pipe.wake()
 
     def _on_process_event(self, process: EngineProcess, event: Event) -> None:

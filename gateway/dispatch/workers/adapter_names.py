@@ -39,7 +39,7 @@ def _settle_aliases(known: list[ModelState], aliases: Mapping[str, str]) -> dict
     for model in known:
         own = aliases_of(model.name, free)
         for alias in sorted({*model.aliases} - {*own}):
-            log.warning("%s is no alias of %s any more: a model is called so", alias, model.name)
+            log.warning("alias %s of %s dropped: a model has that name", alias, model.name)
         model.aliases = own
     return free
 

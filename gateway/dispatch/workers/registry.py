@@ -59,7 +59,7 @@ class Registry:
         self.workers[identity] = model.workers[identity] = worker
         model.resize_queues()
         self._name_adapters(model)
-        log.info("worker %s of %s is here (pid %d, %s)", worker.uid, model.name, announce.pid, announce.state.value)
+        log.info("worker %s of %s connected (pid %d, %s)", worker.uid, model.name, announce.pid, announce.state.value)
         return worker
 
     def mark_ready(self, worker: WorkerState, ready: Ready, now: float) -> None:

@@ -222,7 +222,7 @@ async def test_alias_means_the_model_that_is_called_so(caplog: pytest.LogCapture
     rig.join("w2", "fast")
     assert rig.model.aliases == ()
     assert rig.registry.find_model("fast", Kind.CHAT, in_startup_grace=False).name == "fast"
-    assert "fast is no alias of m any more: a model is called so" in caplog.text
+    assert "alias fast of m dropped: a model has that name" in caplog.text
 
 
 async def test_names_lead_only_to_what_is_usable() -> None:
