@@ -153,7 +153,8 @@ def _wait_for_engine(context: AttackContext) -> float:
     """Return how long the gateway took to hear that the model is up again; its log has what it says."""
     began, before = time.monotonic(), context.pool.log("gateway").count(" connected (pid ")
     while (
-        context.pool.log("gateway").count(" connected (pid ") == before and time.monotonic() - began < 2 * context.seconds
+        context.pool.log("gateway").count(" connected (pid ") == before
+        and time.monotonic() - began < 2 * context.seconds
     ):
         time.sleep(0.1)
     return time.monotonic() - began
