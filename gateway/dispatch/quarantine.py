@@ -16,8 +16,8 @@ from gateway.dispatch.state import JobState, ModelState, WorkerState
 
 DEATHS = 2
 """So many deaths refuse a request, unless something speaks for it."""
-MANY = 6
-"""So many deaths lately have another reason than one request: nobody is judged. No credit takes more of them either."""
+MANY = 7
+"""So many deaths lately have another reason than one request: nobody is judged. Credit alone excuses fewer."""
 STEADY_S = 0.5
 """A request whose output had flowed for so long at its first death has credit for one more."""
 CLEARED_S = 0.05
@@ -25,7 +25,7 @@ CLEARED_S = 0.05
 TRIAL_S = 5.0
 """So long a judgement waits for an engine to die without the suspect. For each time that suspects have waited so long,
 twice as many are tried together: prompts may take seconds."""
-LATELY_S = MANY * TRIAL_S
+LATELY_S = 30.0
 """How long a death counts as late, and speaks for the requests that did not run there."""
 REMEMBER_S, REMEMBERED = 600.0, 1024
 """How long requests are remembered, and how many."""
@@ -93,7 +93,7 @@ class Quarantine:
         """Take in that a request ran to its end, which speaks for its equals."""
         self.clear(job, now)
         if not job.slotless:
-            self._add_credit(fingerprint(job.model.name, job.message), now, at_most=MANY - DEATHS)
+            self._add_credit(fingerprint(job.model.name, job.message), now, at_most=MANY - DEATHS - 1)
 
     def clear(self, job: JobState, now: float) -> None:
         """Take in that a suspect got further than where its engine died."""
@@ -164,7 +164,7 @@ class Quarantine:
         if record is None or record.blocked or record.deaths < DEATHS:
             return record is not None and record.blocked
         without = len(self._crashes_without(job.model.name, record, now))
-        return without < MANY and record.deaths >= DEATHS + max(record.credit, (without + 1) // 2)
+        return without < MANY and record.deaths >= DEATHS + record.credit + (without + 1) // 2
 
     def _open_record(self, job: JobState, now: float) -> CrashRecord:
         key = fingerprint(job.model.name, job.message)
