@@ -126,7 +126,10 @@ def client_address(request: web.Request) -> str:
 def peer_address(request: web.BaseRequest) -> str:
     """Return the address of the other end of a request's connection."""
     peer = request.transport.get_extra_info("peername") if request.transport else None
-    return str(_parse(peer[0]) or "local") if isinstance(peer, tuple) else "local"
+    if not isinstance(peer, tuple):
+        return "local"
+    # The system writes IPv4 in one way only; IPv6 may name an interface, or hold an IPv4 address.
+    return str(_parse(peer[0]) or "local") if ":" in peer[0] else peer[0]
 
 
 def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -58,14 +58,18 @@ class Embedded:
 
 def options_of(request: web.Request, kind: type[EmbedOptions]) -> dict[str, Any]:
     """Return the options that headers and query give; a header wins over the query. Raises `ApiError`."""
-    found = {}
-    for name, hint in option_types(kind).items():
+    given = {}
+    for name in filter(OPTIONS.__contains__, kind.__struct_fields__):
         text, where = request.headers.get(OPTIONS[name]), OPTIONS[name]
         if text is None and name in request.query:
             text, where = request.query[name], name
         if text is not None:
-            found[name] = read_option(text, hint, where)
-    return found
+            given[name] = text, where
+    if not given:
+        # Reading the types takes longer than answering from the cache.
+        return {}
+    types = option_types(kind)
+    return {name: read_option(text, types[name], where) for name, (text, where) in given.items()}
 
 
 async def embed(request: web.Request, model: "ModelState", options: EmbedOptions, inputs: Inputs) -> Embedded:
