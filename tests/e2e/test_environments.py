@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from stress.key_commands import MASTER, PRODUCTION, bearer
 from stress.key_traces import shown
 from stress.running_pool import RunningPool, chat_body, descendants, wait_until
 
 from tests.support.honcho_stack import Procfile
-from tests.support.key_commands import MASTER, PRODUCTION, bearer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="another process's environment is read from /proc")
 

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stress.key_commands import MASTER, PRODUCTION, bearer, keys, known, metric, used
 from stress.running_pool import FAKE, HttpAnswer, RunningPool, chat_body, wait_until
 from stress.sse_reader import read_stream
-
-from tests.support.key_commands import MASTER, PRODUCTION, bearer, keys, known, metric, used
 
 
 def ask(pool: RunningPool, key: str, content: str, **fields: Any) -> HttpAnswer:

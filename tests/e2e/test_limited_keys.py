@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from stress.key_commands import MASTER, PRODUCTION, bearer
 from stress.key_traces import shown
 from stress.running_pool import FAKE, RunningPool, chat_body, wait_until
-
-from tests.support.key_commands import MASTER, PRODUCTION, bearer
 
 OPEN_ROUTES = ("chat", "vision", "embed:text", "embed:image", "models")
 NAMES = {"secret", "chat", "hush", "vault", "hidden-lora", "mine", "friend", "tone", "own-lora", "vectors"}

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stress.key_commands import MASTER, PRODUCTION, bearer, keys, known, metric, used
 from stress.running_pool import FAKE, RunningPool, chat_body, wait_until
-
-from tests.support.key_commands import MASTER, PRODUCTION, bearer, keys, known, metric, used
 
 TPD = 1_000_000
 LONGEST = 2000

@@ -10,9 +10,9 @@ from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 
 import pytest
+from stress.key_commands import MASTER
 from stress.running_pool import Program, open_files, resident_bytes, wait_until
 
-from tests.support.key_commands import MASTER
 from tests.support.raw_clients import make_certificate, trusting
 
 FLOOD = Path(__file__).parents[1] / "support" / "flood.py"

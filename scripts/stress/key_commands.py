@@ -19,12 +19,12 @@ def keys(pool: RunningPool, *argv: str) -> str:
 
 
 def bearer(key: str) -> dict[str, str]:
-    """A header with a key."""
+    """Return a header with a key."""
     return {"Authorization": f"Bearer {key}"}
 
 
 def used(pool: RunningPool, key: str) -> tuple[int, int]:
-    """Requests and tokens of a key, as the database has them."""
+    """Return the requests and tokens of a key, as the database has them."""
     path = pool.folder / "data" / "keys.db"
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
         found = db.execute("SELECT requests, tokens FROM keys WHERE id = ?", (key[4:12],)).fetchone()
@@ -33,12 +33,12 @@ def used(pool: RunningPool, key: str) -> tuple[int, int]:
 
 
 def known(pool: RunningPool, key: str) -> bool:
-    """Whether a key opens the list of models."""
+    """Return whether a key opens the list of models."""
     return pool.get("/v1/models", headers=bearer(key)).status == 200
 
 
 def metric(pool: RunningPool, name: str) -> float:
-    """The sum of a metric over its labels; -1 where it has no sample."""
+    """Return the sum of a metric over its labels; -1 where it has no sample."""
     text = pool.get("/metrics", headers=bearer(MASTER)).body.decode()
     found = [float(line.split()[-1]) for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
     return sum(found) if found else -1.0
