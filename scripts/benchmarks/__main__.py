@@ -11,13 +11,13 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import chat, embeddings, gateway, grammar, prefixes, vision
+from benchmarks import chat, embeddings, gateway, grammar, prefixes, promptness, vision
 from benchmarks.client import Server
 from benchmarks.overhead import overhead
 from benchmarks.processes import ROOT, direct, mlx_lm_server, mlx_vlm_server, pool, running
 from benchmarks.table import Table
 
-PARTS = ("chat", "prefixes", "drafts", "grammar", "vision", "gateway", "embeddings")
+PARTS = ("chat", "prefixes", "drafts", "grammar", "vision", "gateway", "embeddings", "promptness")
 PACKAGES = ("mlx", "mlx-lm", "mlx-vlm", "mlx-embeddings", "llguidance", "aiohttp", "pyzmq", "uvloop", "msgspec")
 
 
@@ -61,6 +61,8 @@ def main() -> int:
         _gateway(table, options.rounds, options.requests)
     if "embeddings" in parts:
         _embeddings(table, options.rounds)
+    if "promptness" in parts:
+        _promptness(table, options.rounds)
     for line in table.missed:
         print(f"missed: {line.what}: {line.figure}, wanted {line.wanted}", file=sys.stderr)
     return 1 if table.missed else 0
@@ -145,6 +147,12 @@ def _embeddings(table: Table, rounds: int) -> None:
             table.add("tiny BERT: pool / one at a time", f"{loop:.2f} x", ">= 2 x", loop >= 2)
 
 
+def _promptness(table: Table, rounds: int) -> None:
+    from make_models import make
+
+    promptness.promptness(table, make("qwen3", ROOT / ".models"), rounds=rounds)
+
+
 def _gateway(table: Table, rounds: int, requests: int) -> None:
     uvloop.run(overhead(table, rounds=rounds))
     fake = ("--engine", "worker.engines.fake:FakeEngine", "--model-path", "fake", "--max-concurrency", "64")
@@ -152,7 +160,6 @@ def _gateway(table: Table, rounds: int, requests: int) -> None:
         gateway.first_token(table, ours)
         gateway.throughput(table, ours, rounds=rounds)
         gateway.memory(table, ours, requests=requests)
-        gateway.respawn(table, ours, rounds=min(rounds, 4))
 
 
 if __name__ == "__main__":

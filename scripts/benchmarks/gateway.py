@@ -6,7 +6,7 @@ import time
 import uvloop
 
 from benchmarks.client import Server, load, stream
-from benchmarks.processes import Pool, children, resident_bytes
+from benchmarks.processes import Pool, resident_bytes
 from benchmarks.table import Table, median
 
 STREAMS = 64
@@ -70,34 +70,3 @@ async def _many(server: Server, requests: int) -> None:
             await stream(server, {"messages": [{"role": "user", "content": f"hello {i}"}], "max_tokens": 4})
 
     await asyncio.gather(*(client() for _ in range(32)))
-
-
-def respawn(table: Table, pool: Pool, *, rounds: int) -> None:
-    """Measure `kill -9` of the engine: until the gateway knows, and until requests are answered again."""
-    import os
-    import signal
-
-    noticed, serving = [], []
-    for _ in range(rounds):
-        (engine,) = children(pool.supervisor)
-        began = time.perf_counter()
-        os.kill(engine, signal.SIGKILL)
-        while _ready(pool.port):
-            time.sleep(0.001)
-        noticed.append(time.perf_counter() - began)
-        while not _ready(pool.port):
-            time.sleep(0.01)
-        serving.append(time.perf_counter() - began)
-    table.add("death of an engine noticed", f"{max(noticed) * 1e3:.0f} ms at worst", "< 100 ms", max(noticed) < 0.1)
-    table.add("requests served again (fake engine, loads in no time)", f"{median(serving):.2f} s")
-
-
-def _ready(port: int) -> bool:
-    from urllib.error import HTTPError
-    from urllib.request import urlopen
-
-    try:
-        with urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except HTTPError:
-        return False
