@@ -17,6 +17,7 @@ from worker.engines.chat.engine import ChatEngine
 from worker.grammar.compiling import compilers, process
 from worker.grammar.compiling.footprint import footprint_bytes
 from worker.grammar.compiling.process import ForkServerHandle, GrammarProcess
+from worker.grammar.compiling.process_source import ProcessSource
 from worker.grammar.compiling.wire import TokenTable
 
 pytestmark = pytest.mark.mlx
@@ -277,6 +278,16 @@ def test_processes_end_with_their_engine() -> None:
     assert popen.wait(10) == 0
     wait_until(lambda: subprocess.run(["ps", "-p", str(pid)], capture_output=True, check=False).returncode != 0)
     child.kill()
+
+
+def test_no_process_is_started_when_the_engine_has_ended(tokenizer: Any) -> None:
+    """A thread that still compiles is told so, though the process that it used was lost with the engine."""
+    source = ProcessSource(tokenizer, size=2048, slots=1)
+    source.fork_process().kill()
+    source.close()
+    with pytest.raises(JobError):
+        source.fork_process()
+    assert source.server is None
 
 
 def test_grammar_is_paid_for_by_whoever_came_first(engine: ChatEngine) -> None:

@@ -30,6 +30,7 @@ class ProcessSource:
         self._slots = slots
         self._lock = threading.Lock()
         self._server: ForkServerHandle | None = None
+        self._closed = False
         # Written down before anybody is served: it holds the interpreter, of a large vocabulary for a while.
         self._file = None if self.error else _tokenizer_file(tokenizer)
         if self._file is not None:
@@ -55,14 +56,17 @@ class ProcessSource:
         raise JobError(Code.ENGINE_ERROR, "no grammar process could be started")
 
     def close(self) -> None:
-        """End the process that the others are forked from, and those with it."""
+        """End the process that the others are forked from, and those with it; threads that still compile get none."""
         with self._lock:
+            self._closed = True
             if self._server is not None:
                 self._server.kill()
                 self._server = None
 
     def _running_server(self) -> ForkServerHandle:
         with self._lock:
+            if self._closed:
+                raise JobError(Code.ENGINE_ERROR, "the engine ends")
             if self._server is None:
                 self._server = self._start_server()
             return self._server
