@@ -123,7 +123,7 @@ def test_long_prompt_joins_a_cohort_of_its_own(engine_of: Callable[..., ChatEngi
     """A prompt of thousands of tokens beside short rows: separate cohorts, same answers, and one again at the end."""
     engine = engine_of("qwen3", prefix_cache_bytes=0)
     source = random.Random(3)
-    jobs = [job(i, TokenPrompt([source.randrange(10, 1500) for _ in range(20)]), max_tokens=300) for i in range(8)]
+    jobs = [job(i, TokenPrompt([source.randrange(10, 1500) for _ in range(20)]), max_tokens=900) for i in range(8)]
     jobs.append(job(9, TokenPrompt([source.randrange(10, 1500) for _ in range(4000)]), max_tokens=30))
     seen: set[int] = set()
     together = run(engine, jobs, between=lambda _: seen.add(len(engine.batch.groups)))
