@@ -203,7 +203,7 @@ class Dispatcher:
         if model.suspects:
             self._try_suspects(model)
         for queue in (model.slotless_queue, model.queue):
-            while (found := select_job(model, queue, self._limits.slotless_jobs)) is not None:
+            while queue and (found := select_job(model, queue, self._limits.slotless_jobs)) is not None:
                 job, worker = found
                 queue.take(job)
                 if not self._send(job, worker):
