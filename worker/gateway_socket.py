@@ -17,7 +17,10 @@ log = logging.getLogger("worker")
 
 CONNECT_RETRY_MS = 50
 HIGH_WATER_FRAMES = 100_000
-"""Frames that may wait on a socket. Real bound: the rows that a worker admits; this only must never be met first."""
+"""Frames from the gateway that may wait on a socket: more than it sends for all the jobs that a worker is given."""
+NO_BOUND = 0
+"""Frames to the gateway: one that is lost is a hole in a text. No more of them wait for a gateway that stands still than
+the rows of its jobs have tokens."""
 
 
 class WakePipe:
@@ -58,7 +61,7 @@ class GatewaySocket:
         # IMMEDIATE: without a gateway a send fails now, instead of arriving stale at the next one.
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
         self.socket.setsockopt(zmq.LINGER, linger_ms)
-        self.socket.setsockopt(zmq.SNDHWM, HIGH_WATER_FRAMES)
+        self.socket.setsockopt(zmq.SNDHWM, NO_BOUND)
         self.socket.setsockopt(zmq.RCVHWM, HIGH_WATER_FRAMES)
         self.socket.setsockopt(zmq.MAXMSGSIZE, codec.MAX_FRAME_BYTES)
         self.socket.setsockopt(zmq.RECONNECT_IVL, CONNECT_RETRY_MS)

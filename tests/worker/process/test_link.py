@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from stress.waiting import wait_until
 
 from protocol import codec
 from protocol.address import endpoint
@@ -190,6 +191,21 @@ def test_new_gateway_gets_nothing_of_the_old_one(rig: Rig, gateway_at: Callable[
     rig.outbox.send_messages(8, [Accepted(1, 1, 1)])
     new.wait_until(Accepted)
     assert not [message for _, message in new.heard if isinstance(message, Delta)]
+
+
+def test_nothing_is_lost_when_the_gateway_stands_still(met: Any, rig: Rig) -> None:
+    """Far more frames than any queue's default wait for a gateway that is connected; all of them come, in order."""
+    count = 150_000
+    for number in range(count):
+        rig.outbox.send_messages(7, [Delta(number, 1, 0, [1], "x")])
+    wait_until(rig.outbox.empty)
+    found: list[int] = []
+    deadline = time.monotonic() + PATIENCE_S
+    while len(found) < count and time.monotonic() < deadline:
+        met.heard.clear()
+        assert met.listen()
+        found += [message.job for _, message in met.heard if isinstance(message, Delta)]
+    assert found == list(range(count))
 
 
 def test_no_gateway_at_all_blocks_nobody(rig: Rig) -> None:
