@@ -49,3 +49,11 @@ class JobError(Exception):
         self.message = message
         self.param = param
         self.compile_s = compile_s
+
+
+def context_message(limit: int, excess: str) -> str:
+    """Return what a caller reads whose request is longer than a model's context of `limit` tokens.
+
+    Clients know this error by OpenAI's first sentence; `excess` is a clause that says what is too long.
+    """
+    return f"This model's maximum context length is {limit} tokens. However, {excess}."

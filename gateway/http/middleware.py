@@ -83,7 +83,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
             connection.on_request()
             if connection.place.refused:
                 raise ApiError("too_many_connections")
-        if hdrs.CONTENT_ENCODING in request.headers:
+        if not _is_plain(request):
             # A small body can hold a very large one.
             raise ApiError("unsupported_media_type", "Request bodies with a 'Content-Encoding' are not accepted.")
         return await handler(request)
@@ -150,6 +150,12 @@ def _report_generation(request: web.Request, duration_s: float) -> None:
         *(fields[name] for name in ("request_type", "model", "tokens", "words", "chars", "time_s", "tps")),
         extra={"fields": fields},
     )
+
+
+def _is_plain(request: web.Request) -> bool:
+    """Return whether the body comes as it is: every encoding that any header names is `identity`."""
+    named = ",".join(request.headers.getall(hdrs.CONTENT_ENCODING, ()))
+    return not named or all(name.strip().lower() in ("identity", "") for name in named.split(","))
 
 
 def _request_id(request: web.Request) -> str:

@@ -140,8 +140,8 @@ def _fields(wanted: KeyRequest | KeyChange) -> dict[str, Any]:
         fields["models"] = tuple(wanted.models)
     if wanted.limits is not None:
         fields["limits"] = wanted.limits.limits()
-    if wanted.expires_in is not None:
-        fields["expires_at"] = time.time() + wanted.expires_in
+    if wanted.lifetime_s is not None:
+        fields["expires_at"] = time.time() + wanted.lifetime_s
     return fields
 
 

@@ -6,10 +6,13 @@ from msgspec import Meta
 
 from gateway.access.keys.key import RateLimits
 from gateway.schema.base import Answer, ContentPart, Request
+from gateway.schema.errors import invalid
 from gateway.telemetry.events import Event
 
-YEARS_S = 100 * 366 * 86_400
+DAY_S = 86_400
+YEARS_S = 100 * 366 * DAY_S
 Seconds = Annotated[float, Meta(ge=0, le=YEARS_S)]
+Days = Annotated[float, Meta(ge=0, le=YEARS_S / DAY_S)]
 KeyName = Annotated[str, Meta(min_length=1, max_length=100)]
 Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=100)]
 Bound = Annotated[int, Meta(ge=0, le=10**12)]
@@ -31,24 +34,39 @@ class KeyLimits(ContentPart, frozen=True, kw_only=True):
         return RateLimits(**{name: getattr(self, name) for name in RateLimits.__struct_fields__})
 
 
-class KeyRequest(Request, frozen=True, kw_only=True):
-    """A new key. It ends after `expires_in` seconds, or never."""
+class Lifetime(Request, frozen=True, kw_only=True):
+    """How long a key lives from now on, in seconds or in days."""
+
+    expires_in: Seconds | None = None
+    expires_in_days: Days | None = None
+
+    def check_values(self) -> None:
+        """Check that the time is given once. Raises `ApiError`."""
+        if self.expires_in is not None and self.expires_in_days is not None:
+            raise invalid("'expires_in' and 'expires_in_days' exclude each other.", "expires_in_days")
+
+    @property
+    def lifetime_s(self) -> float | None:
+        """Seconds from now; None where nothing is said."""
+        return self.expires_in if self.expires_in_days is None else self.expires_in_days * DAY_S
+
+
+class KeyRequest(Lifetime, frozen=True, kw_only=True):
+    """A new key. Without a time it never ends."""
 
     name: KeyName
     permissions: Names
     models: Names | None = None
     limits: KeyLimits | None = None
-    expires_in: Seconds | None = None
 
 
-class KeyChange(Request, frozen=True, kw_only=True):
-    """What is to be different about a key; `limits` are replaced as a whole, `expires_in` counts from now."""
+class KeyChange(Lifetime, frozen=True, kw_only=True):
+    """What is to be different about a key; `limits` are replaced as a whole, times count from now."""
 
     name: KeyName | None = None
     permissions: Names | None = None
     models: Names | None = None
     limits: KeyLimits | None = None
-    expires_in: Seconds | None = None
 
 
 class KeyRotation(Request, frozen=True, kw_only=True):

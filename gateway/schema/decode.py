@@ -19,6 +19,7 @@ from gateway.schema.errors import ApiError, invalid, unsupported
 
 R = TypeVar("R", bound=Request)
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LARGE_BYTES = 256 * 1024
 _SHOWN_CHARS = 512
 _PLACE_CHARS = 512
@@ -62,7 +63,11 @@ def convert(raw: dict[str, Any], kind: type[R], *, beside: Mapping[str, Any] | N
         raw = {**beside, **raw}
     try:
         kind.refuse_unsupported(raw)
-        return msgspec.convert(raw, kind, strict=strict)
+        try:
+            return msgspec.convert(raw, kind, strict=strict)
+        except msgspec.ValidationError:
+            # To JSON Schema 16.0 is an integer; clients that keep every number as a double write it so.
+            return msgspec.convert(_whole_numbers(raw), kind, strict=strict)
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from None
     except RecursionError:
@@ -85,6 +90,8 @@ def parse(body: bytes) -> dict[str, Any]:
 
     orjson refuses NaN, infinities, lone surrogates and more than 1,024 levels with an error of its own.
     """
+    # Some clients on Windows begin a body with a byte order mark.
+    body = body.removeprefix(BYTE_ORDER_MARK)
     try:
         raw = orjson.loads(body) if len(body) < _LARGE_BYTES else _without_collector(body)
     except orjson.JSONDecodeError as error:
@@ -112,6 +119,16 @@ def _known(raw: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
             shown = _clip(name)
             raise ApiError("unsupported_parameter", f"Unsupported parameter: '{shown}'.", shown)
     return {name: raw[name] for name in fields if raw.get(name) is not None}
+
+
+def _whole_numbers(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return a body's fields, those as integers that are floats without a fraction (and exact)."""
+
+    def whole(value: Any) -> Any:
+        exact = isinstance(value, float) and abs(value) < 2**53 and value.is_integer()
+        return int(value) if exact else value
+
+    return {name: whole(value) for name, value in raw.items()}
 
 
 def depth(value: Any, limit: int) -> int:

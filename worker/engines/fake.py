@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from protocol.errors import Code, JobError
+from protocol.errors import Code, JobError, context_message
 from protocol.messages import (
     Accepted,
     ChatPrompt,
@@ -152,8 +152,9 @@ class FakeEngine:
         if len(tokens) + (job.max_tokens or 1) > self._context:
             raise JobError(
                 Code.CONTEXT_LENGTH,
-                f"The prompt has {len(tokens)} tokens and {job.max_tokens or 1} were asked for; "
-                f"the context holds {self._context}.",
+                context_message(
+                    self._context, f"the prompt has {len(tokens)} tokens and {job.max_tokens or 1} more were asked for"
+                ),
                 "messages",
             )
         return _Prepared(job, len(tokens), sum(tokens), program_of(job.prompt))

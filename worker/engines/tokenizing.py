@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
-from protocol.errors import Code, JobError
+from protocol.errors import Code, JobError, context_message
 
 LEAST_CHARACTERS = 1_000_000
 """So many characters are read for any model, however little it takes; what they cost is bounded, not useful."""
@@ -111,7 +111,8 @@ class TokenCoder:
 def check_characters(text: str, most_tokens: int, param: str, what: str) -> None:
     """Refuse a text of more characters than are read for so many tokens. Raises `JobError`."""
     if len(text) > (most := most_characters(most_tokens)):
-        raise JobError(Code.CONTEXT_LENGTH, f"{what} has {len(text)} characters; at most {most} are read.", param)
+        message = context_message(most_tokens, f"{what} has {len(text)} characters, and at most {most} are read")
+        raise JobError(Code.CONTEXT_LENGTH, message, param)
 
 
 def _plain_backend(tokenizer: Any) -> Tokenizer | None:

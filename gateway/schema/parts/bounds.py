@@ -60,7 +60,7 @@ Seed = Annotated[
     int, Meta(ge=-(2**63), le=2**63 - 1, description="The same seed gives the same answer. Default: random.")
 ]
 StopText = Annotated[str, Meta(min_length=1, max_length=256)]
-Stop = StopText | Annotated[list[StopText], Meta(max_length=4)]
+Stop = StopText | Annotated[list[StopText], Meta(max_length=32)]
 MaxTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 EchoedMaxTokens = Annotated[int, Meta(ge=0, le=2**31 - 1, description="0, with `echo`: the prompt alone.")]
 Choices = Annotated[int, Meta(ge=1, le=8, description="Answers per prompt; the prompt is computed once.")]

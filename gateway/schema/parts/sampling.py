@@ -23,6 +23,7 @@ from gateway.schema.parts.bounds import (
     TopP,
 )
 from gateway.schema.parts.structured import StructuredOutputs, extra_grammar
+from protocol.errors import context_message
 from protocol.messages import Grammar, Ready, Sampling
 
 _SEED_MASK = 2**63 - 1
@@ -121,6 +122,6 @@ def check_tokens(tokens: Sequence[int], ready: Ready | None, param: str) -> None
     if len(tokens) > ready.context_length:
         raise ApiError(
             "context_length_exceeded",
-            f"This model's context holds {ready.context_length} tokens; '{param}' has {len(tokens)}.",
+            context_message(ready.context_length, f"'{param}' has {len(tokens)}"),
             param,
         )

@@ -64,6 +64,16 @@ async def test_key_lives_through_its_whole_life_when_managed_over_http(client: C
     assert not any(one[13:] in log.read_text() for one in (text, fresh["key"], last))
 
 
+@pytest.mark.parametrize("days", [30, 0.5, 1.0])
+async def test_key_ends_in_days_when_days_are_given(client: Client, days: float) -> None:
+    """When it is made, and when it is changed; the body of a new one is that of a common client."""
+    body = {"name": "client-app", "permissions": ["embed:text", "embed:image"], "expires_in_days": days}
+    made = await call(client, "POST", "/admin/api-keys", body)
+    assert made["expires_at"] == pytest.approx(made["created_at"] + days * 86_400, abs=5)
+    changed = await call(client, "PATCH", f"/admin/api-keys/{made['id']}", {"expires_in_days": 2 * days})
+    assert changed["expires_at"] == pytest.approx(made["created_at"] + 2 * days * 86_400, abs=5)
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -75,6 +85,10 @@ async def test_key_lives_through_its_whole_life_when_managed_over_http(client: C
         ({**MINIMAL, "limits": {"rpd": 10**9}}, "limits.rpd"),
         ({**MINIMAL, "limits": {"rps": 1}}, "limits.rps"),
         ({**MINIMAL, "expires_in": 0}, "expires_at"),
+        ({**MINIMAL, "expires_in_days": 0}, "expires_at"),
+        ({**MINIMAL, "expires_in_days": -1}, "expires_in_days"),
+        ({**MINIMAL, "expires_in_days": 1e6}, "expires_in_days"),
+        ({**MINIMAL, "expires_in_days": 1, "expires_in": 1}, "expires_in_days"),
         ({**MINIMAL, "colour": "red"}, "colour"),
     ],
 )

@@ -55,7 +55,10 @@ async def test_process_time_is_told_when_not_streamed(client: Any, path: str) ->
         ("POST", CHAT, {"data": b"x" * 100_001, "headers": JSON}, 413, "body_too_large"),
         ("POST", CHAT, {"data": gzip.compress(b"{}"), "headers": JSON | {"Content-Encoding": "gzip"}}, 415,
          "unsupported_media_type"),
-        ("GET", "/v1/models", {"headers": {"Content-Encoding": "identity"}}, 415, "unsupported_media_type"),
+        ("GET", "/v1/models", {"headers": {"Content-Encoding": "deflate"}}, 415, "unsupported_media_type"),
+        ("GET", "/v1/models", {"headers": {"Content-Encoding": "identity, gzip"}}, 415, "unsupported_media_type"),
+        ("GET", "/v1/models", {"headers": [("Content-Encoding", "identity"), ("Content-Encoding", "gzip")]}, 415,
+         "unsupported_media_type"),
     ],
 )  # fmt: skip
 async def test_error_has_the_one_shape_when_http_refuses(
@@ -71,6 +74,14 @@ async def test_error_has_the_one_shape_when_http_refuses(
     assert "secret" not in str(body)
     assert answer.headers["x-should-retry"] == "false"
     assert ("Allow" in answer.headers) == (status == 405)
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity ", "", "identity, identity"])
+async def test_body_is_read_when_its_encoding_is_none(client: Any, encoding: str) -> None:
+    """Some clients name what they have not done."""
+    body = {"messages": [{"role": "user", "content": "x"}], "temperature": "warm"}
+    answer = await client.post(CHAT, json=body, headers={"Content-Encoding": encoding})
+    assert (answer.status, (await answer.json())["error"]["param"]) == (400, "temperature")
 
 
 async def test_body_is_refused_when_over_the_limit_without_a_length(client: Any) -> None:

@@ -209,6 +209,8 @@ def test_token_prompt_is_refused_when_the_model_cannot_take_it(prompt: Any, code
     with pytest.raises(ApiError) as raised:
         completion_jobs(prompt=prompt)
     assert (raised.value.code, raised.value.param) == (code, param)
+    if code == "context_length_exceeded":
+        assert raised.value.message.startswith("This model's maximum context length is 10 tokens. However, ")
 
 
 def test_tokenize_job_takes_either_shape_when_asked() -> None:

@@ -66,7 +66,7 @@ GENERATION: list[tuple[str, Any, Any, str]] = [
     ("stop", "x", "", "stop"),
     ("stop", ["a", "b" * 256], ["a", "b" * 257], "stop[1]"),
     ("stop", ["a", "b"], ["a", ""], "stop[1]"),
-    ("stop", ["a"] * 4, ["a"] * 5, "stop"),
+    ("stop", ["a"] * 32, ["a"] * 33, "stop"),
     ("max_tokens", 1, 0, "max_tokens"),
     ("max_tokens", 2**31 - 1, 2**31, "max_tokens"),
     ("n", 1, 0, "n"),

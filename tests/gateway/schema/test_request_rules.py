@@ -231,6 +231,30 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("max_tokens", 16.0), ("n", 2.0), ("top_k", -1.0), ("seed", 0.0), ("seed", float(2**52))]
+)
+def test_number_is_an_integer_when_it_has_no_fraction(field: str, value: float) -> None:
+    """As JSON Schema counts them; a float stays one where floats are asked for."""
+    body = orjson.dumps(chat(**{field: value, "temperature": 1.0}))
+    request = decode(body, ChatCompletionRequest)
+    assert (getattr(request, field), type(getattr(request, field))) == (int(value), int)
+    assert type(request.temperature) is float
+
+
+@pytest.mark.parametrize(("field", "value"), [("max_tokens", 16.5), ("max_tokens", -1.0), ("n", 1e300), ("seed", 0.1)])
+def test_number_is_refused_by_its_name_when_it_is_no_integer_in_range(field: str, value: float) -> None:
+    """A fraction, or an integer out of bounds that is written as a float."""
+    assert refusal(ChatCompletionRequest, chat(**{field: value})).param == field
+
+
+def test_body_is_read_when_it_begins_with_a_byte_order_mark() -> None:
+    """One is skipped; a second one is no JSON."""
+    body = orjson.dumps(chat())
+    assert decode(b"\xef\xbb\xbf" + body, ChatCompletionRequest) == decode(body, ChatCompletionRequest)
+    assert "not valid JSON" in refusal(ChatCompletionRequest, b"\xef\xbb\xbf" * 2 + body).message
+
+
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), kind=st.sampled_from(KINDS))
 def test_body_is_accepted_or_a_400_when_fields_hold_any_json(data: st.DataObject, kind: type[Request]) -> None:

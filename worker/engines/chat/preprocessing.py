@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from protocol.errors import Code, JobError
+from protocol.errors import Code, JobError, context_message
 from protocol.messages import (
     ChatPrompt,
     DetokenizeJob,
@@ -107,8 +107,10 @@ class ChatPreprocessor:
         if room < wanted:
             raise JobError(
                 Code.CONTEXT_LENGTH,
-                f"This model's context holds {self.loaded.context_length} tokens: the prompt has {len(prompt)} "
-                f"and {wanted} more were asked for.",
+                context_message(
+                    self.loaded.context_length,
+                    f"the prompt has {len(prompt)} tokens and {wanted} more were asked for",
+                ),
                 "messages" if isinstance(job.prompt, ChatPrompt) else "prompt",
             )
         texts: list[ChannelText] = []

@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from protocol.errors import Code, JobError
+from protocol.errors import Code, JobError, context_message
 from protocol.messages import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from worker.engines.tokenizing import MOST_COUNTED_TOKENS, TokenCoder, check_characters, ids_within, most_characters
 from worker.text.disarming import Disarmer
@@ -108,7 +108,9 @@ class Prompter:
         # No text has more characters than bytes.
         if len(content) > most and len(content.decode(errors="replace")) > most:
             raise JobError(
-                Code.CONTEXT_LENGTH, f"'{param}' takes more than {most} characters of JSON, which are not read.", param
+                Code.CONTEXT_LENGTH,
+                context_message(self._context_length, f"'{param}' takes more than {most} characters of JSON"),
+                param,
             )
 
     def _check_length(self, text: str, param: str, *, counted: bool) -> None:
@@ -116,7 +118,7 @@ class Prompter:
         least = len(text) // self._longest_token
         if least > self._context_length:
             raise self._too_long(f"at least {least}", param)
-        check_characters(text, self._context_length, param, "The prompt")
+        check_characters(text, self._context_length, param, "the prompt")
         most = max(self._context_length, MOST_COUNTED_TOKENS) if counted else self._context_length
         if least := self._coder.least_tokens(text, most):
             if counted:
@@ -126,11 +128,8 @@ class Prompter:
             raise self._too_long(f"at least {least}", param)
 
     def _too_long(self, count: str, param: str) -> JobError:
-        return JobError(
-            Code.CONTEXT_LENGTH,
-            f"The prompt has {count} tokens; this model's context holds {self._context_length}.",
-            param,
-        )
+        message = context_message(self._context_length, f"the prompt has {count} tokens")
+        return JobError(Code.CONTEXT_LENGTH, message, param)
 
 
 def _control_tokens(tokenizer: Any) -> set[str]:

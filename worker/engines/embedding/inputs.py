@@ -10,7 +10,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from protocol import messages
-from protocol.errors import Code, JobError
+from protocol.errors import Code, JobError, context_message
 from protocol.messages import ChatPrompt, DetokenizeJob, EmbedJob, TextPrompt, TokenizeJob, TokenPrompt
 from worker.engines.aside import Aside
 from worker.engines.embedding.model_files import INPUT_TYPES, EmbeddingFiles
@@ -161,8 +161,8 @@ class EmbeddingInputs:
             size *= 2
         if len(text) > most:
             where = _where(at, max(len(job.texts), len(job.images)))
-            message = f"'{where}' has {len(text)} characters, but few tokens in the first {most}; no more are read."
-            raise JobError(Code.CONTEXT_LENGTH, message, where)
+            excess = f"'{where}' has {len(text)} characters, but few tokens in the first {most}; no more are read"
+            raise JobError(Code.CONTEXT_LENGTH, context_message(self.limit, excess), where)
         return (yield from self._aside.run_aside(job.tenant, lambda: self._coder.encode_text(form(text), special=True)))
 
     def _read_beginning(self, form: Callable[[str], str], text: str, limit: int) -> tuple[list[int], bool]:
@@ -242,7 +242,7 @@ class EmbeddingInputs:
             return
         match job.prompt:
             case TextPrompt(text=text, add_special_tokens=special):
-                check_characters(text, self.limit, "prompt", "The prompt")
+                check_characters(text, self.limit, "prompt", "the prompt")
                 if len(text) > PIECE_CHARACTERS:
                     tokens = yield from self._aside.run_aside(job.tenant, lambda: self._counted(text, special=special))
                 else:
@@ -302,7 +302,8 @@ class EmbeddingInputs:
         ending = 0 if job.tokens or limit <= self._ending else self._ending
         if self._form.image_token in tokens[limit - ending : len(tokens) - ending]:
             where = _where(at, len(job.images), "image")
-            raise JobError(Code.CONTEXT_LENGTH, f"'{where}' takes {len(tokens)} tokens with its text.", where)
+            message = context_message(self.limit, f"'{where}' takes {len(tokens)} tokens with its text")
+            raise JobError(Code.CONTEXT_LENGTH, message, where)
         return [*tokens[: limit - ending], *tokens[len(tokens) - ending :]]
 
     def _refuse_endless(self, texts: list[str], start: int, count: int) -> None:
@@ -342,8 +343,8 @@ def _check_ids(tokens: list[int], vocab_size: int, where: str) -> None:
 
 
 def _too_long(what: str, limit: int, where: str) -> JobError:
-    message = f"'{where}' has {what}; this model takes {limit} (or cuts at 'max_tokens_per_text', where that is given)."
-    return JobError(Code.CONTEXT_LENGTH, message, where)
+    excess = f"'{where}' has {what} ('max_tokens_per_text' would cut it)"
+    return JobError(Code.CONTEXT_LENGTH, context_message(limit, excess), where)
 
 
 def _where(at: int, count: int, name: str = "input") -> str:
