@@ -36,12 +36,14 @@ class ImagePart(ContentPart, frozen=True, kw_only=True, tag_field="type", tag="i
 
 
 TextParts = Annotated[list[TextPart], Meta(min_length=1)]
+ResultParts = list[TextPart]
+"""A tool may have nothing to say, and an assistant that calls one has not."""
 UserParts = Annotated[list[TextPart | ImagePart], Meta(min_length=1)]
-AssistantParts = Annotated[list[TextPart | RefusalPart], Meta(min_length=1)]
+AssistantParts = list[TextPart | RefusalPart]
 
 
 class CalledFunction(ContentPart, frozen=True, kw_only=True):
-    """What an assistant called. `arguments` is JSON text, as the model wrote it."""
+    """What an assistant called. `arguments` is JSON text, as the model wrote it; none at all are no arguments."""
 
     name: str
     arguments: str
@@ -77,7 +79,7 @@ class UserMessage(ContentPart, frozen=True, kw_only=True, tag_field="role", tag=
 
 
 class AssistantMessage(ContentPart, frozen=True, kw_only=True, tag_field="role", tag="assistant"):
-    """What the assistant answered: content, tool calls or both.
+    """What the assistant answered: content, tool calls, both, or nothing (it was cut off, or only thought).
 
     `reasoning` is read where `reasoning_content` is absent; answers carry the same text under both names.
     """
@@ -96,7 +98,7 @@ class AssistantMessage(ContentPart, frozen=True, kw_only=True, tag_field="role",
 class ToolMessage(ContentPart, frozen=True, kw_only=True, tag_field="role", tag="tool"):
     """What a tool answered."""
 
-    content: str | TextParts
+    content: str | ResultParts | None = None
     tool_call_id: str
     name: Name | None = None
 

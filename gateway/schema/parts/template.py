@@ -26,13 +26,10 @@ from gateway.schema.parts.messages import (
 
 
 def check_messages(messages: list[Message]) -> None:
-    """Check that an assistant said or called something, and how deep arguments nest. Raises `ApiError`."""
+    """Check how deep arguments of calls nest. Raises `ApiError`."""
     for index, message in enumerate(messages):
         if not isinstance(message, AssistantMessage):
             continue
-        if message.content is None and not message.tool_calls and message.refusal is None:
-            where = f"messages[{index}].content"
-            raise invalid(f"'{where}' is required where there are no 'tool_calls'.", where)
         for number, call in enumerate(message.tool_calls or ()):
             if depth(_arguments(call), MAX_JSON_DEPTH) > MAX_JSON_DEPTH:
                 where = f"messages[{index}].tool_calls[{number}].function.arguments"
@@ -59,7 +56,7 @@ def _plain(message: Message) -> dict[str, Any]:
         case UserMessage():
             plain = {"role": "user", "content": _with_images(message.content)}
         case ToolMessage():
-            plain = {"role": "tool", "content": _text(message.content), "tool_call_id": message.tool_call_id}
+            plain = {"role": "tool", "content": _text(message.content or ""), "tool_call_id": message.tool_call_id}
         case AssistantMessage():
             plain = _assistant(message)
         case _:
@@ -70,7 +67,7 @@ def _plain(message: Message) -> dict[str, Any]:
 
 
 def _assistant(message: AssistantMessage) -> dict[str, Any]:
-    content = message.refusal if message.content is None else message.content
+    content = message.content or message.refusal
     plain: dict[str, Any] = {"role": "assistant", "content": _text(content or "")}
     if reasoning := message.reasoning_content or message.reasoning:
         plain["reasoning_content"] = reasoning
@@ -101,6 +98,9 @@ def _text(content: str | list[TextPart] | list[TextPart | RefusalPart]) -> str:
 
 def _arguments(call: CalledTool) -> dict[str, Any] | str:
     """Parse arguments: templates (Qwen's and its kin) iterate over a mapping. Text that is no object stays text."""
+    if not call.function.arguments.strip():
+        # A call without parameters, as many clients and servers write it.
+        return {}
     try:
         parsed = orjson.loads(call.function.arguments)
     except orjson.JSONDecodeError:

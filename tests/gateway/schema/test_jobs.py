@@ -151,13 +151,45 @@ def test_messages_are_plain_when_rendered() -> None:
             "tool_calls": [
                 {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"x": [1]}}},
                 {"id": "c2", "type": "function", "function": {"name": "g", "arguments": "[1]"}},
-                {"id": "c3", "type": "function", "function": {"name": "h", "arguments": ""}},
+                {"id": "c3", "type": "function", "function": {"name": "h", "arguments": {}}},
             ],
         },
         {"role": "tool", "content": "7", "tool_call_id": "c1"},
         {"role": "assistant", "content": "no", "reasoning_content": "r"},
         {"role": "assistant", "content": "never"},
     ]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"content": None},
+        {"content": []},
+        {"content": ""},
+        {"tool_calls": []},
+        {"content": None, "tool_calls": None},
+    ],
+)
+def test_assistant_has_its_place_when_it_said_nothing(said: dict[str, Any]) -> None:
+    """As it comes back from clients whose answer was cut off, or was a thought alone."""
+    user = {"role": "user", "content": "q"}
+    messages = [user, {"role": "assistant", **said}, user]
+    assert template(messages) == [user, {"role": "assistant", "content": ""}, user]
+    thought = [user, {"role": "assistant", "reasoning_content": "hm", **said}]
+    assert template(thought) == [user, {"role": "assistant", "content": "", "reasoning_content": "hm"}]
+
+
+@pytest.mark.parametrize("arguments", ["", " ", "\n\t", "{}", "{ }"])
+@pytest.mark.parametrize("content", [None, [], ""])
+def test_call_without_parameters_and_result_without_text_are_plain(arguments: str, content: Any) -> None:
+    """Templates get a mapping and a text, whatever a client makes of nothing."""
+    function = {"name": "f", "arguments": arguments}
+    call = {"id": "c", "type": "function", "function": function}
+    result = {"role": "tool", "content": content, "tool_call_id": "c"}
+    called, answered = template([{"role": "assistant", "content": content, "tool_calls": [call]}, result])
+    assert called["tool_calls"][0]["function"] == {"name": "f", "arguments": {}}
+    assert (called["content"], answered["content"]) == ("", "")
 
 
 def test_bias_is_refused_when_its_token_is_not_in_the_vocabulary() -> None:
