@@ -125,10 +125,19 @@ def _http_refusal(request: web.Request, error: web.HTTPException) -> web.StreamR
         raise error
     code = _HTTP_CODES.get(error.status) or ("invalid_request" if error.status < 500 else "internal_error")
     message = f"The request body is larger than {request.client_max_size} bytes." if error.status == 413 else None
+    if error.status == 404 and (path := _meant_path(request)) is not None:
+        message = f"There is nothing at this path. Did you mean '{path}'?"
     response = _refusal(ApiError(code, message, status=error.status))
     if hdrs.ALLOW in error.headers:
         response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
     return response
+
+
+def _meant_path(request: web.Request) -> str | None:
+    """Return the path that a client with a wrong base URL meant: without `/v1`, with two, or with slashes too many."""
+    rest = "/".join(part for part in request.path.split("/") if part not in ("", "v1"))
+    known = {operation.path for operation in request.app[ROUTES].values()}
+    return next((path for path in (f"/v1/{rest}", f"/{rest}") if path in known), None)
 
 
 def _report_generation(request: web.Request, duration_s: float) -> None:

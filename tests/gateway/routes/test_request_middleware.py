@@ -76,6 +76,23 @@ async def test_error_has_the_one_shape_when_http_refuses(
     assert ("Allow" in answer.headers) == (status == 405)
 
 
+@pytest.mark.parametrize(
+    "path", ["/chat/completions", "/v1/v1/chat/completions", "/v1/chat/completions/", "/v1//chat//completions"]
+)
+async def test_right_path_is_named_when_the_base_url_is_wrong(client: Any, path: str) -> None:
+    """Without `/v1`, with it twice, with slashes too many."""
+    answer = await client.post(URL(path, encoded=True), json={})
+    assert answer.status == 404
+    assert f"'{CHAT}'" in (await answer.json())["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/nothing", "/v1/nothing", "/v1/chat", "/v1/chat/completions/x"])
+async def test_no_path_is_named_when_none_is_like_it(client: Any, path: str) -> None:
+    """A guess would be worse than none."""
+    answer = await client.post(path, json={})
+    assert (answer.status, "Did you mean" in await answer.text()) == (404, False)
+
+
 @pytest.mark.parametrize("encoding", ["identity", "Identity ", "", "identity, identity"])
 async def test_body_is_read_when_its_encoding_is_none(client: Any, encoding: str) -> None:
     """Some clients name what they have not done."""
