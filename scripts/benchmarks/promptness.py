@@ -34,6 +34,7 @@ def promptness(table: Table, model: Path, *, rounds: int) -> None:
     """Measure everything, `model` being a small chat model."""
     death_noticed(table, rounds=rounds)
     refusal(table, rounds=rounds)
+    killer_refused(table, rounds=rounds)
     slot_freed(table, rounds=rounds)
     engine_back(table, rounds=rounds)
     gateway_back(table, rounds=rounds)
@@ -73,6 +74,21 @@ def _refusal_s(pool: RunningPool) -> float:
     began = time.monotonic()
     _expect(pool.chat("one too many"), 429)
     return time.monotonic() - began
+
+
+def killer_refused(table: Table, *, rounds: int) -> None:
+    """Measure the refusal of a request that has killed two engines, when it comes again."""
+    killer = "fake: die@4 slow@0.02 tokens@9"
+    with _running(FAKE, environment=SPARE) as pool:
+        _expect(pool.chat(killer), 500)
+        taken_s = []
+        for _ in range(rounds):
+            began = time.monotonic()
+            _expect(pool.chat(killer), 500)
+            taken_s.append(time.monotonic() - began)
+        if (deaths := pool.metric("pool_worker_restarts_total")) != 2:
+            raise RuntimeError(f"engines died {deaths:g} times, not twice")
+    _judge(table, "a request that killed two engines is refused", taken_s, 0.05)
 
 
 def slot_freed(table: Table, *, rounds: int) -> None:
