@@ -19,8 +19,8 @@ CONNECT_RETRY_MS = 50
 HIGH_WATER_FRAMES = 100_000
 """Frames from the gateway that may wait on a socket: more than it sends for all the jobs that a worker is given."""
 NO_BOUND = 0
-"""Frames to the gateway: one that is lost is a hole in a text. No more of them wait for a gateway that stands still than
-the rows of its jobs have tokens."""
+"""Frames to the gateway: a lost one is a hole in a text. For a gateway that stands still no more of them wait than the
+rows of its jobs have tokens."""
 
 
 class WakePipe:
