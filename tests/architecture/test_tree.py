@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tests.architecture.test_arrows import FOLDERS, ROOT, imports
+from tests.architecture.test_arrows import CODE_AS_DATA, FOLDERS, ROOT, imports
 
 MAX_FOLDER_FILES = 16
 ONE_FILE_A_FAMILY = ("gateway/routes", "gateway/schema")
@@ -68,9 +68,9 @@ def missing_names(text: str, paths: frozenset[str]) -> list[str]:
     return sorted({name for name in _NAMED.findall(text) if name not in paths})
 
 
-def imports_of_tests(source: str) -> list[str]:
-    """Return what of `tests` a script imports."""
-    return [name for _, name in imports("scripts/a.py", ast.parse(source)) if name.partition(".")[0] == "tests"]
+def imports_of(source: str, unwanted: Iterable[str]) -> list[str]:
+    """Return what of `unwanted` packages a file imports."""
+    return [name for _, name in imports("scripts/a.py", ast.parse(source)) if name.partition(".")[0] in unwanted]
 
 
 def tracked() -> frozenset[str]:
@@ -116,7 +116,14 @@ def test_scripts_import_no_tests() -> None:
     """Tests may use scripts, never the reverse."""
     scripts = sources("scripts")
     assert len(scripts) > 60
-    assert {path: found for path, text in scripts.items() if (found := imports_of_tests(text))} == {}
+    assert {path: found for path, text in scripts.items() if (found := imports_of(text, ["tests"]))} == {}
+
+
+def test_nothing_beside_the_packages_runs_data_either() -> None:
+    """Tests and scripts import no pickle or its kin: hostile ones are written as bytes."""
+    beside = sources("tests", "scripts", "examples")
+    assert len(beside) > 250
+    assert {path: found for path, text in beside.items() if (found := imports_of(text, CODE_AS_DATA))} == {}
 
 
 @pytest.mark.parametrize(
@@ -162,4 +169,4 @@ def test_file_is_missed_when_it_is_named_and_not_there() -> None:
 @pytest.mark.parametrize("source", ["import tests", "def f():\n    from tests.support.crowd import x"])
 def test_import_of_tests_is_found_when_a_script_has_one(source: str) -> None:
     """Wherever it stands."""
-    assert imports_of_tests(source)
+    assert imports_of(source, ["tests"])

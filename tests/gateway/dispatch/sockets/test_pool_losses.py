@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import pickle
 import signal
 import socket as sockets
 import subprocess
@@ -182,7 +181,7 @@ GARBAGE = [
     (b"", b""),
     (b"garbage",),
     (os.urandom(64), b"x" * 100),
-    (pickle.dumps(["pickled"]),),
+    (b"\x80\x04]\x94\x8c\x07pickled\x94a.",),
     (encode([Beat(State.READY, 1, 0.0, False)], epoch=1)[:-4],),
     (b"\x93\x02\x01\x90",),
     (os.urandom(1 << 20),),
