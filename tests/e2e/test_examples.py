@@ -27,7 +27,7 @@ PROMISES = {
     "discover_models.py": rf"(?s)\"family\": \"qwen\".*{QWEN_NAME}: 1 worker",
     "handle_errors.py": r"(?s)answered: .*model_not_found.*temperature \(.*context_length_exceeded",
     "queue_stats.py": r"running 0 of 32\nwaiting 0 of 100\nserved  \d+ requests",
-    "track_requests.py": r"the id was kept\nrequest example-\S+ took \d\.\d+ s: '",
+    "track_requests.py": r"the id was kept\nrequest example-\S+ took \d\.\d+ s: ['\"]",
     "vision.py": r"\w+ \w+.*\n\[eyes: \d+ tokens in, \d+ out\]",
     "wait_until_ready.py": rf"ready: {QWEN_NAME}",
 }

@@ -134,7 +134,7 @@ def test_bystanders_finish_when_a_request_kills_whatever_runs_it(
 def test_everybody_gets_an_error_in_good_order_when_every_request_kills(start_pool: Callable[..., RunningPool]) -> None:
     """Each is refused for its own deaths, until the supervisor gives up; then 503 with a time to come back."""
     pool = start_pool(FAKE)
-    answers = [pool.chat(f"fake: die@{at} tokens@9") for at in (2, 1, 0)]
+    answers = [pool.chat(f"fake: die@0 tokens@{at}") for at in (7, 8, 9)]
     assert [answer.status for answer in answers] == [500, 500, 503]
     assert answers[2].error["code"] == "model_not_ready"
     assert 0 < int(answers[2].headers["retry-after"]) <= 60
