@@ -107,6 +107,9 @@ class Gate:
         if not caller.has_permission(*operation.access):
             wanted = " or ".join(f"'{name}'" for name in operation.access)
             raise self._refusal("insufficient_permissions", f"The API key lacks the permission {wanted}.")
+        if operation.pool_wide and caller.models:
+            message = "The API key is limited to some models, and this address concerns all of them."
+            raise self._refusal("insufficient_permissions", message)
 
     def limit_error(self, refused: LimitRefusal, subject: str) -> ApiError:
         """Return what a caller over a limit is told."""

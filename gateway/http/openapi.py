@@ -53,6 +53,7 @@ class Operation:
         media_type: of an answer without a type.
         access: permissions, one of which a caller needs; `(OPEN,)` asks nobody for a key. Without any it is closed to
             everyone wherever keys are asked for.
+        pool_wide: True for what concerns all models; closed to keys that are limited to some.
         documented: False for pages that are no API.
         quiet: True for what machines ask every few seconds; its log lines are for debugging only.
 
@@ -72,6 +73,7 @@ class Operation:
     errors: tuple[str, ...] = ()
     media_type: str = _JSON
     access: tuple[str, ...] = ()
+    pool_wide: bool = False
     documented: bool = True
     quiet: bool = False
 

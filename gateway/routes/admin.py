@@ -157,6 +157,7 @@ OPERATIONS = tuple(
         answer=kind,
         errors=errors,
         access=("admin",),
+        pool_wide=handler is not workers,
     )
     for method, path, handler, summary, kind, errors in (
         (hdrs.METH_GET, "/admin/stats", stats, "Caches, limits, speed", AdminStats, ()),

@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 
 from gateway.access.audit import audit
 from gateway.access.gate import CALLER, GATE
-from gateway.access.keys.grants import NotGranted, check_grant
+from gateway.access.keys.grants import NotGranted, check_grant, may_see_key
 from gateway.access.keys.key import BadKey, Key, new_key
 from gateway.access.keys.store import RevokedKey, UnknownKey
 from gateway.access.keys.sync import KeysUnavailable
@@ -39,8 +39,8 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def list_keys(request: web.Request) -> web.Response:
-    """Answer with all keys, revoked ones too."""
-    return answer(KeyList(data=[_info(key) for key in await _keys(request)]))
+    """Answer with all keys, revoked ones too; to who may use some models, with those of its own models."""
+    return answer(KeyList(data=[_info(key) for key in await _keys(request) if may_see_key(request[CALLER], key)]))
 
 
 async def get_key(request: web.Request) -> web.Response:
@@ -59,6 +59,7 @@ async def change(request: web.Request) -> web.Response:
 
     def make(_pepper: bytes, key: Key) -> tuple[Key, None]:
         changed = key.changed(time.time(), **fields)
+        _check_seen(request, key)
         # Both: who may not have given what a key has, may not handle it either.
         for one in (key, changed):
             _check(request, one)
@@ -71,6 +72,11 @@ async def change(request: web.Request) -> web.Response:
 
 async def revoke(request: web.Request) -> web.Response:
     """Close a key for good, at once, whatever state the database is in. Streams that run are not cut off."""
+    known = request.app[GATE].keyring.find_key(request.match_info["id"])
+    if known is not None:
+        _check_seen(request, known)
+    elif request[CALLER].models:
+        raise _unknown()
     key, kept = await _written(
         request, "key.revoke", request.app[KEY_SYNC].revoke_key(request.match_info["id"], time.time())
     )
@@ -83,6 +89,7 @@ async def rotate(request: web.Request) -> web.Response:
     grace_s = GRACE_S if wanted.grace is None else wanted.grace
 
     def make(pepper: bytes, key: Key) -> tuple[Key, str]:
+        _check_seen(request, key)
         _check(request, key)
         return key.rotated(pepper, time.time(), grace_s)
 
@@ -96,6 +103,12 @@ def _check(request: web.Request, key: Key) -> None:
     check_grant(request[CALLER], key, request.app[GATE].usage.defaults)
 
 
+def _check_seen(request: web.Request, key: Key) -> None:
+    """Check that the caller may know of `key`. Raises `ApiError` as for a key that is not there."""
+    if not may_see_key(request[CALLER], key):
+        raise _unknown()
+
+
 async def _keys(request: web.Request) -> list[Key]:
     try:
         return await request.app[KEY_SYNC].read_keys()
@@ -105,7 +118,7 @@ async def _keys(request: web.Request) -> list[Key]:
 
 async def _find(request: web.Request) -> Key:
     for key in await _keys(request):
-        if key.id == request.match_info["id"]:
+        if key.id == request.match_info["id"] and may_see_key(request[CALLER], key):
             return key
     raise _unknown()
 

@@ -15,7 +15,7 @@ from hostility import machine
 from hostility.context import AttackContext, AttackRecord, in_background, side_by_side
 from hostility.exchanges import Exchange, head
 from hostility.monitor import MB, median
-from hostility.pictures import hostile_images, odd_images
+from hostility.pictures import hostile_images, odd_images, ordinary_image
 from hostility.report import GAP_KEYED_S, GROWTH_ENGINE, AttackReport
 
 LONG = 20 * MB - 8192
@@ -112,6 +112,7 @@ def _warm_up(context: AttackContext) -> dict[str, int]:
                 "/v1/chat/completions",
                 {**_saying("the cat sat. " * 300), "model": model, "n": 8, "max_tokens": 64},
             )
+        _ask(context, "/v1/chat/completions", _showing(ordinary_image()))
     return context.pool.engine_pids()
 
 
@@ -140,9 +141,7 @@ def pictures(context: AttackContext) -> AttackReport:
     before = _warm_up(context)
     with context.observe_attack() as attack:
         for name in names:
-            url = f"data:image/png;base64,{base64.b64encode(bombs[name]).decode()}"
-            shown = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is this?"}]
-            body = {"model": "vision", "max_tokens": 1, "messages": [{"role": "user", "content": shown}]}
+            body = _showing(bombs[name])
             # One alone before each one beside: what a busy machine adds is added to both.
             usual.append(_seen_text(context))
             began, answers = _processor_s(context), list[Exchange]()
@@ -166,6 +165,12 @@ def pictures(context: AttackContext) -> AttackReport:
     report.add("pictures answered with neither 200 nor 400", len(wrong), 0, "", "; ".join(wrong[:5]))
     _judge_engines(context, report, attack, before)
     return report
+
+
+def _showing(image: bytes) -> dict[str, Any]:
+    url = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+    shown = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is this?"}]
+    return {"model": "vision", "max_tokens": 1, "messages": [{"role": "user", "content": shown}]}
 
 
 def _processor_s(context: AttackContext) -> float:

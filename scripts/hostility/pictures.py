@@ -29,6 +29,13 @@ def odd_images() -> dict[str, bytes]:
     return {name: make() for name, make in _ODD}
 
 
+def ordinary_image() -> bytes:
+    """Return a plain photo with as many pixels as an image may have."""
+    data = io.BytesIO()
+    Image.new("RGB", MOST_PIXELS, "grey").save(data, "JPEG")
+    return data.getvalue()
+
+
 # -- JPEG
 
 

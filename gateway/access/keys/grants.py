@@ -12,6 +12,11 @@ class NotGranted(Exception):
         self.field = field
 
 
+def may_see_key(caller: Caller, key: Key) -> bool:
+    """Return whether `caller` may know of a key: one that is limited to some models knows of no key beyond them."""
+    return not caller.models or (bool(key.models) and caller.models.issuperset(key.models))
+
+
 def check_grant(caller: Caller, key: Key, defaults: RateLimits) -> None:
     """Raise `NotGranted` where `key` may do anything that `caller` may not, or more of it, or for longer.
 

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.access.keys.text import mint
 from gateway.context import POOL
+from gateway.http.openapi import OPERATIONS
 from gateway.schema.decode import read_option
 from gateway.schema.errors import ApiError
 from tests.support.guarded_app import MASTER, Client, app_of, bearer, guarded, issue
@@ -98,3 +99,33 @@ async def test_key_is_no_request_id_and_no_path_in_the_log(client: Client, caplo
     assert "Request completed: GET /v1/models/{id}" in text
     for secret in (key[4:12] + "_" + key[13:17], key[13:33], MASTER[:20]):
         assert secret not in text
+
+
+async def test_a_limited_operator_reaches_nothing_that_concerns_all_models(client: Client) -> None:
+    """Of `/admin`, what is about single engines, models and keys is open to it; the rest is closed."""
+    limited = bearer(await issue(client, "admin", models=("mine",)))
+    for operation in app_of(client)[OPERATIONS]:
+        if not operation.path.startswith("/admin/"):
+            continue
+        path = operation.path.replace("{name:.+}", "theirs").replace("{id}", "none")
+        answer = await client.request(operation.method, path, headers=limited, json={})
+        single = operation.path.startswith(("/admin/workers", "/admin/models", "/admin/api-keys"))
+        assert (answer.status == 403) is not single, operation.path
+    assert (await client.get("/admin/events", headers=bearer(await issue(client, "admin")))).status == 200
+
+
+async def test_a_limited_operator_knows_of_no_key_beyond_its_models(client: Client) -> None:
+    """Keys of other models, or of all, are not there for it: not in the list, by id, or for any change."""
+    text = await issue(client, "admin", models=("mine", "ours"))
+    limited, own = bearer(text), await issue(client, "admin", models=("ours",))
+    hidden = [await issue(client, "admin"), await issue(client, "admin", models=("mine", "theirs"))]
+    listed = (await (await client.get("/admin/api-keys", headers=limited)).json())["data"]
+    assert {key["id"] for key in listed} == {text[4:12], own[4:12]}
+    for key, status in ((own, 200), *((key, 404) for key in hidden)):
+        path = f"/admin/api-keys/{key[4:12]}"
+        assert (await client.get(path, headers=limited)).status == status
+        assert (await client.patch(path, headers=limited, json={"name": "n"})).status == status
+        assert (await client.post(f"{path}/rotate", headers=limited)).status == status
+        assert (await client.delete(path, headers=limited)).status == status
+    for key in hidden:
+        assert (await client.get("/v1/models", headers=bearer(key))).status == 403
