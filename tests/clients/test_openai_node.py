@@ -158,6 +158,11 @@ def test_node_client_obeys_retry_headers(start_pool: Callable[..., RunningPool],
     seen = outcome(start("retries.mjs", pool, "fake"))
     assert seen["attempts"] == 1
     assert (seen["error"]["status"], seen["error"]["code"]) == (504, "queue_timeout")
+    for connection in held:
+        connection.close()
+    pool = start_pool((*SMALL[:-1], "60"))
+    held = [pool.open_chat(LONG, stream=True) for _ in range(2)]
+    wait_until(lambda: pool.active() == 2)
     refused = pool.metric("pool_requests_total")
     waiting = pool.open_chat(LONG)
     wait_until(lambda: pool.waiting() == 1)

@@ -107,7 +107,7 @@ def test_arguments_come_in_pieces_while_they_are_written(client: OpenAI) -> None
         ({"grammar": 'root ::= "x" | "y"'}, {"x", "y"}),
         ({"json": {"enum": [1, 2]}}, {"1", "2"}),
     ],
-    ids=str,
+    ids=["choice", "regex", "grammar", "json"],
 )
 def test_extra_field_of_vllm_holds(client: OpenAI, endpoint: str, extra: dict[str, Any], answers: set[str]) -> None:
     """`structured_outputs` as vLLM's users send it, on both endpoints."""

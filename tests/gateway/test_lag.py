@@ -13,6 +13,8 @@ from gateway.telemetry import lag as module
 from gateway.telemetry.lag import BOUNDS_S, RECENT_S, LoopLag
 from tests.support.raw_clients import MASTER, raw_site, wait_until
 
+pytestmark = pytest.mark.alone
+
 
 def hold(seconds: float) -> None:
     """Compute for so long."""

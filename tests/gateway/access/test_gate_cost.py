@@ -5,6 +5,8 @@ import statistics
 import pytest
 from benchmarks.overhead import Guarded
 
+pytestmark = pytest.mark.alone
+
 ROUNDS = 5
 MOST_S = 500e-6
 """Of processor time; several times what it takes on a busy machine. `scripts/bench promptness` judges the promise."""

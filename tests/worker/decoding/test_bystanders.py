@@ -17,7 +17,7 @@ from worker.config import WorkerConfig
 from worker.engines.vision.engine import VisionEngine
 from worker.process.preprocessor import Admitted, Preprocessor
 
-pytestmark = pytest.mark.mlx
+pytestmark = [pytest.mark.mlx, pytest.mark.alone]
 
 LONGER_S = 3.0
 WAIT_S = 90.0
