@@ -69,6 +69,8 @@ IMAGE_RESOLVER: web.AppKey["ImageResolver"] = web.AppKey("image_resolver")
 LISTENER: web.AppKey["Listener"] = web.AppKey("listener")
 HTTP: web.AppKey[HttpSettings] = web.AppKey("http", HttpSettings)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+IGNORED: web.RequestKey[set[str]] = web.RequestKey("ignored", set)
+"""Names of the parameters of a request that change nothing."""
 GENERATION_STATS: web.RequestKey[GenerationStats] = web.RequestKey("generated", GenerationStats)
 KEY_SYNC: web.AppKey["KeySync"] = web.AppKey("key_sync")
 RESPONSE_COUNTS: web.AppKey[Counter[tuple[str, str, int]]] = web.AppKey("response_counts", Counter)

@@ -21,8 +21,11 @@ _PREFLIGHT = MappingProxyType(
         hdrs.ACCESS_CONTROL_MAX_AGE: "600",
     }
 )
-_EXPOSED = "x-request-id, x-process-time, retry-after, retry-after-ms, x-should-retry, " + ", ".join(
-    f"x-ratelimit-{what}-{family}" for what in ("limit", "remaining", "reset") for family in ("requests", "tokens")
+_EXPOSED = (
+    "x-request-id, x-process-time, retry-after, retry-after-ms, x-should-retry, x-ignored-parameters, "
+    + ", ".join(
+        f"x-ratelimit-{what}-{family}" for what in ("limit", "remaining", "reset") for family in ("requests", "tokens")
+    )
 )
 
 

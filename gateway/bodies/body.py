@@ -13,8 +13,9 @@ from aiohttp import web
 from gateway.access.gate import CALLER
 from gateway.bodies.pace import Pace
 from gateway.bodies.parsing import PARSING
-from gateway.context import HTTP, REQUEST_ID
+from gateway.context import HTTP, IGNORED, REQUEST_ID
 from gateway.memory_account import SHARE
+from gateway.schema import ignored
 from gateway.schema.base import Answer, Request
 from gateway.schema.decode import convert, decode, parse
 from gateway.schema.errors import ApiError, invalid
@@ -55,7 +56,7 @@ async def read(request: web.Request, kind: type[R], *, beside: Mapping[str, Any]
         request[SHARE].hold_bytes(len(body))
     if len(body) <= SMALL_BYTES:
         request[SHARE].hold_bytes(len(body) * SMALL_FACTOR)
-        return decode(body, kind, beside=beside)
+        return decode(body, kind, beside=beside, ignored=request[IGNORED])
     bodies = [body]
     del body
     async with request.app[PARSING].wait_turn(request[CALLER].tenant):
@@ -90,7 +91,7 @@ async def _decode_slowly(
     raw = parse(bodies.pop())
     share.release_bytes(size)
     await asyncio.sleep(0)
-    wanted = convert(raw, kind, beside=beside)
+    wanted = convert(raw, kind, beside=beside, ignored=request[IGNORED])
     del raw
     await asyncio.sleep(0)
     await _count_inner(wanted)
@@ -147,7 +148,10 @@ async def answer_in_pieces(request: web.Request, pieces: Iterator[bytes]) -> web
 
 async def _send(request: web.Request, pieces: Iterator[bytes]) -> web.StreamResponse:
     """Send pieces. Raises `ConnectionError` where the client is gone, or takes too long to read a piece."""
-    response = web.StreamResponse(headers={"Content-Type": "application/json", "X-Request-ID": request[REQUEST_ID]})
+    headers = {"Content-Type": "application/json", "X-Request-ID": request[REQUEST_ID]}
+    if request[IGNORED]:
+        headers[ignored.HEADER] = ignored.header_of(request[IGNORED])
+    response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     try:
         for piece in pieces:

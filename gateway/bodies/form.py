@@ -12,6 +12,7 @@ from aiohttp import BodyPartReader, MultipartReader, StreamReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.bodies.pace import Pace
+from gateway.context import IGNORED
 from gateway.media.image_resolver import Hold, check_image
 from gateway.media.inline import ImageFile, too_large
 from gateway.memory_account import SHARE, MemoryShare
@@ -86,7 +87,7 @@ async def read_form(
     place = places(file, len(files))
     files = [check_image(one, place(at)) for at, one in enumerate(files)]
     raw = {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
-    wanted = check(raw, kind, beside=beside, strict=False)
+    wanted = check(raw, kind, beside=beside, strict=False, ignored=request[IGNORED])
     if not files:
         raise invalid(f"Missing required parameter: '{file}'.", file)
     return wanted, files

@@ -14,11 +14,12 @@ from aiohttp.web_protocol import RequestPayloadError
 from gateway.access.connection import client_address
 from gateway.access.gate import guard
 from gateway.access.keys.text import masked
-from gateway.context import GENERATION_STATS, REDACT, REQUEST_ID, RESPONSE_COUNTS
+from gateway.context import GENERATION_STATS, IGNORED, REDACT, REQUEST_ID, RESPONSE_COUNTS
 from gateway.http.connection import of_request, respond
 from gateway.http.openapi import ROUTES, Operation
 from gateway.job_failure import JobFailed
 from gateway.memory_account import account_memory
+from gateway.schema import ignored
 from gateway.schema.errors import ApiError
 from gateway.telemetry.logs import CLIENT, REQUEST
 
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id and the answer its time; log both ends, without query, headers or body."""
     request_id = request[REQUEST_ID] = _request_id(request)
+    changeless = request[IGNORED] = set()
     token = REQUEST.set(request_id)
     client = client_address(request)
     client_token = CLIENT.set(client)
@@ -54,6 +56,8 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not response.prepared:
             response.headers["X-Request-ID"] = request_id
             response.headers["X-Process-Time"] = f"{time.perf_counter() - started:.4f}"
+            if changeless:
+                response.headers[ignored.HEADER] = ignored.header_of(changeless)
         status = response.status
         return response
     except ConnectionError:

@@ -11,8 +11,9 @@ from typing import Self
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from gateway.context import HTTP, REQUEST_ID
+from gateway.context import HTTP, IGNORED, REQUEST_ID
 from gateway.job_failure import JobFailed
+from gateway.schema import ignored
 from gateway.schema.errors import ApiError
 
 PING = b": keep-alive\n\n"
@@ -61,6 +62,8 @@ class EventStream:
                 "X-Request-ID": request[REQUEST_ID],
             }
         )
+        if request[IGNORED]:
+            self.response.headers[ignored.HEADER] = ignored.header_of(request[IGNORED])
 
     async def __aenter__(self) -> Self:
         return self

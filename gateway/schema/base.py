@@ -4,11 +4,13 @@ Every subclass repeats `frozen` and `kw_only`: msgspec does not inherit the latt
 Requests are closed: a name that is not a field is refused by `decode`, never dropped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import msgspec
 
+from gateway.schema.ignored import Rule, take_ignored
 from gateway.schema.parts.bounds import FEW
 from gateway.schema.structure import Bounds
 
@@ -20,10 +22,22 @@ class ContentPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of request bodies. JSON null at the top level means: not given.
 
-    `bounds` is how much structure a body may have; it is counted before the body is parsed.
+    `bounds` is how much structure a body may have; it is counted before the body is parsed. `ignorable` are names that
+    are no fields and change nothing; `idle` are fields that are read, and change nothing either.
     """
 
     bounds: ClassVar[Bounds] = FEW
+    ignorable: ClassVar[Mapping[str, Rule]] = MappingProxyType({})
+    idle: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def read_dialect(cls, raw: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
+        """Return a body's fields without what can't change the answer; `ignored` gets the names of all that.
+
+        No value of `raw` is null. Raises `ApiError`.
+        """
+        ignored.update(cls.idle & raw.keys())
+        return take_ignored(raw, cls.ignorable, cls.__struct_encode_fields__, ignored)
 
     @classmethod
     def refuse_unsupported(cls, raw: dict[str, Any]) -> None:

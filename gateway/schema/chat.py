@@ -35,6 +35,7 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
     """A conversation to continue. Anything else that OpenAI defines is refused as `unsupported_parameter`."""
 
     bounds: ClassVar[Bounds] = CONVERSATION
+    idle: ClassVar[frozenset[str]] = frozenset({"user", "metadata", "store", "safety_identifier", "verbosity"})
     messages: Messages
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None

@@ -41,24 +41,42 @@ _TYPE_NAMES = MappingProxyType(
 )
 
 
-def decode(body: bytes, kind: type[R], *, beside: Mapping[str, Any] | None = None) -> R:
+def decode(
+    body: bytes, kind: type[R], *, beside: Mapping[str, Any] | None = None, ignored: set[str] | None = None
+) -> R:
     """Read a JSON body as `kind`. Raises `ApiError` with the field at fault as `param`.
 
-    `beside` holds fields that were given elsewhere; the body wins.
+    `beside` holds fields that were given elsewhere; the body wins. `ignored` gets the names of what changes nothing.
     """
-    return check(parse(body), kind, beside=beside)
+    return check(parse(body), kind, beside=beside, ignored=ignored)
 
 
-def check(raw: dict[str, Any], kind: type[R], *, beside: Mapping[str, Any] | None = None, strict: bool = True) -> R:
+def check(
+    raw: dict[str, Any],
+    kind: type[R],
+    *,
+    beside: Mapping[str, Any] | None = None,
+    strict: bool = True,
+    ignored: set[str] | None = None,
+) -> R:
     """Convert a body's fields to `kind` and check them. Raises `ApiError`. Not `strict`: numbers may be text."""
-    request = convert(raw, kind, beside=beside, strict=strict)
+    request = convert(raw, kind, beside=beside, strict=strict, ignored=ignored)
     request.check_values()
     return request
 
 
-def convert(raw: dict[str, Any], kind: type[R], *, beside: Mapping[str, Any] | None = None, strict: bool = True) -> R:
+def convert(
+    raw: dict[str, Any],
+    kind: type[R],
+    *,
+    beside: Mapping[str, Any] | None = None,
+    strict: bool = True,
+    ignored: set[str] | None = None,
+) -> R:
     """Convert a body's fields to `kind`, without its own `check_values`. Raises `ApiError`."""
-    raw = _known(raw, kind.__struct_encode_fields__)
+    given = {name: value for name, value in raw.items() if value is not None}
+    raw = kind.read_dialect(given, set() if ignored is None else ignored)
+    _check_names(raw, kind.__struct_encode_fields__)
     if beside:
         raw = {**beside, **raw}
     try:
@@ -112,13 +130,12 @@ def _without_collector(body: bytes) -> Any:
             gc.enable()
 
 
-def _known(raw: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
-    """Return the fields that are given: null means that they are not. Raises `ApiError` at the first unknown name."""
-    for name, value in raw.items():
-        if value is not None and name not in fields:
+def _check_names(raw: dict[str, Any], fields: tuple[str, ...]) -> None:
+    """Refuse the first name that is none of the fields. Raises `ApiError`."""
+    for name in raw:
+        if name not in fields:
             shown = _clip(name)
             raise ApiError("unsupported_parameter", f"Unsupported parameter: '{shown}'.", shown)
-    return {name: raw[name] for name in fields if raw.get(name) is not None}
 
 
 def _whole_numbers(raw: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """`POST /v1/tokenize` and `/v1/detokenize`, in vLLM's shapes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from gateway.schema import ignored
 from gateway.schema.base import Answer, Request
 from gateway.schema.chat import TemplateOptions, chat_prompt, template_options
 from gateway.schema.errors import invalid, unsupported
@@ -25,6 +26,7 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
     """
 
     bounds: ClassVar[Bounds] = CONVERSATION
+    ignorable: ClassVar[Mapping[str, ignored.Rule]] = ignored.TOKENS
     model: ModelName | None = None
     prompt: str | None = None
     messages: Messages | None = None
@@ -81,6 +83,7 @@ class DetokenizeRequest(Request, frozen=True, kw_only=True):
     """Token ids to turn into text."""
 
     bounds: ClassVar[Bounds] = NUMBERS
+    ignorable: ClassVar[Mapping[str, ignored.Rule]] = ignored.TOKENS
     tokens: Annotated[list[TokenId], Meta(description="Ids of the model's vocabulary.")]
     model: ModelName | None = None
 

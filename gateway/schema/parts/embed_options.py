@@ -6,9 +6,10 @@ Each may come in the body, by header or by query.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, get_type_hints
+from typing import Any, ClassVar, Literal, get_type_hints
 
 from gateway.embedding_cache import CacheKey
+from gateway.schema import ignored
 from gateway.schema.base import Request
 from gateway.schema.errors import invalid
 from gateway.schema.parts.bounds import BatchSize, Dimensions, MaxTokensPerText, ModelName, PromptName
@@ -35,6 +36,8 @@ _DEVICES_ASKED = MappingProxyType({"mps": "gpu", "cpu": "cpu"})
 class EmbedOptions(Request, frozen=True, kw_only=True):
     """What holds for images as for texts."""
 
+    ignorable: ClassVar[Mapping[str, ignored.Rule]] = ignored.EMBEDDING
+    idle: ClassVar[frozenset[str]] = frozenset({"user"})
     model: ModelName | None = None
     dimensions: Dimensions | None = None
     batch_size: BatchSize | None = None

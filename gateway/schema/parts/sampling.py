@@ -1,9 +1,10 @@
 """The fields that every generation shares, and their meaning for a worker."""
 
 import secrets
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
+from gateway.schema import ignored
 from gateway.schema.base import ContentPart, Request
 from gateway.schema.errors import ApiError, invalid, unsupported
 from gateway.schema.parts.bounds import (
@@ -39,6 +40,8 @@ class StreamOptions(ContentPart, frozen=True, kw_only=True):
 class Generation(Request, frozen=True, kw_only=True):
     """Fields that chat and plain completions share."""
 
+    ignorable: ClassVar[Mapping[str, ignored.Rule]] = ignored.GENERATION
+    idle: ClassVar[frozenset[str]] = frozenset({"user"})
     model: ModelName | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
