@@ -5,17 +5,19 @@ A job keeps its room until its worker says that it has ended. One that loses its
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from gateway.dispatch.job_table import JobTable
 from gateway.dispatch.jobs import errors
+from gateway.dispatch.jobs.outcome import Outcome, outcome_of_failure
 from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.prefix_affinity import keys_of
 from gateway.dispatch.quarantine import Quarantine, trial_order
 from gateway.dispatch.selection import select_job, select_worker
-from gateway.dispatch.state import UNBEGUN, JobState, ModelState, Outcome, WorkerState
+from gateway.dispatch.state import UNBEGUN, JobState, ModelState, WorkerState
 from gateway.dispatch.stats import PoolStats
 from gateway.dispatch.timeouts import PoolTimeouts
 from gateway.dispatch.transport import Transport
@@ -60,6 +62,8 @@ class Dispatcher:
     ) -> None:
         self.table = JobTable()
         self.quarantine = Quarantine()
+        self._continued: Counter[tuple[str, str, bool]] = Counter()
+        """Jobs that went on and of which no line was written: by worker, model, and whether they had output."""
         self.listeners = 0
         """Jobs whose handlers have not left yet."""
         self._epoch = epoch
@@ -217,6 +221,13 @@ class Dispatcher:
                 queue.remove(job)
                 self._fail(job, errors.lost(model.retry_after_s) if job.stream.begun else errors.too_late())
 
+    def report_continued(self) -> None:
+        """Log how many jobs went on lately, and where."""
+        for (uid, model, begun), count in self._continued.items():
+            what = f"{count} stream{'s' * (count > 1)} continued" if begun else f"{count} jobs begun again"
+            log.info("%s on worker %s of %s", what if begun or count > 1 else "1 job begun again", uid, model)
+        self._continued.clear()
+
     def send_message(self, worker: WorkerState, message: ToWorker) -> None:
         """Send one message; a worker that can't take it is not sent to again."""
         if not self._transport.send_frame(worker.identity, encode([message], epoch=self._epoch)):
@@ -244,7 +255,9 @@ class Dispatcher:
             worker.unreachable = True
             return False
         self._stats.count_sent(job, now)
-        self._stats.continued += job.attempt > 1
+        if job.attempt > 1:
+            self._stats.continued += 1
+            self._continued[worker.uid, worker.model.name, job.stream.begun] += 1
         job.model.affinity.record_prompt(job.keys, worker.uid)
         self.table.assign_job(job, worker, now)
         return True
@@ -338,7 +351,7 @@ class Dispatcher:
     def _drop_slow_reader(self, job: JobState) -> None:
         failure = JobFailed("slow_reader", "The client read too slowly.")
         job.stream.fail(failure, keep_unread=False)
-        self._over(job, "failed")
+        self._over(job, outcome_of_failure(failure.code))
         self._abandon(job)
 
     def _finish(self, job: JobState, outcome: Usage | Result) -> None:
@@ -350,7 +363,8 @@ class Dispatcher:
     def _fail(self, job: JobState, failure: JobFailed) -> None:
         if job.open:
             job.stream.fail(failure)
-            self._over(job, "failed")
+            stopped = failure.code == "model_not_ready" and not job.model.expected
+            self._over(job, "refused" if stopped else outcome_of_failure(failure.code))
         self.table.close_job(job)
 
     def _over(self, job: JobState, outcome: Outcome) -> None:

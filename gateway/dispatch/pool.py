@@ -18,7 +18,7 @@ from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.link import WorkerLink
 from gateway.dispatch.receiver import Receiver
 from gateway.dispatch.state import JobState, ModelState, WorkerState
-from gateway.dispatch.stats import PoolStats, Snapshot, WorkerSnapshot, model_snapshot
+from gateway.dispatch.stats import ERRORS, PoolStats, Snapshot, WorkerSnapshot, model_snapshot
 from gateway.dispatch.timeouts import PoolTimeouts
 from gateway.dispatch.workers.liveness import Liveness
 from gateway.dispatch.workers.lookup import everybody
@@ -138,8 +138,12 @@ class Pool:
         )
 
     def models(self) -> list[ModelState]:
-        """All models that were ever announced, by name."""
+        """All models that were ever announced and not forgotten, by name."""
         return [*self._registry]
+
+    def forget_model(self, model: ModelState) -> None:
+        """Know no more of a model that is gone. Raises `JobFailed` (`model_in_use`)."""
+        self._registry.forget_model(model)
 
     def run_job(
         self,
@@ -207,7 +211,7 @@ class Pool:
             total_time_s=stats.total_time_s,
             request_types=by_type,
             requests=dict(stats.requests),
-            error_count=stats.count_outcome("failed"),
+            error_count=sum(map(stats.count_outcome, ERRORS)),
             cancelled=stats.count_outcome("cancelled"),
             performance=stats.performance(),
             wire={**stats.wire, "stale": self._dispatcher.table.stale},
@@ -238,6 +242,7 @@ class Pool:
         if self._registry.in_startup_grace and self._clock() - self._born >= self._limits.settle_s:
             self._registry.end_startup_grace()
         self.scaling.reconcile()
+        self._dispatcher.report_continued()
         self._liveness.note_time(self._clock())
         if self._liveness.silent_workers(self._clock()) or self._liveness.silent_supervisors(self._clock()):
             # Perhaps we are late, not they: what has arrived counts.

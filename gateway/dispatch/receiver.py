@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar, assert_never
 
 from gateway.dispatch.dispatcher import Dispatcher
-from gateway.dispatch.state import SupervisorState, WorkerState
+from gateway.dispatch.state import WorkerState
 from gateway.dispatch.stats import PoolStats
 from gateway.dispatch.timeouts import PoolTimeouts
 from gateway.dispatch.transport import Transport
 from gateway.dispatch.workers.registry import Registry
+from gateway.dispatch.workers.supervisor_state import SupervisorState
 from protocol.codec import BadFrame, decode_to_gateway, encode
 from protocol.messages import (
     Accepted,
@@ -98,6 +99,8 @@ class Receiver:
         supervisor = self._registry.supervisors.get(identity)
         if worker is not None:
             self.remove_worker(worker, "it reads nothing" if frozen else "its connection is gone", kill=frozen)
+        elif supervisor is not None and supervisor.retiring:
+            self.remove_supervisor(supervisor)
         elif supervisor is not None:
             # Not for good yet: jobs hope for an engine as long as there is a supervisor, and a connection that
             # was only interrupted is back with its next beat. Its silence will tell.
@@ -105,23 +108,35 @@ class Receiver:
             supervisor.last_seen = min(supervisor.last_seen, self._clock() - self._limits.beat_timeout_s + grace_s)
 
     def remove_supervisor(self, supervisor: SupervisorState) -> None:
-        """Remove a supervisor that has been silent for too long."""
-        log.warning("supervisor of %s lost", supervisor.report.model)
+        """Remove a supervisor that has left, or has been silent for too long."""
+        if supervisor.retiring or supervisor.report.parked:
+            log.info("supervisor of %s left", supervisor.report.model)
+        else:
+            log.warning("supervisor of %s lost", supervisor.report.model)
         self._dispatcher.assign_waiting(self._registry.remove_peer(supervisor))
 
     def remove_worker(self, worker: WorkerState, why: str, *, kill: bool) -> None:
         """Remove a worker and pass its jobs on; `kill` has its supervisor end a process that may still be there."""
         in_flight = [*worker.in_flight.values()]
-        log.warning("worker %s of %s lost, %d jobs in flight: %s", worker.uid, worker.model.name, len(in_flight), why)
+        supervisor = self._registry.supervisor_of(worker.uid)
+        leaving = supervisor is not None and supervisor.leaving
+        told = leaving or worker.state is State.DRAINING
+        log.log(
+            logging.INFO if told else logging.WARNING,
+            "worker %s of %s %s, %d jobs in flight: %s",
+            worker.uid,
+            worker.model.name,
+            "left" if told else "lost",
+            len(in_flight),
+            why,
+        )
         self._stats.wire["lost_workers"] += 1
         # Should it come back to life, it still works on these.
         _remember(self._orphans, worker.uid, [Cancel(job.id, job.attempt) for job in in_flight])
         model = self._registry.remove_peer(worker)
-        supervisor = self._registry.supervisor_of(worker.uid)
         if kill and supervisor is not None:
             self.order_kill(supervisor, why)
         # One that was leaving anyway, or has already said that it died, proves nothing against its jobs.
-        leaving = supervisor is not None and supervisor.leaving
         crashed = worker.state not in (State.DRAINING, State.STOPPED) and not leaving
         # What we end ourselves did not die of a request that it had not begun.
         suspects = [job for job in in_flight if job.begun or not kill] if crashed else None
@@ -207,10 +222,20 @@ class Receiver:
             return
         supervisor.last_seen = now
         self._greeted.pop(identity, None)
-        worker = self._registry.find_worker(report.engine)
-        if worker is not None and _ended(report):
-            self.remove_worker(worker, f"its process ended ({report.exit_code})", kill=False)
+        if _ended(report):
+            if (worker := self._registry.find_worker(report.engine)) is not None:
+                self.remove_worker(worker, f"its process ended ({report.exit_code})", kill=False)
+            self._log_death(supervisor, report)
         self._dispatcher.assign_waiting(self._registry.models[report.model])
+
+    def _log_death(self, supervisor: SupervisorState, report: Supervision) -> None:
+        """Say once how an engine ended that nobody had told to, and what follows."""
+        if not report.ended or supervisor.logged_end == (report.engine, report.restarts):
+            return
+        supervisor.logged_end = (report.engine, report.restarts)
+        soon = f"in {report.delay_s:.3g} s" if report.delay_s else "at once"
+        what = "crash loop, the next try is" if report.watch is Watch.CRASH_LOOP else "it is started again"
+        log.warning("engine %s of %s ended: %s; %s %s", report.engine, report.model, report.ended, what, soon)
 
     def _send_hello(self, identity: bytes, now: float) -> None:
         """Ask a peer who it is, not at its own rate."""

@@ -6,16 +6,18 @@ dispatcher's.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from gateway.dispatch.crash_record import CrashRecord
 from gateway.dispatch.jobs.fair_queue import FairQueue
+from gateway.dispatch.jobs.outcome import Outcome
 from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.prefix_affinity import PrefixAffinity
 from gateway.dispatch.workers.restart_log import RestartLog
-from protocol.messages import Announce, Beat, EmbedJob, GenerateJob, Job, Kind, Ready, State, Supervision, Watch
+from gateway.dispatch.workers.supervisor_state import SupervisorState
+from protocol.messages import Announce, Beat, EmbedJob, GenerateJob, Job, Kind, Ready, State, Watch
 
 DEFAULT_QUEUE_SIZE = 100
 DEFAULT_QUEUE_TIMEOUT_S = 300.0
@@ -29,8 +31,6 @@ machine's engines live for a second or two, a job comes back ten times before it
 UNBEGUN = 6
 """As so many returns counts one from an engine that was killed before the job began: what stops engines while it is
 prepared never begins, and must not stop them for ever."""
-
-Outcome = Literal["done", "failed", "cancelled"]
 
 
 class Attempt(NamedTuple):
@@ -218,38 +218,6 @@ class WorkerState:
         return 0 if job.slotless else min(max(1, job.choices), self.slots)
 
 
-class SupervisorState:
-    """The process that watches over one engine process, with the last that it said."""
-
-    def __init__(self, identity: bytes, report: Supervision, now: float) -> None:
-        self.identity = identity
-        self.report = report
-        self.last_seen = self.worked_at = now
-        """When it was last heard of, and when its engine process was last seen to work."""
-        self.asked = 0
-        """How many engines it was asked to start."""
-        self.ending = ""
-        """The engine that it was told to end, with none to follow."""
-
-    def take_report(self, report: Supervision, now: float) -> None:
-        """Take in what it says now."""
-        before, self.report = self.report, report
-        if report.work > before.work or report.engine != before.engine:
-            self.worked_at = now
-
-    @property
-    def leaving(self) -> bool:
-        """Whether it ends its engine, or was told to."""
-        return self.report.watch is Watch.DRAINING or self.ending == self.report.engine != ""
-
-    @property
-    def runs_engine(self) -> bool:
-        """Whether it runs an engine, or is about to, that nobody has told to end."""
-        report = self.report
-        leaving = report.parked or report.watch is Watch.DRAINING
-        return not leaving and (not self.ending or report.engine != self.ending)
-
-
 class AdapterState(msgspec.Struct, frozen=True):
     """A LoRA adapter that a model's workers have: the tail of the path it came from, further names for it."""
 
@@ -281,6 +249,8 @@ class ModelState:
         """How long a job takes, averaged over the recent ones."""
         self.ready: Ready | None = None
         """What its workers last said of it once they were warm; stays while they are away."""
+        self.retired = False
+        """Whether the last supervisor of it left because it was told to."""
         self.in_startup_grace = False
         """Whether the gateway has only just started, so that more peers may be about to register."""
         self.affinity = PrefixAffinity()
@@ -304,6 +274,15 @@ class ModelState:
         return bool(self.workers or self.supervisors)
 
     @property
+    def expected(self) -> bool:
+        """Whether it should be up: not where its engines were ended on purpose, or its supervisors told to leave."""
+        if self.supervisors and self.wanted is not None:
+            return self.wanted > 0
+        if self.supervisors:
+            return not all(supervisor.stopped for supervisor in self.supervisors.values())
+        return bool(self.workers) or not self.retired
+
+    @property
     def up(self) -> list[WorkerState]:
         """Workers that take jobs."""
         return [worker for worker in self.workers.values() if worker.up]
@@ -320,7 +299,7 @@ class ModelState:
 
     @property
     def state(self) -> str:
-        """The best state of any worker; without one, what a supervisor does about it; else `lost`."""
+        """The best state of any worker; without one, what a supervisor does about it; else `retired` or `lost`."""
         if self.up:
             return State.READY.value
         states = {worker.state for worker in self.workers.values()}
@@ -335,7 +314,7 @@ class ModelState:
         for watch in (Watch.RUNNING, Watch.STARTING, Watch.BACKOFF, Watch.DRAINING, Watch.CRASH_LOOP):
             if watch in watches:
                 return Watch.STARTING.value if watch is Watch.RUNNING else watch.value
-        return "lost"
+        return "retired" if self.retired else "lost"
 
     @property
     def may_become_ready(self) -> bool:

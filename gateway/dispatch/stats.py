@@ -8,12 +8,15 @@ from typing import Literal
 import msgspec
 from prometheus_client import CollectorRegistry, Histogram
 
-from gateway.dispatch.state import JobState, ModelState, Outcome
+from gateway.dispatch.jobs.outcome import Outcome
+from gateway.dispatch.state import JobState, ModelState
 from protocol.messages import Beat, GenerateJob, Kind, Supervision
 
 REQUEST_TYPES = ("vision", "vision_stream", "text", "text_stream", "embedding")
 WIRE_COUNTS = ("bad_frame", "contradiction", "stranger", "lost_workers")
 RECENT = 100
+ERRORS: tuple[Outcome, ...] = ("failed", "client_error", "refused")
+"""Outcomes that `error_count` counts."""
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _GAPS_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
 WINDOW_S = 60
@@ -90,6 +93,7 @@ class ModelSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     state: str
     running: bool
+    expected: bool
     queue_size: int
     max_queue_size: int
     active_requests: int
@@ -178,7 +182,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
             total_requests=sum(requests.values()),
             total_tokens=sum(tokens.values()),
             total_time_s=sum(took_s for name, took_s in self.times_s.items() if name in names),
-            error_count=sum(count for (_, _, ended), count in requests.items() if ended == "failed"),
+            error_count=sum(count for (_, _, ended), count in requests.items() if ended in ERRORS),
             performance=_performance([tps for name, recent in self.speeds.items() if name in names for tps in recent]),
         )
 
@@ -307,6 +311,7 @@ def model_snapshot(model: ModelState) -> ModelSnapshot:
         kind=model.kind,
         state=model.state,
         running=bool(model.up),
+        expected=model.expected,
         queue_size=len(model.queue) + len(model.suspects) - sum(job.slotless for job in model.suspects),
         max_queue_size=model.queue.capacity,
         active_requests=sum(len(worker.in_flight) - worker.slotless for worker in model.workers.values()),

@@ -55,6 +55,14 @@ async def unload(request: web.Request) -> web.Response:
     return _scaled(request, "unload", _model(request), 0, grace_s=grace_s)
 
 
+async def forget(request: web.Request) -> web.Response:
+    """Know no more of a model that is gone."""
+    model = _model(request)
+    request.app[POOL].forget_model(model)
+    audit("model.forget", by=request[CALLER].id, subject=model.name)
+    return answer(ModelOrder(model=model.name, act="forget", replicas=0))
+
+
 async def scale(request: web.Request) -> web.Response:
     """Have so many engines of a model."""
     wanted = await read(request, ScaleRequest)
@@ -118,6 +126,16 @@ OPERATIONS = (
     _operation("/admin/models/{name:.+}/load", load, "Start an engine of a model", None, None),
     _operation("/admin/models/{name:.+}/unload", unload, "End all engines of a model", GraceRequest, {"grace": 30}),
     _operation("/admin/models/{name:.+}/scale", scale, "Have so many engines", ScaleRequest, {"replicas": 2}),
+    Operation(
+        method=hdrs.METH_DELETE,
+        path="/admin/models/{name:.+}",
+        handler=forget,
+        summary="Forget a model that is gone",
+        tag="Admin",
+        access=("admin",),
+        answer=ModelOrder,
+        errors=("model_not_found", "model_in_use"),
+    ),
 )
 
 

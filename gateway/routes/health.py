@@ -29,15 +29,16 @@ async def ping(_request: web.Request) -> web.Response:
 
 
 async def pool_health(request: web.Request) -> web.Response:
-    """Answer 200 if every model is up, else 503; the same body either way. Strangers learn no more than that."""
+    """Answer 200 if every model is up that should be, else 503; the same body. Strangers learn no more than that."""
     served = request.app[POOL].models()
     caller = request.app[GATE].recognize_caller(request)
     if caller is None or not caller.has_permission(*SEEING):
-        healthy = bool(served) and all(model.state == State.READY for model in served)
+        healthy = _are_well(served)
         return answer(HealthSummary(status="ok", models_healthy=healthy), status=200 if healthy else 503)
-    models = [_model(model) for model in served if caller.may_use_model(model.name, model.source, *model.aliases)]
-    first = next((model for model in models if model.kind == Kind.CHAT), models[0] if models else None)
-    healthy = bool(models) and all(model.healthy for model in models)
+    seen = [model for model in served if caller.may_use_model(model.name, model.source, *model.aliases)]
+    models = [_model(model) for model in seen]
+    first = min(models, key=lambda model: (not model.healthy, model.kind != Kind.CHAT), default=None)
+    healthy = _are_well(seen)
     body = Health(
         status="ok",
         model_id=first.id if first else None,
@@ -63,6 +64,13 @@ async def model_health(request: web.Request) -> web.Response:
     raise ApiError("model_not_found", "There is no such model.", "model")
 
 
+def _are_well(models: "list[ModelState]") -> bool:
+    """Return whether somebody is here, and every model takes requests that was not stopped on purpose."""
+    return any(model.present for model in models) and all(
+        model.state == State.READY for model in models if model.expected
+    )
+
+
 def _model(model: "ModelState") -> ModelHealth:
     ready = model.ready
     up = model.state == State.READY
@@ -73,6 +81,7 @@ def _model(model: "ModelState") -> ModelHealth:
         kind=model.kind.value,
         state=model.state,
         healthy=up,
+        expected=model.expected,
         replicas=model.replicas,
         warmup_enabled=ready.warmup_enabled if ready else None,
         warmup_completed=(up and ready.warmup_enabled) if ready else None,

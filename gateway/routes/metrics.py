@@ -122,12 +122,14 @@ def _queues(now: Snapshot) -> Iterator[Metric]:
     waiting = GaugeMetricFamily("pool_queue_size", "Requests that wait for a worker.", labels=["model"])
     active = GaugeMetricFamily("pool_active_requests", "Requests at workers.", labels=["model"])
     slots = GaugeMetricFamily("pool_slots", "Rows that the model's ready workers step together.", labels=["model"])
-    up = GaugeMetricFamily("pool_model_up", "1 if the model takes requests.", labels=["model"])
+    meaning = "1 if the model takes requests, 0 if it should; nothing where it was stopped on purpose."
+    up = GaugeMetricFamily("pool_model_up", meaning, labels=["model"])
     for model in now.models:
         waiting.add_metric([model.name], model.queue_size)
         active.add_metric([model.name], model.active_requests)
         slots.add_metric([model.name], model.max_concurrency)
-        up.add_metric([model.name], float(model.running))
+        if model.running or model.expected:
+            up.add_metric([model.name], float(model.running))
     yield from (waiting, active, slots, up)
 
 

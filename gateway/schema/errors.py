@@ -71,6 +71,7 @@ TABLE = MappingProxyType(
         "key_revoked": ErrorPolicy(
             status=409, type=_INVALID, default="The API key is revoked, for good: nothing about it can be changed."
         ),
+        "model_in_use": ErrorPolicy(status=409, type=_INVALID, default="Workers of the model are here."),
         "request_timeout": ErrorPolicy(status=408, type=_INVALID, default="The request body did not arrive in time."),
         "body_too_large": ErrorPolicy(status=413, type=_INVALID, default="The request body is too large."),
         "unsupported_media_type": ErrorPolicy(status=415, type=_INVALID, default="Send the body as application/json."),

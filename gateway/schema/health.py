@@ -12,7 +12,9 @@ class Memory(Answer, frozen=True, kw_only=True):
 
 
 class ModelHealth(Answer, frozen=True, kw_only=True):
-    """One model. `restarts` and `last_exit_code` are its supervisors' (a negative code is a signal).
+    """One model. `healthy`: it takes requests. `expected`: it should, for it was not stopped on purpose.
+
+    `restarts` and `last_exit_code` are its supervisors' (a negative code is a signal).
 
     `reason` says that its engines are started again and again, and why, also while one of them is ready.
     """
@@ -21,6 +23,7 @@ class ModelHealth(Answer, frozen=True, kw_only=True):
     kind: str
     state: str
     healthy: bool
+    expected: bool
     replicas: int
     warmup_enabled: bool | None
     warmup_completed: bool | None
@@ -32,7 +35,7 @@ class ModelHealth(Answer, frozen=True, kw_only=True):
 
 
 class Health(Answer, frozen=True, kw_only=True):
-    """The pool. `status` is `ok` while the gateway runs; the HTTP status says whether every model is up."""
+    """The pool. `status` is `ok` while the gateway runs; the HTTP status says whether every expected model is up."""
 
     status: str
     model_id: str | None

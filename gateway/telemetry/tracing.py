@@ -75,7 +75,7 @@ class Tracing:
             engine.set_attribute("pool.outcome", "lost" if again else job.outcome or "")
             if job.output_at is not None and attempt.assigned_at <= job.output_at <= left_at:
                 engine.add_event("first token", timestamp=at(job.output_at))
-            if again or job.outcome == "failed":
+            if again or job.outcome in ("failed", "client_error", "refused"):
                 engine.set_status(Status(StatusCode.ERROR))
             if not again and job.stream.usage is not None:
                 self._spent(engine, job.stream.usage, attempt.assigned_at, at)

@@ -5,9 +5,10 @@ silent meanwhile; one that serves shows steps. A silent process that its supervi
 in it holds the interpreter.
 """
 
-from gateway.dispatch.state import SupervisorState, WorkerState
+from gateway.dispatch.state import WorkerState
 from gateway.dispatch.timeouts import PoolTimeouts
 from gateway.dispatch.workers.registry import Registry
+from gateway.dispatch.workers.supervisor_state import SupervisorState
 from protocol.messages import State, Watch
 
 PAUSE_S = 1.0

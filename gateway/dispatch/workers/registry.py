@@ -1,18 +1,19 @@
 """Who is there: workers and supervisors by socket identity, models by name.
 
-Knows nothing of jobs. A model, once heard of, stays known for the gateway's life.
+Knows nothing of jobs. A model, once heard of, stays known until it is forgotten on request.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from gateway.dispatch.state import ModelState, SupervisorState, WorkerState
+from gateway.dispatch.state import ModelState, WorkerState
 from gateway.dispatch.workers.adapter_names import aliases_of, settle_names
 from gateway.dispatch.workers.lookup import SERVES, default_of, everybody, named
+from gateway.dispatch.workers.supervisor_state import SupervisorState
 from gateway.job_failure import JobFailed
 from protocol.errors import Code
-from protocol.messages import Announce, Kind, Ready, State, Supervision
+from protocol.messages import Announce, Kind, Ready, State, Supervision, Watch
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Registry:
         if model is None:
             return None
         worker = WorkerState(identity, announce, model, now)
+        model.retired = False
         model.source = announce.source
         self.workers[identity] = model.workers[identity] = worker
         model.resize_queues()
@@ -86,6 +88,7 @@ class Registry:
             return None
         supervisor = SupervisorState(identity, report, now)
         model = self.models[report.model]
+        model.retired = False
         self.supervisors[identity] = model.supervisors[identity] = supervisor
         if supervisor.runs_engine:
             _count_started(model, supervisor)
@@ -97,9 +100,19 @@ class Registry:
         self.workers.pop(member.identity, None)
         self.supervisors.pop(member.identity, None)
         model.workers.pop(member.identity, None)
-        model.supervisors.pop(member.identity, None)
+        if model.supervisors.pop(member.identity, None) is member:
+            model.retired = not model.supervisors and member.report.watch is Watch.DRAINING
         self._settle_names()
         return model
+
+    def forget_model(self, model: ModelState) -> None:
+        """Strike off a model. Raises `JobFailed` (`model_in_use`) where a worker or a supervisor is here for it."""
+        if model.present:
+            message = f"The model {model.name!r} is {model.state}: end its workers before it can be forgotten."
+            raise JobFailed("model_in_use", message, param="name")
+        del self.models[model.name]
+        self._settle_names()
+        log.info("%s is forgotten", model.name)
 
     def find_worker(self, uid: str) -> WorkerState | None:
         """Return the worker of that uid."""

@@ -7,9 +7,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from gateway.dispatch.state import ModelState, SupervisorState, WorkerState
+from gateway.dispatch.state import ModelState, WorkerState
 from gateway.dispatch.transport import Transport
 from gateway.dispatch.workers.registry import Registry
+from gateway.dispatch.workers.supervisor_state import SupervisorState
 from gateway.job_failure import JobFailed
 from protocol.codec import encode
 from protocol.errors import Code
