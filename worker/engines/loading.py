@@ -14,7 +14,7 @@ from worker.config import WorkerConfig
 from worker.engines import adapters, weights
 from worker.engines.adapters import Adapted
 from worker.engines.base import EngineLoadError
-from worker.text.tool_calls import llama3
+from worker.engines.output_formats import recognise_format
 
 UNKNOWN_CONTEXT = 4096
 """For a model that says nothing about its context."""
@@ -69,7 +69,7 @@ def loaded_from(
         hub.local_folder(config.tokenizer_path, config) if config.tokenizer_path else path,
         eos_token_ids=model_config.get("eos_token_id"),
     )
-    _recognise_calls(tokenizer)
+    recognise_format(tokenizer)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -80,14 +80,6 @@ def loaded_from(
         weights_bytes=weights.size(model),
         quantization=quantization,
     )
-
-
-def _recognise_calls(tokenizer: Any) -> None:
-    """Give a tokenizer the parser that mlx-lm lacks for its model."""
-    template = tokenizer.chat_template
-    if tokenizer.tool_parser is None and isinstance(template, str) and llama3.SIGN in template:
-        tokenizer._tool_parser = llama3.parse_tool_call
-        tokenizer._tool_call_start, tokenizer._tool_call_end = llama3.tool_call_start, llama3.tool_call_end
 
 
 def family(model_type: str) -> str:

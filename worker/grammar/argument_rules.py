@@ -50,18 +50,20 @@ def _write_tags(syntax: TagSyntax, builder: LarkBuilder, tool: ToolCase) -> str:
             if required and tool.strict:
                 raise ValueError(f"the model's format has no place for an argument {name!r}")
             continue
-        value = _write_tagged(syntax, builder, tool, schema)
-        piece = builder.add_rule(f"{builder.spell(syntax.opening.format(name))} {value} {syntax.gap}")
+        opened = _write_tagged(syntax, builder, tool, name, schema)
+        piece = builder.add_rule(f"{opened} {syntax.gap}")
         pieces.append(piece if required else f"{piece}?")
     return " ".join([*pieces, builder.spell(syntax.after)])
 
 
-def _write_tagged(syntax: TagSyntax, builder: LarkBuilder, tool: ToolCase, schema: Mapping[str, Any]) -> str:
-    """Return a value up to and with its closing tag."""
+def _write_tagged(syntax: TagSyntax, builder: LarkBuilder, tool: ToolCase, name: str, schema: Mapping[str, Any]) -> str:
+    """Return an argument from its opening tag up to and with its closing tag."""
     text = _text_schema(schema, tool.schema)
     if text is None:
-        return f"{builder.add_json(_with_definitions(schema, tool.schema))} {builder.spell(syntax.closing)}"
-    return builder.write_text(text, syntax.closing, without=syntax.without, strict=tool.strict)
+        opening = builder.spell((syntax.json_opening or syntax.opening).format(name))
+        return f"{opening} {builder.add_json(_with_definitions(schema, tool.schema))} {builder.spell(syntax.closing)}"
+    written = builder.write_text(text, syntax.closing, without=syntax.without, strict=tool.strict)
+    return f"{builder.spell(syntax.opening.format(name))} {written}"
 
 
 def _text_schema(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any] | None:

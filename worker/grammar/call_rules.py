@@ -1,6 +1,6 @@
 """Tool calls as grammars: what `worker.text.tool_calls.formats` says of a format, written as rules. Pure.
 
-Where a format has an end marker, it must end in a control token: of a mere text nothing could keep a string free.
+Where a format has an end marker, it must hold a control token: of a mere text nothing could keep a string free.
 """
 
 import re
@@ -26,17 +26,24 @@ def write_calls(form: ToolFormat, tools: Sequence[ToolCase], builder: LarkBuilde
     Raises `ValueError` for what this format can't say, `JobError` where that is a schema of a strict tool.
     """
     spell = builder.spell
-    if form.end and spell.ends_in_text(form.end):
+    if form.end and spell.is_plain_text(form.end):
         raise ValueError("the marker that ends a call is no token of this model")
-    if wrong := [tool.name for tool in tools if not re.fullmatch(form.names, tool.name)]:
-        raise ValueError(f"the model can't call a function of the name {wrong[0]!r}")
-    calls = [_call(form, tool, builder) for tool in tools]
+    write_each_call(form, tools, builder)
     inside = f"one (({form.between}) one)*" if parallel and form.between is not None else "one"
     several = parallel and form.between is None
     start = spell(form.start)
     builder.lines += [
         f"calls: {start} tail" + (f" ({SPACE} {start} tail)*" if several else ""),
         f"tail: {form.opening} {inside} {form.closing} {spell(form.end)}",
+    ]
+
+
+def write_each_call(form: ToolFormat, tools: Sequence[ToolCase], builder: LarkBuilder) -> None:
+    """Write `one`, a call of one of the tools. Raises what `write_calls` raises."""
+    if wrong := [tool.name for tool in tools if not re.fullmatch(form.names, tool.name)]:
+        raise ValueError(f"the model can't call a function of the name {wrong[0]!r}")
+    calls = [_call(form, tool, builder) for tool in tools]
+    builder.lines += [
         f"one: {' | '.join(f'call{number}' for number in range(len(tools)))}",
         *(f"call{number}: {call}" for number, call in enumerate(calls)),
     ]

@@ -29,6 +29,7 @@ from worker.grammar.lark import TokenSpelling
 from worker.grammar.marker_mask import MarkerMask
 from worker.grammar.masks import Masks
 from worker.grammar.specs import LARGEST_BYTES
+from worker.text.harmony import begun_answer
 from worker.text.markers import NORMAL, REASONING, TOOL, Markers
 from worker.text.tool_calls.calls import parser_name
 
@@ -147,10 +148,11 @@ class Grammars:
             raise RuntimeError("a grammar was compiled without its format")
         spec = found.spec
         phase = Phase.WAITING if spec.trigger is not None else self._first_phase(job, prompt, state)
+        begun = begun_answer(self._markers.controls, prompt) if isinstance(job.prompt, ChatPrompt) else ()
         made = []
         for choice in range(job.n):
             constraint = Constraint(spec, output, phase, ignore_eos=job.sampling.ignore_eos, source=found)
-            for token in job.delivered[choice] if job.delivered else ():
+            for token in (*begun, *(job.delivered[choice] if job.delivered else ())):
                 constraint.advance_tokens(token)
             made.append(constraint)
         made[0].compile_s = spent_s
@@ -285,9 +287,12 @@ class Grammars:
         edges = [edge for state in (NORMAL, TOOL) for edge in markers.transitions.get(state, ())]
         calls = [text for text, target in markers.transitions.get(REASONING, ()) if target == TOOL]
         guarded = {text for text, _ in edges}
-        if markers.tool_start and spell.ends_in_text(markers.tool_start):
-            # Begun with mere text, as Llama's calls are: only what follows tells a call from an answer.
-            guarded.discard(markers.tool_start)
+        for marker in (markers.tool_start, markers.tool_end):
+            if marker and marker in guarded and spell.ends_in_text(marker):
+                # A text that the grammar writes itself. Begun with mere text, as Llama's calls are, only what follows
+                # tells a call from an answer; of a marker with a control token, only the token's name is kept away.
+                guarded.remove(marker)
+                guarded |= {spell.guarded_part(marker)} - {""}
         return OutputTokens(
             raws=self._raws,
             eos=self._eos,

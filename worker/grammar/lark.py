@@ -53,6 +53,18 @@ class TokenSpelling:
         """Return whether its last token is no control token."""
         return not self._pieces(text)[-1][1]
 
+    def leading_text(self, text: str) -> str:
+        """Return what stands before the first control token."""
+        first, control = self._pieces(text)[0]
+        return "" if control else first
+
+    def guarded_part(self, text: str) -> str:
+        """Return the text up to its last control token: nothing but that can spell it. Empty where it has none."""
+        pieces = self._pieces(text)
+        while pieces and not pieces[-1][1]:
+            text = text.removesuffix(pieces.pop()[0])
+        return text
+
     def spell_token(self, text: str) -> str | None:
         """Return all of a text as one control token, or None."""
         return f"<[{self._control[text]}]>" if text in self._control else None
@@ -104,7 +116,9 @@ class LarkBuilder:
             raise ValueError(f"the model's format can't hold text to {sorted(set(schema) - _TEXTUAL)[0]!r}")
         plain = self.spell.is_plain_text(closing)
         avoided = [*without, *([] if plain else [closing.strip()])]
-        body = f"/{_length(schema)}/"
+        # A control token ends the text before it: whatever text belongs to the closing is matched with it.
+        before = "" if plain else self.spell.leading_text(closing.lstrip())
+        body = f"/{_length(schema)}{slashed(re.escape(before))}/"
         if avoided:
             body += f" & ~/(?s:.*)({'|'.join(slashed(re.escape(mark)) for mark in avoided)})(?s:.*)/"
         self.lines.append(f"TEXT{len(self.lines)}: {body}")
@@ -112,7 +126,7 @@ class LarkBuilder:
         if plain:
             return self.add_rule(name, name="text", attributes=f"[suffix={quoted(closing)}]")
         # Line breaks before a control token are the text's: nothing could tell them apart.
-        return f"{name} {self.spell(closing.lstrip())}"
+        return f"{name} {self.spell(closing.lstrip().removeprefix(before))}"
 
 
 def _values(schema: Mapping[str, Any]) -> list[Any]:

@@ -11,6 +11,7 @@ from protocol.messages import GenerateJob, Grammar
 from worker.grammar.call_rules import write_calls
 from worker.grammar.constraint import GrammarSpec
 from worker.grammar.lark import LarkBuilder, TokenSpelling, json_part, quoted, slashed
+from worker.grammar.message_rules import write_answer, write_call_messages
 from worker.grammar.tools import ANY_OBJECT, ToolCase
 from worker.text.tool_calls.formats import ToolFormat
 
@@ -33,12 +34,17 @@ def make_spec(job: GenerateJob, tools: list[ToolCase], output_format: OutputForm
     if answer is None and not constrained:
         return None
     builder = LarkBuilder(output_format.spell)
+    messages = output_format.tools is not None and output_format.tools.messages
     if tools and (constrained or answer is not None):
         _write_tools(tools, output_format, builder, parallel=job.parallel_tool_calls)
     lines, parts = builder.lines, builder.parts
     if answer is not None:
         parts.append(_answer(answer))
     param = answer.param if answer is not None else "tool_choice" if forced else "tools"
+    if messages:
+        kind = answer.kind if answer is not None else None
+        write_answer(builder, kind, calls=bool(tools), demanded=forced)
+        return GrammarSpec(grammar=_text(lines, parts), param=param)
     if forced or answer is not None:
         start = " | ".join([*(["@answer"] if answer is not None else []), *(["calls"] if lines else [])])
         return GrammarSpec(grammar=_text([f"start: {start}", *lines], parts), param=param)
@@ -62,8 +68,9 @@ def _write_tools(tools: list[ToolCase], output_format: OutputFormat, builder: La
             "Tool calls can't be enforced in this model's own format: use 'tool_choice' 'auto' without 'strict' tools.",
             "tool_choice",
         )
+    write = write_call_messages if output_format.tools.messages else write_calls
     try:
-        write_calls(output_format.tools, tools, builder, parallel=parallel)
+        write(output_format.tools, tools, builder, parallel=parallel)
     except ValueError as error:
         raise JobError(Code.UNSUPPORTED, f"Tool calls can't be enforced: {error}.", "tool_choice") from None
 

@@ -18,10 +18,12 @@ class Markers(msgspec.Struct, frozen=True, kw_only=True):
 
     Text in state `normal` is content, in `reasoning` reasoning, in `tool` the inside of a tool call block;
     text in any other state (a response format's headers) is never shown. `Markers()` is plain text.
-    A `tool_end` of `""` means that a block runs to the end of the output.
+    A `tool_end` of `""` means that a block runs to the end of the output. `controls` are the tokens that structure an
+    answer, by id, in a format whose markers are tokens and no texts (`worker.text.harmony`).
     """
 
     transitions: dict[str, list[tuple[str, str]]] = {}
+    controls: dict[int, str] = {}
     initial: str = NORMAL
     think_start: str | None = None
     think_end: str | None = None

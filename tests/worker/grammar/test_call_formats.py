@@ -18,7 +18,7 @@ from tests.support.engine_runs import Outcome, chat, job, run
 from worker.config import WorkerConfig
 from worker.engines.chat.engine import ChatEngine
 from worker.grammar.compiling import compilers
-from worker.text.tool_calls import llama3
+from worker.text.tool_calls import deepseek_v3, deepseek_v31, deepseek_v32, llama3
 from worker.text.tool_calls.formats import FORMATS
 
 pytestmark = pytest.mark.mlx
@@ -29,6 +29,8 @@ CONTROL = (
     "<|open|>", "<|close|>", "<|sep|>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "<minimax:tool_call>",
     "</minimax:tool_call>", "</function>", "</atem:function_calls>", "<|tool_call_start|>", "<|tool_list_start|>",
     "<|tool_call>", "<tool_call|>", '<|"|>', "<start_function_call>", "<end_function_call>", "<escape>",
+    "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>",
+    "｜DSML｜",
 )  # fmt: skip
 """What tokenizers of these models have as single tokens."""
 TRIP: dict[str, Any] = {
@@ -54,6 +56,14 @@ ROUTE: dict[str, Any] = {
     "additionalProperties": False,
     "$defs": {"stop": {"type": "string", "enum": ["a b", 'c"d', "e"]}},
 }  # fmt: skip
+SIGNS = {
+    "llama3": llama3.SIGN,
+    "deepseek_v3": deepseek_v31.SIGN + deepseek_v3.SIGN,
+    "deepseek_v31": deepseek_v31.SIGN,
+    "deepseek_v32": deepseek_v32.SIGN,
+}
+BLOCKS = [name for name, form in FORMATS.items() if not form.messages]
+"""Formats whose calls stand between markers; for the other one see `tests/worker/engines/test_gpt_oss.py`."""
 SCHEMAS = {"book_trip": TRIP, "plan_route": ROUTE}
 
 
@@ -76,14 +86,14 @@ def _folders(model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempP
         (folder / name).write_text(json.dumps({**described, "eos_token_id": ends}))
 
     def make(parser: str) -> Path:
-        # Ours is no parser of mlx-lm's: a template is what it is known by.
+        # Ours are no parsers of mlx-lm's: a template is what they are known by.
         found = folder if parser != "llama3" else model_folder("qwen3")
         made = tmp_path_factory.mktemp(parser) / "model"
         shutil.copytree(found, made)
         settings = json.loads((made / "tokenizer_config.json").read_text())
-        if parser == "llama3":
+        if parser in SIGNS:
             template = (made / "chat_template.jinja").read_text().replace("<tool_call>", "")
-            (made / "chat_template.jinja").write_text(f"{{# {llama3.SIGN} #}}{template}")
+            (made / "chat_template.jinja").write_text(f"{{# {SIGNS[parser]} #}}{template}")
         else:
             (made / "tokenizer_config.json").write_text(json.dumps({**settings, "tool_parser_type": parser}))
         return made
@@ -144,7 +154,7 @@ def calls(outcome: Outcome) -> list[Any]:
     return joined_calls(call for delta in outcome.deltas for call in delta.calls)
 
 
-@of_format(*FORMATS)
+@of_format(*BLOCKS)
 def test_forced_call_parses_and_fits_whatever_the_format(engine: ChatEngine, parser: str) -> None:
     """One call of a strict tool, drawn at random: nothing but a call, with arguments that fit its schema."""
     names = ["book_trip"] if parser == "function_gemma" else list(SCHEMAS)
@@ -178,7 +188,7 @@ def test_call_goes_on_in_another_engine_where_it_was_cut(engine: ChatEngine) -> 
         assert (joined_calls(pieces), rest.finish) == (calls(whole), whole.finish)
 
 
-@of_format(*FORMATS)
+@of_format(*BLOCKS)
 def test_several_calls_parse_whatever_the_format(engine: ChatEngine, known: Any, parser: str) -> None:
     """As many as the model likes: all parse."""
     none: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}

@@ -184,6 +184,9 @@ def test_demand_is_refused_when_markers_are_mere_text() -> None:
     case = ToolCase(number=0, name="f", schema={"type": "object"}, strict=False)
     plain, control = TokenSpelling({}), TokenSpelling({form.end: 7 for form in FORMATS.values() if form.end})
     for form in FORMATS.values():
+        if form.messages:
+            # Their calls are ended by the answer's end.
+            continue
         if form.end:
             with pytest.raises(ValueError, match="marker"):
                 write_calls(form, [case], LarkBuilder(plain), parallel=True)

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from tests.support.tool_parsers import parser_module
 from worker.text.tool_calls import llama3
 from worker.text.tool_calls.calls import Call, calls_from
 from worker.text.tool_calls.formats import FORMATS
@@ -71,7 +72,7 @@ def test_value_is_of_its_declared_type_whatever_the_parser(parser, name, written
 @pytest.mark.parametrize("name", FORMATS)
 def test_markers_are_those_of_the_parser(name):
     """What mlx-lm drops, renames or marks otherwise is noticed."""
-    module = llama3 if name == "llama3" else importlib.import_module(f"mlx_lm.tool_parsers.{name}")
+    module = parser_module(name)
     assert module.parse_tool_call
     assert (FORMATS[name].start, FORMATS[name].end) == (module.tool_call_start, module.tool_call_end or "")
 

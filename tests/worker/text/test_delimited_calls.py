@@ -1,6 +1,5 @@
 """Calls whose arguments are not JSON: the name comes at once, the arguments as the whole block gives them."""
 
-import importlib
 import json
 from itertools import pairwise
 
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.messages import ToolCall
 from protocol.parts import joined_calls
+from tests.support.tool_parsers import parser_module
 from worker.text.markers import Markers
 from worker.text.tool_calls.calls import calls_from
 from worker.text.tool_calls.formats import FORMATS
@@ -96,6 +96,8 @@ JUNK += [
     '<parameter name="text">',
     '<param name="text">',
     '<invoke name="f">',
+    '<｜DSML｜invoke name="f">',
+    "</｜DSML｜parameter>",
     "</atem:invoke>",
     "<|close|>call<|sep|>",
     "[f(",
@@ -140,6 +142,15 @@ def gemma(quote):
     return write
 
 
+def dsml(name, arguments):
+    written = (
+        f'<｜DSML｜parameter name="{key}" string="{"true" if isinstance(value, str) else "false"}">{bare(value)}'
+        "</｜DSML｜parameter>\n"
+        for key, value in arguments
+    )
+    return f'\n<｜DSML｜invoke name="{name}">\n{"".join(written)}</｜DSML｜invoke>\n'
+
+
 def python(name, arguments):
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments)})"
 
@@ -158,8 +169,9 @@ WRITE = {
     "gemma4": gemma('<|"|>'),
     "function_gemma": gemma("<escape>"),
     "pythonic": python,
+    "deepseek_v32": dsml,
 }
-SEVERAL = {"minimax_m2", "muse_spark", "kimi_k3", "gemma4", "pythonic"}
+SEVERAL = {"deepseek_v32", "minimax_m2", "muse_spark", "kimi_k3", "gemma4", "pythonic"}
 
 
 def block(parser, calls):
@@ -174,7 +186,7 @@ def block(parser, calls):
 
 
 def options(parser, *, parallel=True):
-    module = importlib.import_module(f"mlx_lm.tool_parsers.{parser}")
+    module = parser_module(parser)
     start, end = module.tool_call_start, module.tool_call_end
     parse = calls_from(module.parse_tool_call, TOOLS)
     return {

@@ -40,9 +40,9 @@ from worker.engines.chat.draft_model import load_draft
 from worker.engines.chat.preprocessing import ChatPreprocessor
 from worker.engines.chat.running import Running, RunningChoice
 from worker.engines.loading import LoadedModel, family, load
+from worker.engines.output_formats import read_markers
 from worker.engines.vocabulary import Vocabulary
 from worker.grammar.grammars import Grammars
-from worker.text.markers import markers_of
 
 log = logging.getLogger("worker")
 
@@ -76,7 +76,7 @@ class ChatEngine:
         mx.set_cache_limit(BUFFER_CACHE_BYTES)
         self.loaded = loaded = self._load()
         self.vocabulary = Vocabulary(loaded.tokenizer)
-        self.markers = markers_of(loaded.tokenizer)
+        self.markers = read_markers(loaded.tokenizer)
         self.grammars = Grammars(
             tokenizer=loaded.tokenizer,
             raws=self.vocabulary.raws,

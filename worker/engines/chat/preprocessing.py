@@ -6,6 +6,7 @@ Touches no MLX: it runs on the preprocessor's thread, while the engine's own thr
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,12 +29,14 @@ from worker.batch.images import PromptImages
 from worker.batch.row import RowSampling
 from worker.batch.sampling.random import row_key
 from worker.engines.aside import Aside
+from worker.engines.chat.harmony_prompts import HarmonyPrompter
 from worker.engines.chat.prompts import Prompter
 from worker.engines.chat.running import PreparedChat
 from worker.engines.loading import LoadedModel
 from worker.engines.vocabulary import Vocabulary
 from worker.grammar.grammars import Grammars
 from worker.text.channels import ChannelText
+from worker.text.harmony import ChoiceText, HarmonyText, open_message
 from worker.text.markers import NORMAL, Markers, initial_state
 from worker.text.tool_calls.calls import calls_from, parser_name
 from worker.text.tool_calls.streaming import block_readers
@@ -60,7 +63,8 @@ class ChatPreprocessor:
 
     def _make_prompter(self) -> Prompter:
         loaded = self.loaded
-        return Prompter(loaded.tokenizer, vocab_size=loaded.vocab_size, context_length=loaded.context_length)
+        make = HarmonyPrompter if self.markers.controls else Prompter
+        return make(loaded.tokenizer, vocab_size=loaded.vocab_size, context_length=loaded.context_length)
 
     def prepare_job(self, job: ModelJob, shown: Sequence[Any] = ()) -> Any:
         """Return the whole answer, or what the engine admits; in pieces if it takes long.
@@ -113,7 +117,7 @@ class ChatPreprocessor:
                 ),
                 "messages" if isinstance(job.prompt, ChatPrompt) else "prompt",
             )
-        texts: list[ChannelText] = []
+        texts: list[ChoiceText] = []
         for choice in range(job.n):
             texts.append(self._channels(job, choice, prompt))
             if _is_long(job):
@@ -140,7 +144,7 @@ class ChatPreprocessor:
         """Return whether `token` ends a choice of that job: it has no text, then."""
         return token in self.eos and not job.sampling.ignore_eos
 
-    def _delivered(self, job: GenerateJob, texts: list[ChannelText]) -> Iterator[tuple[list[int], ChannelText]]:
+    def _delivered(self, job: GenerateJob, texts: list[ChoiceText]) -> Iterator[tuple[list[int], ChoiceText]]:
         """Return what each choice's client has, piece by piece, with the text that it belongs to."""
         if len(job.delivered) != len(texts):
             raise JobError(Code.INVALID_REQUEST, "A resumed request needs the tokens of each of its choices.")
@@ -149,7 +153,7 @@ class ChatPreprocessor:
             for start in range(0, len(tokens), REPLAYED_TOKENS):
                 yield tokens[start : start + REPLAYED_TOKENS], text
 
-    def _replay(self, job: GenerateJob, tokens: list[int], text: ChannelText) -> None:
+    def _replay(self, job: GenerateJob, tokens: list[int], text: ChoiceText) -> None:
         """Bring a choice's text on to where its client has it."""
         for token in tokens:
             if not self.ends_choice(job, token):
@@ -161,21 +165,25 @@ class ChatPreprocessor:
             return ""
         return prompt.text if isinstance(prompt, TextPrompt) else self.prompter.decode_tokens(tokens)
 
-    def _channels(self, job: GenerateJob, choice: int, prompt: list[int]) -> ChannelText:
+    def _channels(self, job: GenerateJob, choice: int, prompt: list[int]) -> ChoiceText:
         """Return the text pipeline of one choice; a plain completion is plain text, markers and all."""
         tokenizer = self.loaded.tokenizer
         chat = isinstance(job.prompt, ChatPrompt)
         offered = job.prompt.tools if isinstance(job.prompt, ChatPrompt) else None
         tools = msgspec.json.decode(offered) if offered else None
-        markers = self.markers if chat else Markers()
         parse = calls_from(tokenizer.tool_parser, tools) if tools and tokenizer.has_tool_calling else None
         make_reader = None
         if tools and parse is not None:
             make_reader = block_readers(tools, parser_name(tokenizer), parallel=job.parallel_tool_calls)
-        return ChannelText(
+        make: Callable[..., ChoiceText]
+        if chat and self.markers.controls:
+            opened = open_message(self.markers.controls, prompt)
+            make = partial(HarmonyText, controls=self.markers.controls, opened=opened)
+        else:
+            markers = self.markers if chat else Markers()
+            make = partial(ChannelText, markers=markers, initial=self._initial(job, prompt))
+        return make(
             detokenizer=self.vocabulary.make_detokenizer(answer=chat),
-            markers=markers,
-            initial=self._initial(job, prompt),
             stop=job.stop,
             parse_calls=parse,
             make_reader=make_reader,

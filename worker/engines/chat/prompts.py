@@ -60,7 +60,7 @@ class Prompter:
                 [self._disarmer.disarm_text(message) for message in json.loads(prompt.messages)]
             )
             tools = self._disarmer.disarm_text(json.loads(prompt.tools)) if prompt.tools else None
-            options = self._disarmer.disarm_text(prompt.template)
+            options = self._format_options(self._disarmer.disarm_text(prompt.template))
             text: str = self._tokenizer.apply_chat_template(
                 messages, tools=tools, add_generation_prompt=True, tokenize=False, **options
             )
@@ -89,6 +89,10 @@ class Prompter:
     def _format_messages(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Messages in the form that the template expects."""
         return messages
+
+    def _format_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Options in the form that the template expects."""
+        return options
 
     def _check_prompt(self, tokens: list[int], *, counted: bool) -> None:
         if len(tokens) > self._context_length and not counted:

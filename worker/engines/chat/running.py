@@ -7,7 +7,7 @@ from worker.batch.images import PromptImages
 from worker.batch.prompt import Prompt
 from worker.batch.row import Row, RowSampling
 from worker.grammar.constraint import Constraint
-from worker.text.channels import ChannelText
+from worker.text.harmony import ChoiceText
 
 
 class PreparedChat(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,7 +16,7 @@ class PreparedChat(msgspec.Struct, frozen=True, kw_only=True):
     job: GenerateJob
     prompt: list[int]
     limit: int
-    texts: list[ChannelText]
+    texts: list[ChoiceText]
     samplings: list[RowSampling]
     constraints: list[Constraint] | None
     echo: str
@@ -31,7 +31,7 @@ class RunningChoice:
 
     __slots__ = ("finished", "held", "index", "job", "row", "text")
 
-    def __init__(self, job: "Running", text: ChannelText, index: int) -> None:
+    def __init__(self, job: "Running", text: ChoiceText, index: int) -> None:
         self.job = job
         self.index = index
         self.text = text

@@ -23,14 +23,16 @@ class JsonSyntax(msgspec.Struct, frozen=True, kw_only=True):
 class TagSyntax(msgspec.Struct, frozen=True, kw_only=True):
     """Arguments each within a tag of its own.
 
-    `{}` is the function's name in `before`, the argument's in `opening`. `gap`, in Lark, may stand between tags. No
-    value may hold any of `without`; `names` are the arguments that it has a place for.
+    `{}` is the function's name in `before`, the argument's in `opening`, which is `json_opening` before values that are
+    no strings, where formats tell them apart. `gap`, in Lark, may stand between tags. No value may hold any of
+    `without`; `names` are the arguments that it has a place for.
     """
 
     before: str
     after: str
     opening: str
     closing: str
+    json_opening: str = ""
     names: str = r"[^\s<>\"']+"
     gap: str = ""
     without: Sequence[str] = ()
@@ -64,6 +66,7 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
       None: each call has its own block).
     - `untyped`: arguments carry no types, so that they are read by their schema.
     - `searched`: the parser looks for the end of a call from every place where one may begin.
+    - `messages`: answers are messages, of which each call is one (`worker.text.harmony`).
     """
 
     start: str
@@ -77,6 +80,7 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     names: str = r".*"
     untyped: bool = False
     searched: bool = False
+    messages: bool = False
 
 
 SPACE = "/[ \\n]{0,2}/"
@@ -253,9 +257,55 @@ FORMATS: Mapping[str, ToolFormat] = MappingProxyType(
             untyped=True,
             searched=True,
         ),
+        "deepseek_v3": ToolFormat(
+            start="<｜tool▁calls▁begin｜>",
+            end="<｜tool▁calls▁end｜>",
+            json_head=re.compile(
+                r"\s*(?:```\s*<｜tool▁call▁end｜>)?\s*<｜tool▁call▁begin｜>\s*\w+\s*<｜tool▁sep｜>"
+                r"\s*(?P<name>[\w.:-]+)\s*```(?:json)?\s*(?=\{)"
+            ),
+            syntax=JsonSyntax(
+                before="<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n", after="\n```<｜tool▁call▁end｜>"
+            ),
+            between='"\\n"?',
+        ),
+        "deepseek_v31": ToolFormat(
+            start="<｜tool▁calls▁begin｜>",
+            end="<｜tool▁calls▁end｜>",
+            json_head=re.compile(
+                r"\s*(?:<｜tool▁call▁end｜>)?\s*<｜tool▁call▁begin｜>\s*(?P<name>[\w.:-]+)\s*<｜tool▁sep｜>\s*(?=\{)"
+            ),
+            syntax=JsonSyntax(before="<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>", after="<｜tool▁call▁end｜>"),
+            between='""',
+        ),
+        "deepseek_v32": ToolFormat(
+            start="<｜DSML｜function_calls>",
+            end="</｜DSML｜function_calls>",
+            head=re.compile(r'\s*<｜DSML｜invoke name="(?P<name>[\w.:-]+)">'),
+            syntax=TagSyntax(
+                before='<｜DSML｜invoke name="{}">\n',
+                after="</｜DSML｜invoke>\n",
+                opening='<｜DSML｜parameter name="{}" string="true">',
+                json_opening='<｜DSML｜parameter name="{}" string="false">',
+                closing="</｜DSML｜parameter>",
+                gap="/\\n?/",
+                names=r'[^"]+',
+                without=("</｜DSML｜function_calls>", "</｜DSML｜invoke>"),
+            ),
+            opening='"\\n"',
+            between='""',
+        ),
+        "harmony": ToolFormat(
+            start="<|channel|>commentary to=functions.",
+            end="<|call|>",
+            json_head=re.compile(r"(?:functions\.)?(?P<name>[\w.:-]+)<\|message\|>\s*(?=\{)"),
+            syntax=JsonSyntax(before="<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>"),
+            names=r"[\w.:-]+",
+            messages=True,
+        ),
     }
 )
-"""By mlx-lm's name of the parser; `llama3` is our own."""
+"""By mlx-lm's name of the parser; `deepseek_v3`, `deepseek_v31`, `deepseek_v32`, `harmony` and `llama3` are our own."""
 MISTRAL_LIST = ToolFormat(
     start="[TOOL_CALLS]", end="", syntax=_OBJECT, opening='/[ ]?/ "["', closing='"]"', between="/, ?/"
 )
