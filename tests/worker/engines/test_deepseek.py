@@ -174,12 +174,13 @@ def test_named_function_is_called_when_one_is_named(engine: ChatEngine) -> None:
 def test_calls_are_several_when_the_model_may_make_several(engine: ChatEngine) -> None:
     """All of them fit."""
     encode = engine.loaded.tokenizer.encode
-    more = {token: 9.0 for name in ("<｜tool▁call▁begin｜>", "<") for token in encode(name, add_special_tokens=False)}
-    outcomes = run(engine, [ask(engine, number, tool_choice="required", bias=more) for number in range(8)])
-    finished = [calls(outcome) for outcome in outcomes.values() if outcome.finish[0] == "tool_calls"]
-    for found in finished:
-        check(found)
-    assert max(map(len, finished)) > 1
+    more = {token: 60.0 for name in ("<｜tool▁call▁begin｜>", "<") for token in encode(name, add_special_tokens=False)}
+    outcomes = run(engine, [ask(engine, number, tool_choice="required", bias=more) for number in range(4)])
+    # An answer that was cut may end within a call.
+    found = [calls(one)[: None if one.finish[0] == "tool_calls" else -1] for one in outcomes.values()]
+    for each in found:
+        check(each)
+    assert max(map(len, found)) > 1
 
 
 def test_form_holds_when_one_is_asked_for(engine: ChatEngine) -> None:
