@@ -135,7 +135,7 @@ class HarmonyText:
         self.reasoning_tokens = 0
         self._detokenizer = detokenizer
         self._controls = controls
-        self._stops = compile_states(Markers(), stop=stop, tools=False, initial=NORMAL)[NORMAL]
+        self._stops = compile_states(Markers(transitions={REASONING: []}), stop=stop, tools=False, initial=NORMAL)
         self._calls_wanted = parse_calls is not None
         self._parallel_calls = parallel_calls
         self._block = ToolBlocks(parse=parse_calls, make_reader=make_reader, ids=call_ids, parallel=parallel_calls)
@@ -280,19 +280,20 @@ class HarmonyText:
             self._header += text
             if len(self._header) > LONGEST_HEADER or (self._bare and not _HEADER_BEGUN.fullmatch(self._header)):
                 self._open_text(NORMAL, self._header if self._bare else self._header.rpartition(CHANNEL)[2])
-        elif self._held or self._stops.may_begin(text) is not None:
+        elif self._held or self._stops[self._state].may_begin(text) is not None:
             self._find_stop(self._held + text)
         else:
             self._emit(text)
 
     def _find_stop(self, text: str) -> None:
         self._held = ""
-        match = self._stops.first_match(text)
+        stops = self._stops[self._state]
+        match = stops.first_match(text)
         if match is not None:
             self._emit(text[: match[0]])
             self.stopped = "stop"
             return
-        certain = self._stops.certain_length(text)
+        certain = stops.certain_length(text)
         self._held = text[certain:]
         self._emit(text[:certain])
 
