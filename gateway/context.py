@@ -11,11 +11,13 @@ from protocol.messages import Delta
 if TYPE_CHECKING:
     from gateway.access.keys.sync import KeySync
     from gateway.config import LoadedConfig
+    from gateway.dispatch.jobs.stream import JobStream
     from gateway.dispatch.pool import Pool
     from gateway.embedding_cache import EmbeddingCache
     from gateway.http.listener import Listener
     from gateway.media.fetcher import Fetcher
     from gateway.media.image_resolver import ImageResolver
+    from gateway.schema.errors import ApiError
     from gateway.telemetry.events import Events
     from gateway.telemetry.logs import Redaction
 
@@ -38,13 +40,14 @@ class GenerationStats:
     """What a generation amounted to; filled while it runs, reported when its request ends, however it ends.
 
     `request_type` is one of `gateway.dispatch.stats.REQUEST_TYPES`. `tokens` counts what was delivered, that is written
-    to the client's connection, until the workers' own count of all of it replaces it. `texts` (pieces by choice) are
-    kept only to be counted: they are never logged.
+    to the client's connection, until the workers' own count of all of it replaces it; of embeddings it is the prompt's.
+    `streams` are the jobs. `texts` (pieces by choice) are kept only to be counted: they are never logged.
     """
 
     request_type: str
     model: str
     tokens: int = 0
+    streams: "list[JobStream]" = field(default_factory=list)
     texts: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add_text(self, deltas: list[Delta], first_choice: int = 0) -> None:
@@ -53,6 +56,12 @@ class GenerationStats:
             self.tokens += len(delta.tokens)
             if delta.text or delta.reasoning:
                 self.texts[first_choice + delta.choice].append(delta.reasoning + delta.text)
+
+    def prompt_and_completion(self) -> tuple[int, int]:
+        """Count tokens of the prompt, as far as workers have taken it, and of the answer."""
+        if self.request_type == "embedding":
+            return self.tokens, 0
+        return sum(stream.prompt_tokens for stream in self.streams), self.tokens
 
     def count_words(self) -> tuple[int, int]:
         """Count words and characters."""
@@ -72,6 +81,8 @@ REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 IGNORED: web.RequestKey[set[str]] = web.RequestKey("ignored", set)
 """Names of the parameters of a request that change nothing."""
 GENERATION_STATS: web.RequestKey[GenerationStats] = web.RequestKey("generated", GenerationStats)
+FAILURE: web.RequestKey["ApiError"] = web.RequestKey("failure")
+"""Why a request failed, once its client was told, be it in a stream."""
 KEY_SYNC: web.AppKey["KeySync"] = web.AppKey("key_sync")
 RESPONSE_COUNTS: web.AppKey[Counter[tuple[str, str, int]]] = web.AppKey("response_counts", Counter)
 """Counts by route, method and status."""

@@ -25,7 +25,7 @@ def main() -> int:
         return _refuse(str(error))
     except OSError as error:
         return _refuse(f"--run-dir: can't be made: {error}")
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, json_of=config.served_name if config.log_json else None)
     logging.captureWarnings(True)
     forbid_core_dumps()
     # Only now: it takes longer to import than all that comes before.

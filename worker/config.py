@@ -65,6 +65,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefill_chunk: int = 0
     spare: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: bool = False
     run_dir: Path = msgspec.field(default_factory=default_run_dir)
 
     @property
@@ -276,6 +277,7 @@ SETTINGS = (
         "debug, info, warning or error; default info",
         more_variables=("LOG_LEVEL",),
     ),
+    Setting("log_json", switch, "true or false: log one JSON object per line; default false"),
     Setting("run_dir", values.folder, "folder of the gateway's socket; default /tmp/mlx-pool-UID"),
 )
 """Every setting, in the order of `--help`. docs/settings.md is checked against this one."""

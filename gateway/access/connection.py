@@ -10,6 +10,8 @@ from gateway.schema.errors import ApiError
 from gateway.values import Network
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+_FORWARDED = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-proto", "x-real-ip"})
+"""What proxies add to a request."""
 HOPS = 32
 """Proxies of a chain that are looked at."""
 _PORTS = MappingProxyType({"http": "80", "https": "443"})
@@ -46,11 +48,18 @@ class Connections:
     https: bool = False
     proxies: tuple[Network, ...] = field(default=())
 
-    def check_request(self, request: web.Request) -> None:
-        """Raise `ApiError`: `misdirected_request`, `https_required`, `origin_not_allowed`."""
-        if self.hosts and _name(request.headers.get(hdrs.HOST, "")) not in self.hosts:
+    def check_request(self, request: web.Request, *, monitoring: bool = False) -> None:
+        """Raise `ApiError`: `misdirected_request`, `https_required`, `origin_not_allowed`.
+
+        This machine may always call itself by its local names: no web page can have made such a name lead here.
+        `monitoring`: the route is one that machines ask every few seconds. Where the proxy stands on this machine, it
+        may ask such a route itself over plain HTTP.
+        """
+        name = _name(request.headers.get(hdrs.HOST, ""))
+        from_here = _is_loopback(name) and _is_loopback(peer_address(request))
+        if self.hosts and name not in self.hosts and not from_here:
             raise ApiError("misdirected_request")
-        if self.https and not self._secure(request):
+        if self.https and not self._secure(request) and not (monitoring and from_here and self._is_own(request)):
             raise ApiError("https_required")
         if request.method not in _SAFE:
             origin = request.headers.get(hdrs.ORIGIN)
@@ -97,6 +106,10 @@ class Connections:
         said = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
         return said == "https" and self._trusts(peer_address(request))
 
+    def _is_own(self, request: web.Request) -> bool:
+        """Return whether a request is a trusted proxy's own, not passed on for somebody else."""
+        return self._trusts(peer_address(request)) and _FORWARDED.isdisjoint(map(str.lower, request.headers))
+
     def _trusts(self, address: str) -> bool:
         found = _parse(address)
         return found is not None and any(found in network for network in self.proxies)
@@ -141,6 +154,12 @@ def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     except ValueError:
         return None
     return getattr(found, "ipv4_mapped", None) or found
+
+
+def _is_loopback(name: str) -> bool:
+    """Return whether a host name or an address is this machine's own, seen from itself."""
+    found = _parse(name)
+    return name == "localhost" if found is None else found.is_loopback
 
 
 def _without_port(hop: str) -> str:

@@ -25,7 +25,7 @@ from gateway.access.usage import UsageLedger
 from gateway.http.connection import invite_body, of_request
 from gateway.http.openapi import ROUTES
 from gateway.schema.errors import ApiError
-from gateway.telemetry.logs import LineBudget
+from gateway.telemetry.logs import KEY, LineBudget
 
 if TYPE_CHECKING:
     from gateway.http.openapi import Operation
@@ -186,8 +186,8 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     gate = request.app[GATE]
     if (answer := gate.connections.answer_preflight(request)) is not None:
         return answer
-    gate.connections.check_request(request)
     operation = request.app[ROUTES].get(request.match_info.route)
+    gate.connections.check_request(request, monitoring=operation is not None and operation.quiet)
     if not gate.auth:
         _vouch(request)
     if not gate.auth or (operation is not None and OPEN in operation.access):
@@ -195,6 +195,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         await invite_body(request)
         return await handler(request)
     caller = request[CALLER] = gate.identify_caller(request)
+    KEY.set(caller.id)
     _vouch(request)
     if request.match_info.http_exception is not None:
         # No such route: the handler says so, to those who may know.

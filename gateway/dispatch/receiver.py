@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 K = TypeVar("K")
 V = TypeVar("V")
 
+STOPPED = State.STOPPED.value
+"""The reason that a worker gives which ends as it was told to."""
 REMEMBERED_PEERS = 1024
 """Strangers and lost workers are remembered by name; this bounds how many."""
 
@@ -115,12 +117,15 @@ class Receiver:
             log.warning("supervisor of %s lost", supervisor.report.model)
         self._dispatcher.assign_waiting(self._registry.remove_peer(supervisor))
 
-    def remove_worker(self, worker: WorkerState, why: str, *, kill: bool) -> None:
-        """Remove a worker and pass its jobs on; `kill` has its supervisor end a process that may still be there."""
+    def remove_worker(self, worker: WorkerState, why: str, *, kill: bool, told: bool = False) -> None:
+        """Remove a worker and pass its jobs on; `kill` has its supervisor end a process that may still be there.
+
+        `told`: it left because somebody wanted it to, which is no loss.
+        """
         in_flight = [*worker.in_flight.values()]
         supervisor = self._registry.supervisor_of(worker.uid)
         leaving = supervisor is not None and supervisor.leaving
-        told = leaving or worker.state is State.DRAINING
+        told = told or leaving or worker.state is State.DRAINING
         log.log(
             logging.INFO if told else logging.WARNING,
             "worker %s of %s %s, %d jobs in flight: %s",
@@ -186,7 +191,9 @@ class Receiver:
             case Ready():
                 self._registry.mark_ready(worker, message, self._clock())
             case Bye():
-                self.remove_worker(worker, f"it left: {message.reason[:200]}", kill=False)
+                self.remove_worker(
+                    worker, f"it left: {message.reason[:200]}", kill=False, told=message.reason == STOPPED
+                )
             case Supervision():
                 self._log_once(worker.identity, "contradiction", "a worker that reports as a supervisor")
             case _:

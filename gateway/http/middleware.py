@@ -14,14 +14,14 @@ from aiohttp.web_protocol import RequestPayloadError
 from gateway.access.connection import client_address
 from gateway.access.gate import guard
 from gateway.access.keys.text import masked
-from gateway.context import GENERATION_STATS, IGNORED, REDACT, REQUEST_ID, RESPONSE_COUNTS
+from gateway.context import FAILURE, GENERATION_STATS, IGNORED, REDACT, REQUEST_ID, RESPONSE_COUNTS
 from gateway.http.connection import of_request, respond
 from gateway.http.openapi import ROUTES, Operation
 from gateway.job_failure import JobFailed
 from gateway.memory_account import account_memory
 from gateway.schema import ignored
 from gateway.schema.errors import ApiError
-from gateway.telemetry.logs import CLIENT, REQUEST
+from gateway.telemetry.logs import CLIENT, KEY, REQUEST
 
 CLIENT_LEFT = 499
 """Logged, never sent: the client was gone before its answer was."""
@@ -39,18 +39,15 @@ logger = logging.getLogger(__name__)
 
 @web.middleware
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request an id and the answer its time; log both ends, without query, headers or body."""
+    """Give the request an id and the answer its time; write its one line, without query, headers or body."""
     request_id = request[REQUEST_ID] = _request_id(request)
     changeless = request[IGNORED] = set()
-    token = REQUEST.set(request_id)
-    client = client_address(request)
-    client_token = CLIENT.set(client)
+    tokens = (REQUEST, REQUEST.set(request_id)), (CLIENT, CLIENT.set(client_address(request))), (KEY, KEY.set(None))
     started = time.perf_counter()
     status = CLIENT_LEFT
-    operation = request.app[ROUTES].get(request.match_info.route)
-    line = f"{request.method} {_safe_path(request, operation)}"
-    level = logging.DEBUG if operation is not None and operation.quiet else logging.INFO
-    logger.log(level, "Request started: %s", line, extra={"fields": {"method": request.method}})
+    if logger.isEnabledFor(logging.DEBUG):
+        path = _safe_path(request, request.app[ROUTES].get(request.match_info.route))
+        logger.debug("Request started: %s %s", request.method, path)
     try:
         response = await handler(request)
         if not response.prepared:
@@ -65,17 +62,39 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         # this answer; raising instead would make aiohttp log a traceback.
         return web.Response(status=CLIENT_LEFT)
     finally:
-        duration_s = time.perf_counter() - started
-        # A client may invent methods: what is not ours has one name, or the counts would grow without bound.
-        route = (operation.path, operation.method) if operation is not None else ("other", "other")
-        request.app[RESPONSE_COUNTS][(*route, status)] += 1
-        _report_generation(request, duration_s)
-        fields = {"method": request.method, "status": status, "duration_s": round(duration_s, 6)}
-        logger.log(
-            level, "Request completed: %s status=%d duration=%.3fs", line, status, duration_s, extra={"fields": fields}
-        )
-        CLIENT.reset(client_token)
-        REQUEST.reset(token)
+        _report_end(request, status, time.perf_counter() - started)
+        for variable, token in tokens:
+            variable.reset(token)
+
+
+def _report_end(request: web.Request, status: int, duration_s: float) -> None:
+    """Count an answer and write its line. A stream that broke after its headers has the status of what broke it."""
+    operation = request.app[ROUTES].get(request.match_info.route)
+    failure = request.get(FAILURE)
+    if failure is not None and status < 400:
+        status = failure.status
+    # A client may invent methods: what is not ours has one name, or the counts would grow without bound.
+    route = (operation.path, operation.method) if operation is not None else ("other", "other")
+    request.app[RESPONSE_COUNTS][(*route, status)] += 1
+    path = _safe_path(request, operation)
+    level = logging.DEBUG if operation is not None and operation.quiet else logging.INFO
+    if not logger.isEnabledFor(level):
+        return
+    fields: dict[str, object] = {}
+    if failure is not None:
+        fields |= {"code": failure.code, "error_id": failure.error_id}
+    fields |= _generation(request, duration_s)
+    details = " ".join(f"{name}={value}" for name, value in fields.items()).replace("time_s=", "time=")
+    known = {"method": request.method, "path": path, "status": status, "duration_s": round(duration_s, 6)}
+    logger.log(
+        level,
+        "Request completed: %s %s status=%d duration=%.3fs",
+        request.method,
+        path,
+        status,
+        duration_s,
+        extra={"fields": known | fields, "details": details},
+    )
 
 
 @web.middleware
@@ -92,34 +111,37 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
             raise ApiError("unsupported_media_type", "Request bodies with a 'Content-Encoding' are not accepted.")
         return await handler(request)
     except ApiError as error:
-        return _refusal(error)
+        return _refusal(request, error)
     except JobFailed as failure:
-        return _refusal(ApiError.of_job(failure))
+        return _refusal(request, ApiError.of_job(failure))
     except web.HTTPException as error:
         return _http_refusal(request, error)
     except RequestPayloadError:
-        return _refusal(ApiError("invalid_request", "The request body is malformed."))
+        return _refusal(request, ApiError("invalid_request", "The request body is malformed."))
     except (asyncio.CancelledError, ConnectionError):
         raise
     except Exception:
         unknown = ApiError("internal_error")
         logger.exception("Unhandled error: error_id=%s", unknown.error_id)
-        return _refusal(unknown)
+        return _refusal(request, unknown)
 
 
 MIDDLEWARES = (observe, answer_errors, guard, account_memory)
 """In the order in which the application needs them."""
 
 
-def _refusal(error: ApiError) -> web.Response:
-    logger.log(
-        logging.INFO if error.status < 500 else logging.WARNING,
-        "Request failed: code=%s status=%d error_id=%s%s",
-        error.code,
-        error.status,
-        error.error_id,
-        f" ({error.detail})" if error.detail else "",
-    )
+def _refusal(request: web.Request, error: ApiError) -> web.Response:
+    """Answer with an error. The request's line names it; a line of its own has what is ours to look into."""
+    request[FAILURE] = error
+    if error.status >= 500 or error.detail:
+        logger.log(
+            logging.WARNING if error.status >= 500 else logging.DEBUG,
+            "Request failed: code=%s status=%d error_id=%s%s",
+            error.code,
+            error.status,
+            error.error_id,
+            f" ({error.detail})" if error.detail else "",
+        )
     return respond(error)
 
 
@@ -131,7 +153,7 @@ def _http_refusal(request: web.Request, error: web.HTTPException) -> web.StreamR
     message = f"The request body is larger than {request.client_max_size} bytes." if error.status == 413 else None
     if error.status == 404 and (path := _meant_path(request)) is not None:
         message = f"There is nothing at this path. Did you mean '{path}'?"
-    response = _refusal(ApiError(code, message, status=error.status))
+    response = _refusal(request, ApiError(code, message, status=error.status))
     if hdrs.ALLOW in error.headers:
         response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
     return response
@@ -144,25 +166,24 @@ def _meant_path(request: web.Request) -> str | None:
     return next((path for path in (f"/v1/{rest}", f"/{rest}") if path in known), None)
 
 
-def _report_generation(request: web.Request, duration_s: float) -> None:
+def _generation(request: web.Request, duration_s: float) -> dict[str, object]:
+    """Return what a generation amounted to, for its request's line; nothing where nothing was generated."""
     generated = request.get(GENERATION_STATS)
     if generated is None:
-        return
+        return {}
     words, chars = generated.count_words()
-    fields = {
-        "request_type": generated.request_type,
+    prompt, completion = generated.prompt_and_completion()
+    return {
         "model": generated.model,
+        "request_type": generated.request_type,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
         "tokens": generated.tokens,
         "words": words,
         "chars": chars,
-        "time_s": round(duration_s, 6),
+        "time_s": round(duration_s, 3),
         "tps": round(generated.tokens / duration_s, 2) if duration_s > 0 else 0.0,
     }
-    logger.info(
-        "Generation ended: %s model=%s tokens=%d words=%d chars=%d time=%.2fs tps=%.2f",
-        *(fields[name] for name in ("request_type", "model", "tokens", "words", "chars", "time_s", "tps")),
-        extra={"fields": fields},
-    )
 
 
 def _is_plain(request: web.Request) -> bool:

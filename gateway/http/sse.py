@@ -11,7 +11,7 @@ from typing import Self
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from gateway.context import HTTP, IGNORED, REQUEST_ID
+from gateway.context import FAILURE, HTTP, IGNORED, REQUEST_ID
 from gateway.job_failure import JobFailed
 from gateway.schema import ignored
 from gateway.schema.errors import ApiError
@@ -107,12 +107,10 @@ class EventStream:
 
     async def fail_stream(self, error: ApiError) -> None:
         """Send an error frame, no `[DONE]`; the connection closes behind it."""
-        logger.warning(
-            "Stream failed: code=%s error_id=%s%s",
-            error.code,
-            error.error_id,
-            f" ({error.detail})" * bool(error.detail),
-        )
+        self._request[FAILURE] = error
+        if error.status >= 500:
+            detail = f" ({error.detail})" if error.detail else ""
+            logger.warning("Stream failed: code=%s error_id=%s%s", error.code, error.error_id, detail)
         self.response.force_close()
         await self._close(frame(error.body()))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable
+from difflib import get_close_matches
 from sys import getsizeof
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from aiohttp import web
 
 from gateway.access.estimate import IMAGE_TOKENS, tokens_of_job, tokens_of_text
 from gateway.access.gate import CALLER, QUOTA, WORK
-from gateway.context import POOL
+from gateway.context import GENERATION_STATS, POOL
 from gateway.dispatch.jobs.stream import JobStream
 from gateway.embedding_cache import CacheKey
 from gateway.job_failure import JobFailed
@@ -20,6 +21,8 @@ from protocol.messages import ChatPrompt, EmbedJob, GenerateJob, Kind, TextPromp
 if TYPE_CHECKING:
     from gateway.dispatch.state import ModelState
 
+LISTED = 20
+"""Names of models that a refusal lists."""
 TOKEN_BYTES = 40
 """A number of Python's, and its place in a list."""
 _NEEDED = MappingProxyType(
@@ -40,8 +43,10 @@ def model_of(request: web.Request, name: str | None, kind: Kind | None, capabili
         model = _resolve(request, name, kind, capability)
     except JobFailed as failure:
         if name is not None and caller.models and name not in caller.models and failure.code == "model_not_found":
-            message = f"The API key does not allow the use of the model {name[:100]!r}."
+            message = f"The API key does not allow the use of the model {name[:100]!r}.{_list_names(request, name)}"
             raise ApiError("model_not_allowed", message, "model") from None
+        if name is not None and failure.code == "model_not_found":
+            failure.message += _list_names(request, name)
         raise
     if not caller.has_permission(*_NEEDED[model.kind]):
         wanted = " or ".join(f"'{permission}'" for permission in _NEEDED[model.kind])
@@ -49,9 +54,32 @@ def model_of(request: web.Request, name: str | None, kind: Kind | None, capabili
     return model
 
 
+def _list_names(request: web.Request, name: str) -> str:
+    """Return the nearest name and what the caller may use, for one who may list models and named none that exists."""
+    if not request[CALLER].has_permission("models", "admin"):
+        return ""
+    everything = [variant for model in request.app[POOL].models() for variant in model.variants]
+    own = [model for model in everything if may_use(request, model)]
+    # All names by which a model can be asked for; the shortest part of a hub id is what people mistype.
+    spellings = {
+        spelling.casefold(): model.name
+        for model in own
+        for spelling in (model.source.rpartition("/")[2], model.name.rpartition("/")[2], *model.aliases, model.name)
+    }
+    near = get_close_matches(name[:100].casefold(), spellings, n=1)
+    hint = f" Did you mean {spellings[near[0]]!r}?" if near else ""
+    names = ", ".join(model.name for model in own[:LISTED]) + (f" and {len(own) - LISTED} more" * (len(own) > LISTED))
+    return f"{hint} Served here: {names}." if own else hint
+
+
 def visible_model(request: web.Request, name: str | None, kind: Kind | None) -> "ModelState":
     """Return the model that a caller wants to know of. Raises as `Pool.resolve`; what is not theirs is not there."""
-    return _resolve(request, name, kind)
+    try:
+        return _resolve(request, name, kind)
+    except JobFailed as failure:
+        if name is not None and failure.code == "model_not_found":
+            failure.message += _list_names(request, name)
+        raise
 
 
 def _resolve(request: web.Request, name: str | None, kind: Kind | None, capability: str = "") -> "ModelState":
@@ -86,7 +114,9 @@ def tenant(request: web.Request) -> str:
 
 
 def count_job(request: web.Request, stream: JobStream) -> None:
-    """Charge a job's work to its caller."""
+    """Charge a job's work to its caller, and name it in the request's line of the log."""
+    if (generated := request.get(GENERATION_STATS)) is not None:
+        generated.streams.append(stream)
     if (work := request.get(WORK)) is not None:
         work.streams.append(stream)
 

@@ -30,6 +30,9 @@ TRACE: ContextVar[str | None] = ContextVar("trace_id", default=None)
 CLIENT: ContextVar[str | None] = ContextVar("client", default=None)
 """The address of the client whose request this code runs for."""
 
+KEY: ContextVar[str | None] = ContextVar("key", default=None)
+"""The id of the API key that this code runs for; never the key."""
+
 LEAST = 8
 """Characters of the shortest secret that is looked for in lines."""
 _UNPRINTED = (*range(32), *range(127, 160), 0x061C, *range(0x200B, 0x2010), *range(0x2028, 0x202F),
@@ -61,7 +64,7 @@ def _spellings(secret: str) -> set[str]:
 
 
 class TextLines(logging.Formatter):
-    """`2025-01-16 10:30:45 | INFO | Request started: GET /ping [request_id=…]`, in local time."""
+    """`2025-01-16 10:30:45 | INFO | Running on http://127.0.0.1:8000 [request_id=…]`, in local time."""
 
     def __init__(self, redact: Callable[[str], str] = masked) -> None:
         super().__init__("%(asctime)s | %(levelname)s | %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
@@ -71,6 +74,8 @@ class TextLines(logging.Formatter):
         """Return one line, whatever is in the message; a traceback follows on lines of its own."""
         record.message = record.message.translate(_CONTROL)
         suffix = "".join(f" [{name}={value}]" for name, value in _context() if value)
+        if details := getattr(record, "details", ""):
+            suffix += f" [{details.translate(_CONTROL)}]"
         return super().formatMessage(record) + suffix
 
     def format(self, record: logging.LogRecord) -> str:
@@ -111,7 +116,7 @@ def json_line(fields: dict[str, object]) -> str:
 
 
 def _context() -> tuple[tuple[str, str | None], ...]:
-    return ("request_id", REQUEST.get()), ("client", CLIENT.get()), ("trace_id", TRACE.get())
+    return ("request_id", REQUEST.get()), ("client", CLIENT.get()), ("key", KEY.get()), ("trace_id", TRACE.get())
 
 
 def _encodable(text: str) -> str:

@@ -53,8 +53,8 @@ def test_requests_are_counted_by_what_is_in_them(seeing: RunningPool) -> None:
     metrics = seeing.get("/metrics").body.decode()
     assert 'pool_requests_total{model="eyes",outcome="done",type="vision_stream"}' in metrics
     assert "pool_image_held_bytes 0.0" in metrics
-    [line] = [text for text in seeing.gateway.text().splitlines() if "Generation ended" in text and "seen-1" in text]
-    assert "Generation ended: vision model=eyes" in line
+    [line] = [text for text in seeing.gateway.text().splitlines() if "Request completed" in text and "seen-1" in text]
+    assert "[model=eyes request_type=vision prompt_tokens=" in line
     assert "base64" not in seeing.gateway.text()
 
 

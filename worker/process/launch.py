@@ -54,7 +54,7 @@ def main() -> int:
     config_text, worker_uid, lifeline_fd, parent_pid, *flags = sys.argv[1:]
     _die_with_parent(int(parent_pid))
     config = read_config(config_text)
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, json_of=config.served_name if config.log_json else None)
     if flags == [SPARE]:
         from worker.process import spare
 

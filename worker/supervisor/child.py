@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
+from worker.logs import message_of_line
+
 PIPE_BYTES = 65_536
 LAST_LINE_CHARS = 300
 TAIL_WAIT_S = 1.0
@@ -32,10 +34,12 @@ class Child:
         environment: Mapping[str, str],
         on_exit: Callable[[int, str], None],
         on_word: Callable[[bytes], None] = lambda _: None,
+        encode_output: Callable[[bytes], bytes] | None = None,
     ) -> None:
         """Start it; `command` gets the lifeline's file descriptor. Raises `OSError` where the system refuses.
 
         `on_word` is called with each byte that the engine says (see `worker.process.launch`), on another thread.
+        `encode_output` makes lines of our log of what it writes to stderr.
         """
         self._lifeline, theirs = socket.socketpair()
         try:
@@ -55,6 +59,7 @@ class Child:
         self.pid = self._process.pid
         self._on_exit = on_exit
         self._on_word = on_word
+        self._encode_output = encode_output
         self._last_line = ""
         self._heard = threading.Event()
         self._ended, self._ending = socket.socketpair()
@@ -137,7 +142,9 @@ class Child:
     def _pass_on(self, data: bytes) -> None:
         lines = [line for line in data.splitlines() if line.strip()]
         if lines:
-            self._last_line = lines[-1].decode(errors="replace").strip()[-LAST_LINE_CHARS:]
+            self._last_line = message_of_line(lines[-1].decode(errors="replace").strip())[-LAST_LINE_CHARS:]
+        if self._encode_output is not None:
+            data = self._encode_output(data)
         # Nobody reads our stderr any more: the engine must not be blocked or ended by that.
         with contextlib.suppress(OSError):
             while data:

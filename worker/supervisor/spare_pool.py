@@ -13,6 +13,7 @@ from typing import Protocol
 
 from worker.config import WorkerConfig, engine_environment
 from worker.lifeline import GO, IS_HEALTHY, IS_READY, IS_SPARE
+from worker.logs import WorkerJsonLines
 from worker.supervisor.blas import Blas
 from worker.supervisor.child import Child
 from worker.supervisor.lifecycle import BecameHealthy, BecameReady, Event, Exited
@@ -54,6 +55,7 @@ class EngineProcess:
             environment=engine_environment(blas.environment if blas else {}),
             on_exit=lambda code, last_line: on_event(self, Exited(self.uid, code, last_line)),
             on_word=lambda word: self._on_word(word, on_event),
+            encode_output=WorkerJsonLines(config.served_name).encode_output if config.log_json else None,
         )
 
     def _on_word(self, word: bytes, on_event: "Callable[[EngineProcess, Event], None]") -> None:

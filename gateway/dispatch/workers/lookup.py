@@ -21,6 +21,10 @@ OPENAI_EMBEDDING_NAMES = frozenset({"text-embedding-ada-002", "text-embedding-3-
 """What clients of OpenAI ask for by default: the default embedding model, unless an alias says otherwise."""
 
 
+KIND_NAMES = frozenset(kind.value for kind in Kind)
+"""What the demo models are called, too: who asks for `chat` goes on being served when a real model takes the place."""
+
+
 def default_of(models: Iterable[ModelState], kind: Kind | None, capability: str = "") -> ModelState | None:
     """Return the model for requests that name none: the best kind, of those not out of order, the oldest.
 
@@ -48,7 +52,7 @@ def named(
     capability: str = "",
     usable: Callable[[ModelState], bool] = everybody,
 ) -> ModelState | None:
-    """Look `name` up: served name, adapter, alias, hub id or its last part, OpenAI's name, family.
+    """Look `name` up: served name, adapter, alias, hub id or its last part, OpenAI's name, family, kind.
 
     Ids and families count only if one model has them. Models that are not `usable` do not count at all: what a name
     leads to must not tell of them.
@@ -73,7 +77,9 @@ def named(
     if kind in (None, Kind.EMBEDDING) and name in OPENAI_EMBEDDING_NAMES:
         return default_of(known, Kind.EMBEDDING, capability)
     family = [model for model in known if model.kind in SERVES[kind] and name.casefold() in _families(model)]
-    return family[0] if len(family) == 1 else None
+    if len(family) == 1:
+        return family[0]
+    return default_of(known, Kind(name), capability) if name in KIND_NAMES else None
 
 
 def _families(model: ModelState) -> set[str]:

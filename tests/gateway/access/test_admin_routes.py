@@ -1,20 +1,25 @@
 """`/admin` over HTTP, and how a request may come."""
 
+import ipaddress
 import json
 import logging
 import ssl
 import stat
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from gateway.access.connection import Connections
 from gateway.access.keys.key import RateLimits
 from gateway.app import make_app
 from gateway.config import GatewayConfig, parse_arguments
 from gateway.context import EVENTS, KEY_SYNC
+from gateway.schema.errors import ApiError
 from protocol.settings import ConfigError
 from tests.support.guarded_app import MASTER, Client, app_of, bearer, guarded, issue
 
@@ -229,7 +234,44 @@ async def test_foreign_names_are_refused_when_nobody_is_asked_for_a_key(tmp_path
             assert (answer.status, (await answer.json())["error"]["code"]) == (421, "misdirected_request")
     async with guarded(tmp_path, allowed_hosts=("api.example",)) as client:
         assert (await client.get("/ping", headers={"Host": "api.example:443"})).status == 200
-        assert (await client.get("/ping")).status == 421
+        for host in ("pool", "127.0.0.1.evil.example", "10.0.0.1", "localhost.evil.example", ""):
+            assert (await client.get("/ping", headers={"Host": host})).status == 421, host
+        for host in ("127.0.0.1:8000", "localhost", "[::1]:1", "127.0.0.2"):
+            assert (await client.get("/ping", headers={"Host": host})).status == 200, host
+
+
+async def test_monitoring_of_this_machine_is_let_in_when_a_proxy_serves_everybody_else(tmp_path: Path) -> None:
+    """With the proxy settings of the operator's page: Prometheus and health checks on 127.0.0.1, and nothing more."""
+    proxies = (ipaddress.ip_network("127.0.0.1"),)
+    settings = {"require_https": True, "trusted_proxies": proxies, "allowed_hosts": ("pool.example.org",)}
+    key = bearer(MASTER)
+    outside = {"Host": "pool.example.org", "X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https"}
+    async with guarded(tmp_path, **settings) as client:
+        for path in ("/metrics", "/health/live", "/ping"):
+            assert (await client.get(path, headers=key)).status == 200, path
+        assert (await client.get("/health")).status == 503
+        assert (await client.get("/metrics")).status == 401
+        for changes in ({}, {"X-Forwarded-Proto": "http"}, {"Host": "127.0.0.1", "X-Forwarded-Proto": "http"}):
+            answer = await client.get("/v1/models", headers={**key, **changes})
+            assert (answer.status, (await answer.json())["error"]["code"]) == (403, "https_required")
+        for name in ("X-Forwarded-For", "X-Real-IP", "Via", "Forwarded"):
+            assert (await client.get("/metrics", headers={**key, name: "198.51.100.7"})).status == 403, name
+        assert (await client.get("/metrics", headers={**key, "Host": "10.0.0.1:8000"})).status == 421
+        assert (await client.get("/v1/models", headers={**key, **outside})).status == 200
+        assert (await client.get("/v1/models", headers={**key, **outside, "X-Forwarded-Proto": "http"})).status == 403
+
+
+async def test_local_names_are_refused_when_they_come_from_elsewhere() -> None:
+    """What says Host: 127.0.0.1 but does not come from this machine goes by a name that is not listed."""
+    from aiohttp.test_utils import make_mocked_request
+
+    connections = Connections(hosts=frozenset({"pool.example.org"}))
+    for peer, refused in (("203.0.113.1", True), ("127.0.0.1", False), ("::1", False), ("::ffff:127.0.0.1", False)):
+        transport = mock.Mock()
+        transport.get_extra_info = lambda name, _default=None, peer=peer: (peer, 5) if name == "peername" else None
+        request = make_mocked_request("GET", "/ping", headers={"Host": "localhost:8000"}, transport=transport)
+        with pytest.raises(ApiError) if refused else nullcontext():
+            connections.check_request(request, monitoring=True)
 
 
 async def test_web_pages_are_let_in_by_origin_when_listed(tmp_path: Path) -> None:
@@ -263,7 +305,9 @@ async def test_plain_http_is_refused_unless_a_trusted_proxy_vouches(tmp_path: Pa
     async with guarded(tmp_path, require_https=True, trusted_proxies=network) as client:
         assert (await client.get("/ping", headers=said)).status == 200
         assert (await client.get("/ping", headers={"X-Forwarded-Proto": "https, http"})).status == 403
-        assert (await client.get("/ping")).status == 403
+        assert (await client.get("/v1/models", headers=ADMIN)).status == 403
+        # What monitors ask, on the machine where the proxy stands, is the proxy's own question.
+        assert (await client.get("/ping")).status == 200
 
 
 @pytest.mark.parametrize(

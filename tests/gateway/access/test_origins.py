@@ -65,7 +65,7 @@ async def test_addresses_are_in_request_lines_and_the_audit_log(
             headers = {**bearer(MASTER), "X-Forwarded-For": "9.9.9.9, 198.51.100.7", "X-Request-ID": "r1"}
             assert (await client.post("/admin/cache/clear", headers=headers)).status == 200
     ends = [line for line in lines if "Request completed: POST /admin/cache/clear" in line]
-    assert [line.endswith("[request_id=r1] [client=198.51.100.7]") for line in ends] == [True]
+    assert [line.endswith("[request_id=r1] [client=198.51.100.7] [key=master]") for line in ends] == [True]
     [act] = map(orjson.loads, (tmp_path / "data" / FILE).read_bytes().splitlines())
     assert (act["act"], act["client"]) == ("cache.clear", "198.51.100.7")
     assert (tmp_path / "data" / FILE).stat().st_mode & 0o777 == 0o600

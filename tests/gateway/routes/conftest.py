@@ -75,6 +75,10 @@ class FakeStream:
         if self.failure is not None and (self.collecting or not self.pending):
             raise self.failure
 
+    @property
+    def prompt_tokens(self) -> int:
+        return self.accepted_as.prompt_tokens if self.accepted_as is not None else 0
+
     async def wait_accepted(self) -> Accepted:
         await self.wait(lambda: self.accepted_as is not None)
         assert self.accepted_as is not None

@@ -328,7 +328,7 @@ async def test_model_is_refused_when_unknown(client: Any, pool: Any) -> None:
     response = await client.post(PATH, json=BODY | {"model": "nope"})
     assert response.status == 404
     assert (await response.json())["error"] | {"error_id": ""} == {
-        "message": "The model 'nope' does not exist.",
+        "message": "The model 'nope' does not exist. Served here: small.",
         "type": "invalid_request_error",
         "param": "model",
         "code": "model_not_found",

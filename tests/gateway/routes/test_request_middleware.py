@@ -139,18 +139,16 @@ async def test_full_queue_says_so_twice_when_it_refuses(client: Any, pool: Any) 
 
 
 async def test_lines_have_the_agreed_form_when_a_request_passes(client: Any, log: Any) -> None:
-    """Start, generation and end, each with the time, the level and the id, and without prompt, answer or query."""
+    """One line: the time, the level, the id, what was generated; and no prompt, answer or query."""
     url = URL(f"{CHAT}?api_key=k3y", encoded=True)
     await client.post(url, json=BODY, headers={"X-Request-ID": "req-123"})
     await log.wait_for("Request completed")
-    mine = [line for line in log.lines if "req-123" in line]
+    mine = [line for line in log.lines if "req-123" in line and "| INFO |" in line]
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| INFO \| "
     patterns = [
-        stamp + r"Request started: POST /v1/chat/completions \[request_id=req-123\] \[client=127\.0\.0\.1\]",
-        stamp + r"Generation ended: text model=small tokens=2 words=2 chars=11 time=\d+\.\d\ds tps=\d+\.\d\d"
-        r" \[request_id=req-123\] \[client=127\.0\.0\.1\]",
         stamp + r"Request completed: POST /v1/chat/completions status=200 duration=\d+\.\d{3}s \[request_id=req-123\]"
-        r" \[client=127\.0\.0\.1\]",
+        r" \[client=127\.0\.0\.1\] \[model=small request_type=text prompt_tokens=\d+ completion_tokens=2 tokens=2"
+        r" words=2 chars=11 time=\d\.\d+ tps=\d+\.\d+\]",
     ]
     assert len(mine) == len(patterns)
     for line, pattern in zip(mine, patterns, strict=True):
@@ -232,4 +230,33 @@ async def test_ids_do_not_mix_when_requests_overlap(client: Any, pool: Any, log:
     pool.script = together
     await asyncio.gather(*(client.post(CHAT, json=BODY, headers={"X-Request-ID": name}) for name in ("one", "two")))
     for name in ("one", "two"):
-        assert len([line for line in log.lines if f"[request_id={name}]" in line]) == 3
+        assert len([line for line in log.lines if f"[request_id={name}]" in line]) == 2
+
+
+async def test_refusal_is_part_of_the_one_line_when_a_caller_made_a_mistake(client: Any, log: Any) -> None:
+    """Its code and its id, in the line of the request: no second one."""
+    answer = await client.post(CHAT, json={"messages": "no"}, headers={"X-Request-ID": "req-124"})
+    error_id = (await answer.json())["error"]["error_id"]
+    await log.wait_for("Request completed")
+    [line] = [line for line in log.lines if "req-124" in line and "| DEBUG |" not in line]
+    assert "status=400 duration=" in line
+    assert line.endswith(f"[code=invalid_request error_id={error_id}]")
+
+
+async def test_broken_stream_is_no_success_in_its_line(client: Any, pool: Any, log: Any) -> None:
+    """The headers said 200; the line and the counts say what came of it."""
+
+    async def break_off(play: Any) -> None:
+        await play.accept()
+        await play.say("Hello")
+        await play.fail("worker_lost", "gone", retryable=True)
+
+    pool.script = break_off
+    answer = await client.post(CHAT, json=BODY | {"stream": True}, headers={"X-Request-ID": "req-125"})
+    assert answer.status == 200
+    assert b"worker_lost" in await answer.read()
+    await log.wait_for("Request completed")
+    [line] = [line for line in log.lines if "req-125" in line and "Request completed" in line]
+    assert "status=503" in line
+    assert "[code=worker_lost error_id=" in line
+    assert "model=small request_type=text_stream" in line
