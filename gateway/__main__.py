@@ -15,8 +15,10 @@ from gateway.allocator import map_large_blocks
 from gateway.app import make_app
 from gateway.config import GatewayConfig, load
 from gateway.context import LISTENER
+from gateway.http.listener import bind
+from gateway.http.tls import load_tls
 from gateway.telemetry.logs import setup_logging
-from protocol.address import AddressError
+from protocol.address import AddressError, GatewayLock, prepare_run_dir
 from protocol.confidential import forbid_core_dumps
 from protocol.settings import ConfigError
 
@@ -44,8 +46,11 @@ def main() -> int:
     try:
         setup_logging(config)
         app = make_app(config, loaded)
-        tls = _tls(config)
-    except (ConfigError, OSError) as error:
+        tls = load_tls(config.tls_cert, config.tls_key)
+        if loaded.check:
+            asyncio.run(_check_address(config))
+            return 0
+    except (ConfigError, AddressError, OSError) as error:
         print(f"gateway: {error}", file=sys.stderr)
         return EXIT_CONFIG
     log.info("Settings: %s", loaded.file or "no file")
@@ -63,12 +68,14 @@ def main() -> int:
     return 0
 
 
-def _tls(config: GatewayConfig) -> ssl.SSLContext | None:
-    if config.tls_cert is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(config.tls_cert, config.tls_key)
-    return context
+async def _check_address(config: GatewayConfig) -> None:
+    """Take the run folder's lock and the port, and give them back. Raises `OSError`, `AddressError`, `ConfigError`."""
+    lock = GatewayLock(prepare_run_dir(config.run_dir))
+    try:
+        for listening in await bind(config.host, config.port):
+            listening.close()
+    finally:
+        lock.release()
 
 
 async def _serve(app: web.Application, config: GatewayConfig, tls: ssl.SSLContext | None) -> None:
@@ -79,7 +86,7 @@ async def _serve(app: web.Application, config: GatewayConfig, tls: ssl.SSLContex
     loop = asyncio.get_running_loop()
     loop.set_debug(config.debug)
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
         loop.add_signal_handler(number, stop.set)
     # Without cancellation a handler that waits for its first token never learns that its client has left.
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_WORDS_S)

@@ -55,7 +55,8 @@ def _limiter(config: GatewayConfig, usage: UsageLedger) -> Limiter:
     try:
         from gateway.access.redis_limits import RedisLimiter
     except ImportError as error:
-        raise ConfigError(f"rate_limit_storage: {error}; install it with pip install 'mlx-pool[redis]'") from error
+        advice = "'scripts/install redis' in the pool's folder adds it"
+        raise ConfigError(f"rate_limit_storage: {error}; {advice}") from error
     try:
         return RedisLimiter(config.rate_limit_storage, usage)
     except ValueError as error:

@@ -114,7 +114,7 @@ def _tracing(config: GatewayConfig) -> "Tracing | None":
     try:
         from gateway.telemetry.tracing import open_tracing
     except ImportError as error:
-        raise ConfigError(f"--tracing: {error}; install it with pip install 'mlx-pool[otel]'") from error
+        raise ConfigError(f"--tracing: {error}; 'scripts/install otel' in the pool's folder adds it") from error
     return open_tracing()
 
 

@@ -233,12 +233,16 @@ SETTINGS = (
 
 
 class LoadedConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """A configuration, and where those of its values came from that are no defaults."""
+    """A configuration, and where those of its values came from that are no defaults.
+
+    `show` and `check`: it is only to be shown, or tried out.
+    """
 
     config: GatewayConfig
     file: Path | None
     origins: dict[str, str]
     show: bool = False
+    check: bool = False
 
     def masked_settings(self) -> dict[str, object]:
         """Return every setting as a file would have it, secrets masked."""
@@ -277,7 +281,13 @@ def load(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> L
     in_production = found.get("env", "production") == "production"
     config = GatewayConfig(**{"auth": in_production, "rate_limit_enabled": in_production, **found})
     _check(config)
-    return LoadedConfig(config=config, file=file, origins=origins, show=given["print_config"] is not None)
+    return LoadedConfig(
+        config=config,
+        file=file,
+        origins=origins,
+        show=given["print_config"] is not None,
+        check=given["check"] is not None,
+    )
 
 
 def honcho_process(environment: Mapping[str, str] | None = None) -> str | None:
@@ -321,4 +331,5 @@ def _parser() -> SettingsParser:
         "--config", metavar="FILE", help=f"settings ({' if present, else '.join(FILES)}) [{FILE_VARIABLE}]"
     )
     parser.add_argument("--print-config", nargs="?", const="true", help="show what all of this amounts to, and exit")
+    parser.add_argument("--check", nargs="?", const="true", help="see whether it could run like that, and exit")
     return parser

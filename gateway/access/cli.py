@@ -19,7 +19,7 @@ from gateway.access.keys.journal import RevocationJournal
 from gateway.access.keys.key import PERMISSIONS, BadKey, Key, RateLimits, new_key
 from gateway.access.keys.store import KeyStore, RevokedKey, UnknownKey
 from gateway.access.keys.text import ID_CHARS
-from gateway.config import load
+from gateway.config import LoadedConfig, load
 from gateway.values import names
 from protocol.settings import ConfigError
 
@@ -33,7 +33,8 @@ def main(argv: Sequence[str]) -> int:
     given = {"--config": options.config, "--data-dir": options.data_dir}
     flags = [part for flag, value in given.items() if value for part in (flag, value)]
     try:
-        folder = load(flags).config.data_dir
+        loaded = load(flags)
+        folder = loaded.config.data_dir
     except ConfigError as error:
         print(f"keys: {error}", file=sys.stderr)
         return 2
@@ -43,6 +44,8 @@ def main(argv: Sequence[str]) -> int:
         try:
             RevocationJournal(folder).write_pending(store, {})
             options.run(store, options)
+            if options.run is create:
+                _say_where(loaded)
         finally:
             close_audit(audit_file)
             store.close()
@@ -53,6 +56,15 @@ def main(argv: Sequence[str]) -> int:
         print(f"keys: the database can't be used: {error}", file=sys.stderr)
         return _note(folder, options.id) if options.run is revoke else 1
     return 0
+
+
+def _say_where(loaded: LoadedConfig) -> None:
+    """Tell which gateway will know a new key, and whether that one asks for any."""
+    by = f"by the settings of {loaded.file}" if loaded.file is not None else "without a settings file"
+    print(f"It is kept in {loaded.config.data_dir.absolute()}, {by}.", file=sys.stderr)
+    if not loaded.config.auth:
+        words = "These settings ask nobody for a key: is it for others, as with POOL_CONFIG=config.yaml?"
+        print(words, file=sys.stderr)
 
 
 def _refusal(error: Exception, options: argparse.Namespace) -> str:

@@ -288,9 +288,12 @@ class Listener:
 
 
 async def bind(host: str, port: int) -> list[socket.socket]:
-    """Return sockets that listen at every address of a host. Raises `OSError`."""
+    """Return sockets that listen at every address of a host. Raises `OSError`, which names the setting at fault."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise OSError(f"--host: {host} is no address of this machine: {error.strerror}") from None
     sockets: list[socket.socket] = []
     try:
         for family, kind, number, _, address in _unique(found):
@@ -304,7 +307,7 @@ async def bind(host: str, port: int) -> list[socket.socket]:
             try:
                 listening.bind(address)
             except OSError as error:
-                raise OSError(error.errno, f"can't listen on {address[0]}:{address[1]}: {error.strerror}") from None
+                raise OSError(_cause_of_failed_bind(error, address[0], address[1])) from None
             listening.setblocking(False)
             listening.listen(BACKLOG)
     except OSError:
@@ -312,6 +315,19 @@ async def bind(host: str, port: int) -> list[socket.socket]:
             listening.close()
         raise
     return sockets
+
+
+def _cause_of_failed_bind(error: OSError, host: str, port: int) -> str:
+    """Return what is wrong with an address, and what to do."""
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"--port: {port} is in use on {host}: end what listens there, or try --port {port + 1}"
+        case errno.EACCES:
+            return f"--port: {port} may not be opened by this user: take one above 1023"
+        case errno.EADDRNOTAVAIL:
+            return f"--host: {host} is no address of this machine"
+        case _:
+            return f"--host, --port: can't listen on {host}:{port}: {error.strerror}"
 
 
 def _unique(found: Iterable[Any]) -> list[Any]:

@@ -143,4 +143,4 @@ def test_gateway_says_what_to_install_when_it_is_switched_on_without_the_extra(m
         env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "", "POOL_DATA_DIR": str(tmp_path)},
     )  # fmt: skip
     assert run.returncode == 2
-    assert "pip install 'mlx-pool[otel]'" in run.stderr
+    assert "'scripts/install otel' in the pool's folder adds it" in run.stderr

@@ -1,13 +1,20 @@
 """`scripts/serve`: what its arguments mean to honcho and to the Procfile."""
 
+import os
 import shlex
+import shutil
+import socket
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
-from environment import StepError
+from environment import StepError, link_model
 from honcho.environ import expand_processes, parse, parse_procfile
-from launch_pool import LaunchPlan, UsageError, link_model, make_plan, prepare, read_env_file
+from launch_pool import LaunchPlan, UsageError, check_gateway, make_plan, prepare, read_env_file
+
+from protocol.address import GatewayLock, prepare_run_dir
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCFILE = (ROOT / "Procfile").read_text()
@@ -100,8 +107,9 @@ def test_honcho_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / ".run").mkdir()
     monkeypatch.setattr("launch_pool.ROOT", tmp_path)
     monkeypatch.setattr("launch_pool.ensure", lambda _extras: tmp_path / "python")
+    monkeypatch.setattr("launch_pool.check_gateway", lambda _python, _environment: None)
     served = LaunchPlan(workers={"chat": 2}, models={"chat": "/my models/it's"}, host=None, port=8001)
-    command = prepare(served)
+    command = prepare(served, {})
     assert command[1:] == shlex.split("-m honcho -e .env,.run/serve.env -f Procfile start -c gateway=1,chat=2")
     assert parse((tmp_path / ".run" / "serve.env").read_text()) == {
         "CHAT_MODEL": "/my models/it's",
@@ -111,7 +119,7 @@ def test_honcho_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_packaged_model_is_linked_to_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`.models` holds a link to the package of the environment in use, also after that has moved."""
-    monkeypatch.setattr("launch_pool.ROOT", tmp_path)
+    monkeypatch.setattr("environment.ROOT", tmp_path)
     for venv in ("one", "two"):
         folder = tmp_path / venv / "lib" / "python3.11" / "site-packages" / "carrier" / "model"
         folder.mkdir(parents=True)
@@ -122,6 +130,49 @@ def test_packaged_model_is_linked_to_where_it_is_installed(tmp_path: Path, monke
     assert [path.name for path in (tmp_path / ".models").iterdir()] == ["named"]
     with pytest.raises(StepError, match="carrier/model is not installed"):
         link_model(tmp_path / "three" / "bin" / "python", "carrier/model", ".models/named")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"POOL_HOST": "0.0.0.0"}, r"--host: 0\.0\.0\.0 is reachable .* say --auth, .* or say --insecure$"),
+        ({"POOL_PORT": "{taken}"}, r"--port: \d+ is in use on 127\.0\.0\.1: .*--port \d+$"),
+        ({"POOL_HOST": "203.0.113.7"}, r"--host: 203\.0\.113\.7 is (no address of this machine|reachable)"),
+        ({"POOL_HOST": "no.such.host.invalid", "POOL_INSECURE": "true"}, "--host: no.such.host.invalid is no address"),
+        ({"POOL_TLS_CERT": "/no/cert.pem", "POOL_TLS_KEY": "/no/key.pem"}, "--tls-cert: /no/cert.pem can't be read"),
+        ({"POOL_LOG_LEVEL": "loud"}, "POOL_LOG_LEVEL: must be debug"),
+    ],
+)
+def test_gateway_that_could_not_run_is_told_before_any_worker_starts(
+    tmp_path: Path, changes: dict[str, str], says: str
+) -> None:
+    """The last word is what to do, in flags that `scripts/serve` knows."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        given = {name: text.format(taken=taken.getsockname()[1]) for name, text in changes.items()}
+        environment = {"PATH": os.environ["PATH"], "POOL_PORT": "0", "POOL_RUN_DIR": str(tmp_path / "run"), **given}
+        with pytest.raises(UsageError, match=says):
+            check_gateway(Path(sys.executable), environment)
+
+
+def test_flags_that_are_advised_are_known() -> None:
+    """`--auth` and `--insecure` let other machines in, with keys and without."""
+    assert plan("--host", "0.0.0.0", "--auth").environment()["POOL_AUTH"] == "true"
+    assert plan("--host", "0.0.0.0", "--insecure").environment()["POOL_INSECURE"] == "true"
+    for settings in ({"POOL_AUTH": "true"}, {"POOL_INSECURE": "true"}):
+        folder = Path(tempfile.mkdtemp(dir="/tmp"))
+        environment = {"POOL_HOST": "0.0.0.0", "POOL_PORT": "0", "POOL_RUN_DIR": str(folder / "run"), **settings}
+        check_gateway(Path(sys.executable), {"PATH": os.environ["PATH"], **environment})
+        shutil.rmtree(folder)
+
+
+def test_second_pool_is_told_of_the_first_before_its_workers_start(tmp_path: Path) -> None:
+    """Another port is not enough: its workers would join the first one's gateway."""
+    folder = prepare_run_dir(tmp_path / "run")
+    lock = GatewayLock(folder)
+    environment = {"PATH": os.environ["PATH"], "POOL_PORT": "0", "POOL_RUN_DIR": str(folder)}
+    with pytest.raises(UsageError, match=r"another gateway runs in .*POOL_RUN_DIR"):
+        check_gateway(Path(sys.executable), environment)
+    lock.release()
 
 
 def test_env_file_is_read_as_honcho_reads_it(tmp_path: Path) -> None:
@@ -144,6 +195,6 @@ def test_procfile_scales_one_model() -> None:
 @pytest.mark.parametrize("given", ["", "org/model", "/models/with a blank"])
 def test_procfile_passes_the_model_as_one_argument(given: str) -> None:
     """A path with blanks stays one; without `CHAT_MODEL` the demo is served."""
-    command = parse_procfile(PROCFILE).processes["chat"].replace("exec python -m worker", 'exec printf "%s\\n"')
+    command = parse_procfile(PROCFILE).processes["chat"].replace("exec scripts/python -m worker", 'exec printf "%s\\n"')
     done = subprocess.run(["sh", "-c", command], env={"CHAT_MODEL": given}, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == (given or "demo/chat")

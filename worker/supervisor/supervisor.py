@@ -91,7 +91,7 @@ class Supervisor:
         elif sys.platform == "linux" and self._config.device != "gpu":
             log.info(ADVICE)
         signal.set_wakeup_fd(self._wake_pipe.write_fd, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(
                 number, lambda number, _frame: self._events.put((None, StopAsked(signal.Signals(number).name)))
             )

@@ -32,7 +32,7 @@ def test_missing_torch_is_refused_with_the_way_to_install_it(
     monkeypatch.setattr(torch_models.importlib.util, "find_spec", lambda _name: None)
     error = refused(engine, backend="torch")
     assert (error.code, error.param) == (Code.INVALID_REQUEST, "backend_preference")
-    assert "pip install 'mlx-pool[torch]'" in error.message
+    assert "'scripts/install torch' in the pool's folder adds it" in error.message
 
 
 @without_gpu

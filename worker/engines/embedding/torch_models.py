@@ -18,7 +18,7 @@ from worker.engines.embedding.encoder import Encoder
 from worker.engines.embedding.qwen2_vl import ImageInputs, Qwen2VLEncoder
 from worker.engines.embedding.siglip import SiglipEncoder
 
-INSTALL = "pip install 'mlx-pool[torch]'"
+INSTALL = "'scripts/install torch' in the pool's folder"
 BACKEND, DEVICE = "backend_preference", "device_preference"
 """Parameters of a request."""
 
