@@ -106,6 +106,6 @@ async def _keys(app: web.Application) -> AsyncIterator[None]:
     if not app[GATE].auth:
         log.info("Keys are not asked for: any will do, such as dev-%s", secrets.token_hex(8))
     elif keyring.loaded and not len(keyring) and not keyring.has_master:
-        log.warning("There is no API key: make one with 'python -m gateway keys create NAME'")
+        log.warning("There is no API key: make one with '.venv/bin/python -m gateway keys create NAME'")
     yield
     await app[KEY_SYNC].close()

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from stress.running_pool import FAKE, ROOT, Api, alive, wait_until
 
+from tests.docs.commands import block_with, commands
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="orphans get another parent here")
 
 HONCHO = [sys.executable, "-m", "honcho"]
@@ -141,3 +143,15 @@ def test_units_serve_and_stay_when_no_honcho_runs_them(folder: Path, kind: str, 
         pool.stop(number)
     assert "honcho ended" not in pool.text()
     assert "| WARNING |" not in pool.text()
+
+
+def test_units_are_written_as_the_page_says(folder: Path) -> None:
+    """The command of the operator's page, but for where it writes."""
+    [command] = commands(block_with("docs/operations.md", ".venv/bin/honcho export"))
+    assert command.endswith(" systemd units")
+    script = command.replace(".venv/bin/honcho", shlex.join(HONCHO)).removesuffix("units") + str(folder / "units")
+    subprocess.run(["bash", "-eu", "-c", script], cwd=ROOT, check=True, timeout=60, env={**os.environ, "USER": "pool"})
+    names = {path.name for path in (folder / "units").iterdir()}
+    assert {"mlx-pool.target", "mlx-pool-gateway-1.service", "mlx-pool-chat-1.service"} <= names
+    assert not [name for name in names if "vision" in name]
+    assert "User=pool" in (folder / "units" / "mlx-pool-gateway-1.service").read_text()

@@ -15,6 +15,7 @@ from honcho.environ import expand_processes, parse, parse_procfile
 from launch_pool import LaunchPlan, UsageError, check_gateway, make_plan, prepare, read_env_file
 
 from protocol.address import GatewayLock, prepare_run_dir
+from tests.docs.commands import blocks, commands
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCFILE = (ROOT / "Procfile").read_text()
@@ -198,3 +199,17 @@ def test_procfile_passes_the_model_as_one_argument(given: str) -> None:
     command = parse_procfile(PROCFILE).processes["chat"].replace("exec scripts/python -m worker", 'exec printf "%s\\n"')
     done = subprocess.run(["sh", "-c", command], env={"CHAT_MODEL": given}, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == (given or "demo/chat")
+
+
+def test_documented_arguments_are_understood() -> None:
+    """Each `scripts/serve --…` of README and the page on models."""
+    lines = [line for page in ("README.md", "docs/models.md") for block in blocks(page) for line in commands(block)]
+    shown = [shlex.split(line)[1:] for line in lines if line.startswith("scripts/serve --")]
+    assert len(shown) == 8
+    plans = [plan(*argv) for argv in shown]
+    assert {model for made in plans for model in made.models.values()} == {
+        "mlx-community/Qwen3-0.6B-4bit",
+        "mlx-community/Qwen2-VL-2B-Instruct-4bit",
+        "BAAI/bge-small-en-v1.5",
+    }
+    assert plans[3].workers["chat"] == 2

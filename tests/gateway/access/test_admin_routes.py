@@ -332,13 +332,13 @@ async def test_https_is_served_when_a_certificate_is_given(tmp_path: Path) -> No
          "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
         check=True, capture_output=True,
     )  # fmt: skip
-    from gateway.__main__ import _tls
+    from gateway.http.tls import load_tls
 
     config = GatewayConfig(
         run_dir=tmp_path / "run", data_dir=tmp_path / "data", tls_cert=cert, tls_key=key, require_https=True
     )
     server = TestServer(make_app(config), scheme="https")
-    await server.start_server(ssl=_tls(config))
+    await server.start_server(ssl=load_tls(cert, key))
     async with TestClient(server) as client:
         answer = await client.get("/ping", ssl=ssl.create_default_context(cafile=str(cert)))
         assert answer.status == 200
