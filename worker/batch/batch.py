@@ -27,6 +27,10 @@ from worker.grammar.masks import Masks
 
 PASS_BYTES = 8_000_000
 """What one more forward pass costs besides reading the weights, as memory traffic that takes as long."""
+MOST_PADDING = 1.5
+"""How many times what its rows need a cohort's cache may hold. Joins are cheap one by one, and not all together."""
+CACHE_STEP = 256
+"""Tokens by which a cache grows, and so the least that a row needs."""
 PATIENCE = 3
 """Steps for which a chunk of a long prompt waits: for short ones, and for rows that joined to say their first token."""
 SHORT = 32
@@ -375,10 +379,16 @@ class Batch:
                 continue
             difference = cohort.longest - length
             padded = difference * len(rows) if difference > 0 else -difference * len(cohort.rows)
-            if padded * self._token_bytes < least:
+            if padded * self._token_bytes < least and _fit_together(cohort.rows, rows):
                 best, least = cohort, padded * self._token_bytes
         if best is None:
             model = self._model_of(rows[0])
             self.groups.append(Cohort(model=model, vocab_size=self._vocab_size, cache=cache, rows=rows))
         else:
             best.join_rows(cache, rows)
+
+
+def _fit_together(*groups: list[Row]) -> bool:
+    """Return whether one cache for all holds at most `MOST_PADDING` times what the rows need of it."""
+    needed = [max(len(row.tokens), CACHE_STEP) for rows in groups for row in rows]
+    return max(needed) * len(needed) <= MOST_PADDING * sum(needed)

@@ -10,6 +10,7 @@ import pytest
 
 from protocol.messages import GenerateJob, TokenPrompt
 from tests.support.engine_runs import job, run
+from worker.batch.batch import CACHE_STEP
 from worker.batch.sampling import sampler
 from worker.batch.sampling.random import uniforms
 from worker.engines.chat.engine import ChatEngine
@@ -130,3 +131,26 @@ def test_long_prompt_joins_a_cohort_of_its_own(engine_of: Callable[..., ChatEngi
     assert max(seen) == 2
     for one in (jobs[0], jobs[-1]):
         assert together[one.job].tokens == run(engine, [one])[one.job].tokens
+
+
+def test_padding_is_bounded_when_passes_are_dear(
+    engine_of: Callable[..., ChatEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One long row and many short ones of a large model hold little more than they need, and share passes still."""
+    engine = engine_of("qwen3", prefix_cache_bytes=0)
+    monkeypatch.setattr(engine.batch, "_weights_bytes", 10**12)
+    source = random.Random(3)
+    jobs = [job(i, TokenPrompt([source.randrange(10, 1500) for _ in range(20)]), max_tokens=400) for i in range(31)]
+    jobs.append(job(40, TokenPrompt([source.randrange(10, 1500) for _ in range(4000)]), max_tokens=30))
+    held: list[float] = []
+
+    def look(_step: int) -> None:
+        lengths = [[len(row.tokens) for row in group.rows] for group in engine.batch.groups]
+        if max(map(max, lengths), default=0) > 4000:
+            needed = sum(max(CACHE_STEP, length) for group in lengths for length in group)
+            held.append(sum(max(group) * len(group) for group in lengths) / needed)
+            assert len(lengths) <= 3
+
+    run(engine, jobs, between=look)
+    assert held
+    assert max(held) <= 1.5
