@@ -240,8 +240,9 @@ class Receiver:
         if not report.ended or supervisor.logged_end == (report.engine, report.restarts):
             return
         supervisor.logged_end = (report.engine, report.restarts)
-        soon = f"in {report.delay_s:.3g} s" if report.delay_s else "at once"
-        what = "crash loop, the next try is" if report.watch is Watch.CRASH_LOOP else "it is started again"
+        looping = report.watch is Watch.CRASH_LOOP
+        soon = f"in {report.delay_s:.3g} s" if report.delay_s else "once somebody asks" if looping else "at once"
+        what = "crash loop, the next try is" if looping else "it is started again"
         log.warning("engine %s of %s ended: %s; %s %s", report.engine, report.model, report.ended, what, soon)
 
     def _send_hello(self, identity: bytes, now: float) -> None:

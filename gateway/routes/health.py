@@ -13,7 +13,7 @@ from gateway.http.openapi import Operation, mount
 from gateway.schema.errors import ApiError
 from gateway.schema.health import Alive, Health, HealthSummary, Memory, ModelHealth
 from gateway.serving.caller import may_use
-from protocol.messages import Kind, State
+from protocol.messages import Kind, State, Watch
 
 if TYPE_CHECKING:
     from gateway.dispatch.state import ModelState
@@ -93,7 +93,7 @@ def _model(model: "ModelState") -> ModelHealth:
         ),
         restarts=sum(report.restarts for report in reports),
         last_exit_code=next((report.exit_code for report in reports if report.exit_code is not None), None),
-        reason=model.restarts.reason,
+        reason=model.restarts.reason or (reports[0].ended or None if model.state == Watch.CRASH_LOOP else None),
     )
 
 

@@ -143,6 +143,28 @@ def test_everybody_gets_an_error_in_good_order_when_every_request_kills(start_po
     assert pool.get("/health").json()["models"][0]["state"] == "crash_loop"
 
 
+def test_bystanders_finish_when_a_request_takes_all_memory(start_pool: Callable[..., RunningPool]) -> None:
+    """The engine ends, rather than answer 500 for ever; the log has the reason, and one request alone is refused."""
+    pool = start_pool(FAKE)
+    crowd = ParallelClients(pool, streams(4))
+    crowd.wait_for_output(crowd.clients)
+    answer = pool.chat("fake: exhaust@0 tokens@9")
+    assert (answer.status, answer.error["code"]) == (500, "worker_crashed")
+    assert texts(crowd.join()) == [fake_answer(body) for body in streams(4)]
+    assert "ran out of memory" in pool.supervisors[0].text()
+
+
+def test_model_is_given_up_when_it_does_not_fit(start_pool: Callable[..., RunningPool]) -> None:
+    """Two loads that run out of memory are enough; the reason is shown, and no more are tried."""
+    pool = start_pool((*FAKE[:-1], "fake: exhaust@0", "--served-name", "fake"), healthy=False)
+    wait_until(lambda: "given up" in pool.supervisors[0].text())
+    wait_until(lambda: pool.get("/health").json()["models"][0]["state"] == "crash_loop")
+    answer = pool.chat("hello")
+    assert (answer.status, answer.error["code"]) == (503, "model_not_ready")
+    assert pool.supervisors[0].text().count("engine started as process") == 2
+    assert "ran out of memory while it loaded, 2 times" in str(pool.get("/health").json())
+
+
 def test_streams_go_on_when_their_engine_is_frozen(start_pool: Callable[..., RunningPool]) -> None:
     """SIGSTOP: noticed by its silence, killed, its streams continued; let go, it is dead and says nothing."""
     pool = start_pool(FAKE, FAKE)

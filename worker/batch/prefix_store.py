@@ -13,6 +13,7 @@ from worker.batch.caches import Cache
 from worker.batch.prefix import PrefixCache
 from worker.batch.prompt import Prompt
 from worker.batch.serialization import Assembly, serialize_cache
+from worker.device_errors import is_device_error
 from worker.disk_cache.cache import MIN_TOKENS, DiskPrefixCache
 from worker.disk_cache.entry import CacheEntry
 
@@ -148,7 +149,9 @@ class PrefixStore:
         try:
             if not assembly.copy_layer():
                 return False
-        except Exception:
+        except Exception as error:
+            if is_device_error(error):
+                raise
             # No cache of any row has been touched: the prompt is computed instead.
             log.exception("a prefix on disk could not be used")
             self._assembly = None

@@ -14,6 +14,7 @@ import msgspec
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_adapters
 
+from worker.device_errors import is_device_error
 from worker.engines import peft
 from worker.engines.base import EngineLoadError
 
@@ -55,6 +56,8 @@ def apply(model: Any, folder: Path) -> list[mx.array]:
     try:
         given = mx.load(str(weights))
     except Exception as error:
+        if is_device_error(error):
+            raise
         raise EngineLoadError(_first_lines(str(error))) from error
     if mx.default_device() == mx.Device(mx.cpu):
         # As the weights of the model itself: half precision is software there.

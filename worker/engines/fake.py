@@ -46,9 +46,10 @@ from worker.engines.base import Gauges
 
 PROGRAM = re.compile(r"fake:((?:\s*[a-z]+@[0-9.]+)+)")
 """Instructions inside a prompt: `die@K` SIGKILL before token K, `abort@K` SIGABRT, `raise@K` an exception in `step`,
-`stall@K` an endless loop, `oom@0` refusal for memory, `slow@S` S seconds a step, `tokens@N` stop after N tokens,
-`prefill@S` S seconds before the first token, in chunks between the steps of the others. In the model path: `load@S` and
-`warm@S` work for S seconds before it is ready, `idle@S` does nothing for as long while it loads."""
+`exhaust@K` the same for want of memory, `stall@K` an endless loop, `oom@0` refusal for memory, `slow@S` S seconds a
+step, `tokens@N` stop after N tokens, `prefill@S` S seconds before the first token, in chunks between others' steps.
+In the model path: `load@S` and `warm@S` work for S seconds before it is ready, `idle@S` does nothing for as long while
+it loads, `exhaust@0` runs out of memory in loading."""
 
 CONTEXT_TOKENS = 131_072
 IMAGE_TOKENS = 16
@@ -90,6 +91,7 @@ class FakeEngine:
     def load(self) -> None:
         """Nothing to load, unless the model path says how long that takes."""
         _work(self._start.get("load", 0.0))
+        self._misbehave(self._start, 0)
         time.sleep(self._start.get("idle", 0.0))
 
     def warm(self) -> None:
@@ -248,6 +250,8 @@ class FakeEngine:
             os.abort()
         if program.get("raise") == position:
             raise RuntimeError("[METAL] Command buffer execution failed: scripted fault")
+        if program.get("exhaust") == position:
+            raise RuntimeError("[metal::malloc] scripted fault")
         while program.get("stall") == position:
             time.sleep(3600)
 

@@ -11,6 +11,7 @@ from mlx_lm.utils import load_model, load_tokenizer
 
 from worker import hub
 from worker.config import WorkerConfig
+from worker.device_errors import is_device_error
 from worker.engines import adapters, weights
 from worker.engines.adapters import Adapted
 from worker.engines.base import EngineLoadError
@@ -58,6 +59,8 @@ def load(config: WorkerConfig) -> LoadedModel:
     except EngineLoadError:
         raise
     except Exception as error:
+        if is_device_error(error):
+            raise
         raise EngineLoadError(f"{type(error).__name__}: {error}") from error
 
 

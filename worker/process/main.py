@@ -24,6 +24,7 @@ import msgspec
 from protocol.address import endpoint
 from protocol.messages import Announce, Beat, Ready, State
 from worker.config import BUILT_IN_ENGINES, WorkerConfig, tail
+from worker.device_errors import is_out_of_memory
 from worker.engines.base import CacheOwner, Engine, EngineLoadError
 from worker.hub import commit_of
 from worker.lifeline import IS_HEALTHY, IS_READY
@@ -41,6 +42,7 @@ CLOSE_S = 0.4
 """What is left then: for what an engine puts away when it ends."""
 EXIT_CONFIG = 2
 EXIT_CRASH = 70
+EXIT_MEMORY = 71
 
 
 class Process:
@@ -94,18 +96,28 @@ class Process:
             log.error("%s can't be served: %s", self._config.served_name, error)
             self._link.close(f"not loaded: {error}")
             return EXIT_CONFIG
+        except RuntimeError as error:
+            return self._end_failed(error)
         try:
             self._loop.run()
-        except Exception:
+        except Exception as error:
             # Whatever broke a step has left the model's caches in an unknown state: a fresh process is the cure.
-            log.exception("the engine failed; its process ends and a new one takes over")
-            self._link.close("engine failure")
-            return EXIT_CRASH
+            return self._end_failed(error)
         if isinstance(self._engine, CacheOwner):
             self._engine.close(CLOSE_S)
         self._step_clock.enter_state(State.STOPPED)
         self._link.close("stopped")
         return 0
+
+    def _end_failed(self, error: Exception) -> int:
+        """Say why the engine failed and take leave; returns the exit code."""
+        if is_out_of_memory(error):
+            log.error("%s ran out of memory; its process ends: %s", self._config.served_name, error)
+            self._link.close(f"out of memory: {error}")
+            return EXIT_MEMORY
+        log.error("the engine failed; its process ends and a new one takes over", exc_info=error)
+        self._link.close("engine failure")
+        return EXIT_CRASH
 
     def _start(self) -> None:
         name = self._config.served_name

@@ -11,6 +11,7 @@ import msgspec
 
 from protocol.messages import Watch
 from worker.supervisor.restart_policy import RestartPolicy as RestartPolicy
+from worker.supervisor.wording import EXIT_MEMORY, describe_death, describe_span
 
 EXIT_CONFIG = 2
 """Exit code of an engine that can't serve with these settings; trying again soon would change nothing."""
@@ -157,6 +158,7 @@ class EngineLifecycle:
         self._started_at = 0.0
         self._ready_at: float | None = None
         self._failures = 0
+        self._unloadable = 0
         self._config_failures = 0
         self._crashes: deque[float] = deque()
         self._on_trial = False
@@ -240,10 +242,13 @@ class EngineLifecycle:
         if event.code == EXIT_CONFIG:
             return self._refused(event, now)
         self._config_failures = 0
+        self._unloadable = self._unloadable + 1 if event.code == EXIT_MEMORY and self._ready_at is None else 0
         if event.code == 0 and ran_s >= self._policy.settled_s:
             return [Log(f"{self._name}: engine process {pid} has ended as asked; starting a fresh one"), *self._start()]
-        self.ended = self._killed_for or f"it {_death(event.code, None).strip(',')}"
-        what = f"process {pid} {_death(event.code, self._killed_for)} after {_span(ran_s)}"
+        self.ended = self._killed_for or f"it {describe_death(event.code, None).strip(',')}"
+        if self._unloadable >= self._policy.memory_tries:
+            return self._give_up(event)
+        what = f"process {pid} {describe_death(event.code, self._killed_for)} after {describe_span(ran_s)}"
         if event.last_line and event.code != -signal.SIGKILL:
             what += f" (its last line: {event.last_line})"
         return self._failed(what, now)
@@ -272,7 +277,9 @@ class EngineLifecycle:
         if self._on_trial:
             return self._pause(what, now)
         if len(self._crashes) >= self._policy.crash_limit:
-            return self._pause(f"{what}; that was number {len(self._crashes)} in {_span(now - self._crashes[0])}", now)
+            return self._pause(
+                f"{what}; that was number {len(self._crashes)} in {describe_span(now - self._crashes[0])}", now
+            )
         delay_s = self._policy.delays_s[min(self._failures, len(self._policy.delays_s) - 1)]
         self._failures += 1
         self.phase = Watch.BACKOFF
@@ -280,6 +287,21 @@ class EngineLifecycle:
         when = f"in {delay_s:g} s" if delay_s else "at once"
         done: list[Instruction] = [Report(), Log(f"{self._name}: engine {what}; starting it again {when}", bad=True)]
         return done if delay_s else done + self._start()
+
+    def _give_up(self, event: Exited) -> list[Instruction]:
+        """Start none until somebody asks: each try reads the whole model, and takes memory from those that serve."""
+        self.phase = Watch.CRASH_LOOP
+        self.deadline = None
+        self.ended = f"it ran out of memory while it loaded, {self._unloadable} times"
+        self._unloadable = 0
+        cure = "free memory or choose a smaller model, then restart it or load it over /admin"
+        said = event.last_line and f" (its last line: {event.last_line})"
+        return [Report(), Log(f"{self._name}: engine given up, as {self.ended}{said}; {cure}", bad=True)]
+
+    @property
+    def given_up(self) -> bool:
+        """Whether no start is planned, and nobody wanted that."""
+        return self.phase is Watch.CRASH_LOOP and self.deadline is None
 
     def _pause(self, what: str, now: float) -> list[Instruction]:
         self.phase = Watch.CRASH_LOOP
@@ -321,7 +343,7 @@ class EngineLifecycle:
         return [Report(), Log(f"{self._name}: the engine has ended as asked; none runs until one is asked for")]
 
     def _wake(self) -> list[Instruction]:
-        if not self.parked:
+        if not (self.parked or self.given_up):
             return []
         self.parked = False
         self._recovered()
@@ -370,24 +392,3 @@ class EngineLifecycle:
         self._kill_sent = True
         self.deadline = now + self._policy.kill_s
         return [Kill(), Log(f"{self._name}: engine process {self.pid} is not done; killing it")]
-
-
-def _death(code: int, killed_for: str | None) -> str:
-    if killed_for is not None:
-        return f"was killed ({killed_for})"
-    if code == -signal.SIGKILL:
-        return "was killed by the system, likely out of memory (signal 9),"
-    if code < 0:
-        return f"died of {_signal_name(-code)}"
-    return f"ended with code {code}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -19,6 +19,8 @@ class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
     crash_window_s: float = 120.0
     crash_pause_s: float = 60.0
     config_tries: int = 3
+    memory_tries: int = 2
+    """So many loads in a row may run out of memory. Then no more are tried until somebody asks."""
     drain_s: float = 4.0
     """honcho kills 5 s after its SIGTERM."""
     end_extra_s: float = 1.0

@@ -142,7 +142,7 @@ class Supervisor:
                     self._start_engine()
 
     def _start_engine(self) -> None:
-        parked = next((slot for slot in self._slots if slot.lifecycle.parked), None)
+        parked = next((slot for slot in self._slots if slot.lifecycle.parked or slot.lifecycle.given_up), None)
         if parked is not None:
             parked.on_event(WakeAsked())
         elif len(self._slots) < MAX_SLOTS and not any(slot.left for slot in self._slots):

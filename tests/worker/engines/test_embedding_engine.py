@@ -327,7 +327,7 @@ def test_failed_batch_fails_its_jobs_only(tiny: EmbeddingEngine, monkeypatch: py
 
     def encode(texts: Any, *, normalize: bool) -> Rows:
         if any(text.job == 1 for text in texts):
-            raise RuntimeError("[metal::malloc] too large")
+            raise ValueError("shapes do not fit")
         return real(texts, normalize=normalize)
 
     monkeypatch.setattr(tiny.model, "encode", encode)
@@ -335,6 +335,18 @@ def test_failed_batch_fails_its_jobs_only(tiny: EmbeddingEngine, monkeypatch: py
     assert (ends[1].code, rows(ends[2]).shape) == (Code.ENGINE_ERROR, (1, WIDTH))
     monkeypatch.undo()
     assert isinstance(run(tiny, embed_job(1, words(40)))[1], Vectors)
+
+
+def test_engine_ends_when_the_device_fails_at_a_batch(tiny: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that it computes from then on could be trusted."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory")
+
+    monkeypatch.setattr(type(tiny.model), "encode", fail)
+    with pytest.raises(RuntimeError, match="METAL"):
+        run(tiny, embed_job(7, words(6)))
+    tiny.cancel(7)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -260,6 +260,19 @@ def test_picture_that_can_not_be_looked_at_fails_its_own_request(
     assert len(outcomes[1].tokens[0]) == 4
 
 
+def test_engine_ends_when_the_device_fails_at_a_picture(engine: VisionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that it computes from then on could be trusted."""
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("[METAL] Command buffer execution failed: Innocent Victim")
+
+    monkeypatch.setattr(VisualModel, "encode_image", fail)
+    files = [noise(62)]
+    with pytest.raises(RuntimeError, match="METAL"):
+        run(engine, [look(7, files, (0, "What?"), max_tokens=4)], files=files)
+    engine.cancel(7)
+
+
 def test_pixels_beyond_their_bound_are_made_when_needed(
     engine: VisionEngine, fresh: VisionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,6 +198,31 @@ def test_config_error_pauses_at_the_third_try_and_says_the_reason(driver: Lifecy
     assert "can't serve with these settings: no such model: /m" in driver.lines[-1]
 
 
+def test_model_is_given_up_when_two_loads_ran_out_of_memory(driver: LifecycleDriver) -> None:
+    """None is started by itself again: each try costs those that serve. Whoever asks starts one."""
+    driver.crash(after_s=30, code=71)
+    assert (driver.watch.phase, len(driver.starts)) == (Watch.RUNNING, 2)
+    driver.crash(after_s=30, code=71, last_line="[metal::malloc] no room")
+    assert driver.watch.given_up
+    assert driver.watch.ended == "it ran out of memory while it loaded, 2 times"
+    assert "[metal::malloc] no room" in driver.lines[-1]
+    driver.event(Tick(), after_s=3600)
+    assert len(driver.starts) == 2
+    driver.event(WakeAsked())
+    assert (driver.watch.phase, len(driver.starts)) == (Watch.RUNNING, 3)
+
+
+def test_memory_that_ran_out_at_work_is_a_crash_like_others(driver: LifecycleDriver) -> None:
+    """A model that had loaded is started again."""
+    for _ in range(3):
+        driver.event(BecameReady(driver.watch.worker), after_s=1)
+        driver.crash(after_s=61, code=71)
+        assert driver.watch.ended == "it ran out of memory"
+        if driver.watch.phase is Watch.BACKOFF:
+            driver.wait_for_start()
+    assert driver.watch.phase is Watch.RUNNING
+
+
 def test_clean_exit_is_no_crash_when_the_engine_had_settled(driver: LifecycleDriver) -> None:
     """An engine that was drained (code 0) is replaced at once, however often."""
     for _ in range(20):

@@ -10,6 +10,7 @@ from mlx_lm.utils import load_model, load_tokenizer
 from worker import hub
 from worker.batch import caches
 from worker.config import WorkerConfig
+from worker.device_errors import is_device_error
 from worker.engines import weights
 from worker.engines.base import EngineLoadError
 from worker.engines.loading import LoadedModel
@@ -35,6 +36,8 @@ def load_draft(source: str, config: WorkerConfig, loaded: LoadedModel) -> Loaded
     except EngineLoadError:
         raise
     except Exception as error:
+        if is_device_error(error):
+            raise
         raise EngineLoadError(f"--draft-model: {type(error).__name__}: {error}") from error
     _compare(loaded.tokenizer.get_vocab(), tokenizer.get_vocab(), Path(source).name)
     for name, one in (("the model", loaded.model), ("the draft model", model)):

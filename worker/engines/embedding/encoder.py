@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from worker.device_errors import is_device_error
 from worker.engines import weights
 from worker.engines.base import EngineLoadError
 from worker.engines.embedding.architectures import Mask, architecture, flat, window
@@ -39,6 +40,8 @@ class Encoder:
         except EngineLoadError:
             raise
         except Exception as error:
+            if is_device_error(error):
+                raise
             raise EngineLoadError(f"{type(error).__name__}: {error}") from error
         # Metal keeps buffers by size: lengths that repeat keep that cache small. On the CPU padding costs more.
         self._length_step = 1 if mx.default_device() == mx.Device(mx.cpu) else 8

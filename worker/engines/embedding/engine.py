@@ -29,6 +29,7 @@ from protocol.messages import (
     Vectors,
 )
 from worker.config import WorkerConfig
+from worker.device_errors import is_device_error
 from worker.engines.base import Answer, EngineLoadError, Gauges
 from worker.engines.embedding.backends import Backend, Backends
 from worker.engines.embedding.embedder import Embedder, Opened, device_name, open_model
@@ -250,8 +251,10 @@ class EmbeddingEngine:
         jobs = {text.job for text in group}
         try:
             vectors = backend.encode_texts(group)
-        except Exception:
-            # Shapes or memory: the weights are untouched, and a batch of other texts may well be computed.
+        except Exception as error:
+            if is_device_error(error):
+                raise
+            # Its shapes, likely: the weights are untouched, and a batch of other texts may well be computed.
             log.exception("a batch of %d inputs of %d tokens failed", len(group), group[0].size)
             return {job: self._failure(job, Code.ENGINE_ERROR, "A batch could not be computed.") for job in jobs}
         failed: dict[int, Failed] = {}

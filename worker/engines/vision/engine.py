@@ -12,6 +12,7 @@ from protocol.messages import Failed, Ready, ToGateway
 from worker.batch.encoder_cache import EncoderCache
 from worker.batch.images import Placeholder
 from worker.config import WorkerConfig
+from worker.device_errors import is_device_error
 from worker.engines.base import EngineLoadError, Gauges
 from worker.engines.chat.engine import ChatEngine
 from worker.engines.chat.preprocessing import ChatPreprocessor
@@ -51,6 +52,8 @@ class VisionEngine(ChatEngine):
             tokens, images = found.make_probe()
             same = self._visual.check_pieces(images, tokens)
         except Exception as error:
+            if is_device_error(error):
+                raise
             # Families differ in a hundred ways, and most are unknown here: what is served is what was seen to work.
             raise EngineLoadError(f"vision models of type {name!r} are not supported: {error}") from error
         if not same:
@@ -65,7 +68,9 @@ class VisionEngine(ChatEngine):
         if placeholder.features is None:
             try:
                 placeholder.features = self._visual.encode_image(placeholder)
-            except Exception:
+            except Exception as error:
+                if is_device_error(error):
+                    raise
                 # No cache of any row has been touched: this image's job fails, and nothing else.
                 log.exception("an image could not be encoded")
                 self._failed_images.append(placeholder)

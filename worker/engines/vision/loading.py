@@ -13,6 +13,7 @@ import msgspec
 
 from worker import hub
 from worker.config import WorkerConfig
+from worker.device_errors import is_device_error
 from worker.engines import adapters, peft, weights
 from worker.engines.base import EngineLoadError
 from worker.engines.loading import LoadedModel, loaded_from, read_json
@@ -56,6 +57,8 @@ def load_vision(config: WorkerConfig) -> LoadedVision:
     except EngineLoadError:
         raise
     except Exception as error:
+        if is_device_error(error):
+            raise
         raise EngineLoadError(f"{type(error).__name__}: {error}") from error
     return LoadedVision(text=text, processor=processor, model_type=model_type)
 
