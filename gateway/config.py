@@ -111,7 +111,7 @@ SETTINGS = (
         "port to listen on (8000); 0 takes a free one",
         more_variables=("SERVER_PORT", "EMBEDDING_PORT"),
     ),
-    Setting("run_dir", path, "private folder where workers find the gateway (/tmp/mlx-pool-UID)"),
+    Setting("run_dir", path, "private folder where workers find the gateway (~/.mlx-pool/run)"),
     Setting("data_dir", path, "private folder for keys, their usage and the audit log (~/.mlx-pool)"),
     Setting("auth", switch, "ask for API keys (true in production, false in development)"),
     Setting("api_key", values.word, "a key that may do everything", more_variables=("EMBEDDING_API_KEY",), secret=True),

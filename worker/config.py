@@ -278,6 +278,6 @@ SETTINGS = (
         more_variables=("LOG_LEVEL",),
     ),
     Setting("log_json", switch, "true or false: log one JSON object per line; default false"),
-    Setting("run_dir", values.folder, "folder of the gateway's socket; default /tmp/mlx-pool-UID"),
+    Setting("run_dir", values.folder, "folder of the gateway's socket; default ~/.mlx-pool/run"),
 )
 """Every setting, in the order of `--help`. docs/settings.md is checked against this one."""

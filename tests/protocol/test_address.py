@@ -1,5 +1,6 @@
 """The run directory: private, short enough, one gateway at a time."""
 
+import asyncio
 import os
 import signal
 import stat
@@ -200,10 +201,27 @@ def test_relative_path_means_the_same_for_everyone(base: Path, monkeypatch: pyte
     assert endpoint(Path("run")) == f"ipc://{base}/run/gateway.ipc"
 
 
-def test_default_is_short_and_ones_own() -> None:
-    """The default fits everywhere and names the user."""
-    assert default_run_dir().name.endswith(f"-{os.getuid()}")
-    assert len(os.fsencode(default_run_dir() / "gateway.ipc")) < 60
+def test_default_is_ones_own_and_outside_tmp(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the home folder; where that gives no path for a socket, or none that may be made, a short one by user."""
+    monkeypatch.setenv("HOME", str(base))
+    assert default_run_dir() == base / ".mlx-pool" / "run"
+    assert prepare_run_dir(default_run_dir()).stat().st_mode & 0o777 == 0o700
+    for home in (str(base / ("long" * 20)), "/nonexistent", "relative"):
+        monkeypatch.setenv("HOME", home)
+        assert default_run_dir() == Path(f"/tmp/mlx-pool-{os.getuid()}")
+        assert len(os.fsencode(default_run_dir() / "gateway.ipc")) < 60
+
+
+async def test_second_gateway_is_refused_when_the_lock_was_deleted(base: Path) -> None:
+    """A cleaner of temporary files takes the lock and leaves the socket: whoever listens there is asked."""
+    first = GatewayLock(base)
+    server = await asyncio.start_unix_server(lambda *_: None, base / "gateway.ipc")
+    (base / "gateway.lock").unlink()
+    with pytest.raises(AddressError, match="another gateway runs in"):
+        GatewayLock(base)
+    server.close()
+    GatewayLock(base).release()
+    first.release()
 
 
 def test_second_gateway_is_refused(base: Path) -> None:
