@@ -1,4 +1,7 @@
-"""Vectors of image files, and how alike the images are. Usage: embed_image.py [URL [IMAGE...]]; needs no library."""
+"""Vectors of image files, and how alike the images are. Usage: embed_image.py [URL [IMAGE...]]; needs no library.
+
+The pool's embedding model has to take images: the one that `scripts/serve` brings takes texts only.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ import sys
 import zlib
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 
@@ -24,9 +28,16 @@ def square(colour: bytes, size: int = 64) -> bytes:
 
 
 def post(path: str, body: bytes, kind: str) -> Any:
-    """Send a body, read JSON."""
-    with urlopen(Request(url + path, body, {"Content-Type": kind})) as response:
-        return json.load(response)
+    """Send a body, read JSON; end with the pool's own words where it refuses."""
+    try:
+        with urlopen(Request(url + path, body, {"Content-Type": kind})) as response:
+            return json.load(response)
+    except HTTPError as error:
+        refused = json.load(error)["error"]
+        hint = " (serve one that does: scripts/serve --embedding MODEL)" if error.code == 400 else ""
+        sys.exit(refused["message"] + hint)
+    except URLError as error:
+        sys.exit(f"There is no pool at {url}: {error.reason}. Start one with scripts/serve.")
 
 
 def form(files: dict[str, bytes]) -> bytes:

@@ -364,7 +364,7 @@ class Dispatcher:
         if job.open:
             job.stream.fail(failure)
             stopped = failure.code == "model_not_ready" and not job.model.expected
-            self._over(job, "refused" if stopped else outcome_of_failure(failure.code))
+            self._over(job, "client_error" if stopped else outcome_of_failure(failure.code))
         self.table.close_job(job)
 
     def _over(self, job: JobState, outcome: Outcome) -> None:

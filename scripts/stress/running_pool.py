@@ -385,6 +385,6 @@ class RunningPool(Api):
         assert not bad, "\n".join([*bad, self.logs()])
 
 
-def chat_body(content: str, **fields: Any) -> dict[str, Any]:
+def chat_body(content: Any, **fields: Any) -> dict[str, Any]:
     """Return a chat request of one user message; the fake engine takes its faults from `content`."""
     return {"messages": [{"role": "user", "content": content}], **fields}

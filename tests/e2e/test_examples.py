@@ -79,3 +79,17 @@ def test_waiting_gives_up_when_nobody_answers() -> None:
     done = run(EXAMPLES / "wait_until_ready.py", "http://127.0.0.1:9", "0.1")
     assert done.returncode == 1
     assert "not ready" in done.stderr
+
+
+def test_images_end_in_a_sentence_when_the_model_embeds_texts_only(minilm: RunningPool) -> None:
+    """As the pool that `scripts/serve` starts: what is wrong and what to do, and no traceback."""
+    done = run(EXAMPLES / "embed_image.py", minilm.url)
+    assert done.returncode == 1
+    assert re.fullmatch(r"The model '\S+' embeds texts only; it takes no images\. \(serve .*\)\n", done.stderr)
+
+
+def test_examples_without_a_library_end_in_a_sentence_when_there_is_no_pool() -> None:
+    """No traceback for a pool that was not started."""
+    done = run(EXAMPLES / "embed_image.py", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert re.fullmatch(r"There is no pool at http://127\.0\.0\.1:9: .* Start one with scripts/serve\.\n", done.stderr)

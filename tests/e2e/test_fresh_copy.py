@@ -95,7 +95,7 @@ def test_documented_commands_work_in_a_fresh_copy(folder: Path) -> None:
     say(commands(block_with("docs/operations.md", "scripts/install redis"))[0])
     say(".venv/bin/python -c 'import redis'")
     (folder / ".env").unlink()
-    started = Served(folder, commands(block_with("README.md", "scripts/serve"))[0], environment)
+    started = Served(folder, commands(block_with("README.md", "scripts/test"))[0], environment)
     try:
         started.ask("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5})
     finally:

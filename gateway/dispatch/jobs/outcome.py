@@ -5,8 +5,8 @@ from typing import Literal
 from protocol.errors import Code
 
 Outcome = Literal["done", "failed", "client_error", "refused", "cancelled"]
-"""`client_error`: the caller's doing, as with what it sent. `refused`: there was no room, or its model was stopped
-on purpose. `cancelled`: its client left. `failed`: anything else, which is the pool's to answer for."""
+"""`client_error`: the caller's doing, as with what it sent, or a model that was stopped on purpose. `refused`: the
+queue was full. `cancelled`: its client left. `failed`: anything else, which is the pool's to answer for."""
 
 CLIENT_ERRORS = frozenset(
     {Code.INVALID_REQUEST, Code.UNSUPPORTED, Code.CONTEXT_LENGTH, Code.RATE_LIMITED, "model_not_found", "slow_reader"}

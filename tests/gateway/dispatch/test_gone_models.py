@@ -23,7 +23,7 @@ def unload(rig: Rig) -> None:
 
 
 async def test_model_is_not_expected_when_it_was_unloaded(rig: Rig) -> None:
-    """From the order on until it is loaded again; a request for it is refused, which is nobody's failure."""
+    """From the order on until it is loaded again; a request for it is no failure."""
     rig.supervise(supervision())
     rig.join()
     assert rig.model.expected
@@ -33,7 +33,7 @@ async def test_model_is_not_expected_when_it_was_unloaded(rig: Rig) -> None:
     scaling_of(rig).reconcile()
     assert (rig.model.state, rig.model.expected) == ("stopped", False)
     job = rig.submit()
-    assert (failure_code(job), job.outcome) == ("model_not_ready", "refused")
+    assert (failure_code(job), job.outcome) == ("model_not_ready", "client_error")
     scaling_of(rig).load_model(rig.model, grace_s=1.0)
     assert rig.model.expected
     assert {type(message) for _, message in rig.sent()} == {Drain, EndEngine, StartEngine}
