@@ -270,7 +270,7 @@ def load(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> L
     environment = os.environ if environment is None else environment
     given = _parser().read_flags(SETTINGS, argv)
     sources = [from_flags(given), from_environment(environment)]
-    file = find_file(given["config"] or environment.get(FILE_VARIABLE), FILES)
+    file = find_file(given["config"] or environment.get(FILE_VARIABLE) or None, FILES)
     if file is not None:
         sources.append(from_file(file.name, read_file(file, [key for setting in SETTINGS for key in setting.keys])))
     found, origins = read_settings(SETTINGS, sources)

@@ -12,6 +12,7 @@ from aiohttp.web_urldispatcher import AbstractRoute
 
 from gateway.access.keys.key import METERED, OPEN
 from gateway.http.connection import expect_permission
+from gateway.http.field_texts import FIELD_TEXTS
 from gateway.schema.base import Answer, Request
 from gateway.schema.errors import TABLE, ErrorBody
 from gateway.schema.parts.bounds import MAX_IMAGES
@@ -31,11 +32,23 @@ _FILES = MappingProxyType(
 )
 _SCHEMES = MappingProxyType(
     {
-        "bearer": {"type": "http", "scheme": "bearer"},
-        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-        "query": {"type": "apiKey", "in": "query", "name": "api_key"},
+        "key": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key. `X-API-Key: KEY` and `?api_key=KEY` do as well. In development any key will do.",
+        }
     }
 )
+_ABOUT = """Several MLX models behind one OpenAI-compatible API.
+
+- `model` is a served name, an alias, a hub id or its last part, or a kind (`chat`, `vision`, `embedding`). Without
+  it the default model answers.
+- Every error has one shape: `{"error": {"message", "type", "param", "code", "error_id"}}`. `x-should-retry`,
+  `retry-after` and `retry-after-ms` say whether and when to try again.
+- What would change the answer and is not done is refused by name. What can't change it is named in
+  `x-ignored-parameters`.
+- Streams are server-sent events that end with `data: [DONE]`, or with an error and no `[DONE]`.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +133,8 @@ def document(operations: list[Operation], *, title: str, version: str) -> dict[s
             form = components[operation.form.__name__]
             form["properties"] = {operation.file: dict(_FILES), **form["properties"]}
             form["required"] = [operation.file, *form.get("required", [])]
+    for name, component in components.items():
+        _explain(name, component)
     schemas = dict(zip(ordered, references, strict=True))
     paths: dict[str, Any] = {}
     for operation in shown:
@@ -127,11 +142,40 @@ def document(operations: list[Operation], *, title: str, version: str) -> dict[s
         paths.setdefault(path, {})[operation.method.lower()] = _describe(operation, path, schemas)
     return {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": version, "license": {"name": "MIT", "identifier": "MIT"}},
+        "info": {
+            "title": title,
+            "version": version,
+            "description": _ABOUT,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/", "description": "The pool that serves this page"}],
+        "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for operation in shown)],
         "paths": paths,
         "components": {"schemas": components, "securitySchemes": dict(_SCHEMES)},
         "security": [{name: []} for name in _SCHEMES],
     }
+
+
+def _explain(name: str, component: dict[str, Any]) -> None:
+    """Say of each field what it means, and in words that viewers understand what it holds."""
+    for field, schema in component.get("properties", {}).items():
+        _name_alternatives(schema)
+        inner = [option.pop("description", None) for option in schema.get("anyOf", ())]
+        text = FIELD_TEXTS.get(f"{name}.{field}") or next(filter(None, inner), None) or FIELD_TEXTS.get(field)
+        if text is not None and "description" not in schema:
+            schema["description"] = text
+
+
+def _name_alternatives(schema: dict[str, Any]) -> None:
+    """Have viewers show tagged objects as a choice of objects, and names as texts, where they would say `any`."""
+    if "discriminator" in schema and "anyOf" in schema:
+        schema["oneOf"] = schema.pop("anyOf")
+        schema["type"] = "object"
+    if all(isinstance(value, str) for value in schema.get("enum", [None])):
+        schema.setdefault("type", "string")
+    for inner in (schema.get("items"), *schema.get("anyOf", ())):
+        if isinstance(inner, dict):
+            _name_alternatives(inner)
 
 
 def _describe(operation: Operation, path: str, schemas: dict[type, Any]) -> dict[str, Any]:

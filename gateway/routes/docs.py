@@ -49,7 +49,7 @@ async def openapi(request: web.Request) -> web.Response:
 
 async def write_document(app: web.Application) -> None:
     """Make the document once, when all routes are there."""
-    app[FILES][DOCUMENT] = orjson.dumps(document(app[MOUNTED], title="MLX pool", version=_version()))
+    app[FILES][DOCUMENT] = orjson.dumps(document(app[MOUNTED], title="MLX pool API", version=_version()))
 
 
 async def swagger(request: web.Request) -> web.Response:

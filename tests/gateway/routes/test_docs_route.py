@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,12 +11,14 @@ import orjson
 import pytest
 from yarl import URL
 
+from gateway.http.field_texts import FIELD_TEXTS
 from gateway.http.openapi import OPERATIONS
 from gateway.routes.docs import ASSETS, PAGES
 from gateway.schema import chat, completion, errors, models, tokenize
 from gateway.schema.decode import decode
 from gateway.schema.errors import TABLE
 from gateway.schema.parts import answers, messages, sampling, structured, tools
+from tests.support.guarded_app import guarded
 
 MODULES = (answers, chat, completion, errors, messages, models, sampling, structured, tokenize, tools)
 
@@ -132,3 +135,42 @@ def test_third_party_files_are_unchanged_when_hashed() -> None:
         assert hashlib.sha256((PAGES / name).read_bytes()).hexdigest() == digest
     assert "Apache License" in (PAGES / "swagger-ui.LICENSE").read_text()
     assert "MIT" in (PAGES / "redoc.LICENSE").read_text()
+
+
+async def test_document_introduces_itself_when_it_is_read(client: Any) -> None:
+    """A title, what all of it has in common, the server that serves it, and one place for the key."""
+    described = await document(client)
+    assert described["info"]["title"] == "MLX pool API"
+    assert "`model` is a served name" in described["info"]["description"]
+    assert [server["url"] for server in described["servers"]] == ["/"]
+    assert list(described["components"]["securitySchemes"]) == ["key"]
+    assert described["security"] == [{"key": []}]
+    used = {tag for item in described["paths"].values() for operation in item.values() for tag in operation["tags"]}
+    assert used == {tag["name"] for tag in described["tags"]}
+    for page in ("/docs", "/redoc"):
+        assert "<title>MLX pool: API" in await (await client.get(page)).text()
+
+
+async def test_every_field_is_explained_when_it_is_documented(tmp_path: Path) -> None:
+    """Of every type; and no explanation is left over."""
+    async with guarded(tmp_path) as whole:
+        schemas = (await document(whole))["components"]["schemas"]
+    fields = {
+        (name, field): text for name, kind in schemas.items() for field, text in kind.get("properties", {}).items()
+    }
+    assert not [place for place, schema in fields.items() if not schema.get("description")]
+    known = {field for _, field in fields} | {f"{name}.{field}" for name, field in fields}
+    assert not FIELD_TEXTS.keys() - known
+
+
+async def test_messages_are_shown_as_a_choice_of_objects(client: Any) -> None:
+    """A viewer shows no `any` where it needs a type to say more; parts of a message are a choice, too."""
+    schemas = (await document(client))["components"]["schemas"]
+    items = schemas["ChatCompletionRequest"]["properties"]["messages"]["items"]
+    assert items["type"] == "object"
+    assert {option["$ref"].rpartition("/")[2] for option in items["oneOf"]} >= {"SystemMessage", "UserMessage"}
+    assert items["discriminator"]["propertyName"] == "role"
+    parts = next(option for option in schemas["UserMessage"]["properties"]["content"]["anyOf"] if "items" in option)
+    assert parts["items"]["type"] == "object"
+    assert "oneOf" in parts["items"]
+    assert schemas["UserMessage"]["properties"]["role"]["type"] == "string"
