@@ -85,6 +85,7 @@ EXAMPLES = {
     "prefill_chunk": ("256", 256),
     "spare": ("no", False),
     "log_level": ("DEBUG", "debug"),
+    "log_json": ("yes", True),
     "run_dir": ("/tmp/pool", Path("/tmp/pool")),
 }
 
