@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mlx_lm.tokenizer_utils import _infer_tool_parser
+from mlx_lm.tool_parsers import json_tools
 
 from worker.text import harmony
 from worker.text.markers import Markers, markers_of
@@ -16,13 +17,16 @@ from worker.text.tool_calls import harmony as harmony_calls
 DEFAULT, WITH_TOOLS = "default", "tool_use"
 """Names of chat templates, where a model has several: with tools the one is used, else the other."""
 
+OBJECT_SIGNS = ("<tool_call>", "</tool_call>", '"name"', '"arguments"')
+"""What templates hold whose calls are objects between tags, as Hermes's."""
+
 
 def recognise_format(tokenizer: Any) -> None:
     """Give a tokenizer (mlx-lm's wrapper) the parser of calls that mlx-lm lacks for its model."""
     _name_default(tokenizer)
     if _is_dsml(tokenizer):
         _prepare_dsml(tokenizer)
-    parser = _own_parser(tokenizer) or _unseen_parser(tokenizer)
+    parser = _unseen_parser(tokenizer) or _own_parser(tokenizer)
     if parser is not None:
         tokenizer._tool_parser = parser.parse_tool_call
         tokenizer._tool_call_start, tokenizer._tool_call_end = parser.tool_call_start, parser.tool_call_end
@@ -43,7 +47,10 @@ def _own_parser(tokenizer: Any) -> Any:
         return deepseek_v32
     if deepseek_v31.SIGN in template:
         return deepseek_v3 if deepseek_v3.SIGN in template else deepseek_v31
-    return llama3 if tokenizer.tool_parser is None and llama3.SIGN in template else None
+    if tokenizer.tool_parser is None and llama3.SIGN in template:
+        return llama3
+    # mlx-lm wants to find `tool_call.name` as well, which is but a name of the template's own.
+    return json_tools if tokenizer.tool_parser is None and all(sign in template for sign in OBJECT_SIGNS) else None
 
 
 def _unseen_parser(tokenizer: Any) -> Any:
@@ -79,6 +86,7 @@ def _is_harmony(tokenizer: Any) -> bool:
 
 # -- DeepSeek V3.2, whose template is a program
 
+EMPTY_THOUGHT = "\n"
 DSML_OPTIONS = ("enable_thinking", "add_generation_prompt", "continue_final_message")
 
 
@@ -102,12 +110,13 @@ def _prepare_dsml(tokenizer: Any) -> None:
 def _taking_any_options(render: Callable[..., str]) -> Callable[..., str]:
     """Return the program with what it lacks.
 
-    It reads arguments of calls as JSON text, writes tools into system messages alone (into each of them), knows no
-    options but thinking, and says what it can't take with assertions.
+    It reads arguments of calls as JSON text, writes tools into system messages alone (into each of them), takes no
+    answer without a thought behind the last question, knows no options but thinking, and refuses with assertions.
     """
 
     def render_conversation(messages: list[dict[str, Any]], tools: Any = None, **options: Any) -> str:
-        messages = [_with_text_arguments(message) for message in messages]
+        asked = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=-1)
+        messages = [_for_dsml(message, last=at > asked) for at, message in enumerate(messages)]
         if tools:
             first = next((at for at, message in enumerate(messages) if message["role"] == "system"), None)
             if first is None:
@@ -123,11 +132,13 @@ def _taking_any_options(render: Callable[..., str]) -> Callable[..., str]:
     return render_conversation
 
 
-def _with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
-    calls = message.get("tool_calls")
-    if not calls:
-        return message
-    return {**message, "tool_calls": [_with_text(call) for call in calls]}
+def _for_dsml(message: dict[str, Any], *, last: bool) -> dict[str, Any]:
+    """Return a message as the program takes it; `last`: no question follows it."""
+    if calls := message.get("tool_calls"):
+        return {**message, "tool_calls": [_with_text(call) for call in calls]}
+    if last and message["role"] == "assistant":
+        return {**message, "reasoning_content": message.get("reasoning_content") or EMPTY_THOUGHT}
+    return message
 
 
 def _with_text(call: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import jsonschema
 import msgspec
 import pytest
 
-from protocol.errors import JobError
 from protocol.messages import ChatPrompt, GenerateJob, Grammar, ToolCall
 from protocol.parts import joined_calls
 from tests.support.deepseek_templates import V3_TEMPLATE, V31_TEMPLATE
@@ -270,11 +269,22 @@ def test_history_of_v32_holds_tools_calls_and_results(engine: ChatEngine, thinki
 
 
 @pytest.mark.parametrize("version", ["v32"], indirect=True)
-def test_history_that_v32_can_not_render_is_refused(engine: ChatEngine) -> None:
-    """With what its program says, and not as a failure of the engine."""
-    with pytest.raises(JobError) as refused:
-        render(engine, {"role": "user", "content": "?"}, {"role": "tool", "tool_call_id": "c", "content": "x"})
-    assert refused.value.param == "messages"
+@pytest.mark.parametrize("thinking", [True, False])
+def test_last_answer_without_a_thought_is_shown_by_v32(engine: ChatEngine, thinking: bool) -> None:
+    """Its program wants one behind the last question."""
+    text = render(
+        engine, {"role": "user", "content": "?"}, {"role": "assistant", "content": "Hi"}, enable_thinking=thinking
+    )
+    assert text.endswith("<think>\n</think>Hi<｜end▁of▁sentence｜>" if thinking else "</think>Hi<｜end▁of▁sentence｜>")
+
+
+@pytest.mark.parametrize("version", ["v32"], indirect=True)
+def test_program_of_v32_says_what_it_refuses(engine: ChatEngine) -> None:
+    """As templates do: it is the messages' fault, and none of the engine's."""
+    with pytest.raises(ValueError, match=r"tool output|Invalid messages"):
+        engine.loaded.tokenizer.apply_chat_template(
+            [{"role": "user", "content": "?"}, {"role": "tool", "tool_call_id": "c", "content": "x"}], tokenize=False
+        )
 
 
 @pytest.mark.parametrize("version", ["v3", "v31"], indirect=True)

@@ -234,14 +234,14 @@ def render(engine: ChatEngine, *messages: dict[str, Any]) -> str:
 
 
 def test_history_holds_all_calls_with_their_results(engine: ChatEngine) -> None:
-    """Results that come in another order stand behind their calls, thoughts before the first of these."""
+    """Each call by itself with its result behind it, thoughts and what was said before the first of them."""
     text = render(
         engine,
         {"role": "user", "content": "Weather?"},
         {"role": "assistant", "content": "I look.", "reasoning_content": "Two calls.",
          "tool_calls": [call(1, "get_weather", {"city": "Oslo"}), call(2, "take.note-1", {"text": "é"})]},
-        result(2, "noted"),
         result(1, "5 degrees"),
+        result(2, "noted"),
     )  # fmt: skip
     behind = text[text.index("Weather?") :]
     assert behind == (
@@ -253,6 +253,20 @@ def test_history_holds_all_calls_with_their_results(engine: ChatEngine) -> None:
         '<|start|>functions.take.note-1 to=assistant<|channel|>commentary<|message|>"noted"<|end|>'
         "<|start|>assistant"
     )
+
+
+def test_results_stand_behind_their_calls_whatever_their_order(engine: ChatEngine) -> None:
+    """The template would call each after the last function before it."""
+    told = [("get_weather", '{"city": "Oslo"}'), ("take.note-1", "{}"), ("get_weather", '{"city": "Rome"}')]
+    made = [call(number, name, json.loads(arguments)) for number, (name, arguments) in enumerate(told)]
+    asked = {"role": "user", "content": "Weather?"}
+    calling = {"role": "assistant", "content": "", "tool_calls": made}
+    text = render(engine, asked, calling, result(2, "r2"), result(1, "r1"), result(0, "r0"))
+    for number, (name, arguments) in enumerate(told):
+        assert (
+            f"to=functions.{name}<|channel|>commentary json<|message|>{arguments}<|call|>"
+            f'<|start|>functions.{name} to=assistant<|channel|>commentary<|message|>"r{number}"<|end|>'
+        ) in text
 
 
 @pytest.mark.parametrize("later", [(), ({"role": "assistant", "content": "Five."}, {"role": "user", "content": "Ah."})])

@@ -90,6 +90,7 @@ def test_calls_are_read_by_the_default_where_it_is_the_one_for_tools(engine_with
 @pytest.mark.parametrize(
     ("template", "answer"),
     [
+        (HERMES.replace("tool_call.name", "called.name").replace("tool_call =", "called ="), HERMES_CALL),
         (MISTRAL, '[TOOL_CALLS]f[ARGS]{"x": 1}'),
         (LLAMA, '{"name": "f", "parameters": {"x": 1}}'),
         (
@@ -97,7 +98,7 @@ def test_calls_are_read_by_the_default_where_it_is_the_one_for_tools(engine_with
             '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{"x": 1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
         ),
     ],
-    ids=["mistral", "llama3", "deepseek_v31"],
+    ids=["other names", "mistral", "llama3", "deepseek_v31"],
 )
 def test_calls_are_read_whatever_the_format_of_the_template(
     engine_with: Callable[..., ChatEngine], template: str, answer: str
