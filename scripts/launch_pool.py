@@ -153,6 +153,7 @@ def prepare(plan: LaunchPlan, settings: Mapping[str, str]) -> list[str]:
     """
     python = ensure(["worker"])
     check_gateway(python, {**settings, **plan.environment()})
+    check_models(python, plan)
     for kind in plan.demos:
         if kind not in EXAMPLES:
             print(f"{kind}: {Path(DEMO_MODELS[kind]).name}. Another one: --{kind} MODEL")
@@ -173,6 +174,19 @@ def check_gateway(python: Path, environment: Mapping[str, str]) -> None:
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["the gateway can't start"]
         raise UsageError(said[-1].removeprefix("gateway: "))
+
+
+def check_models(python: Path, plan: LaunchPlan) -> None:
+    """Ask, before anything starts, whether the folders that were named are models. Raises `UsageError`."""
+    named = {kind: path for kind, path in plan.models.items() if plan.workers[kind] and (ROOT / path).exists()}
+    if not named:
+        return
+    given = [word for kind, path in named.items() for word in (kind, str(ROOT / path))]
+    done = subprocess.run(
+        [str(python), "-m", "worker.model_folder", *given], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UsageError(done.stderr.strip())
 
 
 def main() -> int:

@@ -187,7 +187,7 @@ SETTINGS = (
     Setting(
         "context_length",
         whole(1, 100_000_000),
-        "tokens of prompt and answer together; default the model's own",
+        "tokens of prompt and answer together; may exceed what the model's files promise; default the model's",
         more_variables=("CONTEXT_LENGTH",),
     ),
     Setting(

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import quote
 
+from protocol.messages import Kind
 from worker.config import HUB_ID, WorkerConfig
 from worker.engines.base import EngineLoadError
+from worker.model_folder import check_folder
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 FOLDER, LOCK = "revisions", "revisions.lock"
@@ -48,14 +50,40 @@ def join_run(run_dir: Path) -> IO[str]:
 def local_folder(source: str, config: WorkerConfig, files: Sequence[str] = MODEL_FILES) -> Path:
     """Return where a model, tokenizer or adapter is: the path itself, else the run's snapshot, downloaded if need be.
 
-    Raises `EngineLoadError`, and what `huggingface_hub` raises.
+    Raises `EngineLoadError`.
     """
     path = Path(source).expanduser()
     if path.exists():
         return path
     if not HUB_ID.fullmatch(source):
-        raise EngineLoadError(f"{source}: there is no such folder, and it can't be a hub id")
+        raise EngineLoadError(f"{source}: there is no such folder, and it can't be a hub id (OWNER/NAME)")
     # Half a second to import, and of no use to those whose models are folders.
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        return _fetched(source, config, files)
+    except GatedRepoError:
+        page = f"https://huggingface.co/{source}"
+        raise EngineLoadError(
+            f"{source} asks for its terms to be accepted: do so at {page}, and set HF_TOKEN"
+        ) from None
+    except RepositoryNotFoundError:
+        raise EngineLoadError(
+            f"{source}: there is no such folder here, and no model of that name on the hub that may be read "
+            "(a private one needs HF_TOKEN)"
+        ) from None
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "nothing")
+        raise EngineLoadError(f"{source} can't be fetched now: the hub answered {status}") from None
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EngineLoadError(
+            f"{source}: there is no such folder here, and the hub can't be reached: {reason}"
+        ) from None
+
+
+def _fetched(source: str, config: WorkerConfig, files: Sequence[str]) -> Path:
+    """Return the run's snapshot, downloaded if need be. Raises `EngineLoadError`, and what `huggingface_hub` raises."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -76,6 +104,15 @@ def local_folder(source: str, config: WorkerConfig, files: Sequence[str] = MODEL
 def adapter_folder(source: str, config: WorkerConfig) -> Path:
     """Resolve an adapter likewise. A path that leads nowhere is left to whoever reads it, and names the adapter."""
     return local_folder(source, config, ADAPTER_FILES) if HUB_ID.fullmatch(source) else Path(source)
+
+
+def model_folder(config: WorkerConfig, kind: Kind) -> Path:
+    """Return the folder of the model, fetched if need be. Raises `EngineLoadError` where it can't be of that kind."""
+    files = EMBEDDER_FILES if kind is Kind.EMBEDDING else MODEL_FILES
+    path = local_folder(config.model_path, config, files)
+    source = "" if Path(config.model_path).expanduser() == path else config.model_path
+    check_folder(path, kind, tokenizer=config.tokenizer_path is None, source=source)
+    return path
 
 
 def commit_of(config: WorkerConfig) -> str:

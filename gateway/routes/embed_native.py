@@ -142,7 +142,7 @@ OPERATIONS = (
         body=EmbedTextRequest,
         example={"texts": ["Sample text", "Another text"], "normalize": True},
         answer=EmbedAnswer,
-        errors=(*ERRORS, "output_not_finite"),
+        errors=ERRORS,
     ),
     Operation(
         method=hdrs.METH_POST,
@@ -156,7 +156,7 @@ OPERATIONS = (
         form=EmbedImageForm,
         file="file",
         answer=EmbedAnswer,
-        errors=(*ERRORS, "output_not_finite"),
+        errors=ERRORS,
     ),
     Operation(
         method=hdrs.METH_POST,
@@ -170,7 +170,7 @@ OPERATIONS = (
         form=MultimodalForm,
         file="image",
         answer=EmbedAnswer,
-        errors=(*ERRORS, "output_not_finite"),
+        errors=ERRORS,
     ),
 )
 

@@ -80,7 +80,7 @@ OPERATIONS = (
         body=EmbeddingRequest,
         example={"input": ["The cat sat on the mat.", "Stocks fell on Monday."]},
         answer=EmbeddingList,
-        errors=(*ERRORS, "output_not_finite"),
+        errors=ERRORS,
     ),
 )
 

@@ -134,7 +134,7 @@ OPERATIONS = (
         body=SimilarityRequest,
         example={"left": ["a cat"], "right": ["a kitten", "a share price"], "metric": "cosine"},
         answer=SimilarityAnswer,
-        errors=(*ERRORS, "output_not_finite"),
+        errors=ERRORS,
     ),
 )
 

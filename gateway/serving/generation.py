@@ -27,6 +27,7 @@ MODEL_ERRORS = (
     "model_not_found",
     "queue_full",
     "engine_error",
+    "output_not_finite",
     "internal_error",
     "worker_crashed",
     "model_not_ready",

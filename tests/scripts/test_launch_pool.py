@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from environment import StepError, link_model
 from honcho.environ import expand_processes, parse, parse_procfile
-from launch_pool import LaunchPlan, UsageError, check_gateway, make_plan, prepare, read_env_file
+from launch_pool import LaunchPlan, UsageError, check_gateway, check_models, make_plan, prepare, read_env_file
 
 from protocol.address import GatewayLock, prepare_run_dir
 from tests.docs.commands import blocks, commands
@@ -213,3 +213,16 @@ def test_documented_arguments_are_understood() -> None:
         "BAAI/bge-small-en-v1.5",
     }
     assert plans[3].workers["chat"] == 2
+
+
+def test_folder_that_is_no_model_ends_the_command_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence that says what it is and what to do; a kind that is not run is not asked after."""
+    monkeypatch.setattr("launch_pool.ensure", lambda _extras: Path(sys.executable))
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "pytorch_model.bin").touch()
+    models = {"chat": str(tmp_path)}
+    with pytest.raises(UsageError, match=r"PyTorch weights only .*mlx_lm\.convert"):
+        prepare(LaunchPlan(workers={"chat": 1}, models=models, host=None, port=None), {})
+    check_models(Path(sys.executable), LaunchPlan(workers={"chat": 0}, models=models, host=None, port=None))

@@ -95,13 +95,14 @@ class Cohort:
         (fed, rows), self._fed = self._fed, None
         tokens = fed.tokens.tolist()
         logprobs = fed.read_logprobs(rows)
+        broken = fed.find_broken() or [False] * len(rows)
         emissions = []
         for index, row in enumerate(rows):
             if row.fresh:
                 token = tokens[index]
                 row.tokens.append(token)
                 row.position += 1
-                emissions.append(Emission(row, token, logprobs.get(index)))
+                emissions.append(Emission(row, token, logprobs.get(index), broken[index]))
             row.fresh = True
         return emissions
 
@@ -110,7 +111,8 @@ class Cohort:
         (row,) = self.rows
         if self._next is None or not row.fresh:
             return []
-        return [Emission(row, int(self._next.tokens[0].item()), self._next.read_logprobs(self.rows).get(0))]
+        broken = any(self._next.find_broken())
+        return [Emission(row, int(self._next.tokens[0].item()), self._next.read_logprobs(self.rows).get(0), broken)]
 
     def count_cached(self, row: Row) -> int:
         """Return how many of the row's tokens its cache holds, between steps."""

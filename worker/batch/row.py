@@ -109,8 +109,9 @@ class Logprobs(msgspec.Struct, frozen=True, gc=False):
 
 
 class Emission(msgspec.Struct, frozen=True, gc=False):
-    """One token that a step made certain."""
+    """One token that a step made certain; `broken`: what it was chosen from were no numbers."""
 
     row: Row
     token: int
     logprobs: Logprobs | None
+    broken: bool = False

@@ -9,16 +9,22 @@ import mlx.core as mx
 import msgspec
 from mlx_lm.utils import load_model, load_tokenizer
 
+from protocol.messages import Kind
 from worker import hub
 from worker.config import WorkerConfig
 from worker.device_errors import is_device_error
 from worker.engines import adapters, weights
 from worker.engines.adapters import Adapted
 from worker.engines.base import EngineLoadError
+from worker.engines.context import ContextLimits, promised_tokens
+from worker.engines.ends import end_tokens
 from worker.engines.output_formats import recognise_format
+from worker.model_folder import name_refusal
 
-UNKNOWN_CONTEXT = 4096
-"""For a model that says nothing about its context."""
+LEARNED_POSITIONS = frozenset({"wpe", "wpos", "embed_positions", "position_embeddings", "position_embedding"})
+"""What tables of absolute positions are called; beyond the last row there is nothing to read."""
+OTHERS = ("vis", "image", "audio", "multi_modal")
+"""Beginnings of the names of parts that read no text."""
 
 
 class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,8 +47,8 @@ def load(config: WorkerConfig) -> LoadedModel:
     """Load model, adapters and tokenizer through mlx-lm. Raises `EngineLoadError`."""
     if config.device == "cpu":
         mx.set_default_device(mx.cpu)
+    path = hub.model_folder(config, Kind.CHAT)
     try:
-        path = hub.local_folder(config.model_path, config)
         # trust_remote_code stays False: a model folder must not bring code along.
         # Lazily, so that weights on their way into fewer bits are never all in memory.
         model, model_config = load_model(path, lazy=True)
@@ -61,7 +67,7 @@ def load(config: WorkerConfig) -> LoadedModel:
     except Exception as error:
         if is_device_error(error):
             raise
-        raise EngineLoadError(f"{type(error).__name__}: {error}") from error
+        raise EngineLoadError(name_refusal(error, config.model_path, "chat")) from error
 
 
 def loaded_from(
@@ -73,12 +79,16 @@ def loaded_from(
         eos_token_ids=model_config.get("eos_token_id"),
     )
     recognise_format(tokenizer)
+    generation = read_json(path / "generation_config.json")
+    # The configuration that the model was built from lacks what generation_config.json replaced in it.
+    configs = {"model": model_config, "config": read_json(path / "config.json"), "generation": generation}
+    tokenizer.eos_token_ids = end_tokens(configs, tokenizer)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         config=model_config,
-        generation=read_json(path / "generation_config.json"),
-        context_length=_context_length(model_config, config.context_length),
+        generation=generation,
+        context_length=_limits(path, model, model_config).settle(config.context_length),
         vocab_size=_vocab_size(model_config, tokenizer),
         weights_bytes=weights.size(model),
         quantization=quantization,
@@ -99,10 +109,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _context_length(model_config: dict[str, Any], asked: int | None) -> int:
-    text = model_config.get("text_config") or {}
-    trained = model_config.get("max_position_embeddings") or text.get("max_position_embeddings") or UNKNOWN_CONTEXT
-    return min(asked, trained) if asked else int(trained)
+def _limits(path: Path, model: Any, model_config: dict[str, Any]) -> ContextLimits:
+    promised = promised_tokens(model_config, read_json(path / "tokenizer_config.json").get("model_max_length"))
+    if promised is None:
+        # mlx-lm's own default for the family: conversions leave out what is usual.
+        parts = (model, getattr(model, "language_model", None), getattr(model, "model", None))
+        defaults = (getattr(getattr(part, "args", None), "max_position_embeddings", None) for part in parts)
+        promised = next((count for count in defaults if isinstance(count, int)), None)
+    return ContextLimits(promised=promised, placed=_placed(model))
+
+
+def _placed(model: Any) -> int | None:
+    """Return the rows of the table of absolute positions of a model's text; None where it has none."""
+    for name, module in model.named_modules():
+        *parents, last = name.split(".")
+        if last in LEARNED_POSITIONS and "weight" in module and not any(part.startswith(OTHERS) for part in parents):
+            return int(module.weight.shape[0])
+    return None
 
 
 def _vocab_size(model_config: dict[str, Any], tokenizer: Any) -> int:

@@ -263,8 +263,9 @@ class EngineLifecycle:
         self._config_failures += 1
         self.ended = "it can't serve with these settings"
         what = f"can't serve with these settings: {event.last_line or 'see its lines above'}"
-        if self._config_failures >= self._policy.config_tries:
-            return self._pause(what, now)
+        if (tries := self._config_failures - self._policy.config_tries) >= 0:
+            # Until somebody does something about it nothing changes: less and less is said of it.
+            return self._pause(what, now, min(self._policy.config_pause_s, self._policy.crash_pause_s * 2**tries))
         return self._failed(what, now)
 
     def _failed(self, what: str, now: float) -> list[Instruction]:
@@ -303,11 +304,12 @@ class EngineLifecycle:
         """Whether no start is planned, and nobody wanted that."""
         return self.phase is Watch.CRASH_LOOP and self.deadline is None
 
-    def _pause(self, what: str, now: float) -> list[Instruction]:
+    def _pause(self, what: str, now: float, pause_s: float | None = None) -> list[Instruction]:
+        pause_s = pause_s or self._policy.crash_pause_s
         self.phase = Watch.CRASH_LOOP
-        self.deadline = now + self._policy.crash_pause_s
+        self.deadline = now + pause_s
         self._crashes.clear()
-        pause = f"no more starts for {self._policy.crash_pause_s:g} s, then one on trial"
+        pause = f"no more starts for {pause_s:g} s, then one on trial"
         return [Report(), Log(f"{self._name}: engine {what}; {pause}", bad=True)]
 
     def _kill(self, event: KillAsked) -> list[Instruction]:

@@ -21,6 +21,8 @@ class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
     config_tries: int = 3
     memory_tries: int = 2
     """So many loads in a row may run out of memory. Then no more are tried until somebody asks."""
+    config_pause_s: float = 600.0
+    """The longest pause after settings that can't work; from `crash_pause_s` on each is twice the one before."""
     drain_s: float = 4.0
     """honcho kills 5 s after its SIGTERM."""
     end_extra_s: float = 1.0

@@ -5,6 +5,7 @@ batch asks for is not computed. Only tokens are drawn here; nothing is evaluated
 the candidates that were looked at.
 """
 
+import math
 from collections.abc import Sequence
 
 import mlx.core as mx
@@ -39,13 +40,17 @@ class Mask(msgspec.Struct, frozen=True):
 
 
 class Pick(msgspec.Struct, frozen=True):
-    """The outcome of one step, unevaluated. `tokens` is `[rows]`; the rest covers the rows in `asked` only."""
+    """The outcome of one step, unevaluated. `tokens` is `[rows]`; `own` and `top` cover the rows in `asked` only.
+
+    `logits` `[rows]` are the model's own of the tokens: no numbers where the model can't go on.
+    """
 
     tokens: mx.array
     asked: list[int] = []
     own: mx.array | None = None
     top_ids: mx.array | None = None
     top: mx.array | None = None
+    logits: mx.array | None = None
 
     @classmethod
     def of(cls, emission: Emission) -> "Pick":
@@ -58,23 +63,32 @@ class Pick(msgspec.Struct, frozen=True):
 
     def arrays(self) -> list[mx.array]:
         """Everything to evaluate."""
-        return [array for array in (self.tokens, self.own, self.top_ids, self.top) if array is not None]
+        return [array for array in (self.tokens, self.own, self.top_ids, self.top, self.logits) if array is not None]
 
     def select_rows(self, rows: list[int]) -> "Pick":
         """Return the same for some of the rows, in their order."""
-        tokens = self.tokens[mx.array(rows)]
+        index = mx.array(rows)
+        tokens, logits = self.tokens[index], None if self.logits is None else self.logits[index]
         if self.own is None or self.top_ids is None or self.top is None:
-            return Pick(tokens)
+            return Pick(tokens, logits=logits)
         places = {row: place for place, row in enumerate(self.asked)}
         asked = [index for index, row in enumerate(rows) if row in places]
         if not asked:
-            return Pick(tokens)
+            return Pick(tokens, logits=logits)
         chosen = mx.array([places[rows[index]] for index in asked])
-        return Pick(tokens, asked, self.own[chosen], self.top_ids[chosen], self.top[chosen])
+        return Pick(tokens, asked, self.own[chosen], self.top_ids[chosen], self.top[chosen], logits)
 
     def followed_by(self, tokens: mx.array) -> "Pick":
         """With the tokens of rows that join behind."""
-        return msgspec.structs.replace(self, tokens=mx.concatenate([self.tokens, tokens]))
+        logits = self.logits
+        if logits is not None:
+            logits = mx.concatenate([logits, mx.zeros(tokens.shape, dtype=logits.dtype)])
+        return msgspec.structs.replace(self, tokens=mx.concatenate([self.tokens, tokens]), logits=logits)
+
+    def find_broken(self) -> list[bool]:
+        """Return for each row whether its logits are no finite numbers; evaluates. Empty: no row's are known."""
+        # Minus infinity is what some models give tokens that are none; a grammar may leave nothing else.
+        return [] if self.logits is None else [not logit < math.inf for logit in self.logits.tolist()]
 
     def read_logprobs(self, rows: Sequence[Row]) -> dict[int, Logprobs]:
         """Per row index; evaluates."""
@@ -138,9 +152,11 @@ class Sampler:
         if mask is not None:
             adjusted = mask.mask_logits(adjusted)
         chosen = self._choose(adjusted, positions)
+        # One number a row, read with the tokens: where there is one that is none, all logits of the row are.
+        own = mx.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
         if not self._asked:
-            return Pick(chosen)
-        return self._with_logprobs(logits, chosen)
+            return Pick(chosen, logits=own)
+        return msgspec.structs.replace(self._with_logprobs(logits, chosen), logits=own)
 
     def _adjust(self, logits: mx.array, fed: mx.array) -> mx.array:
         if self._bias is not None:

@@ -192,8 +192,8 @@ class SpeculativeGroup:
         guesses = [int(token.item()) for token in proposed]
         accepted = next((at for at, guess in enumerate(guesses) if guess != chosen[at]), len(guesses))
         before = self.certain
-        logprobs = pick.read_logprobs([self._row] * len(chosen))
-        self._known += [Emission(self._row, chosen[at], logprobs.get(at)) for at in range(accepted + 1)]
+        logprobs, broken = pick.read_logprobs([self._row] * len(chosen)), pick.find_broken()
+        self._known += [Emission(self._row, chosen[at], logprobs.get(at), broken[at]) for at in range(accepted + 1)]
         self._count_said(chosen[: accepted + 1])
         caches.trim(self.cache, before + accepted, before + len(guesses))
         if (spare := self.draft.size - (before + accepted)) > 0:

@@ -14,6 +14,7 @@ from worker.device_errors import is_device_error
 from worker.engines import weights
 from worker.engines.base import EngineLoadError
 from worker.engines.loading import LoadedModel
+from worker.model_folder import check_folder, name_refusal
 
 log = logging.getLogger("worker")
 
@@ -30,15 +31,16 @@ def load_draft(source: str, config: WorkerConfig, loaded: LoadedModel) -> Loaded
     """Load the draft model for one that is loaded already. Raises `EngineLoadError`."""
     try:
         path = hub.local_folder(source, config)
+        check_folder(path, "chat")
         model, model_config = load_model(path, lazy=True)
         weights.settle(model, model_config, quantize=config.quantize)
         tokenizer = load_tokenizer(path)
-    except EngineLoadError:
-        raise
+    except EngineLoadError as error:
+        raise EngineLoadError(f"--draft-model: {error}") from None
     except Exception as error:
         if is_device_error(error):
             raise
-        raise EngineLoadError(f"--draft-model: {type(error).__name__}: {error}") from error
+        raise EngineLoadError(f"--draft-model: {name_refusal(error, source, 'chat')}") from error
     _compare(loaded.tokenizer.get_vocab(), tokenizer.get_vocab(), Path(source).name)
     for name, one in (("the model", loaded.model), ("the draft model", model)):
         if not caches.trimmable(caches.new(one)):

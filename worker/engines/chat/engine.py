@@ -52,6 +52,7 @@ BUFFER_CACHE_BYTES = 1 << 30
 """What MLX may keep of freed buffers. Its own default is nearly all memory, per process."""
 DRAFT_SHARE = 8
 """A draft model's prefixes may take so much less than the model's own."""
+BROKEN = "The model's output is not a finite number: its weights can't go on from here."
 LARGEST_GROUP = 8
 """Choices of one job: it may enter an idle batch even where they are more than its rows."""
 
@@ -291,6 +292,8 @@ class ChatEngine:
         rule = row.constraint
         if rule is not None and rule.failed is not None:
             raise JobError(Code.INVALID_REQUEST, rule.failed, rule.spec.param)
+        if emission.broken:
+            raise JobError(Code.NOT_FINITE, BROKEN)
         tokens, logprobs = choice.held
         tokens.append(token)
         if not self.preprocessor.ends_choice(job, token):

@@ -39,7 +39,10 @@ def architecture(config: dict[str, Any]) -> Architecture:
     found = ARCHITECTURES.get(kind)
     if found is None:
         known = ", ".join(ARCHITECTURES)
-        raise EngineLoadError(f"embedding models of type {kind!r} are not supported (only {known})")
+        raise EngineLoadError(
+            f"embedding models of type {kind!r} are not supported (only {known}); "
+            "a model that writes text is started with --model-type chat"
+        )
     for key, allowed in found.expects.items():
         if config.get(key, allowed[0]) not in allowed:
             raise EngineLoadError(f"{kind} with {key} {config[key]!r} is not supported")

@@ -12,6 +12,7 @@ import mlx.core as mx
 import msgspec
 from tokenizers import Tokenizer
 
+from protocol.messages import Kind
 from worker import hub
 from worker.config import WorkerConfig
 from worker.engines.base import EngineLoadError
@@ -22,6 +23,7 @@ from worker.engines.embedding.model_files import EmbeddingFiles
 from worker.engines.embedding.queue import QueuedText
 from worker.engines.embedding.qwen2_vl import Qwen2VLEncoder
 from worker.engines.embedding.siglip import SiglipEncoder
+from worker.model_folder import name_refusal
 
 SIGLIP_PAD = 1
 """The token that texts are filled up with, where the tokenizer's files don't say."""
@@ -58,8 +60,8 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 
 def open_model(config: WorkerConfig) -> Opened:
     """Load the model that `config` names. Raises `EngineLoadError`."""
+    folder = hub.model_folder(config, Kind.EMBEDDING)
     try:
-        folder = hub.local_folder(config.model_path, config, hub.EMBEDDER_FILES)
         files = sentence_files.read(folder)
         tokenizer_folder = folder
         if config.tokenizer_path:
@@ -71,7 +73,7 @@ def open_model(config: WorkerConfig) -> Opened:
     except EngineLoadError:
         raise
     except Exception as error:
-        raise EngineLoadError(f"{type(error).__name__}: {error}") from error
+        raise EngineLoadError(name_refusal(error, config.model_path, "embedding")) from error
     revision = sentence_files.revision(folder, settings=(inputs.limit, config.tokenizer_path or "", model.quantization))
     return Opened(model=model, folder=folder, inputs=inputs, files=files, revision=revision)
 

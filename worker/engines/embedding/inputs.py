@@ -1,5 +1,6 @@
 """From the inputs of a job to token ids and images: prompts, tokenizer, limits. For the preprocessor's thread."""
 
+import logging
 import string
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
@@ -13,6 +14,7 @@ from protocol import messages
 from protocol.errors import Code, JobError, context_message
 from protocol.messages import ChatPrompt, DetokenizeJob, EmbedJob, TextPrompt, TokenizeJob, TokenPrompt
 from worker.engines.aside import Aside
+from worker.engines.context import promised_tokens
 from worker.engines.embedding.model_files import INPUT_TYPES, EmbeddingFiles
 from worker.engines.embedding.queue import QueuedImage, QueuedText
 from worker.engines.tokenizing import (
@@ -22,6 +24,8 @@ from worker.engines.tokenizing import (
     check_characters,
     ids_within,
 )
+
+log = logging.getLogger("worker")
 
 UNKNOWN_LIMIT = 512
 """For a model that says nothing about its longest text."""
@@ -94,6 +98,8 @@ class EmbeddingInputs:
         self._read_image = read_image
         trained = _trained(files.config)
         self.limit = min(trained, asked or files.max_tokens or trained)
+        if asked and asked > trained:
+            log.warning("--context-length %d: this embedding model takes %d tokens, and no more", asked, trained)
         self._coder = TokenCoder(tokenizer)
         self._aside = Aside()
         self._ending = _ending(tokenizer) + len(self._coder.encode_text(self._form.behind, special=False))
@@ -352,8 +358,7 @@ def _where(at: int, count: int, name: str = "input") -> str:
 
 
 def _trained(config: dict[str, Any]) -> int:
-    text = config.get("text_config") or {}
     unsaid = SIGLIP_LIMIT if config["model_type"] == "siglip" else UNKNOWN_LIMIT
-    limit = int(config.get("max_position_embeddings") or text.get("max_position_embeddings") or unsaid)
+    limit = promised_tokens(config) or unsaid
     # RoBERTa's positions begin behind the padding id.
     return limit - int(config.get("pad_token_id") or 0) - 1 if "roberta" in str(config["model_type"]) else limit

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import msgspec
 
+from protocol.messages import Kind
 from worker import hub
 from worker.config import WorkerConfig
 from worker.device_errors import is_device_error
@@ -18,6 +19,7 @@ from worker.engines import adapters, peft, weights
 from worker.engines.base import EngineLoadError
 from worker.engines.loading import LoadedModel, loaded_from, read_json
 from worker.engines.skip_init import enter_package
+from worker.model_folder import name_refusal
 
 
 class LoadedVision(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,8 +39,8 @@ def load_vision(config: WorkerConfig) -> LoadedVision:
     if config.draft_model:
         raise EngineLoadError("--draft-model: is for chat models; what stands for images has no draft")
     enter_package("mlx_vlm")
+    path = hub.model_folder(config, Kind.VISION)
     try:
-        path = hub.local_folder(config.model_path, config)
         model_config = read_json(path / "config.json")
         if "model_file" in model_config:
             raise EngineLoadError("the model brings code of its own (model_file in config.json), which is never run")
@@ -59,7 +61,7 @@ def load_vision(config: WorkerConfig) -> LoadedVision:
     except Exception as error:
         if is_device_error(error):
             raise
-        raise EngineLoadError(f"{type(error).__name__}: {error}") from error
+        raise EngineLoadError(name_refusal(error, config.model_path, "vision")) from error
     return LoadedVision(text=text, processor=processor, model_type=model_type)
 
 
