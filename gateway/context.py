@@ -80,6 +80,8 @@ HTTP: web.AppKey[HttpSettings] = web.AppKey("http", HttpSettings)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 IGNORED: web.RequestKey[set[str]] = web.RequestKey("ignored", set)
 """Names of the parameters of a request that change nothing."""
+UNENFORCED: web.RequestKey[list[str]] = web.RequestKey("unenforced", list)
+"""Places in a request's schemas that are left to the model."""
 GENERATION_STATS: web.RequestKey[GenerationStats] = web.RequestKey("generated", GenerationStats)
 FAILURE: web.RequestKey["ApiError"] = web.RequestKey("failure")
 """Why a request failed, once its client was told, be it in a stream."""

@@ -25,6 +25,7 @@ _PREFLIGHT = MappingProxyType(
 )
 _EXPOSED = (
     "x-request-id, x-process-time, retry-after, retry-after-ms, x-should-retry, x-ignored-parameters, "
+    "x-unenforced-schema, "
     + ", ".join(
         f"x-ratelimit-{what}-{family}" for what in ("limit", "remaining", "reset") for family in ("requests", "tokens")
     )

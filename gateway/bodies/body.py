@@ -11,11 +11,11 @@ import msgspec
 from aiohttp import web
 
 from gateway.access.gate import CALLER
+from gateway.answer_notes import note_headers
 from gateway.bodies.pace import Pace
 from gateway.bodies.parsing import PARSING
-from gateway.context import HTTP, IGNORED, REQUEST_ID
+from gateway.context import HTTP, IGNORED, REQUEST_ID, UNENFORCED
 from gateway.memory_account import SHARE
-from gateway.schema import ignored
 from gateway.schema.base import Answer, Request
 from gateway.schema.decode import convert, decode, parse
 from gateway.schema.errors import ApiError, invalid
@@ -56,7 +56,9 @@ async def read(request: web.Request, kind: type[R], *, beside: Mapping[str, Any]
         request[SHARE].hold_bytes(len(body))
     if len(body) <= SMALL_BYTES:
         request[SHARE].hold_bytes(len(body) * SMALL_FACTOR)
-        return decode(body, kind, beside=beside, ignored=request[IGNORED])
+        wanted = decode(body, kind, beside=beside, ignored=request[IGNORED])
+        request[UNENFORCED] += wanted.list_unenforced()
+        return wanted
     bodies = [body]
     del body
     async with request.app[PARSING].wait_turn(request[CALLER].tenant):
@@ -96,6 +98,7 @@ async def _decode_slowly(
     await asyncio.sleep(0)
     await _count_inner(wanted)
     wanted.check_values()
+    request[UNENFORCED] += wanted.list_unenforced()
     await asyncio.sleep(0)
     return wanted
 
@@ -148,9 +151,7 @@ async def answer_in_pieces(request: web.Request, pieces: Iterator[bytes]) -> web
 
 async def _send(request: web.Request, pieces: Iterator[bytes]) -> web.StreamResponse:
     """Send pieces. Raises `ConnectionError` where the client is gone, or takes too long to read a piece."""
-    headers = {"Content-Type": "application/json", "X-Request-ID": request[REQUEST_ID]}
-    if request[IGNORED]:
-        headers[ignored.HEADER] = ignored.header_of(request[IGNORED])
+    headers = {"Content-Type": "application/json", "X-Request-ID": request[REQUEST_ID], **note_headers(request)}
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     try:

@@ -14,12 +14,12 @@ from aiohttp.web_protocol import RequestPayloadError
 from gateway.access.connection import client_address
 from gateway.access.gate import guard
 from gateway.access.keys.text import masked
-from gateway.context import FAILURE, GENERATION_STATS, IGNORED, REDACT, REQUEST_ID, RESPONSE_COUNTS
+from gateway.answer_notes import note_headers
+from gateway.context import FAILURE, GENERATION_STATS, IGNORED, REDACT, REQUEST_ID, RESPONSE_COUNTS, UNENFORCED
 from gateway.http.connection import of_request, respond
 from gateway.http.openapi import ROUTES, Operation
 from gateway.job_failure import JobFailed
 from gateway.memory_account import account_memory
-from gateway.schema import ignored
 from gateway.schema.errors import ApiError
 from gateway.telemetry.logs import CLIENT, KEY, REQUEST
 
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id and the answer its time; write its one line, without query, headers or body."""
     request_id = request[REQUEST_ID] = _request_id(request)
-    changeless = request[IGNORED] = set()
+    request[IGNORED], request[UNENFORCED] = set(), []
     tokens = (REQUEST, REQUEST.set(request_id)), (CLIENT, CLIENT.set(client_address(request))), (KEY, KEY.set(None))
     started = time.perf_counter()
     status = CLIENT_LEFT
@@ -53,8 +53,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not response.prepared:
             response.headers["X-Request-ID"] = request_id
             response.headers["X-Process-Time"] = f"{time.perf_counter() - started:.4f}"
-            if changeless:
-                response.headers[ignored.HEADER] = ignored.header_of(changeless)
+            response.headers.update(note_headers(request))
         status = response.status
         return response
     except ConnectionError:

@@ -11,9 +11,9 @@ from typing import Self
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from gateway.context import FAILURE, HTTP, IGNORED, REQUEST_ID
+from gateway.answer_notes import note_headers
+from gateway.context import FAILURE, HTTP, REQUEST_ID
 from gateway.job_failure import JobFailed
-from gateway.schema import ignored
 from gateway.schema.errors import ApiError
 
 PING = b": keep-alive\n\n"
@@ -60,10 +60,9 @@ class EventStream:
                 "Cache-Control": "no-cache",
                 "X-Accel-Buffering": "no",
                 "X-Request-ID": request[REQUEST_ID],
+                **note_headers(request),
             }
         )
-        if request[IGNORED]:
-            self.response.headers[ignored.HEADER] = ignored.header_of(request[IGNORED])
 
     async def __aenter__(self) -> Self:
         return self

@@ -47,6 +47,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Yield texts within the request that are parsed as JSON in turn, each with its place."""
         return iter(())
 
+    def list_unenforced(self) -> list[str]:
+        """Return the places of what a schema asks for and is left to the model. Raises `ApiError`."""
+        return []
+
     def check_values(self) -> None:
         """Check rules that span fields or that types can't say. Raises `ApiError`."""
 

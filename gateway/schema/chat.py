@@ -13,9 +13,18 @@ from gateway.schema.parts.bounds import CONVERSATION, Bookkeeping, Effort, MaxTo
 from gateway.schema.parts.image_references import ImageReference, list_images
 from gateway.schema.parts.messages import Message, Messages
 from gateway.schema.parts.sampling import Generation
-from gateway.schema.parts.structured import ResponseFormat, format_grammar
+from gateway.schema.parts.structured import ResponseFormat, format_grammar, unenforced_format
 from gateway.schema.parts.template import check_messages, inner_arguments, template_messages
-from gateway.schema.parts.tools import NamedTool, Tool, ToolChoice, Tools, call_demanded, called_names, check_tools
+from gateway.schema.parts.tools import (
+    NamedTool,
+    Tool,
+    ToolChoice,
+    Tools,
+    call_demanded,
+    called_names,
+    check_tools,
+    unenforced_tools,
+)
 from gateway.schema.structure import Bounds
 from protocol.messages import ChatPrompt, GenerateJob, Grammar, Image, Ready
 
@@ -80,6 +89,11 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
             raise invalid("'chat_template_kwargs.reasoning_effort' differs from it.", "reasoning_effort")
         check_messages(self.messages)
         check_tools(self.tools or [], self.tool_choice)
+
+    def list_unenforced(self) -> list[str]:
+        """Return what `response_format`, `structured_outputs` and the schemas of a demanded call leave to the model."""
+        own = [*super().list_unenforced(), *unenforced_format(self.response_format)]
+        return [*own, *unenforced_tools(self.tools or [], self.tool_choice)]
 
     def make_grammar(self) -> Grammar | None:
         """Return what the text of an answer must be. Raises `ApiError`."""

@@ -8,6 +8,7 @@ import msgspec
 
 from protocol.errors import Code, JobError
 from protocol.messages import GenerateJob, Grammar
+from protocol.schemas.enforceable import SchemaError, make_enforceable
 from worker.grammar.call_rules import write_calls
 from worker.grammar.constraint import GrammarSpec
 from worker.grammar.lark import LarkBuilder, TokenSpelling, json_part, quoted, slashed
@@ -91,7 +92,7 @@ def _answer(grammar: Grammar) -> dict[str, Any]:
         case "json_object":
             return json_part("answer", ANY_OBJECT)
         case "json_schema":
-            return json_part("answer", msgspec.json.decode(grammar.text, type=dict[str, Any]))
+            return json_part("answer", _enforceable(grammar))
         case "regex":
             return {"name": "answer", "lark_grammar": f"start: /{slashed(grammar.text)}/"}
         case "choice":
@@ -101,3 +102,10 @@ def _answer(grammar: Grammar) -> dict[str, Any]:
             return {"name": "answer", "ebnf": grammar.text}
         case other:
             raise JobError(Code.UNSUPPORTED, f"This worker knows no grammar of kind {other!r}.", grammar.param)
+
+
+def _enforceable(grammar: Grammar) -> dict[str, Any]:
+    try:
+        return make_enforceable(msgspec.json.decode(grammar.text, type=dict[str, Any])).schema
+    except SchemaError as error:
+        raise JobError(Code.INVALID_REQUEST, f"'{grammar.param}' can't be enforced: {error}.", grammar.param) from None

@@ -1,5 +1,6 @@
 """The tools that a job may call, with what their schemas say about each argument. Pure."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import msgspec
 
 from protocol.messages import ChatPrompt, GenerateJob
+from protocol.schemas.enforceable import SchemaError, make_enforceable
 
 ANY_OBJECT: Mapping[str, Any] = MappingProxyType({"type": "object"})
 _PLAIN = frozenset(
@@ -64,5 +66,9 @@ def callable_tools(job: GenerateJob) -> list[ToolCase]:
             continue
         schema = {**ANY_OBJECT, **(function.get("parameters") or {})}
         strict = bool(function.get("strict"))
+        # What can't be enforced is told where it is compiled, or not enforced where it need not be.
+        with contextlib.suppress(SchemaError):
+            enforceable = make_enforceable(schema)
+            schema = schema if strict and enforceable.left else enforceable.schema
         cases.append(ToolCase(number=number, name=function["name"], schema=schema, strict=strict))
     return cases

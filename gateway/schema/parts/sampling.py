@@ -23,7 +23,7 @@ from gateway.schema.parts.bounds import (
     TopK,
     TopP,
 )
-from gateway.schema.parts.structured import StructuredOutputs, extra_grammar
+from gateway.schema.parts.structured import StructuredOutputs, extra_grammar, unenforced_extra
 from protocol.errors import context_message
 from protocol.messages import Grammar, Ready, Sampling
 
@@ -77,6 +77,10 @@ class Generation(Request, frozen=True, kw_only=True):
             if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) <= MAX_TOKEN_ID):
                 raise invalid("The keys of 'logit_bias' must be token ids.", "logit_bias")
         self.make_grammar()
+
+    def list_unenforced(self) -> list[str]:
+        """Return what `structured_outputs` leaves to the model."""
+        return unenforced_extra(self.structured_outputs)
 
     def make_grammar(self) -> Grammar | None:
         """Return what the text of an answer must be. Raises `ApiError`."""

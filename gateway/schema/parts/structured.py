@@ -11,6 +11,9 @@ from gateway.schema.decode import depth
 from gateway.schema.errors import ApiError, invalid
 from gateway.schema.parts.bounds import MAX_CHOICES, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, NAME_PATTERN
 from protocol.messages import Grammar
+from protocol.schemas.enforceable import SchemaError, make_enforceable
+
+FORMAT = "response_format.json_schema.schema"
 
 
 class TextFormat(ContentPart, frozen=True, kw_only=True, tag_field="type", tag="text"):
@@ -22,7 +25,7 @@ class JsonObjectFormat(ContentPart, frozen=True, kw_only=True, tag_field="type",
 
 
 class NamedSchema(ContentPart, frozen=True, kw_only=True):
-    """A schema by OpenAI's rules. It is enforced with `strict` and without."""
+    """A schema by OpenAI's rules. It is enforced with `strict` and without; with it, all of it or nothing."""
 
     name: Annotated[str, Meta(pattern=NAME_PATTERN)]
     schema: dict[str, Any]
@@ -59,8 +62,8 @@ def format_grammar(wanted: ResponseFormat | None) -> Grammar | None:
         case JsonObjectFormat():
             return Grammar("json_object", "", "response_format")
         case JsonSchemaFormat():
-            where = "response_format.json_schema.schema"
-            return Grammar("json_schema", checked_schema(wanted.json_schema.schema, where), where)
+            named = wanted.json_schema
+            return Grammar("json_schema", checked_schema(named.schema, FORMAT, strict=bool(named.strict)), FORMAT)
 
 
 def extra_grammar(wanted: StructuredOutputs | None) -> Grammar | None:
@@ -87,8 +90,11 @@ def extra_grammar(wanted: StructuredOutputs | None) -> Grammar | None:
             return Grammar("json_object", "", where)
 
 
-def checked_schema(schema: dict[str, Any], where: str) -> str:
-    """Return a JSON schema within bounds, as text. Raises `ApiError` with `where` as `param`."""
+def checked_schema(schema: dict[str, Any], where: str, *, strict: bool = False) -> str:
+    """Return a JSON schema within bounds, as text. Raises `ApiError` with `where` as `param`.
+
+    `strict`: a keyword that can't be enforced is refused, too.
+    """
     try:
         text = orjson.dumps(schema)
     except TypeError:  # orjson's own limit, 254 levels
@@ -97,7 +103,34 @@ def checked_schema(schema: dict[str, Any], where: str) -> str:
         raise _too_long(where)
     if depth(schema, MAX_SCHEMA_DEPTH) > MAX_SCHEMA_DEPTH:
         raise _too_deep(where)
+    if strict and (left := unenforced_in(schema, where)):
+        raise invalid(
+            f"'{left[0]}' can't be enforced: leave it out, or do without 'strict'; it is left to the model then.", where
+        )
     return text.decode()
+
+
+def unenforced_in(schema: dict[str, Any], where: str) -> list[str]:
+    """Return the places of all that a schema leaves to the model. Raises `ApiError` where it is no schema."""
+    try:
+        return [f"{where}.{place}" for place in make_enforceable(schema).left]
+    except SchemaError as error:
+        raise invalid(f"'{where}' is no JSON schema that can be followed: {error}.", where) from None
+
+
+def unenforced_format(wanted: ResponseFormat | None) -> list[str]:
+    """Return what `response_format` leaves to the model. Raises `ApiError`."""
+    if not isinstance(wanted, JsonSchemaFormat) or wanted.json_schema.strict:
+        return []
+    return unenforced_in(wanted.json_schema.schema, FORMAT)
+
+
+def unenforced_extra(wanted: StructuredOutputs | None) -> list[str]:
+    """Return what `structured_outputs` leaves to the model. Raises `ApiError`."""
+    if wanted is None or wanted.json is None:
+        return []
+    where = "structured_outputs.json"
+    return unenforced_in(_object(wanted.json, where) if isinstance(wanted.json, str) else wanted.json, where)
 
 
 def _too_deep(where: str) -> ApiError:

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from gateway.schema.base import ContentPart
-from gateway.schema.errors import invalid
+from gateway.schema.errors import ApiError, invalid
 from gateway.schema.parts.bounds import MAX_TOOLS, NAME_PATTERN
-from gateway.schema.parts.structured import checked_schema
+from gateway.schema.parts.structured import checked_schema, unenforced_in
 
 FunctionName = Annotated[str, Meta(pattern=NAME_PATTERN)]
 
@@ -60,13 +60,30 @@ def check_tools(tools: list[Tool], choice: ToolChoice | None) -> None:
     """Check bounds of schemas, and that a choice names what is there. Raises `ApiError`."""
     for index, tool in enumerate(tools):
         if tool.function.parameters is not None:
-            checked_schema(tool.function.parameters, f"tools[{index}].function.parameters")
+            where = f"tools[{index}].function.parameters"
+            checked_schema(tool.function.parameters, where, strict=bool(tool.function.strict))
     if choice not in (None, "none", "auto") and not tools:
         raise invalid("'tool_choice' demands a call, but there are no 'tools'.", "tool_choice")
     offered = {tool.function.name for tool in tools}
     for name in called_names(choice):
         if name not in offered:
             raise invalid(f"'tool_choice' names the function '{name}', which is not among 'tools'.", "tool_choice")
+
+
+def unenforced_tools(tools: list[Tool], choice: ToolChoice | None) -> list[str]:
+    """Return what the schemas of a demanded call leave to the model. Raises nothing: they need not be schemas."""
+    if not call_demanded(choice):
+        return []
+    names, found = called_names(choice), list[str]()
+    for index, tool in enumerate(tools):
+        where = f"tools[{index}].function.parameters"
+        if tool.function.parameters is None or (names and tool.function.name not in names):
+            continue
+        try:
+            found += unenforced_in(tool.function.parameters, where)
+        except ApiError:
+            found.append(where)
+    return found
 
 
 def called_names(choice: ToolChoice | None) -> list[str]:

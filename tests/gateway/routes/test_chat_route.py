@@ -350,3 +350,23 @@ async def test_the_cache_key_reaches_the_pool_when_a_client_gives_one(client: An
     """It is no bookkeeping: it says which requests belong together."""
     await stream(client, prompt_cache_key="session-1")
     assert pool.cache_key == "session-1"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_header_names_what_a_schema_leaves_to_the_model(client: Any, streamed: bool) -> None:
+    """On whole answers and on streams; none where nothing is left, and a refusal under `strict`."""
+    schema = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+
+    async def ask(strict: bool, schema: dict[str, Any]) -> Any:
+        named = {"name": "x", "schema": schema, "strict": strict}
+        wanted = {"type": "json_schema", "json_schema": named}
+        return await client.post(PATH, json=BODY | {"stream": streamed, "response_format": wanted})
+
+    left = await ask(False, schema)
+    assert left.status == 200
+    assert left.headers["x-unenforced-schema"] == "response_format.json_schema.schema.uniqueItems"
+    assert "x-unenforced-schema" not in (await ask(False, {"type": "array", "uniqueItems": False})).headers
+    refused = await ask(True, schema)
+    error = (await refused.json())["error"]
+    assert (refused.status, error["param"]) == (400, "response_format.json_schema.schema")
+    assert "schema.uniqueItems' can't be enforced" in error["message"]

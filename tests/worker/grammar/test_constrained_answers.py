@@ -168,11 +168,12 @@ def test_thinking_is_left_out_when_it_is_turned_off(engine: ChatEngine, tokenize
 @pytest.mark.parametrize(
     ("grammar", "said"),
     [
-        (Grammar("json_schema", '{"type":"obj"}', "where"), "Invalid type"),
-        (Grammar("json_schema", '{"type":"object","uniqueItems":true,"not":{}}', "where"), "uniqueItems"),
-        (Grammar("json_schema", '{"type":"string","format":"nope"}', "where"), "Unknown format"),
-        (Grammar("json_schema", '{"$ref":"http://example.org/x"}', "where"), "registry"),
-        (Grammar("regex", "(", "where"), "regex"),
+        (Grammar("json_schema", '{"type":"obj"}', "where"), "type is 'obj', which is no type of JSON"),
+        (Grammar("json_schema", '{"type":"integer","minimum":5,"maximum":1}', "where"), "no answer would fit it"),
+        (Grammar("json_schema", '{"enum":[]}', "where"), "no answer would fit it"),
+        (Grammar("json_schema", '{"$ref":"#/$defs/x"}', "where"), "names '#/$defs/x', which is not there"),
+        (Grammar("json_schema", '{"type":"string","pattern":"("}', "where"), "an expression in it can't be followed"),
+        (Grammar("regex", "(", "where"), "unclosed group"),
         (Grammar("regex", "(?=a)b", "where"), "look"),
         (Grammar("grammar", "start: nothing_here", "where"), "nothing_here"),
     ],

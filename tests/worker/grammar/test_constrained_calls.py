@@ -163,7 +163,7 @@ def test_large_numbers_are_still_a_call_when_json_allows_them(tokenizer: Any) ->
 
 def test_strict_schema_is_refused_by_name_when_it_can_not_be_enforced(engine: ChatEngine) -> None:
     """The tool at fault is named; the same schema without `strict` still gives calls that parse."""
-    bad = {"type": "object", "properties": {"x": {"type": "integer"}}, "if": {}, "then": {}}
+    bad = {"type": "object", "properties": {"x": {"type": "integer"}}, "if": {"minProperties": 1}, "then": False}
     with pytest.raises(JobError) as refused:
         engine.prepare(ask(1, [TOOLS[0], tool("f", bad, strict=True)]))
     assert (refused.value.code, refused.value.param) == (Code.INVALID_REQUEST, "tools[1].function.parameters")

@@ -28,6 +28,7 @@ from worker.grammar.call_rules import format_of
 from worker.grammar.compiling.wire import Compile, Compiled, Follow, Status, Step
 from worker.grammar.constraint import GrammarSpec
 from worker.grammar.lark import TokenSpelling
+from worker.grammar.refusals import name_refusal
 from worker.grammar.specs import OutputFormat, make_spec, schema_grammar
 from worker.grammar.tools import ToolCase, callable_tools
 
@@ -93,7 +94,7 @@ class SpecCompiler:
             # Copies inherit what the first mask taught the lexer.
             made.compute_bitmask()
         if made.is_error():
-            raise ValueError(" ".join(made.get_error().split())[:ERROR_CHARS])
+            raise ValueError(name_refusal(made.get_error()))
         if time.process_time() - began > FIRST_MASK_S:
             raise ValueError("it takes too long to follow")
         return made

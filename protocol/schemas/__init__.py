@@ -1,0 +1,1 @@
+"""JSON schemas: what of them is enforced. The same to gateway and worker."""
