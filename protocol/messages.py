@@ -186,6 +186,7 @@ class Ready(Message, frozen=True):
     `dimensions` is the length of an embedding model's vectors, `revision` changes with anything that changes them.
     `capabilities` are plain words, `vision` and `embed_image` for models that take images. `quantization` says how the
     weights are held (`none`, `q4`, `q8`). `commit` is the hub's, of the snapshot that was loaded; empty: a folder.
+    `template_names` are those that the chat template reads and a request may set; None: that is not known.
     """
 
     context_length: int
@@ -204,6 +205,7 @@ class Ready(Message, frozen=True):
     device: str = ""
     quantization: str = "none"
     commit: str = ""
+    template_names: list[str] | None = None
 
 
 class Beat(Message, frozen=True):

@@ -16,12 +16,16 @@ class ChatPrompt(Message, frozen=True):
     """A conversation, to be rendered by the model's own chat template.
 
     `messages` and `tools` are JSON as the client sent them (validated), so that the gateway pays one
-    copy and the worker one parse. `template` holds allow-listed scalars for the template.
+    copy and the worker one parse. `template` holds scalars for the template, by its own names; what it does not read
+    is left out. `add_generation_prompt` opens an answer; `continue_final_message` ends the prompt with the text of the
+    last message instead, which is the assistant's.
     """
 
     messages: bytes
     tools: bytes | None = None
     template: dict[str, bool | int | float | str] = {}
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
 
 
 class TextPrompt(Message, frozen=True):

@@ -53,6 +53,7 @@ def card(model: "ModelState", tier: str) -> ModelCard:
         replicas=model.replicas,
         root=base.adapters[model.name].source if base else model.source,
         parent=base.name if base else None,
+        capabilities=ready.capabilities if ready else [],
     )
 
 

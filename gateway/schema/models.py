@@ -9,7 +9,7 @@ class ModelCard(Answer, frozen=True, kw_only=True):
     """One served model. `context_length` is null until a worker of it has been ready once.
 
     `root` is what it was loaded from: a hub id, or the last part of a path. `parent` is set for LoRA adapters: the
-    model that they adapt.
+    model that they adapt. `capabilities` says what it does, and what its chat template takes as it comes.
     """
 
     id: str
@@ -26,6 +26,7 @@ class ModelCard(Answer, frozen=True, kw_only=True):
     replicas: int
     root: str
     parent: str | None
+    capabilities: list[str]
 
 
 class ModelList(Answer, frozen=True, kw_only=True):

@@ -64,7 +64,13 @@ SAMPLING = Sampling(
     logit_bias={17: -100.0},
     ignore_eos=True,
 )
-CHAT = ChatPrompt(messages=b'[{"role":"user"}]', tools=b"[]", template={"enable_thinking": False, "effort": "low"})
+CHAT = ChatPrompt(
+    messages=b'[{"role":"user"}]',
+    tools=b"[]",
+    template={"enable_thinking": False, "effort": "low"},
+    add_generation_prompt=False,
+    continue_final_message=True,
+)
 
 IMAGE = Image(3, b"\xe3\xb0\xc4\x42", "low")
 GRAMMAR = Grammar("regex", "[a-z]+", "structured_outputs.regex")
@@ -143,6 +149,7 @@ TO_GATEWAY = (
         "gpu",
         "q4",
         "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+        ["enable_thinking"],
     ),
     Beat(
         State.READY, 1000, 0.125, True, 3, 2, 2**32, 2**20, 2**34, 2**35, 2**21, 4, 6, 2**22, 1, 2, 9, 7, 2**36, 7, 12

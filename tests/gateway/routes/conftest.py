@@ -29,7 +29,7 @@ from protocol.messages import Accepted, Delta, Job, Kind, Ready, Usage
 
 READY = Ready(
     context_length=4096, vocab_size=1000, family="qwen3", description="A small one", tags=["local", "chat"],
-    capabilities=[], weights_bytes=0, load_s=0, warmup_enabled=True, warmup_s=0,
+    capabilities=["chat", "tools"], weights_bytes=0, load_s=0, warmup_enabled=True, warmup_s=0,
 )  # fmt: skip
 
 Script = Callable[["Played"], Awaitable[None]]

@@ -21,6 +21,7 @@ CARD = {
     "replicas": 1,
     "root": "org/small-4bit",
     "parent": None,
+    "capabilities": ["chat", "tools"],
 }
 
 

@@ -37,6 +37,7 @@ from worker.config import WorkerConfig
 from worker.engines.base import Gauges
 from worker.engines.chat.disk_cache import open_disk_cache
 from worker.engines.chat.draft_model import load_draft
+from worker.engines.chat.generic_tools import adopt_generic_tools
 from worker.engines.chat.preprocessing import ChatPreprocessor
 from worker.engines.chat.running import Running, RunningChoice
 from worker.engines.loading import LoadedModel, family, load
@@ -76,6 +77,7 @@ class ChatEngine:
         """Load the model; see `Engine.load`."""
         mx.set_cache_limit(BUFFER_CACHE_BYTES)
         self.loaded = loaded = self._load()
+        adopt_generic_tools(loaded.tokenizer)
         self.vocabulary = Vocabulary(loaded.tokenizer)
         self.markers = read_markers(loaded.tokenizer)
         self.grammars = Grammars(
@@ -140,8 +142,10 @@ class ChatEngine:
         capabilities = ["chat"] if loaded.tokenizer.has_chat_template else []
         capabilities += ["completions", "tokenize"]
         capabilities += ["structured_outputs"] if self.grammars.available else []
-        capabilities += ["tools"] if self.markers.tool_start else []
+        prompter = self.preprocessor.prompter
+        capabilities += ["tools"] if self.markers.tool_start and prompter.calls_tools else []
         capabilities += ["reasoning"] if self.markers.think_start else []
+        capabilities += prompter.list_capabilities()
         return Ready(
             context_length=loaded.context_length,
             vocab_size=loaded.vocab_size,
@@ -155,6 +159,7 @@ class ChatEngine:
             warmup_s=0.0,
             device="cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu",
             quantization=loaded.quantization,
+            template_names=sorted(prompter.traits.variables),
         )
 
     @property

@@ -1,16 +1,25 @@
 """From a prompt as it travels to token ids: template, tokenizer, checks. No MLX: the preprocessor's threads run it."""
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from jinja2 import TemplateError
+import msgspec
 
 from protocol.errors import Code, JobError, context_message
 from protocol.messages import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from worker.engines.chat.arrangement import JsonMessage, arrange_messages
+from worker.engines.chat.generic_tools import calls_generically, find_example, tell_tools
+from worker.engines.chat.template_probe import probe_template, read_variables
+from worker.engines.chat.template_traits import is_reserved
 from worker.engines.tokenizing import MOST_COUNTED_TOKENS, TokenCoder, check_characters, ids_within, most_characters
 from worker.text.disarming import Disarmer
 
+log = logging.getLogger("worker")
+
+END_MARK = "\ue000end\ue000"
+"""What marks the end of a text in a rendered prompt, and is cut off: of private characters."""
 JSON_SHARE = 2
 """Messages as JSON may be so many times longer than the text that is read: escapes and structure are no text."""
 
@@ -26,6 +35,11 @@ class Prompter:
         vocabulary = tokenizer.get_vocab()
         self._longest_token = max((len(name) for name in vocabulary), default=1)
         self._disarmer = Disarmer(_control_tokens(tokenizer))
+        traits = probe_template(self._render, read_variables(tokenizer))
+        self._call_example = "" if traits.tools else find_example(tokenizer, self._render, traits)
+        self.generic_tools = not traits.tools and not self._call_example and calls_generically(tokenizer)
+        # Where a model is told to call in the generic form, earlier calls are shown so, too.
+        self.traits = msgspec.structs.replace(traits, calls=traits.calls and not self.generic_tools)
 
     def tokenize_prompt(self, prompt: Prompt, *, counted: bool = False) -> list[int]:
         """Token ids of a prompt; where they are `counted` only, more than the context holds. Raises `JobError`."""
@@ -55,23 +69,100 @@ class Prompter:
             )
         self._check_json(prompt.messages, "messages")
         self._check_json(prompt.tools or b"", "tools")
+        tools: list[dict[str, Any]] | None = None
         try:
-            messages = self._format_messages(
-                [self._disarmer.disarm_text(message) for message in json.loads(prompt.messages)]
-            )
+            messages = [self._disarmer.disarm_text(message) for message in json.loads(prompt.messages)]
             tools = self._disarmer.disarm_text(json.loads(prompt.tools)) if prompt.tools else None
             options = self._format_options(self._disarmer.disarm_text(prompt.template))
-            text: str = self._tokenizer.apply_chat_template(
-                messages, tools=tools, add_generation_prompt=True, tokenize=False, **options
-            )
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
-            raise JobError(
-                Code.INVALID_REQUEST, f"The model's chat template can't take these messages: {error}", "messages"
-            ) from error
+            # Those would reach parameters of transformers' own, or replace what is not the request's to say.
+            options = {name: value for name, value in options.items() if not is_reserved(name)}
+            options["add_generation_prompt"] = prompt.add_generation_prompt and not prompt.continue_final_message
+            if prompt.continue_final_message:
+                return self._continue(messages, lambda said: self._render_arranged(said, tools, options))
+            return self._render_arranged(messages, tools, options)
+        except JobError:
+            raise
         except RecursionError:
             param = "tools" if prompt.tools else "messages"
             raise JobError(Code.INVALID_REQUEST, f"'{param}' is nested too deeply.", param) from None
+        except Exception as error:
+            # Templates are programs of others: they raise what they like.
+            raise JobError(
+                Code.INVALID_REQUEST, f"The model's chat template can't take these messages: {error}", "messages"
+            ) from error
+
+    def _render_arranged(
+        self, messages: list[JsonMessage], tools: list[dict[str, Any]] | None, options: dict[str, Any]
+    ) -> str:
+        """Return a conversation as the template writes it; in plain turns where it does not take its own ones."""
+        if tools and not self.traits.tools:
+            if not self.calls_tools:
+                raise JobError(Code.UNSUPPORTED, "This model's chat template takes no tools.", "tools")
+            messages, tools = tell_tools(messages, tools, self._call_example), None
+        try:
+            return self._render(arrange_messages(messages, self.traits), tools=tools, **options)
+        except (RecursionError, JobError):
+            raise
+        except Exception:
+            try:
+                return self._render(arrange_messages(messages, self.traits.in_plain_turns()), tools=tools, **options)
+            except Exception:
+                log.debug("a conversation was not taken in plain turns either", exc_info=True)
+            raise
+
+    def _continue(self, messages: list[JsonMessage], render: Callable[[list[JsonMessage]], str]) -> str:
+        """Return a conversation up to the end of what its last message says: the assistant goes on from there."""
+        last = messages[-1]
+        if last["role"] != "assistant" or "tool_calls" in last or not last["content"]:
+            message = (
+                "'continue_final_message' needs a last message of the assistant with content and without tool calls."
+            )
+            raise JobError(Code.INVALID_REQUEST, message, "continue_final_message")
+        text = render([*messages[:-1], {**last, "content": last["content"] + END_MARK}])
+        end = text.rfind(END_MARK)
+        if end < 0:
+            message = "This model's chat template can't leave the last message open."
+            raise JobError(Code.UNSUPPORTED, message, "continue_final_message")
+        return text[:end]
+
+    def _render(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **options: Any,
+    ) -> str:
+        """Return what the template makes of messages in its own form. Raises whatever the template raises."""
+        formed = self._format_messages(messages)
+        if any(message["content"] is None for message in formed):
+            return render_nulls(
+                self._tokenizer, formed, tools=tools, add_generation_prompt=add_generation_prompt, options=options
+            )
+        text: str = self._tokenizer.apply_chat_template(
+            formed, tools=tools, add_generation_prompt=add_generation_prompt, tokenize=False, **options
+        )
         return text
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether the model is told of tools, by its template or by the pool."""
+        return self.traits.tools or bool(self._call_example) or self.generic_tools
+
+    def list_capabilities(self) -> list[str]:
+        """List what the chat template takes as it comes; what it does not is brought into another form."""
+        if not self._tokenizer.has_chat_template:
+            return []
+        traits = self.traits
+        takes = {
+            "generic_tools": self.generic_tools,
+            "tool_results": traits.calls,
+            "parallel_tool_calls": traits.calls and traits.parallel_calls,
+            "images_in_results": traits.images_in_results,
+            "system_anywhere": traits.system and traits.system_anywhere,
+            "roles_in_any_order": traits.users_in_row and traits.assistants_in_row and traits.assistant_first,
+        }
+        return [name for name, taken in takes.items() if taken]
 
     def encode_text(
         self, text: str, param: str = "messages", *, special: bool = False, counted: bool = False
@@ -92,6 +183,8 @@ class Prompter:
 
     def _format_options(self, options: dict[str, Any]) -> dict[str, Any]:
         """Options in the form that the template expects."""
+        if "enable_thinking" in options and {"enable_thinking", "thinking"} & self.traits.variables == {"thinking"}:
+            return {"thinking": options["enable_thinking"], **options}
         return options
 
     def _check_prompt(self, tokens: list[int], *, counted: bool) -> None:
@@ -134,6 +227,28 @@ class Prompter:
     def _too_long(self, count: str, param: str) -> JobError:
         message = context_message(self._context_length, f"the prompt has {count} tokens")
         return JobError(Code.CONTEXT_LENGTH, message, param)
+
+
+def render_nulls(
+    tokenizer: Any,
+    messages: list[dict[str, Any]],
+    *,
+    tools: list[dict[str, Any]] | None,
+    add_generation_prompt: bool,
+    options: dict[str, Any],
+) -> str:
+    """Render messages whose content is null, for templates that look for that: transformers leaves out such keys."""
+    # Here, because only some templates need it.
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    [text], _ = render_jinja_template(
+        conversations=[messages],
+        tools=tools,
+        chat_template=tokenizer.get_chat_template(tools=tools),
+        add_generation_prompt=add_generation_prompt,
+        **{**tokenizer.special_tokens_map, "enable_thinking": tokenizer.has_thinking, **options},
+    )
+    return str(text)
 
 
 def _control_tokens(tokenizer: Any) -> set[str]:

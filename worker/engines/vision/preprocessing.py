@@ -29,10 +29,11 @@ class VisionPrompter(Prompter):
     """Renders conversations in the form that mlx-vlm has for the family."""
 
     def __init__(self, loaded: LoadedVision) -> None:
-        text = loaded.text
-        super().__init__(text.tokenizer, vocab_size=text.vocab_size, context_length=text.context_length)
+        # First, because the template is tried out with messages in this form.
         self._model_type = loaded.model_type
         self._message_json: Callable[..., Any] = importlib.import_module("mlx_vlm.prompt_utils").get_message_json
+        text = loaded.text
+        super().__init__(text.tokenizer, vocab_size=text.vocab_size, context_length=text.context_length)
 
     def _format_messages(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [self._format_message(message) for message in messages]
