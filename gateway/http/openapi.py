@@ -35,7 +35,7 @@ _SCHEMES = MappingProxyType(
         "key": {
             "type": "http",
             "scheme": "bearer",
-            "description": "An API key. `X-API-Key: KEY` and `?api_key=KEY` do as well. In development any key will do.",
+            "description": "An API key. `X-API-Key: KEY` and `?api_key=KEY` do as well. In development any will do.",
         }
     }
 )
