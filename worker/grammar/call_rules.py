@@ -28,7 +28,6 @@ def write_calls(form: ToolFormat, tools: Sequence[ToolCase], builder: LarkBuilde
     spell = builder.spell
     if form.end and spell.is_plain_text(form.end):
         raise ValueError("the marker that ends a call is no token of this model")
-    write_each_call(form, tools, builder)
     inside = f"one (({form.between}) one)*" if parallel and form.between is not None else "one"
     several = parallel and form.between is None
     start = spell(form.start)
@@ -36,6 +35,7 @@ def write_calls(form: ToolFormat, tools: Sequence[ToolCase], builder: LarkBuilde
         f"calls: {start} tail" + (f" ({SPACE} {start} tail)*" if several else ""),
         f"tail: {form.opening} {inside} {form.closing} {spell(form.end)}",
     ]
+    write_each_call(form, tools, builder)
 
 
 def write_each_call(form: ToolFormat, tools: Sequence[ToolCase], builder: LarkBuilder) -> None:

@@ -40,5 +40,6 @@ def write_answer(builder: LarkBuilder, kind: str | None, *, calls: bool, demande
         ends.append("final")
         said = f'(" " {spell(f"{CONSTRAIN}json")})? ' if kind in JSON_KINDS else ""
         lines.append(f"final: {spell(CHANNEL + FINAL)} {said}{spell(MESSAGE)} {'TEXT' if free else '@answer'}")
-    before = "(thought | preamble)*" if free else "thought*"
+    # Where something is demanded, one thought comes before it: a model at a loss would think for ever.
+    before = "(thought | preamble)*" if free else "thought?"
     builder.lines[:0] = [f"start: {before} ({' | '.join(ends)})", *lines]
