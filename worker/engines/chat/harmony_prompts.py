@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from protocol.messages import ChatPrompt
 from worker.engines.chat.prompts import Prompter
 from worker.text.harmony import ASSISTANT, CHANNEL, END, MESSAGE, START, THOUGHTS
 
@@ -31,9 +30,8 @@ _COMMENTARY = f"{CHANNEL}commentary{MESSAGE}"
 class HarmonyPrompter(Prompter):
     """Renders conversations of models that write Harmony."""
 
-    def render_chat(self, prompt: ChatPrompt) -> str:
-        """Return a conversation as the model's chat template writes it, preambles in their channel."""
-        return name_preambles(super().render_chat(prompt))
+    def _render(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        return name_preambles(super()._render(messages, **options))
 
     def _format_messages(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return harmony_messages(messages)
