@@ -46,7 +46,7 @@ KEPT_APART = (
     ("worker/grammar/", ("worker.batch", "worker.engines", "worker.process")),
     ("worker/supervisor/", ("worker.batch", "worker.engines", "worker.process.loop", "worker.process.main")),
     ("worker/engines/", ("zmq", "worker.process", "worker.supervisor")),
-    ("", ("tests", "scripts", "benchmarks", "hostility", "models", "stress", "training")),
+    ("", ("tests", "scripts", "benchmarks", "hostility", "models", "stress", "training", "vocabularies")),
 )
 """Folders, and what no file in them imports, in functions and for types neither."""
 ZMQ_FILES = ("gateway/dispatch/link.py", "worker/gateway_socket.py")
