@@ -24,6 +24,8 @@ from gateway.schema.structure import SLICE_BYTES, Bounds, Structure, text_bytes
 
 R = TypeVar("R", bound=Request)
 
+CURL_TYPE = "application/x-www-form-urlencoded"
+"""What `curl -d` says of any body. An object in one is JSON: no web page's form can begin with its brace."""
 SMALL_BYTES = 32 * 1024
 """A body that is parsed at once, whatever it holds: two milliseconds at most."""
 SMALL_FACTOR = 8
@@ -42,8 +44,8 @@ async def read(request: web.Request, kind: type[R], *, beside: Mapping[str, Any]
     The request's share of memory holds what that takes, until the request is over or settles for less.
     Raises `ApiError`, or aiohttp's own 413 for a body over the limit.
     """
-    if request.content_type != "application/json":
-        raise ApiError("unsupported_media_type", "The body must be sent with 'Content-Type: application/json'.")
+    if request.content_type not in ("application/json", CURL_TYPE):
+        raise _not_json()
     declared = request.content_length
     if declared is not None and declared > request.client_max_size:
         raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size, actual_size=declared)
@@ -54,6 +56,8 @@ async def read(request: web.Request, kind: type[R], *, beside: Mapping[str, Any]
     else:
         body = request.content.read_nowait()
         request[SHARE].hold_bytes(len(body))
+    if request.content_type == CURL_TYPE and not body[:64].lstrip().startswith(b"{"):
+        raise _not_json()
     if len(body) <= SMALL_BYTES:
         request[SHARE].hold_bytes(len(body) * SMALL_FACTOR)
         wanted = decode(body, kind, beside=beside, ignored=request[IGNORED])
@@ -63,6 +67,10 @@ async def read(request: web.Request, kind: type[R], *, beside: Mapping[str, Any]
     del body
     async with request.app[PARSING].wait_turn(request[CALLER].tenant):
         return await _decode_slowly(request, bodies, kind, beside)
+
+
+def _not_json() -> ApiError:
+    return ApiError("unsupported_media_type", "The body must be sent with 'Content-Type: application/json'.")
 
 
 async def _rest(request: web.Request) -> bytes:

@@ -71,7 +71,7 @@ def named(
     for model in known:
         if name in model.aliases:
             return model
-    by_source = [model for model in known if name in (model.source, model.source.rpartition("/")[2])]
+    by_source = [model for model in known if name in _origins(model)]
     if len(by_source) == 1:
         return by_source[0]
     if kind in (None, Kind.EMBEDDING) and name in OPENAI_EMBEDDING_NAMES:
@@ -80,6 +80,11 @@ def named(
     if len(family) == 1:
         return family[0]
     return default_of(known, Kind(name), capability) if name in KIND_NAMES else None
+
+
+def _origins(model: ModelState) -> tuple[str, ...]:
+    """Return a model's hub id and the last part of it, also where that is its served name."""
+    return model.source, model.source.rpartition("/")[2], model.name.rpartition("/")[2]
 
 
 def _families(model: ModelState) -> set[str]:
