@@ -47,6 +47,7 @@ class TokenCoder:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._backend: Tokenizer | None = tokenizer if isinstance(tokenizer, Tokenizer) else _plain_backend(tokenizer)
+        self._cleans = self._backend is not None and cleans_spaces(tokenizer)
 
     def encode_text(self, text: str, *, special: bool) -> list[int]:
         """Token ids; `special` adds what the tokenizer puts around a text."""
@@ -70,11 +71,11 @@ class TokenCoder:
     def decode_tokens(self, ids: list[int]) -> str:
         """Text of token ids, special ones included."""
         backend = self._backend
-        if backend is None or getattr(self._tokenizer, "clean_up_tokenization_spaces", False):
+        if backend is None:
             text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
             return text
         [text] = backend.decode_batch([ids], skip_special_tokens=False)
-        return text
+        return self._tokenizer.clean_up_tokenization(text) if self._cleans else text
 
     def least_tokens(self, text: str, most: int) -> int:
         """Return how many tokens a text has at least, if that is more than `most`; else 0.
@@ -115,20 +116,50 @@ def check_characters(text: str, most_tokens: int, param: str, what: str) -> None
         raise JobError(Code.CONTEXT_LENGTH, message, param)
 
 
-def _plain_backend(tokenizer: Any) -> Tokenizer | None:
-    """Return the tokenizers library's part of a tokenizer that does nothing besides it."""
+def plain_decoder(tokenizer: Any) -> Tokenizer | None:
+    """Return the tokenizers library's part of a tokenizer whose text is that part's, but for spaces that it cleans."""
     # Here, because embedding engines live without it.
     from transformers import PreTrainedTokenizerBase
     from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-    own = getattr(tokenizer, "_tokenizer", tokenizer)
-    tokenizer = own if isinstance(own, PreTrainedTokenizerBase) else tokenizer
+    tokenizer = _bare(tokenizer)
     if not isinstance(tokenizer, TokenizersBackend):
         return None
     kind = type(tokenizer)
-    plain = kind.encode is PreTrainedTokenizerBase.encode and kind.decode is PreTrainedTokenizerBase.decode
-    plain = plain and kind._encode_plus is TokenizersBackend._encode_plus and kind._decode is TokenizersBackend._decode
-    return tokenizer.backend_tokenizer if plain and not tokenizer.split_special_tokens else None
+    plain = kind.decode is PreTrainedTokenizerBase.decode and kind._decode is TokenizersBackend._decode
+    plain = plain and kind.clean_up_tokenization is PreTrainedTokenizerBase.clean_up_tokenization
+    return tokenizer.backend_tokenizer if plain else None
+
+
+def cleans_spaces(tokenizer: Any) -> bool:
+    """Return whether a tokenizer takes spaces before punctuation out of what it decodes; of BPE it says so in vain."""
+    tokenizer = _bare(tokenizer)
+    if not getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        return False
+    anyway = getattr(tokenizer, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False)
+    return bool(anyway) or type(tokenizer.backend_tokenizer.model).__name__ != "BPE"
+
+
+def _plain_backend(tokenizer: Any) -> Tokenizer | None:
+    """Return the tokenizers library's part of a tokenizer that does nothing besides it."""
+    from transformers import PreTrainedTokenizerBase
+    from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+    backend = plain_decoder(tokenizer)
+    tokenizer = _bare(tokenizer)
+    kind = type(tokenizer)
+    if backend is None or tokenizer.split_special_tokens:
+        return None
+    plain = kind.encode is PreTrainedTokenizerBase.encode and kind._encode_plus is TokenizersBackend._encode_plus
+    return backend if plain else None
+
+
+def _bare(tokenizer: Any) -> Any:
+    """Return transformers' tokenizer, which mlx-lm wraps."""
+    from transformers import PreTrainedTokenizerBase
+
+    own = getattr(tokenizer, "_tokenizer", tokenizer)
+    return own if isinstance(own, PreTrainedTokenizerBase) else tokenizer
 
 
 def _utf8_bytes(text: str) -> int:

@@ -183,7 +183,7 @@ class ChatPreprocessor:
             markers = self.markers if chat else Markers()
             make = partial(ChannelText, markers=markers, initial=self._initial(job, prompt))
         return make(
-            detokenizer=self.vocabulary.make_detokenizer(answer=chat),
+            detokenizer=self.vocabulary.make_detokenizer(answer=chat and job.grammar is None),
             stop=job.stop,
             parse_calls=parse,
             make_reader=make_reader,
