@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from gateway.bodies.body import answer, read
-from gateway.context import GENERATION_STATS, IMAGE_RESOLVER, POOL, REQUEST_ID, GenerationStats
+from gateway.context import GENERATION_STATS, IGNORED, IMAGE_RESOLVER, POOL, REQUEST_ID, GenerationStats
 from gateway.dispatch.jobs.stream import JobStream
 from gateway.dispatch.stats import type_of
 from gateway.http.openapi import Operation, mount
@@ -25,6 +25,7 @@ from gateway.schema.parts.answers import (
     ToolCallBody,
     usage_of,
 )
+from gateway.schema.parts.template_options import name_unread
 from gateway.serving.caller import count_job, payload_bytes, reserve, tenant, text_memory
 from gateway.serving.chat_chunks import ChatChunks
 from gateway.serving.generation import (
@@ -53,6 +54,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     model = model_for(request, wanted.model, images)
     kind = type_of(images=bool(images), streamed=bool(wanted.stream))
     request[GENERATION_STATS] = GenerationStats(request_type=kind, model=model.name)
+    request[IGNORED].update(name_unread(wanted.chat_template_kwargs, model.ready))
     job = wanted.make_job(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request))
     # All that is in them is in the job; only images are still needed, as text, until they are collected.
     wanted, share = msgspec.structs.replace(wanted, messages=[], tools=None), request[SHARE]

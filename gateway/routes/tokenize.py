@@ -6,10 +6,11 @@ from aiohttp import hdrs, web
 from gateway.access.estimate import tokens_of_prompt
 from gateway.access.price import counting
 from gateway.bodies.body import answer, read
-from gateway.context import IMAGE_RESOLVER, POOL
+from gateway.context import IGNORED, IMAGE_RESOLVER, POOL
 from gateway.http.openapi import Operation, mount
 from gateway.memory_account import SHARE
 from gateway.schema.errors import ApiError
+from gateway.schema.parts.template_options import name_unread
 from gateway.schema.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 from gateway.serving.caller import model_of, payload_bytes, reserve_price, tenant, text_memory
 from gateway.serving.generation import ERRORS, forget_urls, map_image_param, model_for
@@ -23,6 +24,7 @@ async def tokenize(request: web.Request) -> web.Response:
     pool = request.app[POOL]
     # Embedding models have tokens, too.
     model = model_for(request, wanted.model, images) if images else model_of(request, wanted.model, None)
+    request[IGNORED].update(name_unread(wanted.chat_template_kwargs, model.ready))
     job, share = wanted.make_job(tenant=tenant(request)), request[SHARE]
     del wanted
     url_bytes = sum(text_memory(image.url) for image in images)

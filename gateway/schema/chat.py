@@ -7,14 +7,15 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.schema.base import ContentPart
 from gateway.schema.errors import invalid, unsupported
 from gateway.schema.parts.bounds import CONVERSATION, Bookkeeping, Effort, MaxTokens, Metadata, TopLogprobs
+from gateway.schema.parts.echoes import take_echoes
 from gateway.schema.parts.image_references import ImageReference, list_images
 from gateway.schema.parts.messages import Message, Messages
 from gateway.schema.parts.sampling import Generation
 from gateway.schema.parts.structured import ResponseFormat, format_grammar, unenforced_format
-from gateway.schema.parts.template import check_messages, inner_arguments, template_messages
+from gateway.schema.parts.template import check_continuation, check_messages, inner_arguments, template_messages
+from gateway.schema.parts.template_options import TemplateKwargs, check_options, given_options, read_known
 from gateway.schema.parts.tools import (
     NamedTool,
     Tool,
@@ -27,14 +28,6 @@ from gateway.schema.parts.tools import (
 )
 from gateway.schema.structure import Bounds
 from protocol.messages import ChatPrompt, GenerateJob, Grammar, Image, Ready
-
-
-class TemplateOptions(ContentPart, frozen=True, kw_only=True):
-    """Scalars that a request may hand to the model's chat template."""
-
-    enable_thinking: bool | None = None
-    reasoning_effort: Effort | None = None
-
 
 PRIORITIES = MappingProxyType({"priority": 1, "flex": -1})
 """Of those service tiers that are not served in the middle."""
@@ -54,7 +47,9 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = None
-    chat_template_kwargs: TemplateOptions | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     modalities: Annotated[list[Literal["text"]], Meta(min_length=1, max_length=1)] | None = None
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     prompt_cache_key: Bookkeeping | None = None
@@ -62,6 +57,12 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
     store: bool | None = None
     safety_identifier: Bookkeeping | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
+
+    @classmethod
+    def read_dialect(cls, raw: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
+        """Return a body's fields without what changes nothing, in messages, too; see `Request.read_dialect`."""
+        raw = super().read_dialect(raw, ignored)
+        return {**raw, "messages": take_echoes(raw.get("messages"), ignored)} if "messages" in raw else raw
 
     @classmethod
     def refuse_unsupported(cls, raw: dict[str, Any]) -> None:
@@ -84,10 +85,12 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
             raise invalid("'max_tokens' and 'max_completion_tokens' differ; give one of them.", "max_tokens")
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("'top_logprobs' is only allowed when 'logprobs' is true.", "top_logprobs")
-        efforts = {self.reasoning_effort, self.chat_template_kwargs and self.chat_template_kwargs.reasoning_effort}
+        check_options(self.chat_template_kwargs)
+        efforts = {self.reasoning_effort, read_known(self.chat_template_kwargs).reasoning_effort}
         if len(efforts - {None}) > 1:
             raise invalid("'chat_template_kwargs.reasoning_effort' differs from it.", "reasoning_effort")
         check_messages(self.messages)
+        check_continuation(self.messages, opened=self.add_generation_prompt, continued=self.continue_final_message)
         check_tools(self.tools or [], self.tool_choice)
 
     def list_unenforced(self) -> list[str]:
@@ -124,6 +127,8 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
                 self.messages,
                 tools=None if self.tool_choice == "none" else self.tools,
                 template=template_options(self.chat_template_kwargs, self.reasoning_effort),
+                opened=self.add_generation_prompt is not False,
+                continued=bool(self.continue_final_message),
             ),
             sampling=self.make_sampling(ready),
             max_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
@@ -141,17 +146,26 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
 
 
 def chat_prompt(
-    messages: list[Message], *, tools: list[Tool] | None, template: dict[str, bool | int | float | str]
+    messages: list[Message],
+    *,
+    tools: list[Tool] | None,
+    template: dict[str, bool | int | float | str],
+    opened: bool = True,
+    continued: bool = False,
 ) -> ChatPrompt:
-    """Return a conversation as workers take it."""
+    """Return a conversation as workers take it; see `ChatPrompt` for how it ends."""
     return ChatPrompt(
-        messages=template_messages(messages), tools=msgspec.json.encode(tools) if tools else None, template=template
+        messages=template_messages(messages),
+        tools=msgspec.json.encode(tools) if tools else None,
+        template=template,
+        add_generation_prompt=opened and not continued,
+        continue_final_message=continued,
     )
 
 
-def template_options(options: TemplateOptions | None, effort: str | None) -> dict[str, bool | int | float | str]:
+def template_options(kwargs: TemplateKwargs | None, effort: str | None) -> dict[str, bool | int | float | str]:
     """Return the given options by name. Effort `none` turns thinking off, for templates that only know that switch."""
-    found: dict[str, bool | int | float | str] = {} if options is None else msgspec.to_builtins(options)
+    found = given_options(kwargs)
     if effort is not None:
         found["reasoning_effort"] = effort
     if found.get("reasoning_effort") == "none":

@@ -27,7 +27,7 @@ _PLACE_CHARS = 512
 
 _MEDIA = MappingProxyType(
     {
-        "image_url": "Images are only accepted in messages of the role 'user'.",
+        "image_url": "Images are only accepted in messages of the roles 'user' and 'tool'.",
         "input_audio": "Audio is not supported by any model of this pool.",
         "video_url": "Video is not supported by any model of this pool.",
         "file": "Files are not supported by any model of this pool.",

@@ -1,19 +1,21 @@
 """`POST /v1/tokenize` and `/v1/detokenize`, in vLLM's shapes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
 from gateway.schema import ignored
 from gateway.schema.base import Answer, Request
-from gateway.schema.chat import TemplateOptions, chat_prompt, template_options
+from gateway.schema.chat import chat_prompt, template_options
 from gateway.schema.errors import invalid, unsupported
 from gateway.schema.parts.bounds import CONVERSATION, NUMBERS, ModelName, TokenId
+from gateway.schema.parts.echoes import take_echoes
 from gateway.schema.parts.image_references import ImageReference, list_images
 from gateway.schema.parts.messages import Messages
 from gateway.schema.parts.sampling import check_tokens
-from gateway.schema.parts.template import check_messages, inner_arguments
+from gateway.schema.parts.template import check_continuation, check_messages, inner_arguments
+from gateway.schema.parts.template_options import TemplateKwargs, check_options
 from gateway.schema.parts.tools import Tools, check_tools
 from gateway.schema.structure import Bounds
 from protocol.messages import DetokenizeJob, Image, Ready, TextPrompt, TokenizeJob
@@ -31,8 +33,16 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
     prompt: str | None = None
     messages: Messages | None = None
     tools: Tools | None = None
-    chat_template_kwargs: TemplateOptions | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     add_special_tokens: bool | None = None
+
+    @classmethod
+    def read_dialect(cls, raw: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
+        """Return a body's fields without what changes nothing, in messages, too; see `Request.read_dialect`."""
+        raw = super().read_dialect(raw, ignored)
+        return {**raw, "messages": take_echoes(raw.get("messages"), ignored)} if "messages" in raw else raw
 
     def inner_json(self) -> Iterator[tuple[str, str]]:
         """Yield the arguments of calls."""
@@ -43,13 +53,15 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
         if (self.prompt is None) == (self.messages is None):
             raise invalid("Give either 'prompt' or 'messages'.", "prompt")
         if self.messages is None:
-            for name in ("tools", "chat_template_kwargs"):
+            for name in ("tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message"):
                 if getattr(self, name) is not None:
                     raise invalid(f"'{name}' is only allowed with 'messages'.", name)
             return
         if self.add_special_tokens:
             raise unsupported("add_special_tokens", "can't be true with 'messages': the chat template adds its own.")
         check_messages(self.messages)
+        check_continuation(self.messages, opened=self.add_generation_prompt, continued=self.continue_final_message)
+        check_options(self.chat_template_kwargs)
         check_tools(self.tools or [], None)
 
     @property
@@ -61,7 +73,13 @@ class TokenizeRequest(Request, frozen=True, kw_only=True):
         """Make the job for a worker; the pool fills in its numbers. `images`: what its references became."""
         if self.messages is not None:
             template = template_options(self.chat_template_kwargs, None)
-            prompt = chat_prompt(self.messages, tools=self.tools, template=template)
+            prompt = chat_prompt(
+                self.messages,
+                tools=self.tools,
+                template=template,
+                opened=self.add_generation_prompt is not False,
+                continued=bool(self.continue_final_message),
+            )
             return TokenizeJob(job=0, attempt=0, prompt=prompt, images=[*images], tenant=tenant)
         return TokenizeJob(
             job=0,

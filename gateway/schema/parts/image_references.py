@@ -6,7 +6,7 @@ import msgspec
 
 from gateway.schema.errors import invalid
 from gateway.schema.parts.bounds import MAX_IMAGES
-from gateway.schema.parts.messages import ImagePart, Message, UserMessage
+from gateway.schema.parts.messages import ImagePart, Message, ToolMessage, UserMessage
 
 Detail = Literal["auto", "low", "high"]
 
@@ -24,7 +24,7 @@ def list_images(messages: list[Message]) -> list[ImageReference]:
     found = [
         _reference(part, f"messages[{index}].content[{number}].image_url")
         for index, message in enumerate(messages)
-        if isinstance(message, UserMessage) and not isinstance(message.content, str)
+        if isinstance(message, UserMessage | ToolMessage) and isinstance(message.content, list)
         for number, part in enumerate(message.content)
         if isinstance(part, ImagePart)
     ]

@@ -1,6 +1,6 @@
 """Messages of a conversation as clients send them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -35,11 +35,24 @@ class ImagePart(ContentPart, frozen=True, kw_only=True, tag_field="type", tag="i
     image_url: ImageUrl | ImageAddress
 
 
+class ThinkingPart(ContentPart, frozen=True, kw_only=True, tag_field="type", tag="thinking"):
+    """Thoughts of an assistant's earlier answer, as Anthropic's and Mistral's servers tell them."""
+
+    thinking: str | list[TextPart]
+
+
+class ReasoningPart(ContentPart, frozen=True, kw_only=True, tag_field="type", tag="reasoning"):
+    """The same, as some clients keep them."""
+
+    text: str
+
+
 TextParts = Annotated[list[TextPart], Meta(min_length=1)]
-ResultParts = list[TextPart]
+ResultParts = list[TextPart | ImagePart]
 """A tool may have nothing to say, and an assistant that calls one has not."""
 UserParts = Annotated[list[TextPart | ImagePart], Meta(min_length=1)]
-AssistantParts = list[TextPart | RefusalPart]
+AssistantPart = TextPart | RefusalPart | ThinkingPart | ReasoningPart
+AssistantParts = list[AssistantPart]
 
 
 class CalledFunction(ContentPart, frozen=True, kw_only=True):
@@ -82,6 +95,7 @@ class AssistantMessage(ContentPart, frozen=True, kw_only=True, tag_field="role",
     """What the assistant answered: content, tool calls, both, or nothing (it was cut off, or only thought).
 
     `reasoning` is read where `reasoning_content` is absent; answers carry the same text under both names.
+    Thoughts among parts of the content are read where neither is given.
     """
 
     content: str | AssistantParts | None = None
@@ -90,13 +104,12 @@ class AssistantMessage(ContentPart, frozen=True, kw_only=True, tag_field="role",
     refusal: str | None = None
     tool_calls: list[CalledTool] | None = None
     name: Name | None = None
-    annotations: Annotated[list[Any], Meta(max_length=0)] | None = None
     audio: None = None
     function_call: None = None
 
 
 class ToolMessage(ContentPart, frozen=True, kw_only=True, tag_field="role", tag="tool"):
-    """What a tool answered."""
+    """What a tool answered, and showed."""
 
     content: str | ResultParts | None = None
     tool_call_id: str

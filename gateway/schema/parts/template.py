@@ -3,7 +3,7 @@
 A content with images is a list of parts instead, with `{"type": "image"}` where each image belongs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, assert_never
 
 import orjson
@@ -13,13 +13,16 @@ from gateway.schema.errors import invalid
 from gateway.schema.parts.bounds import MAX_JSON_DEPTH
 from gateway.schema.parts.messages import (
     AssistantMessage,
+    AssistantPart,
     CalledTool,
     DeveloperMessage,
     ImagePart,
     Message,
+    ReasoningPart,
     RefusalPart,
     SystemMessage,
     TextPart,
+    ThinkingPart,
     ToolMessage,
     UserMessage,
 )
@@ -34,6 +37,19 @@ def check_messages(messages: list[Message]) -> None:
             if depth(_arguments(call), MAX_JSON_DEPTH) > MAX_JSON_DEPTH:
                 where = f"messages[{index}].tool_calls[{number}].function.arguments"
                 raise invalid(f"'{where}' is nested more than {MAX_JSON_DEPTH} levels deep.", where)
+
+
+def check_continuation(messages: list[Message], *, opened: bool | None, continued: bool | None) -> None:
+    """Check that a last message that is to be continued can be. Raises `ApiError`."""
+    if not continued:
+        return
+    if opened:
+        message = "'continue_final_message' and 'add_generation_prompt' exclude each other."
+        raise invalid(message, "continue_final_message")
+    last = messages[-1]
+    if not isinstance(last, AssistantMessage) or last.tool_calls or not _text(last.content or last.refusal or ""):
+        message = "'continue_final_message' needs a last message of the assistant with content and without tool calls."
+        raise invalid(message, "continue_final_message")
 
 
 def inner_arguments(messages: list[Message]) -> Iterator[tuple[str, str]]:
@@ -56,7 +72,8 @@ def _plain(message: Message) -> dict[str, Any]:
         case UserMessage():
             plain = {"role": "user", "content": _with_images(message.content)}
         case ToolMessage():
-            plain = {"role": "tool", "content": _text(message.content or ""), "tool_call_id": message.tool_call_id}
+            content = _with_images(message.content or "")
+            plain = {"role": "tool", "content": content, "tool_call_id": message.tool_call_id}
         case AssistantMessage():
             plain = _assistant(message)
         case _:
@@ -67,9 +84,10 @@ def _plain(message: Message) -> dict[str, Any]:
 
 
 def _assistant(message: AssistantMessage) -> dict[str, Any]:
-    content = message.content or message.refusal
-    plain: dict[str, Any] = {"role": "assistant", "content": _text(content or "")}
-    if reasoning := message.reasoning_content or message.reasoning:
+    content = message.content or message.refusal or ""
+    plain: dict[str, Any] = {"role": "assistant", "content": _text(content)}
+    thoughts = "".join(map(_thought, content)) if isinstance(content, list) else ""
+    if reasoning := message.reasoning_content or message.reasoning or thoughts:
         plain["reasoning_content"] = reasoning
     if message.tool_calls:
         plain["tool_calls"] = [
@@ -90,10 +108,28 @@ def _with_images(content: str | list[TextPart | ImagePart]) -> str | list[dict[s
     ]
 
 
-def _text(content: str | list[TextPart] | list[TextPart | RefusalPart]) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join(part.text if isinstance(part, TextPart) else part.refusal for part in content)
+def _text(content: str | Sequence[AssistantPart]) -> str:
+    return content if isinstance(content, str) else "".join(map(_said, content))
+
+
+def _said(part: AssistantPart) -> str:
+    match part:
+        case TextPart():
+            return part.text
+        case RefusalPart():
+            return part.refusal
+        case ThinkingPart() | ReasoningPart():
+            return ""
+
+
+def _thought(part: AssistantPart) -> str:
+    match part:
+        case ThinkingPart():
+            return _text(part.thinking)
+        case ReasoningPart():
+            return part.text
+        case TextPart() | RefusalPart():
+            return ""
 
 
 def _arguments(call: CalledTool) -> dict[str, Any] | str:

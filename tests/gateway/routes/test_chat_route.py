@@ -370,3 +370,19 @@ async def test_header_names_what_a_schema_leaves_to_the_model(client: Any, strea
     error = (await refused.json())["error"]
     assert (refused.status, error["param"]) == (400, "response_format.json_schema.schema")
     assert "schema.uniqueItems' can't be enforced" in error["message"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_header_names_what_changes_nothing_when_a_history_has_echoes(
+    client: Any, pool: Any, streamed: bool
+) -> None:
+    """Of messages and of the template's options, once the model's names are known."""
+    pool.served[0].ready = msgspec.structs.replace(pool.served[0].ready, template_names=["enable_thinking"])
+    messages = [*BODY["messages"], {"role": "assistant", "content": "a", "id": "m"}, *BODY["messages"]]
+    kwargs = {"enable_thinking": False, "clear_thinking": True}
+    body = {"messages": messages, "chat_template_kwargs": kwargs, "stream": streamed}
+    response = await client.post(PATH, json=body)
+    assert response.status == 200
+    assert response.headers["x-ignored-parameters"] == "chat_template_kwargs.clear_thinking, messages.id"
+    plain = await client.post(PATH, json=BODY | {"stream": streamed})
+    assert "x-ignored-parameters" not in plain.headers

@@ -65,13 +65,26 @@ def test_sixteen_images_are_accepted_and_one_more_is_named() -> None:
     assert (raised.value.status, raised.value.param) == (400, "messages[1].content[9].image_url.url")
 
 
+def test_images_of_a_result_are_in_order_when_a_tool_shows_some() -> None:
+    """They count with the user's, each at its place, and keep their places among the texts of the result."""
+    shown = {"role": "tool", "tool_call_id": "x", "content": [TEXT, image_part(URL), image_part(URL)]}
+    wanted = read(user(image_part(URL)), shown, user(image_part(URL)))
+    assert [image.where for image in wanted.image_references] == [
+        f"messages[{at}].content[{part}].image_url.url" for at, part in ((0, 0), (1, 1), (1, 2), (2, 0))
+    ]
+    assert rendered(wanted)[1] == {
+        "role": "tool",
+        "tool_call_id": "x",
+        "content": [TEXT, {"type": "image"}, {"type": "image"}],
+    }
+
+
 @pytest.mark.parametrize(
     ("message", "param"),
     [
         ({"role": "system", "content": [image_part(URL)]}, "messages[0].content[0].image_url"),
         ({"role": "developer", "content": [image_part(URL)]}, "messages[0].content[0].image_url"),
         ({"role": "assistant", "content": [image_part(URL)]}, "messages[0].content[0].image_url"),
-        ({"role": "tool", "tool_call_id": "x", "content": [image_part(URL)]}, "messages[0].content[0].image_url"),
         (user(image_part(URL, format="png")), "messages[0].content[0].image_url.format"),
         (user({**image_part(URL), "mood": 1}), "messages[0].content[0].mood"),
         (user({"type": "input_image", "image_url": URL}), "messages[0].content[0].type"),

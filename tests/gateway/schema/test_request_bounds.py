@@ -133,6 +133,14 @@ CHAT: list[tuple[str, Any, Any, str]] = [
     ("reasoning_effort", "low", "huge", "reasoning_effort"),
     ("chat_template_kwargs", {"reasoning_effort": "low"}, {"reasoning_effort": 5},
      "chat_template_kwargs.reasoning_effort"),
+    ("chat_template_kwargs", {"enable_thinking": None}, {"enable_thinking": 1}, "chat_template_kwargs.enable_thinking"),
+    ("chat_template_kwargs", {}, {f"n{n}": 1 for n in range(33)}, "chat_template_kwargs"),
+    ("chat_template_kwargs", {f"n{n}": n / 2 for n in range(32)}, {"n": [1]}, "chat_template_kwargs"),
+    ("chat_template_kwargs", {"n" * 64: "v" * 4096}, {"n" * 65: 1}, "chat_template_kwargs." + "n" * 64),
+    ("chat_template_kwargs", {"a": True, "b": -(2**63)}, {"a": "v" * 4097}, "chat_template_kwargs"),
+    ("chat_template_kwargs", {"a1_": 0}, {"a b": 0}, "chat_template_kwargs.a b"),
+    ("add_generation_prompt", False, 0, "add_generation_prompt"),
+    ("continue_final_message", False, "yes", "continue_final_message"),
     ("modalities", ["text"], ["smell"], "modalities[0]"),
     ("modalities", ["text"], [], "modalities"),
     ("verbosity", "high", "extreme", "verbosity"),
@@ -164,6 +172,8 @@ TOKENIZE: list[tuple[str, Any, Any, str]] = [
     ("prompt", "x", 5, "prompt"),
     ("model", "m" * 256, "m" * 257, "model"),
     ("add_special_tokens", False, 0, "add_special_tokens"),
+    ("add_generation_prompt", None, 0, "add_generation_prompt"),
+    ("continue_final_message", None, "yes", "continue_final_message"),
 ]
 DETOKENIZE: list[tuple[str, Any, Any, str]] = [
     ("model", "m", 5, "model"),

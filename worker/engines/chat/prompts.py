@@ -9,10 +9,10 @@ import msgspec
 
 from protocol.errors import Code, JobError, context_message
 from protocol.messages import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from protocol.template_names import is_reserved
 from worker.engines.chat.arrangement import JsonMessage, arrange_messages
 from worker.engines.chat.generic_tools import calls_generically, find_example, tell_tools
 from worker.engines.chat.template_probe import probe_template, read_variables
-from worker.engines.chat.template_traits import is_reserved
 from worker.engines.tokenizing import MOST_COUNTED_TOKENS, TokenCoder, check_characters, ids_within, most_characters
 from worker.text.disarming import Disarmer
 

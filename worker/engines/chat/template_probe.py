@@ -14,8 +14,9 @@ import jinja2
 import jinja2.meta
 import msgspec
 
+from protocol.template_names import is_reserved
 from worker.engines.chat.arrangement import JsonMessage, arrange_messages
-from worker.engines.chat.template_traits import TemplateTraits, is_reserved
+from worker.engines.chat.template_traits import TemplateTraits
 
 RenderMessages = Callable[..., str]
 """Messages, and by name `tools` and `add_generation_prompt`, to a prompt. It may raise whatever it likes."""

@@ -76,29 +76,3 @@ PLAIN_ID = re.compile(r"[a-zA-Z0-9]{9}")
 """The form of Mistral's ids: the only one that some templates take."""
 NAMED_ID = "functions.{name}:{number}"
 """The form of Kimi's ids: calls are counted through the conversation."""
-RESERVED = frozenset(
-    {
-        "messages",
-        "conversation",
-        "conversations",
-        "sanitize_control_tokens",
-        "tools",
-        "documents",
-        "chat_template",
-        "add_generation_prompt",
-        "continue_final_message",
-        "tokenize",
-        "padding",
-        "truncation",
-        "max_length",
-        "tokenizer_kwargs",
-        "raise_exception",
-        "strftime_now",
-    }
-)
-"""Names of a template that no request may set. Those of the tokenizer's special tokens are the others."""
-
-
-def is_reserved(name: str) -> bool:
-    """Return whether no request may set that name of a template."""
-    return name in RESERVED or name.endswith(("_token", "_tokens")) or name.startswith(("return_", "_"))
