@@ -1,6 +1,7 @@
 """What vision adds to the chat engine: pictures in caches, in chunks, in crowds; and what it refuses."""
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -442,3 +443,63 @@ def test_peft_adapter_answers_as_the_model_that_it_is_merged_into(folder: Path, 
     assert abs(np.array(bare.language_model(ids).logits) - wanted).max() > 0.1
     with pytest.raises(EngineLoadError, match=r"adapts model\.visual\.layers\.\d\..*, which the model does not have"):
         named("model.visual")
+
+
+SCREEN = [{"type": "text", "text": "the screen"}, {"type": "image"}]
+WITHOUT_IMAGES_OF_TOOLS = """
+{%- for m in messages -%}
+{%- if m.role == 'tool' and m.content is not string %}{{ raise_exception('Results are text.') }}{% endif -%}
+<|im_start|>{{ m.role }}
+{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}
+{{- part.text if part.type == 'text' else '<|vision_start|><|image_pad|><|vision_end|>' }}{% endfor %}{% endif -%}
+{%- for call in m.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor -%}
+<|im_end|>
+{% endfor -%}
+"""
+
+
+def tool_shows() -> list[Any]:
+    """A conversation in which two tools answer images, and the user shows another."""
+    functions = [
+        {"id": f"c{number}", "type": "function", "function": {"name": f"look_{number}", "arguments": {}}}
+        for number in range(2)
+    ]
+    return [
+        {"role": "user", "content": "Look twice."},
+        {"role": "assistant", "content": "", "tool_calls": functions},
+        {"role": "tool", "tool_call_id": "c0", "content": SCREEN},
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "image"}]},
+        {"role": "user", "content": [{"type": "text", "text": "And this?"}, {"type": "image"}]},
+    ]
+
+
+def test_images_of_a_tool_are_seen_where_they_stand(fresh: VisionEngine) -> None:
+    """The template shows them in results, as it does a user's; all three are in the prompt, each its own."""
+    assert "images_in_results" in fresh.describe().capabilities
+    prompt = ChatPrompt(msgspec.json.encode(tool_shows()))
+    text = fresh.preprocessor.prompter.render_chat(prompt)
+    results = text[text.index("<tool_response>") : text.rindex("</tool_response>")]
+    assert "the screen<|vision_start|><|image_pad|><|vision_end|>" in results
+    assert (results.count("<|image_pad|>"), text.count("<|image_pad|>")) == (2, 3)
+    asked = job(1, prompt, images=[shown(FILES[at], at) for at in range(3)], max_tokens=4)
+    seen = [picture.key for picture in prepared(fresh, asked, FILES).images.placeholders]
+    assert seen == [picture.key for picture in prepared(fresh, look(2, FILES, [0, 1, 2]), FILES).images.placeholders]
+    assert len(run(fresh, [asked], files=FILES)[1].tokens[0]) >= 1
+
+
+def test_images_of_a_tool_follow_where_the_template_shows_none(folder: Path, tmp_path: Path) -> None:
+    """In a user message behind the results, which says whose they are; the order of images stays."""
+    made = tmp_path / "model"
+    shutil.copytree(folder, made)
+    (made / "chat_template.jinja").write_text(WITHOUT_IMAGES_OF_TOOLS)
+    engine = make(made, prefix_cache_bytes=0, feature_cache_bytes=0)
+    assert "images_in_results" not in engine.describe().capabilities
+    prompt = ChatPrompt(msgspec.json.encode(tool_shows()))
+    text = engine.preprocessor.prompter.render_chat(prompt)
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    moved = f"user\nImages in the result of look_0:{image}Images in the result of look_1:{image}<|im_end|>"
+    assert "tool\nthe screen<|im_end|>" in text
+    assert moved in text
+    assert text.index(moved) < text.index("And this?")
+    asked = job(1, prompt, images=[shown(FILES[at], at) for at in range(3)], max_tokens=4)
+    assert len(prepared(engine, asked, FILES).images.placeholders) == 3

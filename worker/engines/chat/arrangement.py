@@ -186,7 +186,13 @@ def _move_images(messages: list[JsonMessage]) -> list[JsonMessage]:
 def _as_text(message: JsonMessage) -> JsonMessage:
     """Return a message whose calls or result are text."""
     if message["role"] == "tool":
-        return {"role": "user", "content": mark_result(message["content"])}
+        content = message["content"]
+        if isinstance(content, list):
+            before, behind = mark_result("\0").split("\0")
+            content = [{"type": "text", "text": before}, *content, {"type": "text", "text": behind}]
+        else:
+            content = mark_result(content)
+        return {"role": "user", "content": content}
     if "tool_calls" not in message:
         return message
     calls = [mark_call(call["function"]["name"], call["function"]["arguments"]) for call in message["tool_calls"]]

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -26,6 +26,8 @@ JSON_SHARE = 2
 
 class Prompter:
     """Renders and tokenises for one model. Safe to call from several threads."""
+
+    sees_images: ClassVar[bool] = False
 
     def __init__(self, tokenizer: Any, *, vocab_size: int, context_length: int) -> None:
         self._tokenizer = tokenizer
@@ -158,7 +160,7 @@ class Prompter:
             "generic_tools": self.generic_tools,
             "tool_results": traits.calls,
             "parallel_tool_calls": traits.calls and traits.parallel_calls,
-            "images_in_results": traits.images_in_results,
+            "images_in_results": self.sees_images and traits.images_in_results,
             "system_anywhere": traits.system and traits.system_anywhere,
             "roles_in_any_order": traits.users_in_row and traits.assistants_in_row and traits.assistant_first,
         }

@@ -4,7 +4,7 @@ import importlib
 import io
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image as PILImage
@@ -27,6 +27,8 @@ PROBE_SIZE = (96, 64)
 
 class VisionPrompter(Prompter):
     """Renders conversations in the form that mlx-vlm has for the family."""
+
+    sees_images: ClassVar[bool] = True
 
     def __init__(self, loaded: LoadedVision) -> None:
         # First, because the template is tried out with messages in this form.
