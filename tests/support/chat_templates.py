@@ -4,7 +4,13 @@ Each is written anew for these tests, with the quirks of its model and nothing e
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
+
+from mlx_lm import tokenizer_utils
+
+from worker.engines.chat.generic_tools import adopt_generic_tools
+from worker.engines.chat.prompts import Prompter
 
 CHATML = """
 {%- for m in messages -%}
@@ -444,3 +450,15 @@ TEMPLATES: Mapping[str, str] = MappingProxyType(
     }
 )
 """By the names that tests use."""
+REAL = ("qwen3", "llama3", "deepseek", "gemma3")
+"""Names of `real_tokenizers` that bring a template."""
+
+
+def make_prompter(folder: Path, template: str | None = None) -> Prompter:
+    """Return the prompter of a model with the tokenizer in the folder, with its own template or another one."""
+    tokenizer = tokenizer_utils.load(folder)
+    if template is not None:
+        tokenizer.chat_template = template
+        tokenizer._tool_parser = tokenizer._tool_call_start = tokenizer._tool_call_end = None
+    adopt_generic_tools(tokenizer)
+    return Prompter(tokenizer, vocab_size=len(tokenizer), context_length=32_768)

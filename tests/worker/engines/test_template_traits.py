@@ -11,9 +11,8 @@ from mlx_lm import tokenizer_utils
 
 from protocol.errors import Code, JobError
 from protocol.messages import ChatPrompt
-from tests.support.chat_templates import TEMPLATES
+from tests.support.chat_templates import REAL, TEMPLATES, make_prompter
 from tests.support.real_tokenizers import fetch_tokenizer
-from worker.engines.chat.generic_tools import adopt_generic_tools
 from worker.engines.chat.prompts import Prompter
 from worker.engines.chat.template_probe import probe_template
 from worker.engines.chat.template_traits import TemplateTraits
@@ -23,18 +22,7 @@ PrompterOf = Callable[[str], Prompter]
 
 pytestmark = pytest.mark.mlx
 
-REAL = ("qwen3", "llama3", "deepseek", "gemma3")
 TOOL = {"type": "function", "function": {"name": "get_weather", "description": "Tells.", "parameters": {}}}
-
-
-def prompter_for(folder: Path, template: str | None = None) -> Prompter:
-    """A prompter of a model with the tokenizer in the folder, and its template or another one."""
-    tokenizer = tokenizer_utils.load(folder)
-    if template is not None:
-        tokenizer.chat_template = template
-        tokenizer._tool_parser = tokenizer._tool_call_start = tokenizer._tool_call_end = None
-    adopt_generic_tools(tokenizer)
-    return Prompter(tokenizer, vocab_size=len(tokenizer), context_length=32_768)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +33,9 @@ def prompter_of(model_folder: Callable[[str], Path]) -> PrompterOf:
     def find(name: str) -> Prompter:
         if name not in made:
             if name in REAL:
-                made[name] = prompter_for(fetch_tokenizer(name))
+                made[name] = make_prompter(fetch_tokenizer(name))
             else:
-                made[name] = prompter_for(model_folder("qwen3"), TEMPLATES.get(name, name))
+                made[name] = make_prompter(model_folder("qwen3"), TEMPLATES.get(name, name))
         return made[name]
 
     return find
