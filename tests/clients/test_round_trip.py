@@ -18,6 +18,7 @@ from gateway.schema.parts.answers import ChatCompletion as OurCompletion
 from gateway.schema.parts.answers import usage_of
 from protocol.messages import ChatPrompt, Delta, ToolCall, Usage
 from tests.support.chat_templates import REAL, TEMPLATES, make_prompter
+from tests.support.harmony_template import HARMONY_TEMPLATE
 from tests.support.real_tokenizers import fetch_tokenizer
 from worker.engines.chat.prompts import Prompter
 
@@ -26,7 +27,8 @@ Json = dict[str, Any]
 pytestmark = pytest.mark.mlx
 
 CONVERSATIONS = 30
-NAMES = (*REAL, *TEMPLATES)
+HARMONY = "gpt-oss with its tokenizer"
+NAMES = (*REAL, *TEMPLATES, HARMONY)
 FUNCTIONS = ("get_weather", "read-file", "math.add", "noop")
 TOOLS: list[Json] = [
     {"type": "function", "function": {"name": name, "description": f"Does {name}.", "parameters": {"type": "object"}}}
@@ -40,6 +42,8 @@ AWKWARD = ("", "ü—漢 🦊", 'a "quoted" word', "two\nlines", "<b>&amp;</b>",
 def prompter(request: pytest.FixtureRequest, model_folder: Callable[[str], Path]) -> Prompter:
     """The prompter of the template that the test asks for."""
     name: str = request.param
+    if name == HARMONY:
+        return make_prompter(fetch_tokenizer("gpt-oss"), HARMONY_TEMPLATE)
     if name in REAL:
         return make_prompter(fetch_tokenizer(name))
     return make_prompter(model_folder("qwen3"), TEMPLATES[name])

@@ -10,7 +10,9 @@ from types import MappingProxyType
 from mlx_lm import tokenizer_utils
 
 from worker.engines.chat.generic_tools import adopt_generic_tools
+from worker.engines.chat.harmony_prompts import HarmonyPrompter
 from worker.engines.chat.prompts import Prompter
+from worker.engines.output_formats import read_markers, recognise_format
 
 CHATML = """
 {%- for m in messages -%}
@@ -459,6 +461,9 @@ def make_prompter(folder: Path, template: str | None = None) -> Prompter:
     tokenizer = tokenizer_utils.load(folder)
     if template is not None:
         tokenizer.chat_template = template
+        tokenizer.has_chat_template = True
         tokenizer._tool_parser = tokenizer._tool_call_start = tokenizer._tool_call_end = None
+    recognise_format(tokenizer)
     adopt_generic_tools(tokenizer)
-    return Prompter(tokenizer, vocab_size=len(tokenizer), context_length=32_768)
+    make = HarmonyPrompter if read_markers(tokenizer).controls else Prompter
+    return make(tokenizer, vocab_size=len(tokenizer), context_length=32_768)

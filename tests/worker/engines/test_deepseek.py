@@ -287,6 +287,14 @@ def test_program_of_v32_says_what_it_refuses(engine: ChatEngine) -> None:
         )
 
 
+@pytest.mark.parametrize("version", ["v32"], indirect=True)
+def test_result_without_its_call_is_words_of_the_user_on_v32(engine: ChatEngine) -> None:
+    """Its program refuses one; what it says is no failure of the engine."""
+    text = render(engine, {"role": "user", "content": "?"}, {"role": "tool", "tool_call_id": "c", "content": "x"})
+    assert "<｜User｜>?" in text
+    assert "<tool_response>\nx\n</tool_response>" in text
+
+
 @pytest.mark.parametrize("version", ["v3", "v31"], indirect=True)
 def test_history_of_calls_is_what_the_model_writes(engine: ChatEngine, version: str) -> None:
     """The rebuilt templates and the parsers mean the same."""

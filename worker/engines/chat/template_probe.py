@@ -113,7 +113,8 @@ class _Probe:
         with_text = [_called(content="zsaid", reasoning_content=thought) for thought in (None, THOUGHT)]
         self._find("call_text", "beside", "before", "apart", on=[[USER, m, _result(), ANSWER, NEXT] for m in with_text])
         two = [[USER, _called(2), _result(0), _result(1)], [USER, _called(2), _result(0), _result(1), ANSWER, NEXT]]
-        self._find("parallel_calls", True, False, on=two)
+        # Some show each result right behind its call, whatever came between.
+        self._find("parallel_calls", True, False, on=two, ordered=False)
         self._find("user_after_calls", True, False, on=[[USER, _called(), _result(), NEXT], [USER, _called(), NEXT]])
         lone = [[USER, _result(), ANSWER], [_result(), ANSWER, NEXT], [USER, ANSWER, _result(), ANSWER]]
         self._find("lone_results", True, False, on=lone)
@@ -147,18 +148,20 @@ class _Probe:
         if None not in (plain, asked, answered) and asked != plain and asked == answered:
             self.traits = traits
 
-    def is_whole(self, messages: list[JsonMessage], traits: TemplateTraits | None = None, **more: Any) -> bool:
-        """Return whether the prompt shows all of a conversation in its order."""
+    def is_whole(
+        self, messages: list[JsonMessage], traits: TemplateTraits | None = None, *, ordered: bool = True, **more: Any
+    ) -> bool:
+        """Return whether the prompt shows all of a conversation in its order, or (not `ordered`) in any."""
         text = self._rendered(messages, traits, **more)
         if text is None or any(f"{quote}zkey{quote}" in text for quote in ("'", '\\"')):
             # Arguments in Python's words, or as JSON within JSON.
             return False
         at = 0
         for word in _words(messages):
-            at = text.find(word, at)
-            if at < 0:
+            found = text.find(word, at)
+            if found < 0:
                 return False
-            at += len(word)
+            at = found + len(word) if ordered else 0
         return True
 
     def _rendered(self, messages: list[JsonMessage], traits: TemplateTraits | None = None, **more: Any) -> str | None:
