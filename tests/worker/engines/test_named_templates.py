@@ -27,7 +27,7 @@ HERMES = (
 )
 MISTRAL = "{{ tools or '' }}[TOOL_CALLS][ARGS]{% for message in messages %}{{ message.content }}{% endfor %}"
 LLAMA = (
-    "{{ '\"parameters\": dictionary of argument name and its value' if tools }}"
+    '{% if tools %}{{ tools }}"parameters": dictionary of argument name and its value{% endif %}'
     "{% for message in messages %}{{ message.content }}{% endfor %}"
 )
 THINKING = "{% for message in messages %}{{ message.content }}{% endfor %}<think>\n"
