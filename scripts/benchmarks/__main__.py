@@ -11,13 +11,13 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import chat, embeddings, gateway, grammar, prefixes, promptness, vision
+from benchmarks import chat, embeddings, gaps, gateway, grammar, prefixes, promptness, vision
 from benchmarks.client import Server
 from benchmarks.overhead import overhead
 from benchmarks.processes import ROOT, direct, mlx_lm_server, mlx_vlm_server, pool, running
 from benchmarks.table import Table
 
-PARTS = ("chat", "prefixes", "drafts", "grammar", "vision", "gateway", "embeddings", "promptness")
+PARTS = ("chat", "prefixes", "drafts", "grammar", "vision", "gateway", "embeddings", "promptness", "gaps")
 PACKAGES = ("mlx", "mlx-lm", "mlx-vlm", "mlx-embeddings", "llguidance", "aiohttp", "pyzmq", "uvloop", "msgspec")
 
 
@@ -63,6 +63,8 @@ def main() -> int:
         _embeddings(table, options.rounds)
     if "promptness" in parts:
         _promptness(table, options.rounds)
+    if "gaps" in parts:
+        _gaps(table, min(options.rounds, 3))
     for line in table.missed:
         print(f"missed: {line.what}: {line.figure}, wanted {line.wanted}", file=sys.stderr)
     return 1 if table.missed else 0
@@ -151,6 +153,11 @@ def _promptness(table: Table, rounds: int) -> None:
     from make_models import make
 
     promptness.promptness(table, make("qwen3", ROOT / ".models"), rounds=rounds)
+
+
+def _gaps(table: Table, rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        gaps.gaps(table, Path(scratch), rounds=rounds)
 
 
 def _gateway(table: Table, rounds: int, requests: int) -> None:
