@@ -13,6 +13,8 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from protocol.errors import Code, JobError
+from protocol.media_types import IMAGES, name_media
+from worker.decoding.metadata import MOST_UNPACKED_BYTES, TooMuchMetadataError, end_of_image, strip_metadata
 from worker.decoding.structure import has_too_many_parts
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -24,7 +26,7 @@ ZIP_END = b"PK\x05\x06"
 ZIP_END_BYTES = 22 + 65_535
 """Where a ZIP's end record has to be, its comment included."""
 _FOREIGN = re.compile(rb"%PDF-|<(?:script|html|svg|!doctype|\?php)[\s>]", re.IGNORECASE)
-"""What only a file that is something else as well has at its ends."""
+"""What only a file that is something else as well has behind its image."""
 
 
 def decode(
@@ -36,17 +38,25 @@ def decode(
     """
     if len(file) > MAX_FILE_BYTES:
         raise _refusal(param, f"has {len(file)} bytes; at most {MAX_FILE_BYTES} are taken")
-    _refuse_disguise(file, param)
+    if (found := name_media(file)) not in IMAGES:
+        raise _refusal(param, f"is no PNG, JPEG, WebP or GIF file: found {found}")
     if has_too_many_parts(file):
         raise _refusal(param, "can't be decoded: the file is made of too many parts")
+    _refuse_disguise(file, found, param)
     try:
-        image = Image.open(io.BytesIO(file), formats=FORMATS)
+        image = Image.open(io.BytesIO(strip_metadata(file)), formats=FORMATS)
+    except TooMuchMetadataError:
+        raise _refusal(
+            param, f"can't be decoded: its metadata unpacks to more than {MOST_UNPACKED_BYTES} bytes"
+        ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _refusal(param, f"has too many pixels; at most {MAX_PIXELS} are taken") from None
     except MemoryError:
         raise
     except Exception:
-        raise _refusal(param, "is no PNG, JPEG, WebP or GIF file") from None
+        raise _refusal(
+            param, f"is no PNG, JPEG, WebP or GIF file that can be opened: found {found}, damaged at its beginning"
+        ) from None
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _refusal(param, f"has {width} x {height} pixels; at most {MAX_PIXELS} are taken")
@@ -54,7 +64,7 @@ def decode(
     try:
         with image:
             image.load()
-            plain = _plain(ImageOps.exif_transpose(image))
+            plain = _plain(_turned_upright(image))
     except MemoryError:
         raise
     except Exception:
@@ -65,6 +75,17 @@ def decode(
         size = (max(1, int(plain.width * scale)), max(1, int(plain.height * scale)))
         plain = plain.resize(size, Image.Resampling.BICUBIC)
     return plain
+
+
+def _turned_upright(image: Image.Image) -> Image.Image:
+    """Return an image as its camera's note says; as it is stored where the note can't be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:
+        # Notes are written by thousands of programs, and many are cut or wrong. The pixels are good.
+        return image
 
 
 def _plain(image: Any) -> Image.Image:
@@ -81,14 +102,15 @@ def _plain(image: Any) -> Image.Image:
     return plain
 
 
-def _refuse_disguise(file: bytes, param: str) -> None:
-    """Refuse an image that is a page, a document or an archive, too."""
-    end = file[-ZIP_END_BYTES:]
+def _refuse_disguise(file: bytes, found: str, param: str) -> None:
+    """Refuse an image that a page or an archive hangs on. What stands in its metadata is only text."""
+    behind = file[end_of_image(file) :]
+    end = behind[-ZIP_END_BYTES:]
     at = end.rfind(ZIP_END)
     # Behind the mark, 16 bytes on, stands the length of the comment that ends the archive.
     is_archive = at >= 0 and at + 22 + int.from_bytes(end[at + 20 : at + 22], "little") <= len(end)
-    if is_archive or _FOREIGN.search(file[:1024]) or _FOREIGN.search(end):
-        raise _refusal(param, "is no PNG, JPEG, WebP or GIF file, or something else besides")
+    if is_archive or _FOREIGN.search(behind[:1024]) or _FOREIGN.search(end):
+        raise _refusal(param, f"is {found} and something else besides: a page, a document or an archive hangs on it")
 
 
 def _refusal(param: str, what: str) -> JobError:

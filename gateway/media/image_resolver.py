@@ -15,6 +15,7 @@ from gateway.memory_account import MemoryShare
 from gateway.schema.errors import invalid
 from gateway.schema.parts.bounds import MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE
 from gateway.schema.parts.image_references import ImageReference
+from protocol.media_types import IMAGES, name_media
 from protocol.messages import Image
 
 SMALL = 256 * 1024
@@ -107,14 +108,21 @@ class ImageResolver:
             raise invalid("Images are only accepted as data: URLs by this server.", where)
         else:
             file = await self._remote.fetch_image(url, where, hold, tenant=tenant)
+            return check_image(file, where, fetched=True)
         return check_image(file, where)
 
 
-def check_image(file: ImageFile, where: str) -> ImageFile:
-    """Return the file, if it is an image of a format and size that are taken. Raises `ApiError`, naming `where`."""
+def check_image(file: ImageFile, where: str, *, fetched: bool = False) -> ImageFile:
+    """Return the file, if it is an image of a format and size that are taken. Raises `ApiError`, naming `where`.
+
+    Of a file that was fetched nothing is told: whoever named its address may not be allowed to read it.
+    """
     header = read_header(file.data)
     if header is None:
-        raise invalid("The image is not a PNG, JPEG, WebP or GIF file.", where)
+        found = name_media(file.data)
+        damaged = ", cut off or damaged at its beginning" if found in IMAGES else ""
+        told = "" if fetched else f": found {found}{damaged}"
+        raise invalid(f"The image is not a PNG, JPEG, WebP or GIF file{told}.", where)
     if header.width * header.height > MAX_IMAGE_PIXELS:
         raise invalid(
             f"The image has {header.width} x {header.height} pixels; "

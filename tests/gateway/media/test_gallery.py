@@ -10,6 +10,7 @@ from gateway.media.inline import ImageFile
 from gateway.memory_account import MemoryAccount, MemoryShare
 from gateway.schema.errors import ApiError
 from gateway.schema.parts.image_references import ImageReference
+from protocol.media_types import name_media
 from protocol.messages import Image
 from tests.support.picture_files import data_url, padded, picture
 
@@ -154,7 +155,8 @@ async def test_other_urls_are_refused_when_nothing_is_fetched(url: str) -> None:
 @pytest.mark.parametrize("data", [b"", b"<svg/>", b"<html>", b"\x89PNG\r\n\x1a\n"])
 async def test_a_file_is_refused_when_it_is_no_image(data: bytes) -> None:
     """By its bytes, whatever its URL calls it."""
-    assert "not a PNG, JPEG, WebP or GIF" in (await refusal(ImageResolver(remote=None), data_url(data))).message
+    said = (await refusal(ImageResolver(remote=None), data_url(data))).message
+    assert said.startswith(f"The image is not a PNG, JPEG, WebP or GIF file: found {name_media(data)}")
 
 
 async def test_a_bomb_is_refused_when_its_header_says_so() -> None:
