@@ -58,7 +58,8 @@ def local_folder(source: str, config: WorkerConfig, files: Sequence[str] = MODEL
     if not HUB_ID.fullmatch(source):
         raise EngineLoadError(f"{source}: there is no such folder, and it can't be a hub id (OWNER/NAME)")
     # Half a second to import, and of no use to those whose models are folders.
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from httpx import HTTPError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionResolutionError
 
     try:
         return _fetched(source, config, files)
@@ -75,8 +76,11 @@ def local_folder(source: str, config: WorkerConfig, files: Sequence[str] = MODEL
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "nothing")
         raise EngineLoadError(f"{source} can't be fetched now: the hub answered {status}") from None
-    except OSError as error:
-        reason = " ".join(str(error).split())[:200]
+    except (OSError, HTTPError, RevisionResolutionError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
+            # A full disk, above all.
+            raise EngineLoadError(f"{source} can't be fetched: {reason}") from None
         raise EngineLoadError(
             f"{source}: there is no such folder here, and the hub can't be reached: {reason}"
         ) from None

@@ -68,10 +68,12 @@ def _check(path: Path, kind: str, *, tokenizer: bool, fetched: bool) -> None:
                 raise _UnfitError(PULL)
 
 
-def name_refusal(error: Exception, path: object, kind: str) -> str:
+def name_refusal(error: Exception, path: object, kind: str, *, config: Mapping[str, Any] | None = None) -> str:
     """Return one sentence for what a library raised while it loaded such a folder."""
     said = " ".join(str(error).split())
     if found := re.search(r"Model type (\S+) not supported", said):
+        if kind == "chat" and any(SEES.search(key) for key in config or ()):
+            return f"{path} is a model of images ({found[1]}): start it with --model-type vision"
         library = "mlx-vlm" if kind == "vision" else "mlx-lm"
         return (
             f"{path} is a model of type {found[1]!r}, which the installed {library} does not know: "

@@ -17,6 +17,8 @@ class HubServer:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.refused: dict[str, tuple[int, str]] = {}
+        """Status and code of the hub's own for repositories that it does not show."""
         self._commits: dict[str, Path] = {}
         self._names: dict[str, str] = {}
         hub = self
@@ -58,6 +60,10 @@ class HubServer:
         """Answer one request."""
         path = unquote(urlsplit(request.path).path)
         self.asked.append(f"{request.command} {path}")
+        for name, (status, code) in self.refused.items():
+            if name in path:
+                self._refuse(request, status, code)
+                return
         match path.removeprefix(f"/api/models/{self.NAME}").strip("/").partition("/"):
             case (what, _, revision) if path.startswith("/api/") and what in ("", "revision"):
                 commit = self._commit(revision or "main")
@@ -87,14 +93,23 @@ class HubServer:
 
     @staticmethod
     def _answer(request: BaseHTTPRequestHandler, body: object) -> None:
-        data = json.dumps({"error": "Invalid rev id"} if body is None else body).encode()
-        request.send_response(200 if body is not None else 404)
         if body is None:
-            request.send_header("X-Error-Code", "RevisionNotFound")
+            HubServer._refuse(request, 404, "RevisionNotFound")
+            return
+        data = json.dumps(body).encode()
+        request.send_response(200)
         request.send_header("Content-Type", "application/json")
         request.send_header("Content-Length", str(len(data)))
         request.end_headers()
         request.wfile.write(data)
+
+    @staticmethod
+    def _refuse(request: BaseHTTPRequestHandler, status: int, code: str) -> None:
+        request.send_response(status)
+        if code:
+            request.send_header("X-Error-Code", code)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
 
 
 def _etag(file: Path) -> str:

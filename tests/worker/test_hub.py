@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
+import msgspec
 import pytest
 
+from protocol.messages import Kind
 from tests.support.hub_server import HubServer
 from worker import hub
 from worker.config import WorkerConfig
@@ -142,3 +144,41 @@ def test_a_path_that_is_none_is_no_hub_id_either() -> None:
     config = WorkerConfig(model_path="/nowhere/at/all", served_name="m")
     with pytest.raises(EngineLoadError, match="there is no such folder"):
         hub.local_folder(config.model_path, config)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (404, "RepoNotFound", r"acme/gone: there is no such folder here, and no model of that name on the hub"),
+        (401, "RepoNotFound", r"a private one needs HF_TOKEN"),
+        (403, "GatedRepo", r"acme/gone asks for its terms to be accepted: do so at https://huggingface\.co/acme/gone"),
+        (503, "", r"acme/gone: there is no such folder here, and the hub can't be reached: .*503"),
+    ],
+)
+def test_refusal_is_one_sentence_when_the_hub_shows_no_such_model(
+    server: HubServer, tmp_path: Path, status: int, code: str, said: str
+) -> None:
+    """A mistyped name, or a path that is not there and looks like one: what it is, and what to do."""
+    server.refused["acme/gone"] = (status, code)
+    with pytest.raises(EngineLoadError, match=said) as refusal:
+        hub.model_folder(msgspec.structs.replace(settings(tmp_path), model_path="acme/gone"), Kind.CHAT)
+    assert "\n" not in str(refusal.value)
+    assert "Client Error" not in str(refusal.value)
+
+
+def test_refusal_is_one_sentence_when_the_hub_is_out_of_reach(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is at the path that the name may have meant."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(EngineLoadError, match=r"there is no such folder here, and the hub can't be reached: ") as said:
+        hub.model_folder(settings(tmp_path), Kind.CHAT)
+    assert "\n" not in str(said.value)
+
+
+def test_model_without_safetensors_is_named_by_its_hub_id(server: HubServer, model: Path, tmp_path: Path) -> None:
+    """Of a repository of GGUF or PyTorch files only the rest is fetched."""
+    (model / "pytorch_model.bin").touch()
+    server.publish(model)
+    with pytest.raises(EngineLoadError, match=r"^acme/tiny has no safetensors weights: .* mlx-community"):
+        hub.model_folder(settings(tmp_path), Kind.CHAT)

@@ -144,6 +144,11 @@ BROKEN: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         lambda f: configured(f, model_type="qwen9_omega"),
         r"is a model of type 'qwen9_omega', which the installed mlx-lm does not know: install a newer mlx-lm",
     ),
+    "vision as chat": (
+        "chat",
+        lambda f: configured(f, model_type="idefics9", vision_config={}),
+        r"is a model of images \(idefics9\): start it with --model-type vision",
+    ),
     "unknown type of vision": (
         "vision",
         lambda f: configured(f, model_type="qwen9_vl", vision_config={}),

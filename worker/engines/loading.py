@@ -67,7 +67,9 @@ def load(config: WorkerConfig) -> LoadedModel:
     except Exception as error:
         if is_device_error(error):
             raise
-        raise EngineLoadError(name_refusal(error, config.model_path, "chat")) from error
+        raise EngineLoadError(
+            name_refusal(error, config.model_path, "chat", config=read_json(path / "config.json"))
+        ) from error
 
 
 def loaded_from(

@@ -305,6 +305,33 @@ def test_failed_start_backs_off_like_a_death() -> None:
     assert (watch.phase, watch.delay_s(0.0)) == (Watch.BACKOFF, 0.5)
 
 
+def test_pauses_grow_when_the_settings_stay_wrong(driver: LifecycleDriver) -> None:
+    """A folder that is no model is looked at ever more seldom, each time with a line that says when."""
+    pauses = []
+    for _ in range(8):
+        driver.crash(after_s=1, code=2, last_line="m is no model")
+        if driver.watch.phase is Watch.CRASH_LOOP:
+            pauses.append(driver.watch.delay_s(driver.now))
+            assert f"m is no model; no more starts for {pauses[-1]:g} s" in driver.lines[-1]
+        if driver.watch.deadline is not None:
+            driver.wait_for_start()
+    assert pauses == [60, 120, 240, 480, 600, 600]
+
+
+def test_pauses_begin_anew_when_the_settings_were_right_once(driver: LifecycleDriver) -> None:
+    """A crash of another kind is no such refusal."""
+    test_pauses_grow_when_the_settings_stay_wrong(driver)
+    driver.crash(after_s=1, code=-11)
+    driver.wait_for_start()
+    driver.event(BecameReady(driver.watch.worker))
+    driver.event(BecameHealthy(driver.watch.worker))
+    for _ in range(3):
+        driver.crash(after_s=1, code=2)
+        if driver.watch.phase is Watch.BACKOFF:
+            driver.wait_for_start()
+    assert driver.watch.delay_s(driver.now) == 60
+
+
 def test_every_bad_line_says_what_comes_next(driver: LifecycleDriver) -> None:
     """A reader of the log never has to guess whether the pool will help itself."""
     lines: list[Log] = []
