@@ -2,12 +2,14 @@
 
 import json
 import logging
+import re
 import sys
 import time
 from types import TracebackType
 from typing import Any
 
 FORMAT = "%(asctime)s | %(levelname)s | %(message)s"
+_TEXT_HEAD = re.compile(r"^[\d-]{10} [\d:]{8} \| [A-Z]+ \| ")
 
 
 class WorkerJsonLines(logging.Formatter):
@@ -47,11 +49,11 @@ class WorkerJsonLines(logging.Formatter):
 
 
 def message_of_line(line: str) -> str:
-    """Return what a line says: its message, where it is one of JSON."""
+    """Return what a line says, be it one of text or of JSON."""
     try:
         found = json.loads(line)
     except ValueError:
-        return line
+        return _TEXT_HEAD.sub("", line)
     return str(found["message"]) if isinstance(found, dict) and "message" in found else line
 
 

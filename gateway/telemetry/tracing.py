@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
+from gateway.access.gate import CALLER
 from gateway.context import REQUEST_ID
 from gateway.dispatch.state import JobState
 from gateway.telemetry.logs import TRACE
@@ -48,6 +49,8 @@ class Tracing:
                 span.set_attribute("http.request.method", request.method)
                 span.set_attribute("http.response.status_code", response.status)
                 span.set_attribute("request_id", request.get(REQUEST_ID, ""))
+                if CALLER in request and request[CALLER].id:
+                    span.set_attribute("pool.key", request[CALLER].id)
                 if response.status >= 500:
                     span.set_status(Status(StatusCode.ERROR))
                 return response

@@ -25,6 +25,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             python = tmp_path / ".venv" / "bin" / "python"
             python.parent.mkdir(parents=True, exist_ok=True)
             python.touch(mode=0o755)
+        for package in environment.PACKAGED.values():
+            packages = tmp_path / ".venv" / "lib" / "python3.11" / "site-packages"
+            (packages / package).mkdir(parents=True, exist_ok=True)
 
     monkeypatch.setattr(environment, "run_step", note)
     return steps
@@ -41,6 +44,8 @@ def test_environment_is_made_once(project: list[str], tmp_path: Path) -> None:
     ensure(["worker", "dev"])
     ensure(["worker"])
     assert project == FRESH
+    # Where the Procfile looks for it, whoever made the environment.
+    assert (tmp_path / ".models" / "all-MiniLM-L6-v2").resolve().is_dir()
 
 
 def test_more_is_added_to_what_is_there(project: list[str]) -> None:

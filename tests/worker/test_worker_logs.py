@@ -56,5 +56,6 @@ def test_objects_pass_as_they_are_when_the_engine_wrote_them() -> None:
     assert WorkerJsonLines("m").encode_output(f"{line}\n".encode()).decode() == f"{line}\n"
     assert json.loads(line)["time"] == "1970-01-01T00:00:01.500Z"
     assert message_of_line(line) == "ready"
-    for other in ("no json", "{}", "[1]", "{broken"):
+    for other in ("no json", "{}", "[1]", "{broken", "a | ERROR | b"):
         assert message_of_line(other) == other
+    assert message_of_line("2026-11-30 04:45:01 | ERROR | it can't be served") == "it can't be served"
