@@ -33,4 +33,4 @@ def ask(**fields: object) -> None:
 ask()
 ask(model="no-such-model")
 ask(temperature=99)
-ask(max_tokens=100_000_000)
+ask(messages=[{"role": "user", "content": "Hello " * 20_000}])

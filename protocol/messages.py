@@ -46,7 +46,9 @@ class GenerateJob(Message, frozen=True):
     `images` are those of the prompt's `{"type": "image"}` parts, in order.
     `priority` orders jobs that wait in the gateway: 1 before 0 before -1. Workers take them as they come.
     `tool_choice` `required`: calls and nothing else; `tool_names`: the only ones that may be called (empty: any).
-    `adapter` is one of those that the worker announced; empty: the bare model.
+    `adapter` is one of those that the worker announced; empty: the bare model. After `thinking_budget` tokens of
+    reasoning the thought is closed; None: as the worker sees fit. With `tell_prompt`, `Accepted` has the prompt's ids;
+    with `number_tokens`, log-probabilities name tokens by their ids.
     """
 
     job: int
@@ -68,6 +70,9 @@ class GenerateJob(Message, frozen=True):
     tool_choice: str = "auto"
     tool_names: list[str] = []
     adapter: str = ""
+    thinking_budget: int | None = None
+    tell_prompt: bool = False
+    number_tokens: bool = False
 
     @property
     def constrained(self) -> bool:
@@ -101,8 +106,9 @@ class EmbedJob(Message, frozen=True):
     """Turn inputs (either `texts` or `tokens`, one each) into vectors; answered by `Vectors`.
 
     `images` are inputs of their own; beside as many `texts`, each input is a text with its image.
-    `max_tokens_per_text` cuts longer inputs; None refuses those that exceed the model's limit. `dimensions` keeps the
-    leading ones. `prompt_name` and `input_type` (`query`, `document`) pick one of the model's own prompts.
+    `max_tokens_per_text` cuts longer inputs; `truncate` says whether those over the model's limit are cut there (None:
+    as the worker is set), or refused. `dimensions` keeps the leading ones. `prompt_name` and `input_type` (`query`,
+    `document`) pick one of the model's own prompts.
     """
 
     job: int
@@ -120,6 +126,7 @@ class EmbedJob(Message, frozen=True):
     images: list[Image] = []
     backend: str | None = None
     device: str | None = None
+    truncate: bool | None = None
 
 
 class SimilarityJob(Message, frozen=True):
@@ -187,6 +194,7 @@ class Ready(Message, frozen=True):
     `capabilities` are plain words, `vision` and `embed_image` for models that take images. `quantization` says how the
     weights are held (`none`, `q4`, `q8`). `commit` is the hub's, of the snapshot that was loaded; empty: a folder.
     `template_names` are those that the chat template reads and a request may set; None: that is not known.
+    `tokenizer_info` is JSON by the names of `tokenizer_config.json`; empty: not told.
     """
 
     context_length: int
@@ -206,6 +214,7 @@ class Ready(Message, frozen=True):
     quantization: str = "none"
     commit: str = ""
     template_names: list[str] | None = None
+    tokenizer_info: bytes = b""
 
 
 class Beat(Message, frozen=True):
@@ -239,11 +248,12 @@ class Beat(Message, frozen=True):
 
 
 class Accepted(Message, frozen=True):
-    """The job passed every check that needs the model; it will run."""
+    """The job passed every check that needs the model; it will run. `prompt` is there where it was asked for."""
 
     job: int
     attempt: int
     prompt_tokens: int
+    prompt: list[int] = []
 
 
 class Progress(Message, frozen=True):

@@ -48,7 +48,8 @@ class Sampling(Message, frozen=True):
     """How one row picks its next token. `None` means: the model's own default.
 
     A row's draws depend on `(seed, choice, position)` alone, so an answer depends neither on its
-    neighbours nor on where it is resumed. `top_k` 0 and `min_p` 0 are off.
+    neighbours nor on where it is resumed. `top_k` 0 and `min_p` 0 are off. `stop_token_ids` end the answer besides the
+    model's own ends; neither those nor stop texts do so within its first `min_tokens` tokens.
     """
 
     seed: int
@@ -61,6 +62,8 @@ class Sampling(Message, frozen=True):
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = {}
     ignore_eos: bool = False
+    min_tokens: int = 0
+    stop_token_ids: list[int] = []
 
 
 class Grammar(Message, frozen=True):

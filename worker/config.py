@@ -63,6 +63,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefix_disk_bytes: int = 32 << 30
     feature_cache_bytes: int = 512 << 20
     prefill_chunk: int = 0
+    truncate_embeddings: bool = False
     spare: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False
@@ -267,6 +268,11 @@ SETTINGS = (
         whole(0, 1_000_000),
         "tokens of a prompt computed between two steps of running streams; default 0, adaptive",
         aliases=("prefill_step_size",),
+    ),
+    Setting(
+        "truncate_embeddings",
+        switch,
+        "true or false: cut texts that are too long for an embedding model, instead of refusing them; default false",
     ),
     Setting(
         "spare", switch, "true or false: keep a process at hand that has imported what an engine needs; default true"

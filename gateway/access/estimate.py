@@ -29,14 +29,17 @@ def _mean(blanks: int, characters: int) -> int:
     return -int(-(words / 1.3 + characters / 4) / 2 // 1)
 
 
-def tokens_of_job(job: GenerateJob | EmbedJob) -> int:
-    """Return the tokens of the prompt, and of as much of an answer as the client allows."""
+def tokens_of_job(job: GenerateJob | EmbedJob, context_length: int | None = None) -> int:
+    """Return the tokens of the prompt, and of as much of an answer as the client and the model's context allow."""
     match job:
         case EmbedJob():
             return sum(map(tokens_of_text, job.texts)) + sum(map(len, job.tokens)) + IMAGE_TOKENS * len(job.images)
         case GenerateJob():
             answer = ANSWER_TOKENS if job.max_tokens is None else job.max_tokens
-            return tokens_of_prompt(job.prompt) + IMAGE_TOKENS * len(job.images) + answer * job.n
+            prompt = tokens_of_prompt(job.prompt) + IMAGE_TOKENS * len(job.images)
+            if context_length is not None:
+                answer = min(answer, max(context_length - prompt, ANSWER_TOKENS))
+            return prompt + answer * job.n
 
 
 def tokens_of_prompt(prompt: Prompt) -> int:

@@ -162,7 +162,9 @@ def _meant_path(request: web.Request) -> str | None:
     """Return the path that a client with a wrong base URL meant: without `/v1`, with two, or with slashes too many."""
     rest = "/".join(part for part in request.path.split("/") if part not in ("", "v1"))
     known = {operation.path for operation in request.app[ROUTES].values()}
-    return next((path for path in (f"/v1/{rest}", f"/{rest}") if path in known), None)
+    # A model's name may be anything: it is not repeated.
+    found = "models/{id}" if rest.startswith("models/") else rest
+    return next((path for path in (f"/v1/{found}", f"/{found}") if path in known or found == "models/{id}"), None)
 
 
 def _generation(request: web.Request, duration_s: float) -> dict[str, object]:

@@ -13,6 +13,7 @@ from aiohttp.web_urldispatcher import AbstractRoute
 from gateway.access.keys.key import METERED, OPEN
 from gateway.http.connection import expect_permission
 from gateway.http.field_texts import FIELD_TEXTS
+from gateway.schema import ignored
 from gateway.schema.base import Answer, Request
 from gateway.schema.errors import TABLE, ErrorBody
 from gateway.schema.parts.bounds import MAX_IMAGES
@@ -29,6 +30,14 @@ _GUARDED_ERRORS = (
 _METERED_ERRORS = ("model_not_allowed", "rate_limit_exceeded")
 _FILES = MappingProxyType(
     {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1, "maxItems": MAX_IMAGES}
+)
+_IGNORED = MappingProxyType(
+    {
+        ignored.HEADER: {
+            "description": "Parameters that were taken and change nothing, where there were any.",
+            "schema": {"type": "string"},
+        }
+    }
 )
 _SCHEMES = MappingProxyType(
     {
@@ -185,6 +194,8 @@ def _describe(operation: Operation, path: str, schemas: dict[type, Any]) -> dict
     if operation.chunk is not None:
         content["text/event-stream"] = {"schema": schemas[operation.chunk]}
     responses: dict[str, Any] = {"200": {"description": "OK", "content": content}}
+    if operation.body is not None and operation.body.ignorable:
+        responses["200"]["headers"] = dict(_IGNORED)
     by_status: dict[int, list[str]] = {}
     for code in operation.all_errors:
         by_status.setdefault(TABLE[code].status, []).append(code)

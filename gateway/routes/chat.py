@@ -28,6 +28,7 @@ from gateway.schema.parts.answers import (
 from gateway.schema.parts.template_options import name_unread
 from gateway.serving.caller import count_job, payload_bytes, reserve, tenant, text_memory
 from gateway.serving.chat_chunks import ChatChunks
+from gateway.serving.chunk_details import chat_chunks
 from gateway.serving.generation import (
     ERRORS,
     closing_extras,
@@ -65,23 +66,22 @@ async def create(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(0)
     async with request.app[IMAGE_RESOLVER].resolve_images(images, share) as resolved:
         job = msgspec.structs.replace(job, images=resolved.images)
-        await reserve(request, job)
+        await reserve(request, model, job)
         names = forget_urls(images)
         share.release_bytes(url_bytes)
         async with pool.run_job(model, job, resolved.buffers, cache_key=wanted.prompt_cache_key, share=share) as stream:
             count_job(request, stream)
             with map_image_param(names):
-                await stream.wait_accepted()
+                accepted = await stream.wait_accepted()
             meta = ResponseMeta.for_model(model, "chatcmpl")
             if wanted.stream:
-                return await _stream(request, wanted, meta, stream)
-            return await _whole(request, wanted, meta, stream)
+                return await _stream(request, wanted, chat_chunks(wanted, meta, accepted), stream)
+            return await _whole(request, wanted, meta, stream, prompt=accepted.prompt)
 
 
 async def _stream(
-    request: web.Request, wanted: ChatCompletionRequest, meta: ResponseMeta, stream: JobStream
+    request: web.Request, wanted: ChatCompletionRequest, chunks: ChatChunks, stream: JobStream
 ) -> web.StreamResponse:
-    chunks = ChatChunks(meta, choices=wanted.n or 1, include_usage=wanted.include_usage)
     generated = request[GENERATION_STATS]
     async with EventStream(request) as events:
         await events.send_headers()
@@ -98,7 +98,7 @@ async def _stream(
 
 
 async def _whole(
-    request: web.Request, wanted: ChatCompletionRequest, meta: ResponseMeta, stream: JobStream
+    request: web.Request, wanted: ChatCompletionRequest, meta: ResponseMeta, stream: JobStream, *, prompt: list[int]
 ) -> web.Response:
     deltas = await stream.collect_all()
     spent = usage_of_job(stream)
@@ -111,27 +111,35 @@ async def _whole(
             created=meta.created,
             model=meta.model,
             system_fingerprint=meta.system_fingerprint,
-            choices=[await _choice(delta, logprobs=bool(wanted.logprobs)) for delta in deltas],
+            choices=[await _choice(delta, wanted) for delta in deltas],
             usage=usage_of([spent]),
             timings=timings_asked(wanted, [spent]),
+            prompt_token_ids=prompt if wanted.return_token_ids else None,
         )
     )
 
 
-async def _choice(delta: Delta, *, logprobs: bool) -> ChatChoice:
+async def _choice(delta: Delta, wanted: ChatCompletionRequest) -> ChatChoice:
     calls = [
         ToolCallBody(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments))
         for call in delta.calls
     ]
+    reasoning = delta.reasoning if wanted.tells_reasoning else ""
     message = ChatMessage(
         role="assistant",
         content=None if calls and not delta.text else delta.text,
-        reasoning_content=delta.reasoning or None,
-        reasoning=delta.reasoning or None,
+        reasoning_content=reasoning or None,
+        reasoning=reasoning or None,
         tool_calls=calls or None,
     )
-    found = ChatLogprobs(content=await _written(delta.logprobs)) if logprobs else None
-    return ChatChoice(index=delta.choice, message=message, logprobs=found, finish_reason=finish_of(delta))
+    found = ChatLogprobs(content=await _written(delta.logprobs)) if wanted.logprobs else None
+    return ChatChoice(
+        index=delta.choice,
+        message=message,
+        logprobs=found,
+        finish_reason=finish_of(delta),
+        token_ids=delta.tokens if wanted.return_token_ids else msgspec.UNSET,
+    )
 
 
 async def _written(tokens: list[JobLogprob]) -> list[LogprobBody]:

@@ -17,10 +17,11 @@ from gateway.memory_account import SHARE
 from gateway.schema.completion import CompletionRequest
 from gateway.schema.parts.answers import Completion, TextChoice, usage_of
 from gateway.serving.caller import count_job, model_of, payload_bytes, reserve, tenant
+from gateway.serving.chunk_details import DetailedTextChunks, text_chunks
 from gateway.serving.generation import ERRORS, closing_extras, timings_asked, usage_of_job
 from gateway.serving.response_meta import ResponseMeta
-from gateway.serving.text_chunks import TextChunks, pick_best, text_choice
-from protocol.messages import Delta, GenerateJob, Kind
+from gateway.serving.text_chunks import pick_best, text_choice
+from protocol.messages import Accepted, Delta, GenerateJob, Kind
 from protocol.messages import Usage as JobUsage
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     # All that is in it is in the jobs.
     wanted = msgspec.structs.replace(wanted, prompt="")
     request[SHARE].settle_bytes(sum(map(payload_bytes, jobs)))
-    await reserve(request, *jobs)
+    await reserve(request, model, *jobs)
     if wanted.stream:
         return await _stream(request, wanted, model, jobs)
     return await _whole(request, wanted, model, jobs)
@@ -52,17 +53,14 @@ async def _stream(
     request: web.Request, wanted: CompletionRequest, model: "ModelState", jobs: list[GenerateJob]
 ) -> web.StreamResponse:
     n = wanted.n or 1
-    chunks = TextChunks(
-        ResponseMeta.for_model(model, "cmpl"),
-        choices=n * len(jobs),
-        logprobs=wanted.logprobs,
-        include_usage=wanted.include_usage,
-    )
+    chunks = text_chunks(wanted, ResponseMeta.for_model(model, "cmpl"), choices=n * len(jobs))
     generated = request[GENERATION_STATS]
     async with EventStream(request) as events:
 
-        async def relay(prompt: int, stream: JobStream) -> JobUsage:
+        async def relay(prompt: int, stream: JobStream, accepted: Accepted) -> JobUsage:
             await events.send_headers()
+            if isinstance(chunks, DetailedTextChunks):
+                chunks.begin_job(accepted, range(prompt * n, (prompt + 1) * n))
             while (deltas := await stream.next_deltas()) is not None:
                 events.check_connection()
                 generated.add_text(deltas, prompt * n)
@@ -79,16 +77,18 @@ async def _stream(
 async def _whole(
     request: web.Request, wanted: CompletionRequest, model: "ModelState", jobs: list[GenerateJob]
 ) -> web.Response:
-    async def collect(prompt: int, stream: JobStream) -> tuple[int, list[Delta], JobUsage]:
+    async def collect(
+        prompt: int, stream: JobStream, accepted: Accepted
+    ) -> tuple[int, list[Delta], JobUsage, list[int]]:
         deltas, spent = await stream.collect_all(), usage_of_job(stream)
         if wanted.ranked:
             deltas = pick_best(deltas, n, prompt_tokens=spent.prompt_tokens if wanted.echo else 0)
-        return prompt, deltas, spent
+        return prompt, deltas, spent, accepted.prompt
 
     n = wanted.n or 1
     results = await _run(request, model, jobs, collect)
-    costs = [spent for _, _, spent in results]
-    for prompt, deltas, _ in results:
+    costs = [spent for _, _, spent, _ in results]
+    for prompt, deltas, _, _ in results:
         request[GENERATION_STATS].add_text(deltas, prompt * n)
     request[GENERATION_STATS].tokens = sum(part.completion_tokens for part in costs)
     meta = ResponseMeta.for_model(model, "cmpl")
@@ -100,14 +100,21 @@ async def _whole(
             model=meta.model,
             system_fingerprint=meta.system_fingerprint,
             choices=[
-                await _written(text_choice(delta, prompt * n + delta.choice, alternatives=wanted.logprobs))
-                for prompt, deltas, _ in results
+                await _written(_choice(wanted, delta, prompt * n + delta.choice, ids))
+                for prompt, deltas, _, ids in results
                 for delta in deltas
             ],
             usage=usage_of(costs),
             timings=timings_asked(wanted, costs),
         )
     )
+
+
+def _choice(wanted: CompletionRequest, delta: Delta, index: int, prompt: list[int]) -> TextChoice:
+    choice = text_choice(delta, index, alternatives=wanted.logprobs)
+    if not wanted.return_token_ids:
+        return choice
+    return msgspec.structs.replace(choice, token_ids=delta.tokens, prompt_token_ids=prompt)
 
 
 async def _written(choice: TextChoice) -> TextChoice:
@@ -119,7 +126,10 @@ async def _written(choice: TextChoice) -> TextChoice:
 
 
 async def _run(
-    request: web.Request, model: "ModelState", jobs: list[GenerateJob], each: Callable[[int, JobStream], Awaitable[T]]
+    request: web.Request,
+    model: "ModelState",
+    jobs: list[GenerateJob],
+    each: Callable[[int, JobStream, Accepted], Awaitable[T]],
 ) -> list[T]:
     """Run `each` on every job once it was accepted; results in the jobs' order. The first failure cancels the rest."""
     room = asyncio.Semaphore(SIDE_BY_SIDE)
@@ -127,8 +137,7 @@ async def _run(
     async def one(index: int, job: GenerateJob) -> T:
         async with room, request.app[POOL].run_job(model, job, share=request[SHARE]) as stream:
             count_job(request, stream)
-            await stream.wait_accepted()
-            return await each(index, stream)
+            return await each(index, stream, await stream.wait_accepted())
 
     if len(jobs) == 1:
         return [await one(0, jobs[0])]

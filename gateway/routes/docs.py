@@ -5,7 +5,6 @@ No page loads anything from elsewhere. The content security policy guarantees it
 
 import mimetypes
 from collections.abc import AsyncIterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,6 +14,7 @@ from aiohttp import hdrs, web
 from gateway.access.keys.key import OPEN
 from gateway.http.openapi import OPERATIONS as MOUNTED
 from gateway.http.openapi import Operation, document, mount
+from gateway.version import installed_version
 
 DOCUMENT = "openapi.json"
 FILES: web.AppKey[dict[str, bytes]] = web.AppKey("files", dict)
@@ -49,7 +49,7 @@ async def openapi(request: web.Request) -> web.Response:
 
 async def write_document(app: web.Application) -> None:
     """Make the document once, when all routes are there."""
-    app[FILES][DOCUMENT] = orjson.dumps(document(app[MOUNTED], title="MLX pool API", version=_version()))
+    app[FILES][DOCUMENT] = orjson.dumps(document(app[MOUNTED], title="MLX pool API", version=installed_version()))
 
 
 async def swagger(request: web.Request) -> web.Response:
@@ -86,13 +86,6 @@ def _send(request: web.Request, name: str, headers: Mapping[str, str]) -> web.Re
     kind = f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
     given = {hdrs.CONTENT_TYPE: kind, hdrs.CONTENT_LENGTH: str(len(data)), **headers}
     return web.Response(body=pieces(), headers=given)
-
-
-def _version() -> str:
-    try:
-        return version("mlx-pool")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "0"
 
 
 OPERATIONS = tuple(

@@ -12,8 +12,9 @@ from gateway.embedding_cache import EmbeddingCache
 from gateway.http.openapi import Operation, mount
 from gateway.job_failure import JobFailed
 from gateway.schema.errors import ApiError
-from gateway.schema.info import CacheUse, EmbeddingRates, MemoryUse, ModelInfo
+from gateway.schema.info import CacheUse, EmbeddingRates, MemoryUse, ModelInfo, VersionAnswer
 from gateway.serving.caller import visible_model
+from gateway.version import installed_version
 from protocol.messages import Kind
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ async def info(request: web.Request) -> web.Response:
         ),
     )
     return answer(report)
+
+
+async def version(_request: web.Request) -> web.Response:
+    """Tell which version of the pool runs, as vLLM does."""
+    return answer(VersionAnswer(version=installed_version()))
 
 
 def _model(request: web.Request, name: str | None) -> "ModelState":
@@ -105,6 +111,15 @@ OPERATIONS = (
         access=("models",),
         answer=ModelInfo,
         errors=("invalid_request", "model_not_found", "model_not_ready"),
+    ),
+    Operation(
+        method=hdrs.METH_GET,
+        path="/version",
+        handler=version,
+        summary="The version of the pool",
+        tag="Models",
+        access=("models",),
+        answer=VersionAnswer,
     ),
 )
 

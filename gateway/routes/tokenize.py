@@ -1,4 +1,4 @@
-"""`POST /v1/tokenize` and `/v1/detokenize`."""
+"""`POST /v1/tokenize` and `/v1/detokenize`, `GET /v1/tokenizer_info`; all of them at the root, too."""
 
 import msgspec
 from aiohttp import hdrs, web
@@ -9,12 +9,20 @@ from gateway.bodies.body import answer, read
 from gateway.context import IGNORED, IMAGE_RESOLVER, POOL
 from gateway.http.openapi import Operation, mount
 from gateway.memory_account import SHARE
-from gateway.schema.errors import ApiError
+from gateway.schema.errors import ApiError, invalid
 from gateway.schema.parts.template_options import name_unread
-from gateway.schema.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
+from gateway.schema.tokenize import (
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    TokenizeAnswer,
+    TokenizeRequest,
+    TokenizerInfo,
+)
 from gateway.serving.caller import model_of, payload_bytes, reserve_price, tenant, text_memory
 from gateway.serving.generation import ERRORS, forget_urls, map_image_param, model_for
 from protocol.messages import Text, Tokens
+
+ACCESS = ("chat", "vision", "embed:text")
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -58,32 +66,57 @@ async def detokenize(request: web.Request) -> web.Response:
     return answer(DetokenizeAnswer(prompt=result.text))
 
 
-OPERATIONS = (
-    Operation(
-        method=hdrs.METH_POST,
-        path="/v1/tokenize",
-        handler=tokenize,
-        summary="Text or conversation to tokens",
-        tag="Tokens",
-        access=("chat", "vision", "embed:text"),
-        body=TokenizeRequest,
-        example={"prompt": "Hello!"},
-        answer=TokenizeAnswer,
-        errors=ERRORS,
-    ),
-    Operation(
-        method=hdrs.METH_POST,
-        path="/v1/detokenize",
-        handler=detokenize,
-        summary="Tokens to text",
-        tag="Tokens",
-        access=("chat", "vision", "embed:text"),
-        body=DetokenizeRequest,
-        example={"tokens": [1, 2, 3]},
-        answer=DetokenizeAnswer,
-        errors=ERRORS,
-    ),
+async def tokenizer_info(request: web.Request) -> web.Response:
+    """Tell what the tokenizer of the model that `?model=` names says of itself; else of the default one."""
+    model = model_of(request, request.query.get("model"), None)
+    if model.ready is None:
+        raise ApiError("model_not_ready")
+    if not model.ready.tokenizer_info:
+        raise invalid(f"The model '{model.name}' tells nothing of its tokenizer.", "model")
+    return answer(msgspec.json.decode(model.ready.tokenizer_info, type=TokenizerInfo))
+
+
+OPERATIONS = tuple(
+    operation
+    for prefix in ("/v1", "")
+    for operation in (
+        Operation(
+            method=hdrs.METH_POST,
+            path=f"{prefix}/tokenize",
+            handler=tokenize,
+            summary="Text or conversation to tokens",
+            tag="Tokens",
+            access=ACCESS,
+            body=TokenizeRequest,
+            example={"prompt": "Hello!"},
+            answer=TokenizeAnswer,
+            errors=ERRORS,
+        ),
+        Operation(
+            method=hdrs.METH_POST,
+            path=f"{prefix}/detokenize",
+            handler=detokenize,
+            summary="Tokens to text",
+            tag="Tokens",
+            access=ACCESS,
+            body=DetokenizeRequest,
+            example={"tokens": [1, 2, 3]},
+            answer=DetokenizeAnswer,
+            errors=ERRORS,
+        ),
+        Operation(
+            method=hdrs.METH_GET,
+            path=f"{prefix}/tokenizer_info",
+            handler=tokenizer_info,
+            summary="What a tokenizer's files say",
+            tag="Tokens",
+            access=ACCESS,
+            answer=TokenizerInfo,
+            errors=("invalid_request", "model_not_found", "model_not_ready"),
+        ),
+    )
 )
+"""Under both names: vLLM has them at the root."""
 
 
 def setup(app: web.Application) -> None:

@@ -16,6 +16,14 @@ from gateway.schema.parts.sampling import Generation
 from gateway.schema.parts.structured import ResponseFormat, format_grammar, unenforced_format
 from gateway.schema.parts.template import check_continuation, check_messages, inner_arguments, template_messages
 from gateway.schema.parts.template_options import TemplateKwargs, check_options, given_options, read_known
+from gateway.schema.parts.thinking import (
+    ReasoningOptions,
+    Thinking,
+    ThinkingBudget,
+    ThinkingOptions,
+    agree_on,
+    bounded,
+)
 from gateway.schema.parts.tools import (
     NamedTool,
     Tool,
@@ -47,6 +55,11 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = None
+    enable_thinking: bool | None = None
+    thinking: ThinkingOptions | bool | None = None
+    thinking_budget: ThinkingBudget | None = None
+    reasoning: ReasoningOptions | None = None
+    include_reasoning: bool | None = None
     chat_template_kwargs: TemplateKwargs | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -62,6 +75,10 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
     def read_dialect(cls, raw: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
         """Return a body's fields without what changes nothing, in messages, too; see `Request.read_dialect`."""
         raw = super().read_dialect(raw, ignored)
+        if raw.get("top_logprobs") == 0 and not raw.get("logprobs"):
+            # Two ways to ask for no log-probabilities.
+            ignored.add("top_logprobs")
+            raw = {name: value for name, value in raw.items() if name != "top_logprobs"}
         return {**raw, "messages": take_echoes(raw.get("messages"), ignored)} if "messages" in raw else raw
 
     @classmethod
@@ -81,14 +98,10 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
     def check_values(self) -> None:
         """Check rules between fields, and the bounds inside messages and tools. Raises `ApiError`."""
         super().check_values()
-        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise invalid("'max_tokens' and 'max_completion_tokens' differ; give one of them.", "max_tokens")
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("'top_logprobs' is only allowed when 'logprobs' is true.", "top_logprobs")
         check_options(self.chat_template_kwargs)
-        efforts = {self.reasoning_effort, read_known(self.chat_template_kwargs).reasoning_effort}
-        if len(efforts - {None}) > 1:
-            raise invalid("'chat_template_kwargs.reasoning_effort' differs from it.", "reasoning_effort")
+        self.read_thinking()
         check_messages(self.messages)
         check_continuation(self.messages, opened=self.add_generation_prompt, continued=self.continue_final_message)
         check_tools(self.tools or [], self.tool_choice)
@@ -97,6 +110,48 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
         """Return what `response_format`, `structured_outputs` and the schemas of a demanded call leave to the model."""
         own = [*super().list_unenforced(), *unenforced_format(self.response_format)]
         return [*own, *unenforced_tools(self.tools or [], self.tool_choice)]
+
+    def read_thinking(self) -> Thinking:
+        """Return what all fields say of thinking. Raises `ApiError` where they contradict each other."""
+        thinking = self.thinking if isinstance(self.thinking, ThinkingOptions) else ThinkingOptions(type="adaptive")
+        reasoning = self.reasoning or ReasoningOptions()
+        switched = self.thinking if isinstance(self.thinking, bool) else None
+        if thinking.type != "adaptive":
+            switched = thinking.type == "enabled"
+        own = read_known(self.chat_template_kwargs)
+        return Thinking(
+            enabled=agree_on(
+                {
+                    "enable_thinking": self.enable_thinking,
+                    "chat_template_kwargs.enable_thinking": own.enable_thinking,
+                    "thinking": switched,
+                    "reasoning.enabled": reasoning.enabled,
+                }
+            ),
+            effort=agree_on(
+                {
+                    "reasoning_effort": self.reasoning_effort,
+                    "chat_template_kwargs.reasoning_effort": own.reasoning_effort,
+                    "reasoning.effort": reasoning.effort,
+                }
+            ),
+            budget=bounded(
+                agree_on(
+                    {
+                        "thinking_budget": self.thinking_budget,
+                        "chat_template_kwargs.thinking_budget": own.thinking_budget,
+                        "thinking.budget_tokens": thinking.budget_tokens,
+                        "reasoning.max_tokens": reasoning.max_tokens,
+                    }
+                )
+            ),
+            clear=thinking.clear_thinking,
+        )
+
+    @property
+    def tells_reasoning(self) -> bool:
+        """Whether the answer has its reasoning in it."""
+        return self.include_reasoning is not False and not (self.reasoning and self.reasoning.exclude)
 
     def make_grammar(self) -> Grammar | None:
         """Return what the text of an answer must be. Raises `ApiError`."""
@@ -118,6 +173,7 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
 
         `ready`: see `Generation.sampling`.
         """
+        thinking = self.read_thinking()
         return GenerateJob(
             job=0,
             attempt=0,
@@ -126,12 +182,12 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
             prompt=chat_prompt(
                 self.messages,
                 tools=None if self.tool_choice == "none" else self.tools,
-                template=template_options(self.chat_template_kwargs, self.reasoning_effort),
+                template={**template_options(self.chat_template_kwargs, None), **thinking.template},
                 opened=self.add_generation_prompt is not False,
                 continued=bool(self.continue_final_message),
             ),
             sampling=self.make_sampling(ready),
-            max_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
+            max_tokens=self.ceiling,
             stop=self.list_stops(),
             n=self.n or 1,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
@@ -142,6 +198,9 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
             grammar=self.make_grammar(),
             tool_choice="required" if call_demanded(self.tool_choice) else "auto",
             tool_names=called_names(self.tool_choice),
+            thinking_budget=thinking.budget,
+            tell_prompt=bool(self.return_token_ids),
+            number_tokens=bool(self.return_tokens_as_token_ids),
         )
 
 

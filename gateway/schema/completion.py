@@ -25,6 +25,7 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
     best_of: Choices | None = None
     echo: bool | None = None
     logprobs: LegacyLogprobs | None = None
+    add_special_tokens: bool | None = None
 
     def check_values(self) -> None:
         """Check that there is one kind of prompt, and no combination that can't be honoured. Raises `ApiError`."""
@@ -33,7 +34,7 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
             raise invalid("'best_of' must be at least 'n'.", "best_of")
         if self.ranked and self.stream:
             raise invalid("'best_of' above 'n' can't be streamed: the best is known at the end.", "best_of")
-        if self.max_tokens == 0 and not self.echo:
+        if self.ceiling == 0 and not self.echo:
             raise invalid("'max_tokens' may be 0 only with 'echo'.", "max_tokens")
         if isinstance(self.prompt, str):
             return
@@ -43,14 +44,21 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
             raise invalid(f"'prompt' has {len(self.prompt)} entries; at most {MAX_PROMPTS} are allowed.", "prompt")
 
     @property
+    def ceiling(self) -> int:
+        """The most tokens of an answer. Raises `ApiError`."""
+        asked = super().ceiling
+        return DEFAULT_MAX_TOKENS if asked is None else asked
+
+    @property
     def ranked(self) -> bool:
         """Whether more answers are made than are given."""
         return (self.best_of or 1) > (self.n or 1)
 
     def list_prompts(self, ready: Ready | None) -> list[TextPrompt | TokenPrompt]:
         """Return one per answer group, in order. Raises `ApiError` for token ids that the model can't take."""
+        special = self.add_special_tokens is not False
         if isinstance(self.prompt, str):
-            return [TextPrompt(text=self.prompt)]
+            return [TextPrompt(text=self.prompt, add_special_tokens=special)]
         if isinstance(self.prompt[0], int):
             tokens = cast("list[int]", self.prompt)
             check_tokens(tokens, ready, "prompt")
@@ -58,7 +66,7 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
         found: list[TextPrompt | TokenPrompt] = []
         for index, prompt in enumerate(cast("list[str | list[int]]", self.prompt)):
             if isinstance(prompt, str):
-                found.append(TextPrompt(text=prompt))
+                found.append(TextPrompt(text=prompt, add_special_tokens=special))
             else:
                 check_tokens(prompt, ready, f"prompt[{index}]")
                 found.append(TokenPrompt(tokens=prompt))
@@ -75,13 +83,15 @@ class CompletionRequest(Generation, frozen=True, kw_only=True):
                 tenant=tenant,
                 prompt=prompt,
                 sampling=sampling,
-                max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
+                max_tokens=self.ceiling,
                 stop=self.list_stops(),
                 n=self.best_of or self.n or 1,
                 # Answers are ranked by their log-probabilities.
                 logprobs=0 if self.ranked and self.logprobs is None else self.logprobs,
                 echo=bool(self.echo),
                 grammar=self.make_grammar(),
+                tell_prompt=bool(self.return_token_ids),
+                number_tokens=bool(self.return_tokens_as_token_ids),
             )
             for prompt in self.list_prompts(ready)
         ]

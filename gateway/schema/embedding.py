@@ -74,7 +74,7 @@ class EmbeddingRequest(TextOptions, frozen=True, kw_only=True):
                 check_tokens(key, ready, inputs.place(at))
             except ApiError as error:
                 if error.code == "context_length_exceeded":
-                    if self.max_tokens_per_text is None:
+                    if not self.cuts_texts(ready):
                         raise
                     continue
                 raise invalid(error.message + FOREIGN_IDS, error.param) from None

@@ -239,6 +239,7 @@ EMBEDDING: Mapping[str, Rule] = MappingProxyType(
         "options": _nothing,
         "output_dtype": _only("float"),
         "return_multivector": _only(False),
+        "truncation_direction": _only("right", "Right", "RIGHT"),
     }
 )
 """Of embeddings, and whatever else embeds."""

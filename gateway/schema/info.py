@@ -63,3 +63,9 @@ class ModelInfo(Answer, frozen=True, kw_only=True):
     memory: MemoryUse
     cache: CacheUse
     throughput: EmbeddingRates
+
+
+class VersionAnswer(Answer, frozen=True, kw_only=True):
+    """Which version of the pool answers."""
+
+    version: str

@@ -10,6 +10,7 @@ class ModelCard(Answer, frozen=True, kw_only=True):
 
     `root` is what it was loaded from: a hub id, or the last part of a path. `parent` is set for LoRA adapters: the
     model that they adapt. `capabilities` says what it does, and what its chat template takes as it comes.
+    model that they adapt. `type` (`llm`, `vlm`, `embedding`) is what LM Studio calls kinds, `task` what the hub does.
     """
 
     id: str
@@ -27,6 +28,8 @@ class ModelCard(Answer, frozen=True, kw_only=True):
     root: str
     parent: str | None
     capabilities: list[str]
+    type: str
+    task: str
 
 
 class ModelList(Answer, frozen=True, kw_only=True):

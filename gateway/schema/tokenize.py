@@ -115,3 +115,21 @@ class DetokenizeAnswer(Answer, frozen=True, kw_only=True):
     """The text."""
 
     prompt: str
+
+
+class TokenizerInfo(Answer, frozen=True, kw_only=True):
+    """What a model's tokenizer says of itself, by the names of `tokenizer_config.json`.
+
+    `chat_template` is a text, or several by their names. `additional_special_tokens` are all of them.
+    """
+
+    tokenizer_class: str
+    chat_template: Any
+    model_max_length: int
+    add_bos_token: bool
+    add_eos_token: bool
+    additional_special_tokens: list[str]
+    bos_token: str | None
+    eos_token: str | None
+    unk_token: str | None
+    pad_token: str | None

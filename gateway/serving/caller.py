@@ -16,7 +16,7 @@ from gateway.dispatch.jobs.stream import JobStream
 from gateway.embedding_cache import CacheKey
 from gateway.job_failure import JobFailed
 from gateway.schema.errors import ApiError
-from protocol.messages import ChatPrompt, EmbedJob, GenerateJob, Kind, TextPrompt, TokenizeJob, TokenPrompt
+from protocol.messages import ChatPrompt, GenerateJob, Kind, TextPrompt, TokenizeJob, TokenPrompt
 
 if TYPE_CHECKING:
     from gateway.dispatch.state import ModelState
@@ -25,7 +25,7 @@ LISTED = 20
 """Names of models that a refusal lists."""
 TOKEN_BYTES = 40
 """A number of Python's, and its place in a list."""
-_NEEDED = MappingProxyType(
+NEEDED = MappingProxyType(
     {Kind.CHAT: ("chat",), Kind.VISION: ("vision",), Kind.EMBEDDING: ("embed:text", "embed:image")}
 )
 
@@ -48,8 +48,8 @@ def model_of(request: web.Request, name: str | None, kind: Kind | None, capabili
         if name is not None and failure.code == "model_not_found":
             failure.message += _list_names(request, name)
         raise
-    if not caller.has_permission(*_NEEDED[model.kind]):
-        wanted = " or ".join(f"'{permission}'" for permission in _NEEDED[model.kind])
+    if not caller.has_permission(*NEEDED[model.kind]):
+        wanted = " or ".join(f"'{permission}'" for permission in NEEDED[model.kind])
         raise ApiError("insufficient_permissions", f"The model '{model.name}' asks for the permission {wanted}.")
     return model
 
@@ -135,11 +135,12 @@ async def reserve_price(request: web.Request, tokens: int) -> None:
     charge(request, tokens)
 
 
-async def reserve(request: web.Request, *jobs: GenerateJob | EmbedJob) -> None:
+async def reserve(request: web.Request, model: "ModelState", *jobs: GenerateJob) -> None:
     """Take from the caller's tokens what the jobs of this request may cost. Raises `ApiError` (429)."""
     quota = request.get(QUOTA)
     if quota is not None and quota.counts_tokens:
-        await quota.reserve_tokens(sum(map(tokens_of_job, jobs)))
+        most = model.ready.context_length if model.ready is not None else None
+        await quota.reserve_tokens(sum(tokens_of_job(job, most) for job in jobs))
 
 
 async def reserve_inputs(request: web.Request, inputs: Iterable[CacheKey]) -> None:

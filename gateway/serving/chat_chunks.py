@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 import orjson
+from msgspec import UNSET
 
 from gateway.schema.parts.answers import (
     ChatChunkChoice,
@@ -12,6 +13,7 @@ from gateway.schema.parts.answers import (
     Finish,
     FunctionDelta,
     Timings,
+    TokenIds,
     ToolCallDelta,
     UsageBody,
 )
@@ -28,6 +30,8 @@ class ChatChunks:
         self._head = meta.frame_head(KIND)
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._choices = choices
+        self._token_ids: TokenIds = UNSET
+        """Of the next frame that is written."""
         self._text_heads = [self._head + b'{"index":%d,"delta":{"content":' % choice for choice in range(choices)]
         self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
 
@@ -72,7 +76,8 @@ class ChatChunks:
         finish: Finish | None = None,
     ) -> bytes:
         found = ChatLogprobs(content=[logprob_of(token) for token in logprobs]) if logprobs else None
-        entry = ChatChunkChoice(index=choice, delta=delta, logprobs=found, finish_reason=finish)
+        ids, self._token_ids = self._token_ids, UNSET
+        entry = ChatChunkChoice(index=choice, delta=delta, logprobs=found, finish_reason=finish, token_ids=ids)
         return self._head + msgspec.json.encode(entry) + self._tail
 
 

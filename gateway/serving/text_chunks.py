@@ -5,8 +5,9 @@ from statistics import fmean
 
 import msgspec
 import orjson
+from msgspec import UNSET
 
-from gateway.schema.parts.answers import TextChoice, TextFinish, TextLogprobs, Timings, UsageBody
+from gateway.schema.parts.answers import TextChoice, TextFinish, TextLogprobs, Timings, TokenIds, UsageBody
 from gateway.serving.response_meta import ResponseMeta, closing_frame, finite_logprob
 from protocol.messages import Delta, TokenLogprob
 
@@ -23,6 +24,9 @@ class TextChunks:
         self._head = meta.frame_head(KIND)
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._logprobs = logprobs
+        self._token_ids: TokenIds = UNSET
+        self._prompt_ids: TokenIds = UNSET
+        """Of the next frame that is written."""
         self._offsets = [0] * choices
         self._text_heads = [self._head + b'{"index":%d,"text":' % choice for choice in range(choices)]
         self._text_tail = b',"logprobs":null,"finish_reason":null}' + self._tail
@@ -34,6 +38,8 @@ class TextChunks:
             choice = first_choice + delta.choice
             if delta.finish is not None or delta.reasoning or delta.logprobs:
                 entry = text_choice(delta, choice, alternatives=self._logprobs, offset=self._offsets[choice])
+                entry = msgspec.structs.replace(entry, token_ids=self._token_ids, prompt_token_ids=self._prompt_ids)
+                self._token_ids = self._prompt_ids = UNSET
                 self._offsets[choice] += sum(len(token.token) for token in delta.logprobs)
                 parts.append(self._head + msgspec.json.encode(entry) + self._tail)
             elif delta.text:

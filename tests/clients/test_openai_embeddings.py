@@ -219,6 +219,66 @@ def test_bounds_are_inclusive(minilm: RunningPool) -> None:
     assert embed(minilm, [101] * LIMIT).status == 200
 
 
+@pytest.mark.parametrize(
+    ("fields", "count"),
+    [
+        ({"truncate": True}, LIMIT),
+        ({"truncate": "END"}, LIMIT),
+        ({"truncation": True}, LIMIT),
+        ({"truncate_prompt_tokens": -1}, LIMIT),
+        ({"truncate_prompt_tokens": 20}, 20),
+        ({"truncate": True, "max_tokens_per_text": 30, "truncation_direction": "Right"}, 30),
+        ({"truncate": False}, None),
+        ({"truncate": "NONE"}, None),
+        ({}, None),
+    ],
+)
+def test_long_text_is_cut_when_a_client_asks_in_its_own_words(
+    minilm: RunningPool, fields: dict[str, Any], count: int | None
+) -> None:
+    """TEI's, Cohere's, Voyage's and vLLM's names, on both endpoints; `usage` counts what was embedded."""
+    long = "word " * 400
+    for given in (long, [1037] * 400):
+        answer = embed(minilm, given, **fields)
+        if count is None:
+            assert (answer.status, answer.error["code"]) == (400, "context_length_exceeded")
+        else:
+            assert answer.json()["usage"]["prompt_tokens"] == count
+    native = minilm.post("/embed/text", {"texts": [long], **fields})
+    assert native.status == (400 if count is None else 200)
+    if count is not None:
+        same = vectors(embed(minilm, long, max_tokens_per_text=count, encoding_format="float"))
+        assert np.array_equal(np.array(native.json()["embeddings"]), same)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"truncate": "START"}, "truncate", "unsupported_parameter"),
+        ({"truncation_direction": "Left"}, "truncation_direction", "unsupported_parameter"),
+        ({"truncate": "MIDDLE"}, "truncate", "invalid_request"),
+        ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens", "invalid_request"),
+        ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens", "invalid_request"),
+        ({"truncate": True, "truncation": False}, "truncate", "invalid_request"),
+        ({"truncate_prompt_tokens": 5, "max_tokens_per_text": 6}, "max_tokens_per_text", "invalid_request"),
+    ],
+)
+def test_cut_is_refused_when_it_is_not_the_one_that_is_made(
+    minilm: RunningPool, fields: dict[str, Any], param: str, code: str
+) -> None:
+    """Texts are cut at their end, and only in one way at a time."""
+    answer = embed(minilm, "a", **fields)
+    assert (answer.status, answer.error["param"], answer.error["code"]) == (400, param, code)
+
+
+def test_parameters_are_named_when_they_change_no_vector(minilm: RunningPool) -> None:
+    """In the header, whether the answer is short or goes out in pieces."""
+    for given in ("a", ["a"] * 600):
+        answer = embed(minilm, given, user="u", keep_alive=0, encoding_format="float")
+        assert answer.headers["x-ignored-parameters"] == "keep_alive, user"
+    assert "x-ignored-parameters" not in embed(minilm, "a").headers
+
+
 def test_client_that_leaves_frees_the_worker(minilm: RunningPool) -> None:
     """Hundreds of long texts are dropped with the connection that asked for them."""
     wait_until(minilm.idle, what="nothing runs")

@@ -16,6 +16,7 @@ from stress.running_pool import FAKE, RunningPool, wait_until
 from tests.support.pool_fixtures import CONTEXT, QWEN_NAME
 
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
+TOO_LONG: list[Any] = [{"role": "user", "content": "hello " * 4 * CONTEXT}]
 SMALL = (*FAKE, "--max-concurrency", "1", "--queue-size", "1", "--queue-timeout", "0.7")
 LONG = "fake: slow@0.02 tokens@5000"
 
@@ -35,7 +36,7 @@ LONG = "fake: slow@0.02 tokens@5000"
         ),
         ({"tool_choice": "required"}, openai.BadRequestError, "invalid_request", "tool_choice"),
         ({"extra_body": {"best_effort": 1}}, openai.BadRequestError, "unsupported_parameter", "best_effort"),
-        ({"max_tokens": CONTEXT}, openai.BadRequestError, "context_length_exceeded", "messages"),
+        ({"messages": TOO_LONG}, openai.BadRequestError, "context_length_exceeded", "messages"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -53,18 +54,21 @@ def test_refusal_is_an_exception_with_code_and_param(
 
 
 def test_message_holds_both_numbers_when_the_context_is_exceeded(client: OpenAI) -> None:
-    """The caller learns what fits and what was asked for."""
-    counted = client.chat.completions.create(model=QWEN_NAME, messages=HELLO, max_tokens=1).usage
-    assert counted is not None
+    """The caller learns what fits and what was sent."""
     with pytest.raises(openai.BadRequestError) as raised:
-        client.chat.completions.create(model=QWEN_NAME, messages=HELLO, max_tokens=CONTEXT)
+        client.completions.create(model=QWEN_NAME, prompt=[5] * (CONTEXT + 3), max_tokens=1)
     assert str(CONTEXT) in raised.value.message
-    assert str(counted.prompt_tokens) in raised.value.message
-    largest = CONTEXT - counted.prompt_tokens
-    with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(model=QWEN_NAME, messages=HELLO, max_tokens=largest + 1)
-    fits = client.chat.completions.create(model=QWEN_NAME, messages=HELLO, max_tokens=largest, stop=["a", "e", "o"])
-    assert fits.choices[0].finish_reason == "stop"
+    assert str(CONTEXT + 3) in raised.value.message
+
+
+@pytest.mark.parametrize("asked", [CONTEXT, CONTEXT + 1, 10**9])
+def test_answer_is_cut_when_more_is_asked_for_than_there_is_room(client: OpenAI, asked: int) -> None:
+    """`max_tokens` is a ceiling: a prompt that fits is answered, and the answer says that it was cut."""
+    prompt = [5] * (CONTEXT - 3)
+    found = client.completions.create(model=QWEN_NAME, prompt=prompt, max_tokens=asked, extra_body={"ignore_eos": True})
+    assert found.choices[0].finish_reason == "length"
+    assert found.usage is not None
+    assert (found.usage.completion_tokens, found.usage.total_tokens) == (3, CONTEXT)
 
 
 def test_request_id_is_kept_when_given_and_made_when_not(client: OpenAI) -> None:

@@ -119,15 +119,19 @@ def test_all_bounds_at_once_still_work(qwen: RunningPool) -> None:
 
 
 def test_context_is_filled_to_the_last_token_and_no_further(qwen: RunningPool) -> None:
-    """Prompt plus `max_tokens` may equal the context; one more names both numbers."""
+    """An answer ends where the context does, whatever was asked for; a prompt without room for any is refused."""
     prompt = [7] * (CONTEXT - 2)
     full = qwen.post("/v1/completions", {"prompt": prompt, "max_tokens": 2, "ignore_eos": True})
     assert full.status == 200
     assert full.json()["usage"]["total_tokens"] == CONTEXT
-    over = qwen.post("/v1/completions", {"prompt": prompt, "max_tokens": 3})
-    assert (over.status, over.error["code"]) == (400, "context_length_exceeded")
-    assert over.error["message"].startswith(f"This model's maximum context length is {CONTEXT} tokens. However, ")
-    assert str(CONTEXT - 2) in over.error["message"]
+    over = qwen.post("/v1/completions", {"prompt": prompt, "max_tokens": 3, "ignore_eos": True})
+    assert over.json()["usage"] == full.json()["usage"] | {"prompt_tokens_details": {"cached_tokens": CONTEXT - 3}}
+    assert over.json()["choices"][0]["finish_reason"] == "length"
+    for size in (CONTEXT, CONTEXT + 1):
+        refused = qwen.post("/v1/completions", {"prompt": [7] * size, "max_tokens": 1})
+        assert (refused.status, refused.error["code"]) == (400, "context_length_exceeded")
+        text = f"This model's maximum context length is {CONTEXT} tokens. However, "
+        assert refused.error["message"].startswith(text)
 
 
 def padded(size: int) -> bytes:

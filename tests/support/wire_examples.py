@@ -63,6 +63,8 @@ SAMPLING = Sampling(
     frequency_penalty=2.0,
     logit_bias={17: -100.0},
     ignore_eos=True,
+    min_tokens=3,
+    stop_token_ids=[151_645],
 )
 CHAT = ChatPrompt(
     messages=b'[{"role":"user"}]',
@@ -97,6 +99,9 @@ TO_WORKER = (
         tool_choice="required",
         tool_names=["weather"],
         adapter="sql",
+        thinking_budget=100,
+        tell_prompt=True,
+        number_tokens=True,
     ),
     TokenizeJob(6, 1, PARTS[1], [IMAGE], "tenant"),
     DetokenizeJob(7, 1, [1, 2, 3], "tenant"),
@@ -108,6 +113,7 @@ TO_WORKER = (
         texts=["grüß dich", "b"],
         tokens=[[1, 30_521]],
         max_tokens_per_text=256,
+        truncate=True,
         normalize=False,
         dimensions=128,
         prompt_name="query",
@@ -150,11 +156,12 @@ TO_GATEWAY = (
         "q4",
         "607a30d783dfa663caf39e06633721c8d4cfcd7e",
         ["enable_thinking"],
+        b'{"eos_token":"</s>"}',
     ),
     Beat(
         State.READY, 1000, 0.125, True, 3, 2, 2**32, 2**20, 2**34, 2**35, 2**21, 4, 6, 2**22, 1, 2, 9, 7, 2**36, 7, 12
     ),
-    Accepted(5, 2, 10),
+    Accepted(5, 2, 10, [1, 2]),
     Progress(5, 2, 512, 4096),
     Delta(5, 2, 1, [11, 12], "text", "thought", [CALL], [LOGPROB], "tool_calls"),
     Done(5, 2, USAGE),

@@ -9,7 +9,10 @@ from worker.grammar.constraint import Constraint
 
 
 class RowSampling(msgspec.Struct, frozen=True, kw_only=True):
-    """A row's sampling with every default resolved. `top_k` 0 and `min_p` 0 are off; `key` is from `random.row_key`."""
+    """A row's sampling with every default resolved. `top_k` 0 and `min_p` 0 are off; `key` is from `random.row_key`.
+
+    None of its `ends` comes within its first `min_tokens` tokens.
+    """
 
     key: int
     temperature: float = 1.0
@@ -21,6 +24,8 @@ class RowSampling(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = {}
     logprobs: int | None = None
+    min_tokens: int = 0
+    ends: frozenset[int] = frozenset()
 
     @property
     def greedy(self) -> bool:

@@ -151,14 +151,9 @@ class FakeEngine:
             if asked:
                 raise JobError(Code.UNSUPPORTED, f"The fake engine has no {param!r}.", param)
         tokens = tokens_of(job.prompt) + seen
-        if len(tokens) + (job.max_tokens or 1) > self._context:
-            raise JobError(
-                Code.CONTEXT_LENGTH,
-                context_message(
-                    self._context, f"the prompt has {len(tokens)} tokens and {job.max_tokens or 1} more were asked for"
-                ),
-                "messages",
-            )
+        if len(tokens) >= self._context:
+            excess = f"the prompt has {len(tokens)} tokens, which leave no room for an answer"
+            raise JobError(Code.CONTEXT_LENGTH, context_message(self._context, excess), "messages")
         return _Prepared(job, len(tokens), sum(tokens), program_of(job.prompt))
 
     def admit(self, prepared: Any) -> Sequence[ToGateway]:
@@ -166,7 +161,7 @@ class FakeEngine:
         job: GenerateJob = prepared.job
         if "oom" in prepared.program:
             return [Failed(job.job, job.attempt, Code.OUT_OF_MEMORY, "The request does not fit this model's memory.")]
-        limit = job.max_tokens or 256
+        limit = min(job.max_tokens or 256, self._context - prepared.prompt_tokens)
         limit = min(limit, int(prepared.program.get("tokens", limit)))
         lengths = [len(tokens) for tokens in job.delivered] or [0] * job.n
         rows = [

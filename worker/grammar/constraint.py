@@ -3,13 +3,14 @@
 A function of the row's tokens alone, so a resumed row is brought to where it was by feeding it what it has said.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum, auto
 from typing import Any
 
 import msgspec
 
 from worker.grammar.marker_mask import MarkerMask
+from worker.grammar.thoughts import ThoughtLimit
 
 _SPACE = b" \t\r\n"
 
@@ -57,14 +58,18 @@ class Constraint:
         "failed",
         "finished",
         "ignore_eos",
+        "min_tokens",
         "output",
         "phase",
         "prefix",
+        "said",
         "sent",
         "slot",
         "source",
         "spec",
+        "stop_ids",
         "tail",
+        "thoughts",
         "tokens",
     )
 
@@ -76,6 +81,12 @@ class Constraint:
         self.output = output
         self.phase = phase
         self.ignore_eos = ignore_eos
+        self.min_tokens = 0
+        self.stop_ids: Collection[int] = ()
+        """Tokens that end it, too, and may not come within its first `min_tokens`."""
+        self.said = 0
+        self.thoughts: ThoughtLimit | None = None
+        """Where its thoughts are bounded."""
         self.prefix = b""
         """Text behind the marker that began the constrained part, within the same token."""
         self.tokens: list[int] = []
@@ -98,10 +109,25 @@ class Constraint:
     @property
     def free(self) -> bool:
         """Whether anything may come next."""
-        return self.phase in (Phase.WAITING, Phase.ENDED) or self.failed is not None
+        if self.failed is not None:
+            return True
+        return self.phase in (Phase.WAITING, Phase.ENDED) and self.forced is None
+
+    @property
+    def forced(self) -> int | None:
+        """The only token that may come next, to close a thought; None: no thought has to be closed."""
+        return None if self.thoughts is None else self.thoughts.forced
+
+    @property
+    def early(self) -> bool:
+        """Whether it may not end yet."""
+        return self.said < self.min_tokens
 
     def advance_tokens(self, token: int) -> None:
         """Take the next token of the row."""
+        self.said += 1
+        if self.thoughts is not None:
+            self.thoughts.take_token(token)
         if self.phase is Phase.ENDED:
             return
         if token in self.output.eos:
@@ -153,3 +179,17 @@ class Constraint:
         """Take note that the row has left."""
         self.phase = Phase.ENDED
         self.closed = True
+
+
+_NO_MARKERS = MarkerMask((), (), ())
+_NO_GRAMMAR = GrammarSpec(grammar="", param="thinking_budget")
+_NO_OUTPUT = OutputTokens(
+    raws=(), eos=frozenset(), think_end=b"", think_start=None, marker_mask=_NO_MARKERS, thinking_mask=_NO_MARKERS
+)
+
+
+def free_constraint(thoughts: ThoughtLimit) -> Constraint:
+    """Make a constraint for a row that follows no grammar: only its thoughts are limited."""
+    constraint = Constraint(_NO_GRAMMAR, _NO_OUTPUT, Phase.ENDED, ignore_eos=False)
+    constraint.thoughts = thoughts
+    return constraint

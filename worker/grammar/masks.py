@@ -162,9 +162,14 @@ class Masks:
 
     def _fill_mask(self, one: Constraint, mask: NDArray[np.uint32]) -> None:
         output = one.output
+        if (forced := one.forced) is not None:
+            mask[:] = 0
+            mask[forced >> 5] = np.uint32(1 << (forced & 31))
+            return
         if one.phase is Phase.THINKING:
             np.bitwise_and(self._any, ~self._eos, out=mask)
             output.thinking_mask.forbid_marker(mask, one.tail)
+            _forbid_stops(one, mask)
             return
         if one.slot is None:
             raise RuntimeError("a mask was asked for that was not computed")
@@ -174,7 +179,7 @@ class Masks:
         output.marker_mask.forbid_marker(mask, one.tail)
         if one.phase is Phase.OPENING and output.think_start is not None:
             mask[output.think_start >> 5] |= np.uint32(1 << (output.think_start & 31))
-        if one.ignore_eos:
+        if one.ignore_eos or one.early:
             self._forbid_end(one, mask)
         if not mask.any():
             one.failed = REFUSED
@@ -183,6 +188,14 @@ class Masks:
     def _forbid_end(self, one: Constraint, mask: NDArray[np.uint32]) -> None:
         """Let the row go past the end, as long as anything but the end may come."""
         mask &= ~self._eos
+        _forbid_stops(one, mask)
         if not mask.any():
             one.finished = True
             mask[:] = self._eos
+
+
+def _forbid_stops(one: Constraint, mask: NDArray[np.uint32]) -> None:
+    """Take the request's own ends out of a mask, as long as the row may not end."""
+    if one.early:
+        for token in one.stop_ids:
+            mask[token >> 5] &= ~np.uint32(1 << (token & 31))

@@ -52,9 +52,8 @@ class ChannelText:
     Markers and stop strings are found in the text, across token borders; what completes first counts. Text that
     may still become one is held back, and only as long as it may.
 
-    - A stop string ends content and reasoning (`stopped`): what precedes it is emitted, nothing behind it. It is
-      not looked for inside tool blocks and headers, which no client sees as text, nor across a marker, nor in
-      the white space that is dropped.
+    - A stop string ends content (`stopped`): what precedes it is emitted, nothing behind it. It is not looked for
+      inside reasoning, tool blocks and headers, nor across a marker, nor in the white space that is dropped.
     - White space at the start of reasoning, behind it and behind a tool call is dropped: templates put it there.
     - A tool block that is no call is text, markers included, of the state it was opened in, and is read again as
       such: thoughts that mention `<tool_call>` stay thoughts, and a good call behind a bad start is found.
@@ -103,7 +102,8 @@ class ChannelText:
         self._malformed_count = 0
         self._held = ""
         self._opened_by = ("", NORMAL)
-        self._states = compile_states(markers, stop=stop, tools=parse_calls is not None, initial=initial)
+        self._tools = parse_calls is not None
+        self._states = compile_states(markers, stop=stop, tools=self._tools, initial=initial)
         self._enter(initial)
         self._trim = initial == REASONING
 
@@ -151,6 +151,15 @@ class ChannelText:
         return Piece(
             text="".join(self._text), reasoning="".join(self._reasoning), calls=self._block.take_calls(), finish=reason
         )
+
+    def start_stops(self, stop: Sequence[str]) -> None:
+        """Look for stop strings from here on."""
+        self._stop = stop
+        tools = self._tools and self._malformed_count < MALFORMED_LIMIT
+        self._states = compile_states(self._markers, stop=stop, tools=tools, initial=self._state.name)
+        trim = self._trim
+        self._enter(self._state.name)
+        self._trim = trim
 
     # -- states
 

@@ -135,7 +135,7 @@ class HarmonyText:
         self.reasoning_tokens = 0
         self._detokenizer = detokenizer
         self._controls = controls
-        self._stops = compile_states(Markers(transitions={REASONING: []}), stop=stop, tools=False, initial=NORMAL)
+        self.start_stops(stop)
         self._calls_wanted = parse_calls is not None
         self._parallel_calls = parallel_calls
         self._block = ToolBlocks(parse=parse_calls, make_reader=make_reader, ids=call_ids, parallel=parallel_calls)
@@ -197,6 +197,10 @@ class HarmonyText:
         self._detokenizer.finalize()
         if segment := self._detokenizer.last_segment:
             self._write(segment)
+
+    def start_stops(self, stop: Sequence[str]) -> None:
+        """Look for stop strings from here on."""
+        self._stops = compile_states(Markers(transitions={REASONING: []}), stop=stop, tools=False, initial=NORMAL)
 
     # -- messages
 

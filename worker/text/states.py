@@ -74,8 +74,8 @@ def _never(_: str) -> None:
 def compile_states(markers: Markers, *, stop: Sequence[str], tools: bool, initial: str) -> dict[str, TextState]:
     """Return every state that can be reached, by name.
 
-    Stops end visible states only: text that no client sees can't end its answer, and a stop such as a newline
-    would cut every tool call in half. A stop equal to a marker wins over it. Without `tools`, tool markers are
+    Stops end content only: a stop such as a newline would cut every tool call in half, and most thoughts before
+    anything is answered. A stop equal to a marker wins over it. Without `tools`, tool markers are
     plain text.
     """
     names = {NORMAL, initial, *markers.transitions}
@@ -89,7 +89,7 @@ def compile_states(markers: Markers, *, stop: Sequence[str], tools: bool, initia
             for text, target in markers.transitions.get(name, ())
             if tools or target != TOOL or not visible
         }
-        if visible:
+        if name == NORMAL:
             texts.update(dict.fromkeys(stop))
         states[name] = TextState(name, [Edge(text, target) for text, target in texts.items() if text])
     return states

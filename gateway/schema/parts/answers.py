@@ -2,8 +2,13 @@
 
 from typing import Literal
 
+from msgspec import UNSET, UnsetType
+
 from gateway.schema.base import Answer
 from protocol.messages import Usage as JobUsage
+
+TokenIds = list[int] | UnsetType
+"""Only there where `return_token_ids` asked for them."""
 
 
 class PromptDetails(Answer, frozen=True, kw_only=True):
@@ -18,14 +23,14 @@ class CompletionDetails(Answer, frozen=True, kw_only=True):
     reasoning_tokens: int
 
 
-class UsageBody(Answer, frozen=True, kw_only=True):
-    """Tokens."""
+class UsageBody(Answer, frozen=True, kw_only=True, omit_defaults=True):
+    """Tokens. The details are known at the end of an answer."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: PromptDetails
-    completion_tokens_details: CompletionDetails
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
 
 
 class Timings(Answer, frozen=True, kw_only=True):
@@ -93,6 +98,7 @@ class ChatChoice(Answer, frozen=True, kw_only=True):
     message: ChatMessage
     logprobs: ChatLogprobs | None
     finish_reason: Finish
+    token_ids: TokenIds = UNSET
 
 
 class ChatCompletion(Answer, frozen=True, kw_only=True, omit_defaults=True):
@@ -106,6 +112,7 @@ class ChatCompletion(Answer, frozen=True, kw_only=True, omit_defaults=True):
     choices: list[ChatChoice]
     usage: UsageBody
     timings: Timings | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 class FunctionDelta(Answer, frozen=True, kw_only=True, omit_defaults=True):
@@ -141,6 +148,7 @@ class ChatChunkChoice(Answer, frozen=True, kw_only=True):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
     finish_reason: Finish | None
+    token_ids: TokenIds = UNSET
 
 
 class ChatCompletionChunk(Answer, frozen=True, kw_only=True, omit_defaults=True):
@@ -154,6 +162,7 @@ class ChatCompletionChunk(Answer, frozen=True, kw_only=True, omit_defaults=True)
     choices: list[ChatChunkChoice]
     usage: UsageBody | None = None
     timings: Timings | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 TextFinish = Literal["stop", "length"]
@@ -178,6 +187,8 @@ class TextChoice(Answer, frozen=True, kw_only=True):
     text: str
     logprobs: TextLogprobs | None
     finish_reason: TextFinish | None
+    token_ids: TokenIds = UNSET
+    prompt_token_ids: TokenIds = UNSET
 
 
 class Completion(Answer, frozen=True, kw_only=True, omit_defaults=True):

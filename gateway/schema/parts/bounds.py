@@ -15,11 +15,15 @@ MAX_SCORES = 262_144
 MAX_PRODUCTS = 2**32
 """Multiplications of one such request: about a second of a worker's time."""
 MAX_LOGIT_BIAS = 1024
+MAX_BIAS = 100
 MAX_CHOICES = 1024
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 32
 MAX_JSON_DEPTH = 64
 MAX_TOKEN_ID = 2**31 - 1
+MAX_TOKENS = 2**31 - 1
+"""Of an answer; more is taken for so many."""
+MAX_STOP_IDS = 128
 MAX_IMAGES = 16
 MAX_IMAGE_BYTES = 20 * 1024 * 1024
 MAX_IMAGE_PIXELS = 33_000_000
@@ -52,21 +56,34 @@ TopK = Annotated[int, Meta(ge=-1, le=MAX_TOKEN_ID, description="Sample from the 
 MinP = Annotated[float, Meta(ge=0, le=1, description="Least probability relative to the likeliest token; 0: off.")]
 RepetitionPenalty = Annotated[float, Meta(gt=0, le=10, description="Above 1 discourages repetition.")]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
-Bias = Annotated[float, Meta(ge=-100, le=100)]
+Bias = Annotated[float, Meta(ge=-MAX_BIAS, le=MAX_BIAS)]
 LogitBias = Annotated[
     dict[str, Bias], Meta(max_length=MAX_LOGIT_BIAS, description="Token id (as a string) to bias, -100 to 100.")
 ]
 Seed = Annotated[
     int, Meta(ge=-(2**63), le=2**63 - 1, description="The same seed gives the same answer. Default: random.")
 ]
-StopText = Annotated[str, Meta(min_length=1, max_length=256)]
+StopText = Annotated[str, Meta(max_length=256, description="An empty text stops nothing.")]
 Stop = StopText | Annotated[list[StopText], Meta(max_length=32)]
-MaxTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-EchoedMaxTokens = Annotated[int, Meta(ge=0, le=2**31 - 1, description="0, with `echo`: the prompt alone.")]
+MaxTokens = Annotated[
+    int,
+    Meta(ge=1, le=MAX_TOKENS, description="A ceiling, cut to the room that is left. -1: not given."),
+]
+EchoedMaxTokens = Annotated[
+    int, Meta(ge=0, le=MAX_TOKENS, description="A ceiling, as in chat. 0, with `echo`: the prompt alone.")
+]
+MinTokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS, description="Nothing ends the answer before so many tokens.")]
 Choices = Annotated[int, Meta(ge=1, le=8, description="Answers per prompt; the prompt is computed once.")]
 TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 LegacyLogprobs = Annotated[int, Meta(ge=0, le=5)]
 TokenId = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
+StopIds = Annotated[
+    list[TokenId],
+    Meta(
+        max_length=MAX_STOP_IDS,
+        description="Tokens that end the answer, besides the model's own. They have no text.",
+    ),
+]
 EmbeddingText = Annotated[str, Meta(min_length=1)]
 EmbeddingTokens = Annotated[list[TokenId], Meta(min_length=1)]
 Dimensions = Annotated[
@@ -76,6 +93,7 @@ BatchSize = Annotated[int, Meta(ge=1, le=128, description="Inputs computed toget
 MaxTokensPerText = Annotated[
     int, Meta(ge=1, le=8192, description="Longer inputs are cut. Absent: one over the model's limit is refused.")
 ]
+CutTokens = Annotated[int, Meta(ge=-1, le=8192, description="As `max_tokens_per_text`; -1: the model's limit.")]
 EmbeddingTexts = Annotated[list[EmbeddingText], Meta(min_length=1, max_length=MAX_EMBEDDING_INPUTS)]
 VectorNumber = Annotated[float, Meta(ge=-1e15, le=1e15)]
 EmbeddingVector = Annotated[list[VectorNumber], Meta(min_length=1, max_length=65_536)]

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Literal, get_type_hints
 from gateway.embedding_cache import CacheKey
 from gateway.schema import ignored
 from gateway.schema.base import Request
-from gateway.schema.errors import invalid
-from gateway.schema.parts.bounds import BatchSize, Dimensions, MaxTokensPerText, ModelName, PromptName
+from gateway.schema.errors import invalid, unsupported
+from gateway.schema.parts.bounds import BatchSize, CutTokens, Dimensions, MaxTokensPerText, ModelName, PromptName
+from gateway.schema.parts.thinking import agree_on
 from protocol.messages import EmbedJob, Image, Ready
 
 OPTIONS = MappingProxyType(
@@ -30,6 +31,8 @@ OPTIONS = MappingProxyType(
 """Fields that may come by header or query as well."""
 BACKENDS = MappingProxyType({"mlx": "MLXBackend", "torch": "TorchBackend"})
 DEVICES = MappingProxyType({"gpu": "mps", "cpu": "cpu"})
+TRUNCATES = "truncate"
+"""The capability of workers that cut texts that are too long."""
 _DEVICES_ASKED = MappingProxyType({"mps": "gpu", "cpu": "cpu"})
 
 
@@ -58,6 +61,17 @@ class EmbedOptions(Request, frozen=True, kw_only=True):
         return None
 
     @property
+    def truncated(self) -> bool | None:
+        """Whether texts over the model's limit are cut there; None: as the worker is set."""
+        return None
+
+    def cuts_texts(self, ready: Ready) -> bool:
+        """Whether a text that is too long is cut, and not refused."""
+        if self.cut is not None:
+            return True
+        return TRUNCATES in ready.capabilities if self.truncated is None else self.truncated
+
+    @property
     def backend(self) -> str | None:
         """As it travels; None: the model's own."""
         return None if self.backend_preference == "auto" else self.backend_preference
@@ -75,7 +89,7 @@ class EmbedOptions(Request, frozen=True, kw_only=True):
     def cache_namespace(self, ready: Ready) -> tuple[object, ...]:
         """Return everything that changes a vector, besides its input and the model."""
         asked = (self.dimensions, self.normalize is not False, self.cut, self.input_type, self.prompt_name)
-        return (*asked, *self.name_field(ready))
+        return (*asked, self.cuts_texts(ready), *self.name_field(ready))
 
     def check_model(self, ready: Ready) -> None:
         """Refuse what this model can't do. Raises `ApiError`."""
@@ -87,11 +101,36 @@ class TextOptions(EmbedOptions, frozen=True, kw_only=True):
     """What holds where there are texts."""
 
     max_tokens_per_text: MaxTokensPerText | None = None
+    truncate_prompt_tokens: CutTokens | None = None
+    truncate: bool | Literal["NONE", "END"] | None = None
+    truncation: bool | None = None
+
+    @classmethod
+    def refuse_unsupported(cls, raw: dict[str, Any]) -> None:
+        """Refuse to cut the beginning of a text. Raises `ApiError`."""
+        super().refuse_unsupported(raw)
+        if raw.get("truncate") == "START":
+            raise unsupported("truncate", "can't be 'START': texts are cut at their end.")
+        if raw.get("truncate_prompt_tokens") == 0:
+            raise invalid("'truncate_prompt_tokens' must not be 0: nothing would be left.", "truncate_prompt_tokens")
+
+    def check_values(self) -> None:
+        """Check that names of one thing agree. Raises `ApiError`."""
+        super().check_values()
+        _ = self.cut, self.truncated
 
     @property
     def cut(self) -> int | None:
-        """Where longer texts are cut."""
-        return self.max_tokens_per_text
+        """Where longer texts are cut. Raises `ApiError`."""
+        other = None if self.truncate_prompt_tokens == -1 else self.truncate_prompt_tokens
+        return agree_on({"max_tokens_per_text": self.max_tokens_per_text, "truncate_prompt_tokens": other})
+
+    @property
+    def truncated(self) -> bool | None:
+        """Whether texts over the model's limit are cut there. Raises `ApiError`."""
+        word = self.truncate == "END" if isinstance(self.truncate, str) else self.truncate
+        limit = True if self.truncate_prompt_tokens == -1 else None
+        return agree_on({"truncate": word, "truncation": self.truncation, "truncate_prompt_tokens": limit})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,6 +175,7 @@ class Inputs:
             texts=texts + [image.text for image in images if image.text is not None],
             tokens=[list(key) for key in keys if isinstance(key, tuple)],
             max_tokens_per_text=options.cut,
+            truncate=options.truncated,
             normalize=options.normalize is not False,
             dimensions=options.dimensions,
             prompt_name=options.prompt_name,

@@ -9,6 +9,7 @@ from msgspec import Meta
 from gateway.schema.base import ContentPart
 from gateway.schema.errors import ApiError, invalid
 from gateway.schema.parts.bounds import Effort
+from gateway.schema.parts.thinking import ThinkingBudget
 from protocol.messages import Ready
 from protocol.template_names import is_reserved
 
@@ -28,6 +29,7 @@ class TemplateOptions(ContentPart, frozen=True, kw_only=True):
 
     enable_thinking: bool | None = None
     reasoning_effort: Effort | None = None
+    thinking_budget: ThinkingBudget | None = None
 
 
 SWITCHES = frozenset({"enable_thinking", "thinking", "reasoning_effort"})
@@ -77,4 +79,5 @@ def name_unread(kwargs: TemplateKwargs | None, ready: Ready | None) -> set[str]:
 
 
 def _is_read(name: str, names: set[str]) -> bool:
-    return name in names or (name in SWITCHES and bool(SWITCHES & names))
+    # A budget is kept by the pool, whatever the template makes of it.
+    return name in names or name == "thinking_budget" or (name in SWITCHES and bool(SWITCHES & names))

@@ -23,7 +23,7 @@ from gateway.http.middleware import MIDDLEWARES
 from gateway.job_failure import JobFailed
 from gateway.media.image_resolver import ImageResolver
 from gateway.memory_account import MEMORY, MemoryAccount, MemoryShare
-from gateway.routes import chat, completions, docs, models, tokenize
+from gateway.routes import chat, completions, docs, info, models, tokenize
 from gateway.telemetry.logs import TextLines
 from protocol.messages import Accepted, Delta, Job, Kind, Ready, Usage
 
@@ -114,7 +114,8 @@ class Played:
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def accept(self) -> None:
-        await self._change(accepted_as=Accepted(job=0, attempt=0, prompt_tokens=3))
+        prompt = [7, 8, 9] if getattr(self.job, "tell_prompt", False) else []
+        await self._change(accepted_as=Accepted(job=0, attempt=0, prompt_tokens=3, prompt=prompt))
 
     async def say(self, text: str = "", **fields: Any) -> None:
         """A delta; returns once a streaming handler has taken it."""
@@ -219,7 +220,7 @@ async def client(
     app[HTTP] = http_settings
     app[IMAGE_RESOLVER] = ImageResolver(remote=None)
     app[MEMORY], app[PARSING] = MemoryAccount(), ParsingTurns()
-    for module in (chat, completions, models, tokenize, docs):
+    for module in (chat, completions, models, info, tokenize, docs):
         module.setup(app)
 
     async def broken(_request: web.Request) -> web.Response:

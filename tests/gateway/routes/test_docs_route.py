@@ -14,13 +14,13 @@ from yarl import URL
 from gateway.http.field_texts import FIELD_TEXTS
 from gateway.http.openapi import OPERATIONS
 from gateway.routes.docs import ASSETS, PAGES
-from gateway.schema import chat, completion, errors, models, tokenize
+from gateway.schema import chat, completion, errors, info, models, tokenize
 from gateway.schema.decode import decode
 from gateway.schema.errors import TABLE
-from gateway.schema.parts import answers, messages, sampling, structured, tools
+from gateway.schema.parts import answers, messages, sampling, structured, thinking, tools
 from tests.support.guarded_app import guarded
 
-MODULES = (answers, chat, completion, errors, messages, models, sampling, structured, tokenize, tools)
+MODULES = (answers, chat, completion, errors, info, messages, models, sampling, structured, thinking, tokenize, tools)
 
 
 async def document(client: Any) -> dict[str, Any]:
@@ -51,6 +51,12 @@ async def test_every_route_is_documented_when_it_is_an_api(client: Any) -> None:
         ("/v1/completions", "post"),
         ("/v1/tokenize", "post"),
         ("/v1/detokenize", "post"),
+        ("/v1/tokenizer_info", "get"),
+        ("/tokenize", "post"),
+        ("/detokenize", "post"),
+        ("/tokenizer_info", "get"),
+        ("/version", "get"),
+        ("/info", "get"),
         ("/v1/models", "get"),
         ("/v1/models/{id}", "get"),
     }
@@ -67,7 +73,7 @@ async def test_references_resolve_when_followed(client: Any) -> None:
     references = set(re.findall(r"#/components/schemas/(\w+)", str(described)))
     assert references <= set(described["components"]["schemas"])
     ids = [operation["operationId"] for item in described["paths"].values() for operation in item.values()]
-    assert len(ids) == len(set(ids)) == 6
+    assert len(ids) == len(set(ids)) == 12
     statuses = set(described["paths"]["/v1/chat/completions"]["post"]["responses"])
     assert {"200", "400", "401", "403", "404", "413", "415", "429", "500", "503", "504", "507"} == statuses
     assert statuses - {"200"} <= {str(policy.status) for policy in TABLE.values()}
@@ -84,10 +90,18 @@ async def test_bounds_are_documented_when_they_are_enforced(client: Any) -> None
     assert request["properties"]["messages"]["maxItems"] == 2048
 
 
+async def test_header_is_documented_when_a_body_may_hold_what_changes_nothing(client: Any) -> None:
+    """It is on the answers of every such endpoint."""
+    paths = (await document(client))["paths"]
+    named = {path for path, item in paths.items() if "headers" in (item.get("post") or item["get"])["responses"]["200"]}
+    takers = {"/v1/chat/completions", "/v1/completions"}
+    assert named == takers | {f"{prefix}/{name}" for prefix in ("", "/v1") for name in ("tokenize", "detokenize")}
+
+
 async def test_example_is_a_legal_request_when_shown(client: Any) -> None:
     """What a reader can try out works."""
     shown = [operation for operation in client.app[OPERATIONS] if operation.body is not None]
-    assert len(shown) == 4
+    assert len(shown) == 6
     for operation in shown:
         decode(orjson.dumps(operation.example), operation.body)
 

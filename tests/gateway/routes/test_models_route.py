@@ -6,6 +6,8 @@ import pytest
 from openai.types import Model
 from yarl import URL
 
+from protocol.messages import Kind
+
 CARD = {
     "id": "small",
     "object": "model",
@@ -22,6 +24,8 @@ CARD = {
     "root": "org/small-4bit",
     "parent": None,
     "capabilities": ["chat", "tools"],
+    "type": "llm",
+    "task": "text-generation",
 }
 
 
@@ -30,6 +34,48 @@ async def test_list_holds_every_model_when_asked(client: Any) -> None:
     answer = await (await client.get("/v1/models")).json()
     assert answer == {"object": "list", "data": [CARD]}
     Model.model_validate(answer["data"][0], strict=True)
+
+
+@pytest.fixture
+def zoo(pool: Any) -> None:
+    """A model of each kind."""
+    make = type(pool.served[0])
+    pool.served = [make(name=kind.value, kind=kind, aliases=()) for kind in Kind]
+
+
+@pytest.mark.usefixtures("zoo")
+async def test_kind_is_told_in_others_words_when_models_are_listed(client: Any) -> None:
+    """LM Studio's `type` and the hub's `task`."""
+    cards = (await (await client.get("/v1/models")).json())["data"]
+    assert {card["kind"]: (card["type"], card["task"]) for card in cards} == {
+        "chat": ("llm", "text-generation"),
+        "vision": ("vlm", "image-text-to-text"),
+        "embedding": ("embedding", "feature-extraction"),
+    }
+
+
+@pytest.mark.usefixtures("zoo")
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("llm", ["chat"]),
+        ("llm,vlm", ["chat", "vision"]),
+        ("Chat, vision", ["chat", "vision"]),
+        ("embedding", ["embedding"]),
+        ("", ["chat", "vision", "embedding"]),
+    ],
+)
+async def test_list_is_shorter_when_types_are_asked_for(client: Any, query: str, names: list[str]) -> None:
+    """For clients whose base URL may have a query."""
+    answer = await (await client.get("/v1/models", params={"type": query})).json()
+    assert [card["id"] for card in answer["data"]] == names
+
+
+async def test_type_is_refused_when_there_is_none_such(client: Any) -> None:
+    """A list that is empty by mistake would be worse."""
+    response = await client.get("/v1/models", params={"type": "llm,reranker"})
+    assert response.status == 400
+    assert (await response.json())["error"]["param"] == "type"
 
 
 @pytest.mark.parametrize("name", ["small", "gpt-x", "org/small-4bit", "org%2Fsmall-4bit", "org%2fsmall-4bit"])

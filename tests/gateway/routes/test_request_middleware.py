@@ -86,6 +86,34 @@ async def test_right_path_is_named_when_the_base_url_is_wrong(client: Any, path:
     assert f"'{CHAT}'" in (await answer.json())["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/models", "/v1/models"),
+        ("/v1/v1/models", "/v1/models"),
+        ("/models/small", "/v1/models/{id}"),
+        ("/v1/v1/models/org/small", "/v1/models/{id}"),
+        ("/v1/version", "/version"),
+        ("/version/", "/version"),
+        ("/v1/tokenizer_info/", "/v1/tokenizer_info"),
+    ],
+)
+async def test_right_path_is_named_when_something_else_was_meant(client: Any, path: str, meant: str) -> None:
+    """Whatever is served, under whichever of its names."""
+    answer = await client.get(URL(path, encoded=True))
+    assert answer.status == 404
+    assert f"Did you mean '{meant}'?" in (await answer.json())["error"]["message"]
+
+
+async def test_right_path_is_named_when_the_base_url_ends_with_a_slash(client: Any) -> None:
+    """`http://host/` and `/v1/models`, put together."""
+    url = URL(f"{client.make_url('/')}/v1/models", encoded=True)
+    assert url.raw_path == "//v1/models"
+    async with client.session.get(url) as answer:
+        assert answer.status == 404
+        assert "Did you mean '/v1/models'?" in (await answer.json())["error"]["message"]
+
+
 @pytest.mark.parametrize("path", ["/v1", "/v1/", "/nothing", "/v1/nothing", "/v1/chat", "/v1/chat/completions/x"])
 async def test_no_path_is_named_when_none_is_like_it(client: Any, path: str) -> None:
     """A guess would be worse than none."""

@@ -132,3 +132,9 @@ def test_no_value_breaks_a_rule_when_it_is_any_json(rules: dict[str, ignored.Rul
     for value in (0, 1, -1, 1.5, True, False, "", "x", [], [1], {}, {"a": [1]}, float("nan")):
         for name, rule in rules.items():
             assert rule(value, {name: value}) in (True, False)
+
+
+def test_log_probabilities_are_none_when_none_are_asked_for_twice() -> None:
+    """Some clients send `top_logprobs` 0 with every request."""
+    request, names = read(ChatCompletionRequest, top_logprobs=0)
+    assert (request, names) == (read(ChatCompletionRequest)[0], {"top_logprobs"})

@@ -197,7 +197,10 @@ def test_bias_is_refused_when_its_token_is_not_in_the_vocabulary() -> None:
     assert chat_job(logit_bias={"99": 1}).sampling.logit_bias == {99: 1.0}
     with pytest.raises(ApiError) as raised:
         chat_job(logit_bias={"100": 1})
-    assert raised.value.param == "logit_bias"
+    assert raised.value.param == "logit_bias.100"
+    with pytest.raises(ApiError) as raised:
+        chat_job(stop_token_ids=[1, 100])
+    assert raised.value.param == "stop_token_ids[1]"
     request = decode(orjson.dumps({"messages": [USER], "logit_bias": {"100": 1}}), ChatCompletionRequest)
     assert request.make_sampling(None).logit_bias == {100: 1.0}
 

@@ -115,7 +115,19 @@ def test_nested_null_means_absent_when_a_message_carries_it() -> None:
 CONTRADICTIONS: list[tuple[type[Request], dict[str, Any], str, str]] = [
     (ChatCompletionRequest, chat(max_tokens=5, max_completion_tokens=6), "invalid_request", "max_tokens"),
     (ChatCompletionRequest, chat(top_logprobs=1), "invalid_request", "top_logprobs"),
-    (ChatCompletionRequest, chat(top_logprobs=0, logprobs=False), "invalid_request", "top_logprobs"),
+    (ChatCompletionRequest, chat(max_tokens=5, n_predict=6), "invalid_request", "max_tokens"),
+    (ChatCompletionRequest, chat(num_predict=5, max_new_tokens=6), "invalid_request", "num_predict"),
+    (ChatCompletionRequest, chat(min_tokens=6, max_completion_tokens=5), "invalid_request", "min_tokens"),
+    (CompletionRequest, {"prompt": "x", "min_tokens": 17}, "invalid_request", "min_tokens"),
+    (CompletionRequest, {"prompt": "x", "repetition_penalty": 1.2, "repeat_penalty": 1.1}, "invalid_request",
+     "repetition_penalty"),
+    (ChatCompletionRequest, chat(enable_thinking=True, thinking={"type": "disabled"}), "invalid_request",
+     "enable_thinking"),
+    (ChatCompletionRequest, chat(reasoning={"enabled": False}, chat_template_kwargs={"enable_thinking": True}),
+     "invalid_request", "chat_template_kwargs.enable_thinking"),
+    (ChatCompletionRequest, chat(reasoning={"effort": "low"}, reasoning_effort="high"), "invalid_request",
+     "reasoning_effort"),
+    (ChatCompletionRequest, chat(reasoning={"max_tokens": 5}, thinking_budget=6), "invalid_request", "thinking_budget"),
     (ChatCompletionRequest, chat(top_logprobs=21, logprobs=True), "invalid_request", "top_logprobs"),
     (ChatCompletionRequest, chat(stream_options={}), "invalid_request", "stream_options"),
     (ChatCompletionRequest, chat(reasoning_effort="low", chat_template_kwargs={"reasoning_effort": "high"}),
@@ -157,6 +169,13 @@ def test_contradiction_is_refused_when_fields_exclude_each_other(
             chat(stream=True, stream_options={"include_usage": True, "include_obfuscation": False}),
         ),
         (ChatCompletionRequest, chat(reasoning_effort="low", chat_template_kwargs={"reasoning_effort": "low"})),
+        (ChatCompletionRequest, chat(top_logprobs=0, logprobs=False)),
+        (ChatCompletionRequest, chat(top_logprobs=0)),
+        (ChatCompletionRequest, chat(max_tokens=5, max_completion_tokens=5, n_predict=5, num_predict=-1)),
+        (ChatCompletionRequest, chat(min_tokens=5, max_tokens=5)),
+        (ChatCompletionRequest, chat(enable_thinking=True, thinking={"type": "enabled"}, reasoning={"enabled": True})),
+        (ChatCompletionRequest, chat(reasoning={"effort": "low"}, reasoning_effort="low")),
+        (CompletionRequest, {"prompt": "x", "repetition_penalty": 1.2, "repeat_penalty": 1.2}),
         (CompletionRequest, {"prompt": "x", "best_of": 3, "n": 3}),
         (CompletionRequest, {"prompt": "x", "best_of": 3, "n": 3, "stream": True}),
         (CompletionRequest, {"prompt": "x", "best_of": 3, "n": 2}),
@@ -238,7 +257,7 @@ def test_number_is_an_integer_when_it_has_no_fraction(field: str, value: float) 
     assert type(request.temperature) is float
 
 
-@pytest.mark.parametrize(("field", "value"), [("max_tokens", 16.5), ("max_tokens", -1.0), ("n", 1e300), ("seed", 0.1)])
+@pytest.mark.parametrize(("field", "value"), [("max_tokens", 16.5), ("max_tokens", -3.0), ("n", 1e300), ("seed", 0.1)])
 def test_number_is_refused_by_its_name_when_it_is_no_integer_in_range(field: str, value: float) -> None:
     """A fraction, or an integer out of bounds that is written as a float."""
     assert refusal(ChatCompletionRequest, chat(**{field: value})).param == field

@@ -288,12 +288,12 @@ def test_no_limit_means_the_contexts_end(engine_of: EngineOf) -> None:
 
 
 def test_context_overflow_names_both_numbers(engine_of: EngineOf) -> None:
-    """One token too many is refused, with the prompt's size, what was asked for, and the context; one fewer runs."""
+    """A prompt that leaves no room is refused, with its size and the context; with room for one token it runs."""
     engine = engine_of("qwen3", prefix_cache_bytes=0, context_length=64)
-    run(engine, [job(1, PROMPT, max_tokens=24)])
-    error = refused(engine, job(1, PROMPT, max_tokens=25))
+    run(engine, [job(1, TokenPrompt(list(range(63))), max_tokens=24)])
+    error = refused(engine, job(1, TokenPrompt(list(range(65))), max_tokens=1))
     assert (error.code, error.param) == (Code.CONTEXT_LENGTH, "prompt")
-    assert all(number in error.message for number in ("64", "40", "25"))
+    assert all(number in error.message for number in ("64", "65"))
     full = refused(engine, job(1, TokenPrompt(list(range(64)))))
     assert full.code == Code.CONTEXT_LENGTH
     chatty = refused(engine, job(1, chat("word " * 70), max_tokens=5))
@@ -321,7 +321,7 @@ def test_token_outside_the_vocabulary_is_refused(engine: ChatEngine, token: int)
         refused(engine, job(1, PROMPT, delivered=[[token]])),
     ]
     assert [error.code for error in found] == [Code.INVALID_REQUEST] * 5
-    assert [error.param for error in found] == ["prompt", "prompt", "logit_bias", "tokens", "delivered"]
+    assert [error.param for error in found] == ["prompt", "prompt", f"logit_bias.{token}", "tokens", "delivered"]
     assert all("2047" in error.message for error in found)
 
 

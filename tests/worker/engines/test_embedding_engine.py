@@ -195,6 +195,29 @@ def test_long_text_is_cut_when_asked(tiny: EmbeddingEngine, most: int) -> None:
         assert np.array_equal(rows(end), rows(spelled))
 
 
+@pytest.mark.parametrize(("fields", "cut"), [({}, None), ({"truncate": True}, True), ({"truncate": False}, False)])
+@pytest.mark.parametrize("own", [False, True])
+def test_long_text_is_cut_when_the_worker_or_the_job_says_so(
+    tmp_path: Path, own: bool, fields: dict[str, Any], cut: bool | None
+) -> None:
+    """`--truncate-embeddings` is for jobs that say nothing; the tokens that count are those that are left."""
+    engine = loaded(tiny_bert.write(tmp_path / "bert"), truncate_embeddings=own)
+    assert ("truncate" in engine.describe().capabilities) is own
+    long_ones = [
+        (embed_job(1, words(300), **fields), embed_job(1, words(LIMIT - 2))),
+        (embed_job(1, "w1 " * 20_000, **fields), embed_job(1, "w1 " * (LIMIT - 2))),
+        (embed_job(1, tokens=[[5] * 300], **fields), embed_job(1, tokens=[[5] * LIMIT])),
+    ]
+    for job, shorter in long_ones:
+        if own if cut is None else cut:
+            end = run(engine, job)[1]
+            assert end.token_counts == [LIMIT]
+            assert np.array_equal(rows(end), rows(run(engine, shorter)[1]))
+        else:
+            assert refused(engine, job).code == Code.CONTEXT_LENGTH
+    assert run(engine, embed_job(1, words(300), max_tokens_per_text=7, **fields))[1].token_counts == [7]
+
+
 def test_shorter_context_is_obeyed(tmp_path: Path) -> None:
     """`--context-length` lowers the limit, and cannot raise it beyond what the model was trained for."""
     folder = tiny_bert.write(tmp_path / "bert", sentence_bert_config={"max_seq_length": 20})

@@ -72,10 +72,10 @@ def test_stop_matches_across_token_borders(run, pieces):
     assert (done.whole.text, done.whole.finish, done.stopped) == ("a ", "stop", "stop")
 
 
-def test_stop_matches_when_reasoning(run):
-    """Stops end thoughts too."""
-    done = run(["<think>", "a\n", "\nb", "</think>", "c"], stop=["\n\n"])
-    assert (done.whole.reasoning, done.whole.text, done.stopped) == ("a", "", "stop")
+def test_stop_does_not_match_when_reasoning(run):
+    """A stop is for what is answered: thoughts that hold it go on, and it ends the content behind them."""
+    done = run(["<think>", "a\n", "\nb", "</think>", "c", "\n\n", "d"], stop=["\n\n"])
+    assert (done.whole.reasoning, done.whole.text, done.stopped) == ("a\n\nb", "c", "stop")
 
 
 def test_stop_does_not_match_dropped_space(run):

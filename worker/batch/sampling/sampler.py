@@ -1,8 +1,8 @@
 """The fused sampler: one set of array operations picks the next token of every row, each with its own parameters.
 
-The order is: logit bias, penalties, grammar, temperature, top-k, top-p (of what top-k left), min-p. What no row of the
-batch asks for is not computed. Only tokens are drawn here; nothing is evaluated unless a nucleus turns out wider than
-the candidates that were looked at.
+The order is: logit bias, penalties, ends that come too early, grammar, temperature, top-k, top-p (of what top-k left),
+min-p. What no row of the batch asks for is not computed. Only tokens are drawn here; nothing is evaluated unless a
+nucleus turns out wider than the candidates that were looked at.
 """
 
 import math
@@ -119,6 +119,9 @@ class Sampler:
         self._asked = [i for i, s in enumerate(sampling) if s.logprobs is not None]
         self._asked_top = max((s.logprobs or 0 for s in sampling), default=0)
         self._bias = _bias(rows, vocab_size)
+        self._kept_going = [i for i, row in enumerate(rows) if row.position < row.sampling.min_tokens]
+        if self._kept_going:
+            self._ends = _ends(rows, vocab_size)
         if not self._sampled:
             return
         self._keys = np.array([s.key for s in sampling], dtype=np.uint64)
@@ -149,6 +152,8 @@ class Sampler:
         """
         logits = logits.astype(mx.float32)
         adjusted = self._adjust(logits, fed)
+        if self._kept_going:
+            adjusted = self._forbid_ends(adjusted, positions)
         if mask is not None:
             adjusted = mask.mask_logits(adjusted)
         chosen = self._choose(adjusted, positions)
@@ -165,6 +170,21 @@ class Sampler:
             fresh = mx.array([row.fresh for row in self._rows])
             logits = self.history.penalise_logits(logits, fed, fresh)
         return logits
+
+    def _forbid_ends(self, logits: mx.array, positions: NDArray[np.uint64] | None) -> mx.array:
+        """Take the ends from rows that have to go on, but for those whose mask does that."""
+        early = []
+        for index in self._kept_going:
+            row = self._rows[index]
+            position = row.position + row.fresh if positions is None else int(positions[index])
+            if position < row.sampling.min_tokens and (row.constraint is None or row.constraint.free):
+                early.append(index)
+        if not early:
+            return logits
+        index = mx.array(early)
+        masked = logits[:]
+        masked[index] = mx.where(self._ends[index], -mx.inf, logits[index])
+        return masked
 
     def _choose(self, logits: mx.array, positions: NDArray[np.uint64] | None) -> mx.array:
         likeliest = mx.argmax(logits, axis=-1)
@@ -339,6 +359,13 @@ def _width(top_k: int, is_open: bool, vocab_size: int) -> int:
 
 def _column(values: Sequence[float | bool], dtype: mx.Dtype = mx.float32) -> mx.array:
     return mx.array(values, dtype=dtype)[:, None]
+
+
+def _ends(rows: Sequence[Row], vocab_size: int) -> mx.array:
+    ends = np.zeros((len(rows), vocab_size), dtype=np.bool_)
+    for index, row in enumerate(rows):
+        ends[index, [token for token in row.sampling.ends if token < vocab_size]] = True
+    return mx.array(ends)
 
 
 def _bias(rows: Sequence[Row], vocab_size: int) -> mx.array | None:

@@ -42,6 +42,7 @@ from worker.engines.chat.preprocessing import ChatPreprocessor
 from worker.engines.chat.running import Running, RunningChoice
 from worker.engines.loading import LoadedModel, family, load
 from worker.engines.output_formats import read_markers
+from worker.engines.tokenizer_info import describe_tokenizer
 from worker.engines.vocabulary import Vocabulary
 from worker.grammar.grammars import Grammars
 
@@ -160,6 +161,7 @@ class ChatEngine:
             device="cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu",
             quantization=loaded.quantization,
             template_names=sorted(prompter.traits.variables),
+            tokenizer_info=describe_tokenizer(loaded.tokenizer, context_length=loaded.context_length),
         )
 
     @property
@@ -187,7 +189,8 @@ class ChatEngine:
         """See `Engine.admit`."""
         job: GenerateJob = prepared.job
         # What was sent before came with the prompt's text.
-        running = Running(job, self._clock(), echo="" if job.delivered else prepared.echo, compile_s=prepared.compile_s)
+        echo = "" if job.delivered else prepared.echo
+        running = Running(job, self._clock(), ends=prepared.ends, echo=echo, compile_s=prepared.compile_s)
         self.running[job.job] = running
         for index, text in enumerate(prepared.texts):
             choice = RunningChoice(running, text, index)
@@ -207,7 +210,8 @@ class ChatEngine:
             choice.finished = choice.finished or (prepared.limit == 0 and bool(job.delivered))
             running.choices.append(choice)
         running.open = sum(not choice.finished for choice in running.choices)
-        messages: list[ToGateway] = [Accepted(job.job, job.attempt, len(prepared.prompt))]
+        told = prepared.prompt if job.tell_prompt else []
+        messages: list[ToGateway] = [Accepted(job.job, job.attempt, len(prepared.prompt), told)]
         if running.open == 0:
             return [*messages, self._done(running)]
         if not running.echo or job.logprobs is None:
@@ -219,7 +223,7 @@ class ChatEngine:
     def _tell_prompt(self, running: Running, scores: list[Logprobs], messages: list[ToGateway]) -> None:
         """Tell what comes before anything generated, which may be all that was asked for."""
         job = running.message
-        logprobs = [self._logprob(*pair) for pair in zip(running.choices[0].row.tokens, scores, strict=False)]
+        logprobs = [self._logprob(job, *pair) for pair in zip(running.choices[0].row.tokens, scores, strict=False)]
         for choice in running.choices:
             finish = "length" if choice.row.limit == 0 else None
             if running.echo or finish:
@@ -301,10 +305,10 @@ class ChatEngine:
             raise JobError(Code.NOT_FINITE, BROKEN)
         tokens, logprobs = choice.held
         tokens.append(token)
-        if not self.preprocessor.ends_choice(job, token):
+        if token not in choice.job.ends:
             choice.text.feed_token(token)
             if emission.logprobs is not None:
-                logprobs.append(self._logprob(token, emission.logprobs))
+                logprobs.append(self._logprob(job, token, emission.logprobs))
         finish = self._finish_of(choice, token)
         if choice.job.first_at == 0.0:
             choice.job.first_at = self._clock()
@@ -331,7 +335,7 @@ class ChatEngine:
     def _finish_of(self, choice: RunningChoice, last: int) -> str | None:
         """Return how a choice ends behind its last token; None if it goes on."""
         rule = choice.row.constraint
-        if choice.text.stopped or self.preprocessor.ends_choice(choice.job.message, last) or (rule and rule.finished):
+        if choice.text.stopped or last in choice.job.ends or (rule and rule.finished):
             return "stop"
         return "length" if choice.row.position >= choice.row.limit else None
 
@@ -348,9 +352,14 @@ class ChatEngine:
         del self.running[job.job]
         return Done(job.job, job.attempt, running.usage(self._clock()))
 
-    def _logprob(self, token: int, found: Logprobs) -> TokenLogprob:
+    def _logprob(self, job: GenerateJob, token: int, found: Logprobs) -> TokenLogprob:
         text, raw = self.vocabulary[token]
         top = [(*self.vocabulary[other], value) for other, value in zip(found.top_ids, found.top, strict=True)]
+        if job.number_tokens:
+            # As vLLM does it: several tokens may have the same text.
+            text = f"token_id:{token}"
+            numbers = (f"token_id:{other}" for other in found.top_ids)
+            top = [(number, raw, value) for number, (_, raw, value) in zip(numbers, top, strict=True)]
         return TokenLogprob(text, raw, found.own, top)
 
     @property

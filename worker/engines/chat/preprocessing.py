@@ -34,9 +34,12 @@ from worker.engines.chat.prompts import Prompter
 from worker.engines.chat.running import PreparedChat
 from worker.engines.loading import LoadedModel
 from worker.engines.vocabulary import Vocabulary
+from worker.grammar.constraint import Constraint, free_constraint
 from worker.grammar.grammars import Grammars
+from worker.grammar.thoughts import ThoughtLimit
 from worker.text.channels import ChannelText
 from worker.text.harmony import ChoiceText, HarmonyText, open_message
+from worker.text.late_stops import LateHarmonyText, LateStopText
 from worker.text.markers import NORMAL, Markers, initial_state
 from worker.text.tool_calls.calls import calls_from, parser_name
 from worker.text.tool_calls.streaming import block_readers
@@ -103,20 +106,22 @@ class ChatPreprocessor:
     def _prepare(self, job: GenerateJob, shown: Sequence[Any]) -> Iterator[Any]:
         if job.adapter and job.adapter not in self.loaded.adapted:
             raise JobError(Code.INVALID_REQUEST, "This worker has no such adapter.", "model")
-        self.prompter.check_ids([*job.sampling.logit_bias], "logit_bias")
+        self._check_named_ids(job.sampling)
         tokens, images = yield from self._run_work(job, lambda: self._read_prompt(job, shown))
         prompt = tokens or self.prompter.start_tokens()
         room = self.loaded.context_length - len(prompt)
-        wanted = 1 if job.max_tokens is None else job.max_tokens
-        if room < wanted:
+        # What was asked for is a ceiling: an answer ends where the context does.
+        if room < (0 if job.max_tokens == 0 else 1):
             raise JobError(
                 Code.CONTEXT_LENGTH,
                 context_message(
                     self.loaded.context_length,
-                    f"the prompt has {len(prompt)} tokens and {wanted} more were asked for",
+                    f"the prompt has {len(prompt)} tokens, which leave no room for an answer",
                 ),
                 "messages" if isinstance(job.prompt, ChatPrompt) else "prompt",
             )
+        limit = room if job.max_tokens is None else min(room, job.max_tokens)
+        ends = self._ends(job.sampling)
         texts: list[ChoiceText] = []
         for choice in range(job.n):
             texts.append(self._channels(job, choice, prompt))
@@ -124,15 +129,16 @@ class ChatPreprocessor:
                 yield None
         if job.delivered:
             for tokens, text in self._delivered(job, texts):
-                self._replay(job, tokens, text)
+                self._replay(ends, tokens, text)
                 if _is_long(job):
                     yield None
-        constraints = self.grammars.make_constraints(job, prompt, self._initial(job, prompt))
+        constraints = self._constraints(job, prompt, limit)
         yield PreparedChat(
             job=job,
             prompt=prompt,
-            limit=room if job.max_tokens is None else min(room, job.max_tokens),
+            limit=limit,
             texts=texts,
+            ends=ends,
             constraints=constraints,
             samplings=[self._sampling(job.sampling, choice, job.logprobs) for choice in range(job.n)],
             echo=self._echo(job.prompt, job.echo, prompt),
@@ -140,9 +146,41 @@ class ChatPreprocessor:
             compile_s=constraints[0].compile_s if constraints else 0.0,
         )
 
-    def ends_choice(self, job: GenerateJob, token: int) -> bool:
-        """Return whether `token` ends a choice of that job: it has no text, then."""
-        return token in self.eos and not job.sampling.ignore_eos
+    def _check_named_ids(self, sampling: Sampling) -> None:
+        """Refuse ids that are named one by one and are none of the model's. Raises `JobError`."""
+        for token in sampling.logit_bias:
+            self.prompter.check_ids([token], f"logit_bias.{token}")
+        for at, token in enumerate(sampling.stop_token_ids):
+            self.prompter.check_ids([token], f"stop_token_ids[{at}]")
+
+    def _ends(self, sampling: Sampling) -> frozenset[int]:
+        """Return the tokens that end a choice: they have no text."""
+        return frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else self.eos)
+
+    def _constraints(self, job: GenerateJob, prompt: list[int], limit: int) -> list[Constraint] | None:
+        """Return what each choice is held to, brought behind what has been delivered. Raises `JobError`."""
+        state = self._initial(job, prompt)
+        constraints = self.grammars.make_constraints(job, prompt, state)
+        for one in constraints or ():
+            one.min_tokens, one.stop_ids = job.sampling.min_tokens, job.sampling.stop_token_ids
+        budget = thinking_budget(job, limit)
+        closing = (
+            self.loaded.tokenizer.think_end_tokens if self.markers.think_end and not self.markers.controls else None
+        )
+        if budget is None or not closing or not isinstance(job.prompt, ChatPrompt):
+            return constraints
+        if self.vocabulary.raws is None:
+            raise JobError(Code.UNSUPPORTED, "The thoughts of this model can't be limited.", "thinking_budget")
+        made = []
+        for choice in range(job.n):
+            thoughts = ThoughtLimit(
+                budget, markers=self.markers, state=state, closing=closing, raws=self.vocabulary.raws
+            )
+            for token in job.delivered[choice] if job.delivered else ():
+                thoughts.take_token(token)
+            made.append(free_constraint(thoughts) if constraints is None else constraints[choice])
+            made[-1].thoughts = thoughts
+        return made
 
     def _delivered(self, job: GenerateJob, texts: list[ChoiceText]) -> Iterator[tuple[list[int], ChoiceText]]:
         """Return what each choice's client has, piece by piece, with the text that it belongs to."""
@@ -153,10 +191,10 @@ class ChatPreprocessor:
             for start in range(0, len(tokens), REPLAYED_TOKENS):
                 yield tokens[start : start + REPLAYED_TOKENS], text
 
-    def _replay(self, job: GenerateJob, tokens: list[int], text: ChoiceText) -> None:
+    def _replay(self, ends: frozenset[int], tokens: list[int], text: ChoiceText) -> None:
         """Bring a choice's text on to where its client has it."""
         for token in tokens:
-            if not self.ends_choice(job, token):
+            if token not in ends:
                 text.feed_token(token)
         text.take_pieces()
 
@@ -175,13 +213,16 @@ class ChatPreprocessor:
         make_reader = None
         if tools and parse is not None:
             make_reader = block_readers(tools, parser_name(tokenizer), parallel=job.parallel_tool_calls)
-        make: Callable[..., ChoiceText]
+        messages: Callable[..., ChoiceText] = HarmonyText
+        states: Callable[..., ChoiceText] = ChannelText
+        if job.stop and (least := job.sampling.min_tokens):
+            messages, states = partial(LateHarmonyText, min_tokens=least), partial(LateStopText, min_tokens=least)
         if chat and self.markers.controls:
             opened = open_message(self.markers.controls, prompt)
-            make = partial(HarmonyText, controls=self.markers.controls, opened=opened)
+            make = partial(messages, controls=self.markers.controls, opened=opened)
         else:
             markers = self.markers if chat else Markers()
-            make = partial(ChannelText, markers=markers, initial=self._initial(job, prompt))
+            make = partial(states, markers=markers, initial=self._initial(job, prompt))
         return make(
             detokenizer=self.vocabulary.make_detokenizer(answer=chat and job.grammar is None),
             stop=job.stop,
@@ -218,7 +259,21 @@ class ChatPreprocessor:
             frequency_penalty=asked.frequency_penalty,
             logit_bias=asked.logit_bias,
             logprobs=logprobs,
+            min_tokens=asked.min_tokens,
+            ends=self._ends(asked) if asked.min_tokens else frozenset(),
         )
+
+
+def thinking_budget(job: GenerateJob, limit: int) -> int | None:
+    """Return how many tokens an answer of `limit` may think; None: as many as it likes.
+
+    Where an answer must have some form, there has to be room for it behind the thought.
+    """
+    if job.grammar is None and job.tool_choice != "required":
+        return job.thinking_budget
+    if job.thinking_budget is None:
+        return limit // 2
+    return min(job.thinking_budget, limit - limit // 4)
 
 
 def _is_long(job: ModelJob) -> bool:

@@ -21,6 +21,8 @@ class PreparedChat(msgspec.Struct, frozen=True, kw_only=True):
     constraints: list[Constraint] | None
     echo: str
     """The prompt's text, where the answer begins with it."""
+    ends: frozenset[int] = frozenset()
+    """Tokens that end a choice; they have no text."""
     images: PromptImages | None = None
     compile_s: float = 0.0
     """Processor time that went into its grammar."""
@@ -43,10 +45,13 @@ class RunningChoice:
 class Running:
     """One job in flight; `open` counts the choices that have not finished, `echo` is what each begins with."""
 
-    __slots__ = ("admitted_at", "choices", "compile_s", "echo", "first_at", "message", "open", "prompt")
+    __slots__ = ("admitted_at", "choices", "compile_s", "echo", "ends", "first_at", "message", "open", "prompt")
 
-    def __init__(self, message: GenerateJob, now: float, *, echo: str = "", compile_s: float = 0.0) -> None:
+    def __init__(
+        self, message: GenerateJob, now: float, *, ends: frozenset[int], echo: str = "", compile_s: float = 0.0
+    ) -> None:
         self.message = message
+        self.ends = ends
         self.compile_s = compile_s
         self.echo = echo
         self.choices: list[RunningChoice] = []

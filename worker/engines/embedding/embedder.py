@@ -69,7 +69,14 @@ def open_model(config: WorkerConfig) -> Opened:
         tokenizer = _tokenizer(tokenizer_folder)
         model, form = _model(folder, files, tokenizer, tokenizer_folder, config.quantize)
         read_image = None if isinstance(model, Encoder) else model.images.decode_image
-        inputs = EmbeddingInputs(tokenizer, files, asked=config.context_length, form=form, read_image=read_image)
+        inputs = EmbeddingInputs(
+            tokenizer,
+            files,
+            asked=config.context_length,
+            truncates=config.truncate_embeddings,
+            form=form,
+            read_image=read_image,
+        )
     except EngineLoadError:
         raise
     except Exception as error:

@@ -141,7 +141,11 @@ class EmbeddingEngine:
             family=self._family,
             description=f"{self._family.capitalize()} {subject} embedding model running on MLX",
             tags=["local", "embedding", *(["quantized"] if self.model.quantization != "none" else [])],
-            capabilities=[*self.model.capabilities, "tokenize"],
+            capabilities=[
+                *self.model.capabilities,
+                "tokenize",
+                *(["truncate"] if self._config.truncate_embeddings else []),
+            ],
             weights_bytes=self.model.weights_bytes,
             load_s=0.0,
             warmup_enabled=False,

@@ -86,14 +86,19 @@ class EmbeddingInputs:
         files: EmbeddingFiles,
         *,
         asked: int | None,
+        truncates: bool = False,
         form: InputForm | None = None,
         read_image: Callable[[str, bytes, str], Future[QueuedImage]] | None = None,
     ) -> None:
-        """`read_image` reads a tenant's image file, for a model that takes images."""
+        """`read_image` reads a tenant's image file, for a model that takes images.
+
+        One that `truncates` cuts texts over its limit, where a job does not say otherwise.
+        """
         # A tokenizer file may come with truncation and padding of its own: silence about either would be a lie.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._files = files
+        self._truncates = truncates
         self._form = form or InputForm()
         self._read_image = read_image
         trained = _trained(files.config)
@@ -125,7 +130,7 @@ class EmbeddingInputs:
             # Without the special tokens behind it, which stand behind the text.
             skip = len(self._encode([self._lowered(before)])[0]) - self._ending
         for start, part in _pieces(job.texts):
-            if job.max_tokens_per_text is None:
+            if not self._cuts(job):
                 self._refuse_endless(part, start, len(job.texts))
             if len(part[0]) > PIECE_CHARACTERS:
                 tokens = [(yield from self._read_long(part[0], partial(self._formed, before), start, job))]
@@ -293,6 +298,12 @@ class EmbeddingInputs:
             _check_ids(tokens, vocab_size, where)
             yield [QueuedText(job.job, at, self._fit(tokens, at, job), 0, None, self._form.least)]
 
+    def _cuts(self, job: EmbedJob) -> bool:
+        """Return whether longer texts of a job are cut, not refused."""
+        if job.max_tokens_per_text is not None:
+            return True
+        return self._truncates if job.truncate is None else job.truncate
+
     def _fit(self, tokens: list[int], at: int, job: EmbedJob) -> list[int]:
         """Return the tokens, cut where that was asked for.
 
@@ -302,7 +313,7 @@ class EmbeddingInputs:
         limit = self.limit if wanted is None else min(wanted, self.limit)
         if len(tokens) <= limit:
             return tokens
-        if wanted is None:
+        if not self._cuts(job):
             count = max(len(job.texts) + len(job.tokens), len(job.images))
             raise _too_long(f"{len(tokens)} tokens", self.limit, _where(at, count))
         ending = 0 if job.tokens or limit <= self._ending else self._ending
@@ -349,7 +360,7 @@ def _check_ids(tokens: list[int], vocab_size: int, where: str) -> None:
 
 
 def _too_long(what: str, limit: int, where: str) -> JobError:
-    excess = f"'{where}' has {what} ('max_tokens_per_text' would cut it)"
+    excess = f"'{where}' has {what} ('truncate' would cut it)"
     return JobError(Code.CONTEXT_LENGTH, context_message(limit, excess), where)
 
 
