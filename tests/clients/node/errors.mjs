@@ -7,7 +7,7 @@ const outcome = {
   unknown_model: await chat({ model: 'no-such-model' }),
   temperature: await chat({ temperature: 3 }),
   unsupported: await chat({ service_tier: 'scale' }),
-  context: await chat({ max_tokens: 1_000_000 }),
+  context: await chat({ messages: user('hello '.repeat(20_000)) }),
   streamed: await chat({ temperature: 3, stream: true }),
 }
 

@@ -1,5 +1,7 @@
 """Parameters of other servers: what changes nothing is taken and named, what would change the answer is refused."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -138,3 +140,31 @@ def test_log_probabilities_are_none_when_none_are_asked_for_twice() -> None:
     """Some clients send `top_logprobs` 0 with every request."""
     request, names = read(ChatCompletionRequest, top_logprobs=0)
     assert (request, names) == (read(ChatCompletionRequest)[0], {"top_logprobs"})
+
+
+@pytest.mark.parametrize("rules", [ignored.GENERATION, ignored.EMBEDDING, ignored.TOKENS])
+def test_parameter_is_documented_when_it_is_taken(rules: dict[str, ignored.Rule]) -> None:
+    """Each name stands in the tables of docs/api.md."""
+    text = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
+    _, _, tables = text.partition("## Parameters of other servers")
+    assert {name for name in rules if f"`{name}`" not in tables} == set()
+
+
+@pytest.mark.parametrize("kind", GENERATIONS)
+def test_documented_value_is_taken_when_it_is_sent(kind: type[Request]) -> None:
+    """The tables say what is so: each name with the value of its row."""
+    text = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
+    _, _, tables = text.partition("## Parameters of other servers")
+    values = {"0": 0, "1": 1, "false": False, "true": True, "nothing (an empty text, list or object)": []}
+    seen = 0
+    for row in tables.splitlines():
+        first, _, rest = row.removeprefix("| ").partition(" | ")
+        if not row.startswith("| ") or first not in values:
+            continue
+        for name in re.findall(r"`([a-z_]+)`", rest):
+            if name in kind.__struct_encode_fields__:
+                continue
+            empty = "" if name == "guided_json" else values[first]
+            assert name in read(kind, **{name: empty})[1], name
+            seen += 1
+    assert seen > 60

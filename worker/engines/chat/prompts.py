@@ -50,9 +50,15 @@ class Prompter:
                 self._check_prompt(prompt.tokens, counted=counted)
                 return [*prompt.tokens]
             case TextPrompt():
-                return self.encode_text(prompt.text, "prompt", special=prompt.add_special_tokens, counted=counted)
+                tokens = self.encode_text(prompt.text, "prompt", special=prompt.add_special_tokens, counted=counted)
+                return self._begun_once(tokens) if prompt.add_special_tokens else tokens
             case ChatPrompt():
                 return self.encode_text(self.render_chat(prompt), "messages", counted=counted)
+
+    def _begun_once(self, tokens: list[int]) -> list[int]:
+        """Return the tokens of a text that may have brought the token along that the tokenizer puts before it."""
+        first: int | None = self._tokenizer.bos_token_id
+        return tokens[1:] if first is not None and tokens[:2] == [first, first] else tokens
 
     def start_tokens(self) -> list[int]:
         """Something to start from where the prompt is empty. Raises `JobError` where the model has nothing."""

@@ -33,6 +33,7 @@ from worker.device_errors import is_device_error
 from worker.engines.base import Answer, EngineLoadError, Gauges
 from worker.engines.embedding.backends import Backend, Backends
 from worker.engines.embedding.embedder import Embedder, Opened, device_name, open_model
+from worker.engines.embedding.encoder import Encoder
 from worker.engines.embedding.inputs import EmbeddingInputs
 from worker.engines.embedding.queue import QueuedText, TextQueue, groups
 
@@ -108,6 +109,10 @@ class EmbeddingEngine:
         self._opened = opened = open_model(self._config)
         self.model, self.inputs = opened.model, opened.inputs
         self._family = str(opened.files.config["model_type"])
+        self._assumed = ""
+        if opened.files.assumed_pooling and isinstance(opened.model, Encoder):
+            self._assumed = opened.files.poolings[0]
+            log.warning("the model's folder names no pooling; %s is taken", self._assumed)
         self._dimensions = min(self.model.dimensions, opened.files.dimensions or self.model.dimensions)
         self._spare = SPARE[device_name()] if self.model.padding_is_harmless() else 0.0
         self._backends = Backends(opened.model, opened.folder, device=device_name())
@@ -135,11 +140,14 @@ class EmbeddingEngine:
     def describe(self) -> Ready:
         """See `Engine.describe`."""
         subject = "text and image" if "embed_image" in self.model.capabilities else "text"
+        description = f"{self._family.capitalize()} {subject} embedding model running on MLX"
+        if self._assumed:
+            description += f"; its folder names no pooling, so {self._assumed} is taken"
         return Ready(
             context_length=self.inputs.limit,
             vocab_size=self.model.vocab_size,
             family=self._family,
-            description=f"{self._family.capitalize()} {subject} embedding model running on MLX",
+            description=description,
             tags=["local", "embedding", *(["quantized"] if self.model.quantization != "none" else [])],
             capabilities=[
                 *self.model.capabilities,

@@ -52,6 +52,8 @@ class EmbeddingFiles(msgspec.Struct, frozen=True, kw_only=True):
 
     config: dict[str, Any]
     poolings: tuple[str, ...] = ("mean",)
+    assumed_pooling: bool = False
+    """Whether nothing in the folder names it."""
     include_prompt: bool = True
     dense: tuple[DenseFiles, ...] = ()
     max_tokens: int | None = None
@@ -83,6 +85,7 @@ def read(folder: Path) -> EmbeddingFiles:
     return EmbeddingFiles(
         config=config,
         poolings=poolings,
+        assumed_pooling=not _names_pooling(folder),
         include_prompt=include_prompt,
         dense=dense,
         max_tokens=limits.get("max_seq_length"),
@@ -112,6 +115,14 @@ def revision(folder: Path, *, settings: Iterable[object]) -> str:
                 file.seek(window * (size - WINDOW_BYTES) // (WINDOWS - 1))
                 digest.update(file.read(WINDOW_BYTES))
     return digest.hexdigest()
+
+
+def _names_pooling(folder: Path) -> bool:
+    return any(
+        str(module.get("type", "")).endswith(".Pooling")
+        and (folder / str(module.get("path", "")) / "config.json").exists()
+        for module in _json(folder / "modules.json") or []
+    )
 
 
 def _modules(folder: Path, usual: str) -> tuple[tuple[str, ...], bool, tuple[DenseFiles, ...]]:
