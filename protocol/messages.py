@@ -41,8 +41,7 @@ class GenerateJob(Message, frozen=True):
 
     `delivered` holds, per choice, the tokens that the client already has (a job that goes on after its
     worker died); generation resumes behind them and only later deltas are sent.
-    `logprobs` is None (off) or the number of alternatives, 0 to 20.
-    `max_tokens` None means: as much as the context holds.
+    `logprobs` is None (off) or the number of alternatives, 0 to 20; `max_tokens` None: as much as the context holds.
     `images` are those of the prompt's `{"type": "image"}` parts, in order.
     `priority` orders jobs that wait in the gateway: 1 before 0 before -1. Workers take them as they come.
     `tool_choice` `required`: calls and nothing else; `tool_names`: the only ones that may be called (empty: any).

@@ -231,7 +231,7 @@ def test_message_is_text_when_no_calls_were_asked_for():
     ("text", "stop", "content", "reasoning"),
     [
         (THOUGHT + FINAL, "lo", "Hel", "Let me see."),
-        (THOUGHT + FINAL, "me", "", "Let "),
+        (THOUGHT + FINAL, "me", "Hello!", "Let me see."),
         (THOUGHT + FINAL, "!", "Hello", "Let me see."),
         (THOUGHT + FINAL, "see.Hello", "Hello!", "Let me see."),
         (THOUGHT + FINAL, "final", "Hello!", "Let me see."),
@@ -239,7 +239,7 @@ def test_message_is_text_when_no_calls_were_asked_for():
     ],
 )
 def test_stop_text_ends_an_answer_within_a_message(text, stop, content, reasoning):
-    """Not in headers, and not across two messages."""
+    """Not in thoughts or headers, and not across two messages."""
     assert read(text, stop=[stop]).said == (content, reasoning, [], "stop")
 
 
