@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from worker.grammar.marker_mask import MarkerMask
+from worker.grammar.message_thoughts import MessageThoughts
 from worker.grammar.thoughts import ThoughtLimit
 
 _SPACE = b" \t\r\n"
@@ -85,7 +86,7 @@ class Constraint:
         self.stop_ids: Collection[int] = ()
         """Tokens that end it, too, and may not come within its first `min_tokens`."""
         self.said = 0
-        self.thoughts: ThoughtLimit | None = None
+        self.thoughts: ThoughtLimit | MessageThoughts | None = None
         """Where its thoughts are bounded."""
         self.prefix = b""
         """Text behind the marker that began the constrained part, within the same token."""
@@ -188,7 +189,7 @@ _NO_OUTPUT = OutputTokens(
 )
 
 
-def free_constraint(thoughts: ThoughtLimit) -> Constraint:
+def free_constraint(thoughts: ThoughtLimit | MessageThoughts) -> Constraint:
     """Make a constraint for a row that follows no grammar: only its thoughts are limited."""
     constraint = Constraint(_NO_GRAMMAR, _NO_OUTPUT, Phase.ENDED, ignore_eos=False)
     constraint.thoughts = thoughts

@@ -314,3 +314,65 @@ def test_thoughts_are_left_out_when_an_answer_followed(engine: ChatEngine) -> No
     assert "So five." not in text
     assert "<|channel|>final<|message|>Five.<|end|>" in text
     assert "to=functions.get_weather<|channel|>commentary json<|message|>{}<|call|>" in text
+
+
+def limited(number: int, tools: list[dict[str, Any]] | None = TOOLS, **fields: Any) -> GenerateJob:
+    """A job with a sampling of its own."""
+    return job(number, chat("What is the weather?", tools=tools), **fields)
+
+
+def thinking(engine: ChatEngine) -> dict[str, Any]:
+    """Sampling of a model that begins to think and never ends it by itself."""
+    vocabulary = engine.loaded.tokenizer.get_vocab()
+    never = dict.fromkeys((END, RETURN, CALL, CHANNEL, vocabulary["<|start|>"]), -100.0)
+    return {"temperature": 1.0, "logit_bias": never}
+
+
+@pytest.mark.parametrize("wanted", ["schema", "call"])
+@pytest.mark.parametrize("seed", range(3))
+def test_demand_is_met_when_the_model_would_think_for_ever(engine: ChatEngine, wanted: str, seed: int) -> None:
+    """Behind half of the tokens the thought is closed, and a schema or a call comes whole."""
+    sampling = {**thinking(engine), "seed": seed}
+    vocabulary = engine.loaded.tokenizer.get_vocab()
+    sampling["logit_bias"] = {**sampling["logit_bias"], vocabulary["analysis"]: 100.0}
+    del sampling["logit_bias"][CHANNEL]
+    if wanted == "schema":
+        grammar = Grammar("json_schema", json.dumps(WEATHER), "response_format.json_schema.schema")
+        one = limited(1, None, max_tokens=240, grammar=grammar, sampling=sampling)
+    else:
+        one = limited(1, max_tokens=240, tool_choice="required", tool_names=["get_weather"], sampling=sampling)
+    outcome = run(engine, [one])[1]
+    assert outcome.reasoning[0]
+    calls = joined_calls([call for delta in outcome.deltas for call in delta.calls])
+    found = outcome.text[0] if wanted == "schema" else calls[0].arguments
+    jsonschema.validate(json.loads(found), WEATHER)
+    tokens = outcome.tokens[0]
+    assert tokens.index(END) - tokens.index(vocabulary["<|message|>"]) == 121
+
+
+@pytest.mark.parametrize("budget", [0, 5, 30])
+def test_free_answer_follows_when_the_budget_of_thoughts_is_spent(engine: ChatEngine, budget: int) -> None:
+    """The message of the thought ends, and the final one begins."""
+    vocabulary = engine.loaded.tokenizer.get_vocab()
+    sampling = {**thinking(engine), "seed": 5, "ignore_eos": True}
+    opened = [CHANNEL, vocabulary["analysis"], vocabulary["<|message|>"]]
+    one = limited(1, None, max_tokens=60, thinking_budget=budget, sampling=sampling, delivered=[opened])
+    outcome = run(engine, [one])[1]
+    assert outcome.tokens[0].index(END) == budget
+    assert outcome.tokens[0][budget : budget + 3] == [END, vocabulary["<|start|>"], vocabulary["assistant"]]
+    assert outcome.tokens[0][budget + 3 : budget + 6] == [CHANNEL, vocabulary["final"], vocabulary["<|message|>"]]
+    assert outcome.text[0]
+    assert bool(outcome.reasoning[0]) == (budget > 0)
+
+
+def test_stop_text_waits_when_an_answer_must_have_so_many_tokens(engine: ChatEngine) -> None:
+    """`min_tokens` holds for this format, too."""
+    vocabulary = engine.loaded.tokenizer.get_vocab()
+    opened = [CHANNEL, vocabulary["final"], vocabulary["<|message|>"]]
+    sampling = {"ignore_eos": True, **thinking(engine), "temperature": 0.0}
+    fields = {"max_tokens": 40, "delivered": [opened]}
+    free = run(engine, [limited(1, None, **fields, sampling=sampling)])[1]
+    stop = next(delta.text for delta in free.deltas if delta.text.strip())
+    assert run(engine, [limited(1, None, **fields, stop=[stop], sampling=sampling)])[1].text[0] == ""
+    late = run(engine, [limited(1, None, **fields, stop=[stop], sampling={**sampling, "min_tokens": 12})])[1]
+    assert late.text[0].startswith(stop)

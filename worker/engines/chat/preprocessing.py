@@ -32,11 +32,11 @@ from worker.engines.aside import Aside
 from worker.engines.chat.harmony_prompts import HarmonyPrompter
 from worker.engines.chat.prompts import Prompter
 from worker.engines.chat.running import PreparedChat
+from worker.engines.chat.thinking import ThoughtLimiter
 from worker.engines.loading import LoadedModel
 from worker.engines.vocabulary import Vocabulary
-from worker.grammar.constraint import Constraint, free_constraint
+from worker.grammar.constraint import Constraint
 from worker.grammar.grammars import Grammars
-from worker.grammar.thoughts import ThoughtLimit
 from worker.text.channels import ChannelText
 from worker.text.harmony import ChoiceText, HarmonyText, open_message
 from worker.text.late_stops import LateHarmonyText, LateStopText
@@ -61,6 +61,7 @@ class ChatPreprocessor:
         self.markers = markers
         self.eos = frozenset(loaded.tokenizer.eos_token_ids)
         self.grammars = grammars
+        self._thoughts = ThoughtLimiter(loaded.tokenizer, markers, vocabulary.raws)
         self.prompter = self._make_prompter()
         self._aside = Aside()
 
@@ -161,26 +162,10 @@ class ChatPreprocessor:
         """Return what each choice is held to, brought behind what has been delivered. Raises `JobError`."""
         state = self._initial(job, prompt)
         constraints = self.grammars.make_constraints(job, prompt, state)
-        for one in constraints or ():
+        for choice, one in enumerate(constraints or ()):
             one.min_tokens, one.stop_ids = job.sampling.min_tokens, job.sampling.stop_token_ids
-        budget = thinking_budget(job, limit)
-        closing = (
-            self.loaded.tokenizer.think_end_tokens if self.markers.think_end and not self.markers.controls else None
-        )
-        if budget is None or not closing or not isinstance(job.prompt, ChatPrompt):
-            return constraints
-        if self.vocabulary.raws is None:
-            raise JobError(Code.UNSUPPORTED, "The thoughts of this model can't be limited.", "thinking_budget")
-        made = []
-        for choice in range(job.n):
-            thoughts = ThoughtLimit(
-                budget, markers=self.markers, state=state, closing=closing, raws=self.vocabulary.raws
-            )
-            for token in job.delivered[choice] if job.delivered else ():
-                thoughts.take_token(token)
-            made.append(free_constraint(thoughts) if constraints is None else constraints[choice])
-            made[-1].thoughts = thoughts
-        return made
+            one.said = len(job.delivered[choice]) if job.delivered else 0
+        return self._thoughts.limit_rows(job, prompt, state=state, limit=limit, constraints=constraints)
 
     def _delivered(self, job: GenerateJob, texts: list[ChoiceText]) -> Iterator[tuple[list[int], ChoiceText]]:
         """Return what each choice's client has, piece by piece, with the text that it belongs to."""
@@ -262,18 +247,6 @@ class ChatPreprocessor:
             min_tokens=asked.min_tokens,
             ends=self._ends(asked) if asked.min_tokens else frozenset(),
         )
-
-
-def thinking_budget(job: GenerateJob, limit: int) -> int | None:
-    """Return how many tokens an answer of `limit` may think; None: as many as it likes.
-
-    Where an answer must have some form, there has to be room for it behind the thought.
-    """
-    if job.grammar is None and job.tool_choice != "required":
-        return job.thinking_budget
-    if job.thinking_budget is None:
-        return limit // 2
-    return min(job.thinking_budget, limit - limit // 4)
 
 
 def _is_long(job: ModelJob) -> bool:
