@@ -25,7 +25,6 @@ from gateway.schema.parts.answers import (
     ToolCallBody,
     usage_of,
 )
-from gateway.schema.parts.template_options import name_unread
 from gateway.serving.caller import count_job, payload_bytes, reserve, tenant, text_memory
 from gateway.serving.chat_chunks import ChatChunks
 from gateway.serving.chunk_details import chat_chunks
@@ -55,7 +54,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     model = model_for(request, wanted.model, images)
     kind = type_of(images=bool(images), streamed=bool(wanted.stream))
     request[GENERATION_STATS] = GenerationStats(request_type=kind, model=model.name)
-    request[IGNORED].update(name_unread(wanted.chat_template_kwargs, model.ready))
+    request[IGNORED].update(wanted.list_unread(model.ready))
     job = wanted.make_job(model.ready, request_id=request[REQUEST_ID], tenant=tenant(request))
     # All that is in them is in the job; only images are still needed, as text, until they are collected.
     wanted, share = msgspec.structs.replace(wanted, messages=[], tools=None), request[SHARE]

@@ -15,7 +15,14 @@ from gateway.schema.parts.messages import Message, Messages
 from gateway.schema.parts.sampling import Generation
 from gateway.schema.parts.structured import ResponseFormat, format_grammar, unenforced_format
 from gateway.schema.parts.template import check_continuation, check_messages, inner_arguments, template_messages
-from gateway.schema.parts.template_options import TemplateKwargs, check_options, given_options, read_known
+from gateway.schema.parts.template_options import (
+    TemplateKwargs,
+    check_options,
+    given_options,
+    name_unread,
+    read_known,
+    reads_switches,
+)
 from gateway.schema.parts.thinking import (
     ReasoningOptions,
     Thinking,
@@ -147,6 +154,22 @@ class ChatCompletionRequest(Generation, frozen=True, kw_only=True):
             ),
             clear=thinking.clear_thinking,
         )
+
+    def list_unread(self, ready: Ready | None) -> set[str]:
+        """Return the parameters that change nothing, since the model's chat template does not read them."""
+        unread = name_unread(self.chat_template_kwargs, ready)
+        if reads_switches(ready):
+            return unread
+        given = {
+            "enable_thinking": self.enable_thinking is not None,
+            "reasoning_effort": self.reasoning_effort is not None,
+            "thinking": isinstance(self.thinking, bool)
+            or (self.thinking is not None and self.thinking.budget_tokens is None),
+            "reasoning": self.reasoning is not None
+            and self.reasoning.max_tokens is None
+            and not self.reasoning.exclude,
+        }
+        return unread | {name for name, is_given in given.items() if is_given}
 
     @property
     def tells_reasoning(self) -> bool:

@@ -78,6 +78,11 @@ def name_unread(kwargs: TemplateKwargs | None, ready: Ready | None) -> set[str]:
     return {f"chat_template_kwargs.{name}" for name in given_options(kwargs) if not _is_read(name, names)}
 
 
+def reads_switches(ready: Ready | None) -> bool:
+    """Return whether the model's template may read any of what turns thinking on or off."""
+    return ready is None or ready.template_names is None or bool(SWITCHES.intersection(ready.template_names))
+
+
 def _is_read(name: str, names: set[str]) -> bool:
     # A budget is kept by the pool, whatever the template makes of it.
     return name in names or name == "thinking_budget" or (name in SWITCHES and bool(SWITCHES & names))

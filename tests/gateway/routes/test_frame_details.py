@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
@@ -130,3 +131,26 @@ async def test_header_names_parameters_when_they_change_nothing(client: Any, pat
         assert response.headers["x-ignored-parameters"] == "keep_alive, mirostat, user", more
         assert response.status == (400 if "temperature" in more else 200)
     assert "x-ignored-parameters" not in (await client.post(path, json=BASE[path])).headers
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"enable_thinking": False, "reasoning_effort": "low"}, "enable_thinking, reasoning_effort"),
+        ({"thinking": {"type": "disabled"}, "reasoning": {"enabled": False}}, "reasoning, thinking"),
+        ({"thinking": True}, "thinking"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 5}}, None),
+        ({"reasoning": {"effort": "low", "exclude": True}}, None),
+        ({"thinking_budget": 5, "chat_template_kwargs": {"thinking_budget": 5}}, None),
+    ],
+)
+async def test_switch_is_named_when_the_template_reads_none(
+    client: Any, pool: Any, fields: dict[str, Any], named: str | None
+) -> None:
+    """It changes nothing, then; a budget and what is told do so with any template."""
+    model = pool.served[0]
+    for names, header in (([], named), (["enable_thinking"], None), (["thinking"], None), (None, None)):
+        model.ready = msgspec.structs.replace(model.ready, template_names=names)
+        response = await client.post(CHAT, json=BASE[CHAT] | fields)
+        assert response.status == 200
+        assert response.headers.get("x-ignored-parameters") == header
