@@ -116,6 +116,30 @@ def check_characters(text: str, most_tokens: int, param: str, what: str) -> None
         raise JobError(Code.CONTEXT_LENGTH, message, param)
 
 
+def token_names(backend: Tokenizer) -> list[str | None]:
+    """Return the name of each token id; None where there is no such token.
+
+    One by one: to ask for all of a large vocabulary at once holds the interpreter for a quarter of a second.
+    """
+    left = backend.get_vocab_size(with_added_tokens=True)
+    most = 2 * left + max(backend.get_added_tokens_decoder(), default=0) + 1
+    names: list[str | None] = []
+    for number in range(most):
+        if left == 0:
+            break
+        name = backend.id_to_token(number)
+        left -= name is not None
+        names.append(name)
+    return names
+
+
+def longest_name(tokenizer: Any) -> int:
+    """Return how many letters the longest token has."""
+    backend = plain_decoder(tokenizer)
+    names = tokenizer.get_vocab() if backend is None else token_names(backend)
+    return max((len(name) for name in names if name is not None), default=1)
+
+
 def plain_decoder(tokenizer: Any) -> Tokenizer | None:
     """Return the tokenizers library's part of a tokenizer whose text is that part's, but for spaces that it cleans."""
     # Here, because embedding engines live without it.

@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from tokenizers import Tokenizer, decoders
 
-from worker.engines.tokenizing import cleans_spaces, plain_decoder
+from worker.engines.tokenizing import cleans_spaces, plain_decoder, token_names
 from worker.text.channels import Detokenizer
 from worker.text.decoder_rules import DecoderRules, Map, ReplaceText, Strip, UnknownDecoderError, byte_of, read_rules
 from worker.text.detokenizer import (
@@ -182,23 +182,6 @@ class PieceBytes(Sequence[bytes]):
         if token in self._byte_values:
             return bytes([self._byte_values[token]])
         return (self._texts[token] or "").encode()
-
-
-def token_names(backend: Tokenizer) -> list[str | None]:
-    """Return the name of each token id; None where there is no such token.
-
-    One by one: to ask for all of a large vocabulary at once holds the interpreter for a quarter of a second.
-    """
-    left = backend.get_vocab_size(with_added_tokens=True)
-    most = 2 * left + max(backend.get_added_tokens_decoder(), default=0) + 1
-    names: list[str | None] = []
-    for number in range(most):
-        if left == 0:
-            break
-        name = backend.id_to_token(number)
-        left -= name is not None
-        names.append(name)
-    return names
 
 
 def _misspells(backend: Tokenizer, names: Sequence[str | None]) -> bool:

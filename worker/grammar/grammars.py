@@ -63,11 +63,10 @@ class Grammars:
         self._markers = markers
         self._eos = frozenset(tokenizer.eos_token_ids)
         self._clock = clock
-        vocabulary = tokenizer.get_vocab()
-        self._size = max(size, len(vocabulary))
-        self._think_start = vocabulary.get(markers.think_start) if markers.think_start else None
+        self._size = max(size, len(tokenizer))
+        self._think_start = _token_of(tokenizer, markers.think_start) if markers.think_start else None
         self._lock = threading.Lock()
-        self._processes = processes or ProcessSource(tokenizer, size=self._size, slots=slots)
+        self._processes = processes or ProcessSource(tokenizer, size=self._size, slots=slots, raws=self._raws)
         self._output: OutputTokens | None = None
         self._standing = Standing()
         self._memory = GrammarMemory()
@@ -293,11 +292,19 @@ class Grammars:
                 # tells a call from an answer; of a marker with a control token, only the token's name is kept away.
                 guarded.remove(marker)
                 guarded |= {spell.guarded_part(marker)} - {""}
+        # Looked through for every marker, and made one by one by some vocabularies.
+        raws = [*self._raws]
         return OutputTokens(
             raws=self._raws,
             eos=self._eos,
             think_end=(markers.think_end or "").encode(),
             think_start=self._think_start,
-            marker_mask=MarkerMask(guarded, self._raws, specials),
-            thinking_mask=MarkerMask(calls, self._raws, ()),
+            marker_mask=MarkerMask(guarded, raws, specials),
+            thinking_mask=MarkerMask(calls, raws, ()),
         )
+
+
+def _token_of(tokenizer: Any, name: str) -> int | None:
+    """Return the id of a token; unlike `get_vocab`, which holds the interpreter, it makes no table of them all."""
+    found = tokenizer.convert_tokens_to_ids(name)
+    return int(found) if found is not None and tokenizer.convert_ids_to_tokens(int(found)) == name else None

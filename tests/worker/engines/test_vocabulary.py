@@ -26,7 +26,8 @@ from tests.support.decoder_kinds import (
 )
 from tests.support.real_tokenizers import PACKAGES, fetch_tokenizer
 from tests.support.tokenizer_kinds import TOKENIZERS
-from worker.engines.vocabulary import Vocabulary, token_names
+from worker.engines.tokenizing import token_names
+from worker.engines.vocabulary import Vocabulary
 from worker.text.decoder_rules import strip_end, strip_start
 from worker.text.detokenizer import CleanFilter, ReplaceFilter, StripFilter, WindowDetokenizer
 

@@ -13,7 +13,14 @@ from protocol.template_names import is_reserved
 from worker.engines.chat.arrangement import JsonMessage, arrange_messages
 from worker.engines.chat.generic_tools import calls_generically, find_example, tell_tools
 from worker.engines.chat.template_probe import probe_template, read_variables
-from worker.engines.tokenizing import MOST_COUNTED_TOKENS, TokenCoder, check_characters, ids_within, most_characters
+from worker.engines.tokenizing import (
+    MOST_COUNTED_TOKENS,
+    TokenCoder,
+    check_characters,
+    ids_within,
+    longest_name,
+    most_characters,
+)
 from worker.text.disarming import Disarmer
 
 log = logging.getLogger("worker")
@@ -34,8 +41,7 @@ class Prompter:
         self._coder = TokenCoder(tokenizer)
         self._vocab_size = vocab_size
         self._context_length = context_length
-        vocabulary = tokenizer.get_vocab()
-        self._longest_token = max((len(name) for name in vocabulary), default=1)
+        self._longest_token = longest_name(tokenizer)
         self._disarmer = Disarmer(_control_tokens(tokenizer))
         traits = probe_template(self._render, read_variables(tokenizer))
         self._call_example = "" if traits.tools else find_example(tokenizer, self._render, traits)

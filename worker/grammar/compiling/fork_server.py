@@ -5,6 +5,7 @@ A fork takes milliseconds, and the tokenizer's data is there once, however many 
 
 import contextlib
 import gc
+import json
 import mmap
 import os
 import resource
@@ -12,8 +13,11 @@ import select
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from struct import Struct
+from typing import Any
 
 import msgspec
 from llguidance import LLTokenizer
@@ -27,6 +31,11 @@ ORDER = Struct("<BBI")
 FORK, KILL = 0, 1
 LARGEST_BYTES = 1 << 30
 """Where the system bounds no memory: what a child may hold beyond what it shares."""
+MODEL = '"model":'
+NICE = 5
+"""Whoever waits for the first grammar has time; running streams have not."""
+WRONG_SHARE = 0.1
+"""Of the samples that a tokenizer may read otherwise: names that are no good in their own vocabulary."""
 LOOK_S, WATCH_S = 1.0, 0.1
 """How often children that have ended are reaped; where the system bounds no memory, how often it is looked at."""
 
@@ -106,17 +115,13 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     orders = Connection(orders_fd)
     vocabulary = msgspec.msgpack.decode(orders.recv_bytes(), type=TokenTable)
-    try:
-        with os.fdopen(tokenizer_fd, encoding="utf-8") as file:
-            file.seek(0)
-            text = file.read()
-        tokenizer = LLTokenizer(text, n_vocab=vocabulary.size, eos_token=vocabulary.eos)
-    except Exception as error:
-        orders.send_bytes(msgspec.msgpack.encode(Specials([], str(error)[:ERROR_CHARS] or "unknown")))
+    tokenizer = _read_tokenizer(vocabulary, tokenizer_fd)
+    if isinstance(tokenizer, Specials):
+        orders.send_bytes(msgspec.msgpack.encode(tokenizer))
         return
     control = {name: token for name, token in vocabulary.added.items() if tokenizer.is_special_token(token)}
     orders.send_bytes(msgspec.msgpack.encode(Specials(sorted(control.values()))))
-    del text, vocabulary
+    del vocabulary
     gc.collect()
     # Children share what never changes: a collector that walked it would copy it.
     gc.freeze()
@@ -124,6 +129,49 @@ def main() -> None:
     with socket.socket(fileno=os.dup(orders.fileno())) as line:
         orders.close()
         ForkServer(line, tokenizer, control, watched=sys.platform != "linux").serve_forks()
+
+
+def with_head(text: str, head: Mapping[str, Any]) -> str:
+    """Return the text of a `tokenizer.json` with other contents for all that is not its model.
+
+    The model, which is all but a little of it, is not even parsed where it comes last, as it does.
+    """
+    at = text.find(MODEL)
+    try:
+        own: dict[str, Any] = json.loads(text[:at].rstrip().removesuffix(",") + "}")
+        rest = text[at:]
+    except ValueError:
+        own = json.loads(text)
+        rest = f'"model":{json.dumps(own.pop("model"), ensure_ascii=False)}}}'
+    return json.dumps({**own, **head}, ensure_ascii=False)[:-1] + "," + rest
+
+
+def _read_tokenizer(vocabulary: TokenTable, tokenizer_fd: int) -> LLTokenizer | Specials:
+    """Return the tokenizer of a file, or why it can't be used; at a low priority, since this takes seconds."""
+    found: list[LLTokenizer | Specials] = []
+
+    def read() -> None:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        try:
+            with os.fdopen(tokenizer_fd, encoding="utf-8") as file:
+                file.seek(0)
+                text = with_head(file.read(), json.loads(vocabulary.head))
+            tokenizer = LLTokenizer(text, n_vocab=vocabulary.size, eos_token=vocabulary.eos)
+        except Exception as error:
+            found.append(Specials([], str(error)[:ERROR_CHARS] or "unknown"))
+            return
+        wrong = sum(tokenizer.decode_bytes([token]) != raw for token, raw in vocabulary.samples)
+        if wrong > len(vocabulary.samples) * WRONG_SHARE:
+            found.append(Specials([], "its tokens stand for other bytes than the engine's"))
+        else:
+            found.append(tokenizer)
+
+    # A thread can be given a lower priority and be over; no thread may run once this process forks.
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    return found[0]
 
 
 if __name__ == "__main__":

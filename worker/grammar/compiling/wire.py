@@ -21,12 +21,15 @@ class TokenTable(msgspec.Struct, frozen=True, array_like=True):
     """What a fork server needs besides the text of the tokenizer's `tokenizer.json`, which is in a file.
 
     `size` is the number of ids that masks cover, `eos` the ids that end an answer. `added` are names and ids, of which
-    the answer, `Specials`, names those that grammars know as control tokens.
+    the answer, `Specials`, names those that grammars know as control tokens. `head` is what stands in the file besides
+    its model, as the engine has it; `samples` are some ids with their bytes, by which a wrong file is known.
     """
 
     size: int
     eos: list[int]
     added: dict[str, int]
+    head: bytes = b"{}"
+    samples: list[tuple[int, bytes]] = []
 
 
 class Specials(msgspec.Struct, frozen=True, array_like=True):
