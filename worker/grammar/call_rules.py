@@ -10,7 +10,7 @@ from protocol.errors import Code, JobError
 from worker.grammar.argument_rules import write_call
 from worker.grammar.lark import LarkBuilder, TokenSpelling
 from worker.grammar.tools import ToolCase
-from worker.text.tool_calls.formats import FORMATS, MISTRAL_LIST, SPACE, ToolFormat
+from worker.text.tool_calls.formats import FORMATS, MISTRAL_LIST, SPACE, JsonSyntax, ToolFormat
 
 
 def format_of(parser: str, spell: TokenSpelling) -> ToolFormat | None:
@@ -26,7 +26,8 @@ def write_calls(form: ToolFormat, tools: Sequence[ToolCase], builder: LarkBuilde
     Raises `ValueError` for what this format can't say, `JobError` where that is a schema of a strict tool.
     """
     spell = builder.spell
-    if form.end and spell.is_plain_text(form.end):
+    # JSON says itself where it ends.
+    if form.end and spell.is_plain_text(form.end) and not isinstance(form.syntax, JsonSyntax):
         raise ValueError("the marker that ends a call is no token of this model")
     inside = f"one (({form.between}) one)*" if parallel and form.between is not None else "one"
     several = parallel and form.between is None
