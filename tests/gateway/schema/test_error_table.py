@@ -15,7 +15,7 @@ STATUSES = {
     "missing_api_key": 401, "invalid_api_key": 401, "expired_api_key": 401, "insufficient_permissions": 403,
     "model_not_allowed": 403, "https_required": 403, "origin_not_allowed": 403, "misdirected_request": 421,
     "rate_limit_exceeded": 429, "keys_unavailable": 503,
-    "request_timeout": 408, "key_revoked": 409, "too_many_connections": 503,
+    "request_timeout": 408, "key_revoked": 409, "model_in_use": 409, "too_many_connections": 503,
     "engine_error": 500, "internal_error": 500, "output_not_finite": 500,
 }  # fmt: skip
 TRANSIENT = {
