@@ -1,8 +1,10 @@
 """Grammars that take too much, and processes that die or stand still: the engine and the other rows go on."""
 
+import json
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from tests.support.engine_runs import chat, job, run
 from worker.engines.chat.engine import ChatEngine
 from worker.grammar.compiling import compilers, process
 from worker.grammar.compiling.footprint import footprint_bytes
+from worker.grammar.compiling.fork_server import with_head
 from worker.grammar.compiling.process import ForkServerHandle, GrammarProcess
 from worker.grammar.compiling.process_source import ProcessSource
 from worker.grammar.compiling.wire import TokenTable
@@ -254,19 +257,46 @@ def test_footprint_is_what_a_process_holds() -> None:
     assert footprint_bytes(2**22 + 1) == 0
 
 
+TINY_TOKENIZER = (
+    '{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{"a":0,"b":1},"merges":[]},'
+    '"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false},'
+    '"decoder":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}}'
+)
+
+
+def start_server(vocabulary: TokenTable) -> ForkServerHandle:
+    with tempfile.TemporaryFile() as file:
+        file.write(TINY_TOKENIZER.encode())
+        file.flush()
+        return ForkServerHandle(vocabulary, file, slots=1)
+
+
+def test_file_is_refused_when_its_tokens_are_others() -> None:
+    """A folder may have been filled anew since the engine read it."""
+    for samples, good in (([(0, b"a"), (1, b"b")], True), ([(0, b"b"), (1, b"a")], False)):
+        server = start_server(TokenTable(2, [1], {}, samples=samples))
+        assert (server.error == "") == good
+        server.kill()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"version": "1.0", "padding": {}, "added_tokens": [],\n "model": {"vocab": {"\\"model\\":": 1}}}',
+        '{"added_tokens": [{"content": "\\"model\\":"}], "padding": 1, "model": {"vocab": {}}}',
+        '{"model": {"vocab": {"a": 1}}, "padding": {}, "added_tokens": []}',
+        TINY_TOKENIZER,
+    ],
+)
+def test_what_the_engine_has_replaces_what_the_file_says(text: str) -> None:
+    """Everything but the model, in whatever order it stands."""
+    head = {"padding": None, "decoder": {"type": "Fuse"}}
+    assert json.loads(with_head(text, head)) == {**json.loads(text), **head}
+
+
 def test_processes_end_with_their_engine() -> None:
     """Its end of the line closes with the engine, and takes the fork server along, and what that has forked."""
-    import tempfile
-
-    tokenizer = (
-        '{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{"a":0,"b":1},"merges":[]},'
-        '"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false},'
-        '"decoder":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}}'
-    )
-    with tempfile.TemporaryFile() as file:
-        file.write(tokenizer.encode())
-        file.flush()
-        server = ForkServerHandle(TokenTable(2, [1], {}), file, slots=1)
+    server = start_server(TokenTable(2, [1], {}))
     assert server.error == ""
     child = server.fork_process()
     wait_until(lambda: len(children(server.pid)) == 1)

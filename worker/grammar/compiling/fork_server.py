@@ -137,10 +137,11 @@ def with_head(text: str, head: Mapping[str, Any]) -> str:
     The model, which is all but a little of it, is not even parsed where it comes last, as it does.
     """
     at = text.find(MODEL)
-    try:
-        own: dict[str, Any] = json.loads(text[:at].rstrip().removesuffix(",") + "}")
-        rest = text[at:]
-    except ValueError:
+    own: dict[str, Any] = {}
+    rest = text[at:]
+    with contextlib.suppress(ValueError):
+        own = json.loads(text[:at].rstrip().removesuffix(",") + "}")
+    if "added_tokens" not in own or any(text.rfind(f'"{name}":') > at for name in head):
         own = json.loads(text)
         rest = f'"model":{json.dumps(own.pop("model"), ensure_ascii=False)}}}'
     return json.dumps({**own, **head}, ensure_ascii=False)[:-1] + "," + rest
