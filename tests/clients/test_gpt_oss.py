@@ -16,7 +16,7 @@ from tests.support.real_tokenizers import fetch_tokenizer, make_tiny_model
 
 pytestmark = pytest.mark.mlx
 
-END, RETURN, CALL = 200007, 200002, 200012
+END, RETURN = 200007, 200002
 
 
 class Trip(BaseModel):
@@ -42,7 +42,7 @@ ASKED: dict[str, Any] = {
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
     """Talks to a pool of its own; never retries."""
     folder = tmp_path_factory.mktemp("gpt-oss") / "model"
-    make_tiny_model(fetch_tokenizer("gpt-oss"), folder, template=HARMONY_TEMPLATE, eos_token_id=[RETURN, CALL])
+    make_tiny_model(fetch_tokenizer("gpt-oss"), folder, template=HARMONY_TEMPLATE)
     pool = RunningPool(("--model-path", str(folder), "--served-name", "gpt-oss"))
     try:
         pool.wait_healthy()

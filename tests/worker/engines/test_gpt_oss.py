@@ -42,7 +42,7 @@ STRICT = [{**tool, "function": {**tool["function"], "strict": True}} for tool in
 @pytest.fixture(scope="module")
 def _engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatEngine]:
     folder = tmp_path_factory.mktemp("gpt-oss") / "model"
-    make_tiny_model(fetch_tokenizer("gpt-oss"), folder, template=HARMONY_TEMPLATE, eos_token_id=[RETURN, CALL, 199999])
+    make_tiny_model(fetch_tokenizer("gpt-oss"), folder, template=HARMONY_TEMPLATE)
     engine = ChatEngine(WorkerConfig(model_path=str(folder), served_name="gpt-oss", prefix_cache_bytes=0))
     engine.load()
     yield engine
@@ -77,6 +77,13 @@ def check(found: list[ToolCall]) -> None:
 def test_kind_of_answers_is_told(engine: ChatEngine) -> None:
     """Calls, thoughts and grammars: all of them work."""
     assert {"tools", "reasoning", "structured_outputs"} <= set(engine.describe().capabilities)
+
+
+def test_answer_ends_at_calls_and_returns(engine: ChatEngine) -> None:
+    """Whatever its files say; the end of a message is none of the answer."""
+    ends = engine.loaded.tokenizer.eos_token_ids
+    assert {RETURN, CALL} <= set(ends)
+    assert END not in ends
 
 
 def test_call_comes_when_one_is_demanded(engine: ChatEngine) -> None:
