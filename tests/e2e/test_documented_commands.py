@@ -161,7 +161,8 @@ def test_production_starts_as_the_page_says(checkout: Checkout) -> None:
     try:
         pool.wait_healthy()
         headers = {"Authorization": f"Bearer {key}"}
-        assert set(states(pool, headers)) == {"fake-chat", "fake-embedding"}
+        wait_until(lambda: states(pool, headers).keys() == {"fake-chat", "fake-embedding"})
+        pool.wait_healthy()
         body = {"messages": [{"role": "user", "content": "fake: tokens@2"}]}
         assert pool.post("/v1/chat/completions", body, headers=headers).status == 200
         assert pool.post("/v1/chat/completions", body).status == 401

@@ -10,20 +10,20 @@ from stress.key_traces import shown
 from stress.running_pool import FAKE, RunningPool, chat_body, wait_until
 
 OPEN_ROUTES = ("chat", "vision", "embed:text", "embed:image", "models")
-NAMES = {"secret", "chat", "hush", "vault", "hidden-lora", "mine", "friend", "tone", "own-lora", "vectors"}
+NAMES = {"secret", "shed", "hush", "vault", "hidden-lora", "mine", "friend", "tone", "own-lora", "vectors"}
 SECRETS = ("secret", "hidden-lora", "hush", "vault")
 
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
-    """Models `mine` and `vectors`; and `secret`, whose folder is called `chat`, with an adapter and an alias."""
+    """Models `mine` and `vectors`; and `secret`, whose folder is called `shed`, with an adapter and an alias."""
     folder = tmp_path_factory.mktemp("models")
-    for name in ("chat", "hidden-lora", "own-lora"):
+    for name in ("shed", "hidden-lora", "own-lora"):
         (folder / name).mkdir()
     engine = FAKE[:2]
     pool = RunningPool(
         (*engine, "--model-path", "mine", "--adapter", f"tone={folder / 'own-lora'}"),
-        (*engine, "--model-path", str(folder / "chat"), "--served-name", "secret",
+        (*engine, "--model-path", str(folder / "shed"), "--served-name", "secret",
          "--adapter", f"hush={folder / 'hidden-lora'}"),
         (*engine, "--model-path", "vectors", "--model-type", "embedding"),
         environment=PRODUCTION, gateway=("--aliases", "vault=secret,friend=mine"),
@@ -77,12 +77,12 @@ def test_limited_key_reaches_nothing_but_its_models(pool: RunningPool) -> None:
     """By served name, folder, alias, adapter or family: refused in the words that a name gets that nobody has."""
     # The folder's name opens nothing, nor does the base open its adapter, or the adapter its base.
     for models, own, names in (
-        ({"chat"}, set(), set()),
+        ({"shed"}, set(), set()),
         ({"hidden-lora", "own-lora"}, set(), set()),
         ({"mine"}, {"mine"}, {"mine", "friend"}),
         ({"friend"}, {"mine"}, {"mine", "friend"}),
         ({"tone"}, {"tone"}, {"tone"}),
-        ({"vault"}, {"secret"}, {"secret", "vault", "chat"}),
+        ({"vault"}, {"secret"}, {"secret", "vault", "shed"}),
     ):
         key = made(pool, *models)
         cards = listed(pool, key)
@@ -97,6 +97,10 @@ def test_limited_key_reaches_nothing_but_its_models(pool: RunningPool) -> None:
             assert not [word for word in SECRETS for answer in unnamed if word in answer.body.decode()]
     assert listed(pool, made(pool, "tone"))["tone"]["parent"] is None
     assert listed(pool, made(pool, "tone", "mine"))["tone"]["parent"] == "mine"
+    # A kind's name is that kind's default among its own models, as if none was named.
+    for kind, status in (("chat", 200), ("embedding", 403)):
+        body = {**chat_body("hello"), "model": kind}
+        assert pool.post("/v1/chat/completions", body, headers=made(pool, "mine")).status == status
     # What it may use, it may use by every name that it has.
     key = made(pool, "mine")
     for name in ("mine", "friend"):

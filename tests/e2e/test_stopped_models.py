@@ -79,6 +79,7 @@ def test_health_is_green_again_when_a_mistyped_model_was_removed(start_pool: Cal
         expected="Traceback|no-such",
     )
     wait_until(lambda: states(pool).get("typo") in ("backoff", "crash_loop", "starting"))
+    wait_until(lambda: states(pool).get("fake") == "ready")
     wait_until(lambda: pool.get("/health").status == 503)
     pool.supervisors[1].stop()
     wait_until(lambda: states(pool)["typo"] == "retired")
