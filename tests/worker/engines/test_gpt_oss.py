@@ -224,6 +224,7 @@ def test_effort_is_low_when_thinking_is_turned_off(engine: ChatEngine) -> None:
     """It can't be turned off; an effort that is named counts."""
     render = engine.preprocessor.prompter.render_chat
     assert "Reasoning: low\n" in render(chat("hello", enable_thinking=False))
+    assert "Reasoning: low\n" in render(chat("hello", thinking=False))
     assert "Reasoning: high\n" in render(chat("hello", enable_thinking=False, reasoning_effort="high"))
 
 

@@ -44,7 +44,7 @@ def harmony_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the template's options with an effort that the model knows."""
     found = dict(options)
     effort = found.get("reasoning_effort")
-    if effort is None and found.get("enable_thinking") is False:
+    if effort is None and any(found.get(switch) is False for switch in ("enable_thinking", "thinking")):
         effort = "none"
     if effort is not None:
         found["reasoning_effort"] = EFFORTS.get(effort, effort)
