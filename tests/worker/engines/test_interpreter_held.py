@@ -1,20 +1,23 @@
 """No thread of an engine process keeps the others from running, with the vocabulary of a model that people run."""
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image as PILImage
 from vocabularies.making import make_tokenizer
 
-from protocol.messages import ChatPrompt, Grammar
-from tests.support.engine_runs import chat, job, run
+from protocol.messages import ChatPrompt, Grammar, Image, TokenizeJob
+from tests.support.engine_runs import chat, job, prepared, run
 from tests.support.interpreter_watch import InterpreterWatch
 from tests.support.real_tokenizers import fetch_tokenizer, make_tiny_model
 from worker.config import WorkerConfig
 from worker.engines.chat.engine import ChatEngine
 from worker.engines.chat.prompts import Prompter
+from worker.engines.vision.engine import VisionEngine
 from worker.engines.vocabulary import Vocabulary
 from worker.grammar.grammars import Grammars
 
@@ -142,6 +145,25 @@ def test_others_run_while_tables_of_a_vocabulary_are_made(large: ChatEngine) -> 
         make_grammars(large).close()
 
     assert longest_gap_s(make) <= BOUND_S
+
+
+def test_others_run_while_a_large_picture_is_read(model_folder: Callable[[str], Path]) -> None:
+    """33 megapixels, decoded in another process, and made into what the model sees in this one."""
+    config = WorkerConfig(
+        model_path=str(model_folder("qwen2-vl")), served_name="v", kind="vision", prefix_cache_bytes=0
+    )
+    engine = VisionEngine(config)
+    engine.load()
+    file = io.BytesIO()
+    PILImage.effect_noise((66, 50), 64).convert("RGB").resize((6600, 5000)).save(file, "JPEG")
+    asked = ChatPrompt(b'[{"role":"user","content":[{"type":"text","text":"What?"},{"type":"image"}]}]')
+    digests = iter(range(TRIES))
+
+    def read() -> None:
+        job = TokenizeJob(1, 1, asked, [Image(0, bytes([next(digests)]) * 32)])
+        assert prepared(engine, job, [file.getvalue()]).tokens
+
+    assert longest_gap_s(read) <= BOUND_S
 
 
 def test_grammar_holds_when_a_folder_has_another_file_than_the_tokenizer(large: ChatEngine, tmp_path: Path) -> None:
