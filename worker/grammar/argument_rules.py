@@ -134,9 +134,9 @@ class _LiteralWriter:
             choices = [{**schema, "type": name} for name in named]
         if isinstance(choices, list) and depth < DEEPEST:
             return f"({' | '.join(self.write_value(choice, depth + 1) for choice in choices)})"
-        if types == {"array"} and not self._syntax.flat and depth < DEEPEST:
+        if types == {"array"} and depth < DEEPEST:
             return self._write_array(schema, depth)
-        if types == {"object"} and not self._syntax.flat and depth < DEEPEST:
+        if types == {"object"} and depth < DEEPEST:
             tool = msgspec.structs.replace(self._tool, schema=dict(schema))
             return f'"{{" {self.write_members(tool.arguments_schema())} "}}"'
         if self._tool.strict:

@@ -31,7 +31,7 @@ from worker.grammar.masks import Masks
 from worker.grammar.specs import LARGEST_BYTES
 from worker.text.harmony import begun_answer
 from worker.text.markers import NORMAL, REASONING, TOOL, Markers
-from worker.text.tool_calls.calls import parser_name
+from worker.text.tool_calls.formats import parser_name
 
 log = logging.getLogger("worker")
 
@@ -285,13 +285,14 @@ class Grammars:
         spell = TokenSpelling({text: token for text, token in self._processes.added.items() if token in specials})
         edges = [edge for state in (NORMAL, TOOL) for edge in markers.transitions.get(state, ())]
         calls = [text for text, target in markers.transitions.get(REASONING, ()) if target == TOOL]
-        guarded = {text for text, _ in edges}
-        for marker in (markers.tool_start, markers.tool_end):
-            if marker and marker in guarded and spell.ends_in_text(marker):
+        guarded = set()
+        for text, target in edges:
+            if (target == TOOL or text == markers.tool_end) and spell.ends_in_text(text):
                 # A text that the grammar writes itself. Begun with mere text, as Llama's calls are, only what follows
                 # tells a call from an answer; of a marker with a control token, only the token's name is kept away.
-                guarded.remove(marker)
-                guarded |= {spell.guarded_part(marker)} - {""}
+                guarded |= {spell.guarded_part(text)} - {""}
+            else:
+                guarded.add(text)
         # Looked through for every marker, and made one by one by some vocabularies.
         raws = [*self._raws]
         return OutputTokens(

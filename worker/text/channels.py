@@ -98,10 +98,17 @@ class ChannelText:
         self._parallel_calls = parallel_calls
         self._text: list[str] = []
         self._reasoning: list[str] = []
-        self._block = ToolBlocks(parse=parse_calls, make_reader=make_reader, ids=call_ids, parallel=parallel_calls)
+        self._block = ToolBlocks(
+            parse=parse_calls,
+            make_reader=make_reader,
+            ids=call_ids,
+            parallel=parallel_calls,
+            ends=[text for text, _ in markers.transitions.get(TOOL, ())],
+        )
         self._malformed_count = 0
         self._held = ""
         self._opened_by = ("", NORMAL)
+        self._after_block = next((target for _, target in markers.transitions.get(TOOL, ())), NORMAL)
         self._tools = parse_calls is not None
         self._states = compile_states(markers, stop=stop, tools=self._tools, initial=initial)
         self._enter(initial)
@@ -146,7 +153,7 @@ class ChannelText:
             self._scan(self._detokenizer.last_segment)
             self._flush(cut=reason == "length")
         reason = self.stopped or reason
-        if self._block.count and reason == "stop":
+        if self._block.count and reason == "stop" and not self._block.unfinished:
             reason = "tool_calls"
         return Piece(
             text="".join(self._text), reasoning="".join(self._reasoning), calls=self._block.take_calls(), finish=reason
@@ -166,10 +173,11 @@ class ChannelText:
     def _enter(self, name: str) -> None:
         state = self._states[name]
         self._state: TextState = state
-        self._may_begin = state.may_begin
+        # The inside of a block has a syntax, by which its end is found.
+        self._may_begin = _always if name == TOOL else state.may_begin
         self._thinking = name == REASONING
         # Hidden text collects in a list that nobody reads.
-        sinks: dict[str, Sink] = {NORMAL: self._text, REASONING: self._reasoning, TOOL: self._block}
+        sinks: dict[str, Sink] = {NORMAL: self._text, REASONING: self._reasoning}
         self._sink = sinks.get(name, [])
         self._trim = False
 
@@ -177,20 +185,24 @@ class ChannelText:
         """Sort a segment, and what was held back before it, into the channels."""
         text = self._held + segment
         self._held = ""
-        while True:
+        while self.stopped is None:
+            if self._state.name == TOOL:
+                self._block.append(text)
+                if self._block.outcome is None:
+                    return
+                text = self._leave_block()
+                continue
             if self._trim:
                 text = text.lstrip(_SPACE)
             match = self._state.first_match(text)
             if match is None:
-                break
+                certain = self._state.certain_length(text)
+                self._held = text[certain:]
+                self._emit(text[:certain])
+                return
             start, edge = match
             self._emit(text[:start])
             text = self._follow(edge, text[start + len(edge.text) :])
-            if self.stopped is not None:
-                return
-        certain = self._state.certain_length(text)
-        self._held = text[certain:]
-        self._emit(text[:certain])
 
     def _emit(self, text: str) -> None:
         if text:
@@ -204,44 +216,48 @@ class ChannelText:
             self.stopped = "stop"
             return ""
         origin = self._state.name
-        if origin == TOOL:
-            block = self._block.text
-            if not self._end_block():
-                return self._reopen(block + edge.text + rest)
         if target == TOOL:
             self._opened_by = (edge.text, origin)
-        trim = self._trim or origin in (TOOL, REASONING) or target == REASONING
+            if self._markers.kept_start:
+                rest = edge.text + rest
+        trim = self._trim or REASONING in (origin, target)
         self._enter(target)
         self._trim = trim and target in VISIBLE
         return rest
 
     def _flush(self, *, cut: bool) -> None:
         while self._state.name == TOOL and self.stopped is None:
-            block = self._block.text
-            held, self._held = self._held, ""
-            # What is held back here is half an end marker: no part of a call.
-            if self._end_block(cut=cut):
-                return
-            self._scan(self._reopen(block + held))
+            self._scan(self._leave_block(cut=cut))
         if self.stopped is None:
             self._emit(self._held)
 
     # -- calls
 
-    def _end_block(self, *, cut: bool = False) -> bool:
-        # Without an end marker nothing says that a block is complete, but that it parses.
-        if not self._block.end_block(cut=cut and bool(self._state.edges)):
-            return False
-        if not self._parallel_calls and (self._block.whole or not cut):
+    def _leave_block(self, *, cut: bool = False) -> str:
+        """End a tool block; return the text to read on."""
+        block = self._block
+        text = block.text
+        if not block.end_block(cut=cut):
+            return self._reopen(text)
+        if not block.whole and not cut:
+            # What was sent of a call can't be taken back, and can't be finished.
+            self.stopped = "stop"
+        elif block.whole and not self._parallel_calls:
             self.stopped = "tool_calls"
-        return True
+        self._enter(self._after_block)
+        self._trim = True
+        return block.rest
 
     def _reopen(self, rest: str) -> str:
         """Go back to where a block that is no call began; return the text to read again."""
         marker, origin = self._opened_by
-        self._malformed_count += 1
+        self._malformed_count += not self._block.refused_early
         if self._malformed_count == MALFORMED_LIMIT:
             self._states = compile_states(self._markers, stop=self._stop, tools=False, initial=origin)
         self._enter(origin if origin in VISIBLE else NORMAL)
         self._emit(marker)
-        return rest
+        return rest.removeprefix(marker) if self._markers.kept_start else rest
+
+
+def _always(_: str) -> bool:
+    return True

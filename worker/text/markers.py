@@ -8,6 +8,8 @@ from typing import Protocol
 
 import msgspec
 
+from worker.text.tool_calls.formats import FORMATS, parser_name
+
 NORMAL = "normal"
 REASONING = "reasoning"
 TOOL = "tool"
@@ -18,8 +20,9 @@ class Markers(msgspec.Struct, frozen=True, kw_only=True):
 
     Text in state `normal` is content, in `reasoning` reasoning, in `tool` the inside of a tool call block;
     text in any other state (a response format's headers) is never shown. `Markers()` is plain text.
-    A `tool_end` of `""` means that a block runs to the end of the output. `controls` are the tokens that structure an
-    answer, by id, in a format whose markers are tokens and no texts (`worker.text.harmony`).
+    A `tool_end` of `""` means that a block runs to the end of the output. `kept_start`: what begins a block is part
+    of its call. `controls` are the tokens that structure an answer, by id, in a format whose markers are tokens and no
+    texts (`worker.text.harmony`).
     """
 
     transitions: dict[str, list[tuple[str, str]]] = {}
@@ -29,6 +32,7 @@ class Markers(msgspec.Struct, frozen=True, kw_only=True):
     think_end: str | None = None
     tool_start: str | None = None
     tool_end: str | None = None
+    kept_start: bool = False
 
 
 class FormatTokenizer(Protocol):
@@ -76,14 +80,16 @@ def markers_of(tokenizer: FormatTokenizer) -> Markers:
     if think_start and think_end:
         transitions[NORMAL] = [(think_start, REASONING)]
         transitions[REASONING] = [(think_end, NORMAL)]
+    form = FORMATS.get(parser_name(tokenizer)) if tool_start else None
+    begins = form.begins if form is not None else ""
     if tool_start:
         # A response format with tool states of its own decides where calls start.
         if not any(target == TOOL for edges in response.values() for _, target in edges):
-            transitions.setdefault(NORMAL, []).append((tool_start, TOOL))
+            transitions.setdefault(NORMAL, []).append((begins or tool_start, TOOL))
         if REASONING in transitions:
-            transitions[REASONING].append((tool_start, TOOL))
+            transitions[REASONING].append((begins or tool_start, TOOL))
         transitions[TOOL] = [(tool_end, NORMAL)] if tool_end else []
-    for marker in tokenizer.structural_markers:
+    for marker in (*tokenizer.structural_markers, *(form.dropped if form is not None else ())):
         transitions.setdefault(NORMAL, []).append((marker, NORMAL))
     for state, edges in response.items():
         transitions.setdefault(state, []).extend(edges)
@@ -94,6 +100,7 @@ def markers_of(tokenizer: FormatTokenizer) -> Markers:
         think_end=think_end,
         tool_start=tool_start,
         tool_end=tool_end,
+        kept_start=bool(begins),
     )
 
 

@@ -13,7 +13,7 @@ from worker.engines.base import EngineLoadError
 from worker.engines.loading import family, load
 from worker.text.markers import markers_of
 from worker.text.tool_calls import llama3
-from worker.text.tool_calls.calls import parser_name
+from worker.text.tool_calls.formats import parser_name
 
 
 def configured(folder: Path, **fields: object) -> WorkerConfig:
@@ -61,4 +61,4 @@ def test_calls_of_llama_are_recognised_by_its_template(model_folder: Callable[[s
     (tmp_path / "llama" / "chat_template.jinja").write_text(template)
     found = load(WorkerConfig(model_path=str(tmp_path / "llama"), served_name="m")).tokenizer
     assert parser_name(found) == "llama3"
-    assert markers_of(found).transitions["normal"][-1] == ('{"name"', "tool")
+    assert markers_of(found).transitions["normal"][-2:] == [("{", "tool"), ("<|python_tag|>", "normal")]

@@ -1,359 +1,163 @@
-"""Calls whose arguments are not JSON: the name comes at once, the arguments as the whole block gives them."""
+"""Calls whose arguments are not JSON: the name comes at once, the arguments when they are certain."""
 
 import json
-from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from protocol.messages import ToolCall
 from protocol.parts import joined_calls
-from tests.support.tool_parsers import parser_module
-from worker.text.markers import Markers
-from worker.text.tool_calls.calls import calls_from
-from worker.text.tool_calls.formats import FORMATS
-from worker.text.tool_calls.streaming import block_readers
+from tests.support.tool_formats import JSON_WAYS, SEVERAL, WRITERS, reading, tools_of, write_block
+from worker.text.tool_calls.formats import FORMATS, LiteralSyntax
 
 SCHEMA = {
     "type": "object",
-    "properties": {
-        "text": {"type": "string"},
-        "other": {"enum": ["a", "b"]},
-        "count": {"type": "integer"},
-        "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-        "many": {"type": "array"},
-        "any": {},
-    },
+    "properties": {"text": {"type": "string"}, "count": {"type": "integer"}, "maybe": {"type": ["string", "null"]}},
 }
-TOOLS = [{"type": "function", "function": {"name": name, "parameters": SCHEMA}} for name in ("f", "write.file")]
-LINES = [
-    'import os\n\n\tprint("a\\n")',
-    "déjà vu 😀",
-    "x < y </",
-    "]]",
-    "-",
-    "#!/bin/sh",
-    "nul",
-    "none of it",
-    "fr",
-    "5 of",
-]
-WORDS = [
-    "a",
-    " ",
-    "\n",
-    "\n\n",
-    "null",
-    "NULL",
-    "Nullable",
-    "5",
-    "true",
-    '"q"',
-    "'",
-    "{",
-    "}",
-    "[1, 2]",
-    "\\",
-    ",",
-    ":",
-    "<",
-]
-TEXTS = st.lists(st.sampled_from([*LINES, *WORDS]), max_size=5).map("".join)
-ATOMS = st.sampled_from([0, -7, 2.5, True, None])
-VALUES = st.one_of(TEXTS, TEXTS, ATOMS)
-KEYS = st.sampled_from([*SCHEMA["properties"], "unknown"])
-CALLS = st.lists(
-    st.tuples(st.sampled_from(["f", "write.file", "g"]), st.lists(st.tuples(KEYS, VALUES), max_size=4)),
-    min_size=1,
-    max_size=3,
-)
-JUNK = [
-    "",
-    "\n",
-    " junk ",
-    "</tool_call>",
-    "<tool_call>",
-    "</function>",
-    "</invoke>",
-    "</parameter>",
-    "<parameter=text>",
-]
-JUNK += [
-    "<arg_key>text</arg_key>",
-    "<arg_value>",
-    "</arg_value>",
-    "<![CDATA[",
-    "]]>",
-    "</param>",
-    '<|"|>',
-    ")",
-    "]",
-    '", ',
-    "}",
-]
-JUNK += [
-    '<parameter name="text">',
-    '<param name="text">',
-    '<invoke name="f">',
-    '<｜DSML｜invoke name="f">',
-    "</｜DSML｜parameter>",
-    "</atem:invoke>",
-    "<|close|>call<|sep|>",
-    "[f(",
-]
+TOOLS = tools_of(["f"], SCHEMA)
+DELIMITED = sorted(set(WRITERS) - set(JSON_WAYS))
+SPOKEN = {"text": "def f(x):return x<2;", "count": 5}
 
 
-def bare(value):
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def tags(before, opening, closing, after):
-    def write(name, arguments):
-        inside = "".join(f"{opening.format(key)}{bare(value)}{closing}" for key, value in arguments)
-        return f"{before.format(name)}{inside}{after}"
-
-    return write
-
-
-def minicpm(name, arguments):
-    long = {key: f"<![CDATA[{value}]]>" for key, value in arguments if isinstance(value, str) and len(value) > 2}
-    written = (f'<param name="{key}">{long.get(key) or bare(value)}</param>' for key, value in arguments)
-    return f'"{name}">{"".join(written)}'
-
-
-def kimi(name, arguments):
-    inside = "".join(
-        f'<|open|>argument key="{key}" type="{"string" if isinstance(value, str) else "number"}"<|sep|>{bare(value)}'
-        "<|close|>argument<|sep|>"
-        for key, value in arguments
-    )
-    return f'<|open|>call tool="{name}" index="1"<|sep|>{inside}<|close|>call<|sep|>'
-
-
-def gemma(quote):
-    def write(name, arguments):
-        written = (
-            f"{key}:{quote}{value}{quote}" if isinstance(value, str) else f"{key}:{bare(value)}"
-            for key, value in arguments
-        )
-        return f"call:{name}{{{','.join(written)}}}"
-
-    return write
-
-
-def dsml(name, arguments):
-    written = (
-        f'<｜DSML｜parameter name="{key}" string="{"true" if isinstance(value, str) else "false"}">{bare(value)}'
-        "</｜DSML｜parameter>\n"
-        for key, value in arguments
-    )
-    return f'\n<｜DSML｜invoke name="{name}">\n{"".join(written)}</｜DSML｜invoke>\n'
-
-
-def python(name, arguments):
-    return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments)})"
-
-
-WRITE = {
-    "qwen3_coder": tags("\n<function={}>\n", "<parameter={}>\n", "\n</parameter>\n", "</function>\n"),
-    "glm47": tags("{}\n", "<arg_key>{}</arg_key>\n<arg_value>", "</arg_value>\n", ""),
-    "laguna": tags("{}", "<arg_key>{}</arg_key><arg_value>", "</arg_value>", ""),
-    "longcat": tags("{}", "<longcat_arg_key>{}</longcat_arg_key><longcat_arg_value>", "</longcat_arg_value>", ""),
-    "minimax_m2": tags('\n<invoke name="{}">\n', '<parameter name="{}">', "</parameter>\n", "</invoke>\n"),
-    "minicpm5": minicpm,
-    "muse_spark": tags(
-        '<atem:invoke name="{}">\n', '<atem:parameter name="{}">', "</atem:parameter>\n", "</atem:invoke>\n"
-    ),
-    "kimi_k3": kimi,
-    "gemma4": gemma('<|"|>'),
-    "function_gemma": gemma("<escape>"),
-    "pythonic": python,
-    "deepseek_v32": dsml,
-}
-SEVERAL = {"deepseek_v32", "minimax_m2", "muse_spark", "kimi_k3", "gemma4", "pythonic"}
-
-
-def block(parser, calls):
-    if parser not in SEVERAL:
-        calls = calls[:1]
-    if parser in ("gemma4", "function_gemma"):
-        calls = [(name.replace(".", "-"), arguments) for name, arguments in calls]
-    if parser == "pythonic":
-        calls = [(name, list(dict(arguments).items())) for name, arguments in calls]
-    written = [WRITE[parser](name, arguments) for name, arguments in calls]
-    return f"[{', '.join(written)}]" if parser == "pythonic" else "".join(written)
-
-
-def options(parser, *, parallel=True):
-    module = parser_module(parser)
-    start, end = module.tool_call_start, module.tool_call_end
-    parse = calls_from(module.parse_tool_call, TOOLS)
-    return {
-        "markers": Markers(
-            transitions={"normal": [(start, "tool")], "tool": [(end, "normal")]}, tool_start=start, tool_end=end
-        ),
-        "parse": parse,
-        "make_reader": block_readers(TOOLS, parser, parallel=parallel),
-        "parallel_calls": parallel,
-    }
-
-
-def cut(text, borders):
-    edges = sorted({0, len(text), *(border for border in borders if border < len(text))})
-    return [text[a:b] for a, b in pairwise(edges)]
+def options(way):
+    return reading(WRITERS[way][0], TOOLS)
 
 
 def joined(done):
     return [(call.index, call.name, call.arguments) for call in joined_calls(done.whole.calls)]
 
 
-def finished(arguments):
-    try:
-        return json.loads(arguments)
-    except json.JSONDecodeError:
-        return None
+def is_literal(way):
+    return isinstance(FORMATS[WRITERS[way][0]].syntax, LiteralSyntax)
 
 
-def both(run, parser, inside, borders, *, parallel=True, reason="stop"):
-    """What comes of a block as a whole, and while it is written in given pieces, in characters, and at once."""
-    fields = options(parser, parallel=parallel)
-    text = f"{fields['markers'].tool_start}{inside}{fields['markers'].tool_end}"
-    edges = sorted({0, len(text), *(border for border in borders if border < len(text))})
-    cuts = ([text[a:b] for a, b in pairwise(edges)], list(text), [text])
-    before = run([text], reason=reason, **{**fields, "make_reader": None})
-    return before, [run(pieces, reason=reason, **fields) for pieces in cuts]
+@pytest.mark.parametrize("way", DELIMITED)
+def test_name_comes_before_the_arguments(run, way):
+    """With its first argument at the latest; tags come in one piece, at the end of the call."""
+    text = write_block(way, [("f", SPOKEN)])
+    done = run(list(text), **options(way))
+    [(at, named), *rest] = [
+        (at, call) for at, step in enumerate([*done.steps, done.last]) if step for call in step.calls
+    ]
+    assert (named.name, named.arguments) == ("f", "{" if is_literal(way) and way != "function_gemma" else "")
+    assert at < text.index("def f(x)")
+    assert json.loads(joined(done)[0][2]) == SPOKEN
+    if not is_literal(way):
+        assert rest == [(len(done.steps), ToolCall(0, "", "", joined(done)[0][2]))]
 
 
-BORDERS = st.lists(st.integers(0, 600), max_size=60)
-PARSERS = st.sampled_from(sorted(WRITE))
-
-
-@settings(max_examples=150, deadline=None)
-@given(parser=PARSERS, calls=CALLS, borders=BORDERS, parallel=st.booleans())
-def test_stream_is_what_the_whole_block_gives(run, parser, calls, borders, parallel):
-    """To the letter, whatever the cut."""
-    before, runs = both(run, parser, block(parser, calls), borders, parallel=parallel)
-    for done in runs:
-        assert (done.whole.text, done.whole.finish) == (before.whole.text, before.whole.finish)
-        assert joined(done) == joined(before)
-
-
-@settings(max_examples=150, deadline=None)
-@given(parser=PARSERS, calls=CALLS, junk=st.lists(st.tuples(st.integers(0, 300), st.sampled_from(JUNK)), max_size=3),
-       borders=BORDERS, reason=st.sampled_from(["stop", "length"]))  # fmt: skip
-def test_malformed_call_is_read_as_its_block_or_left_unfinished(run, parser, calls, junk, borders, reason):
-    """Whatever stands in a block: no cut matters, and no finished call says what its parser does not read."""
-    inside = block(parser, calls)
-    for at, text in junk:
-        inside = inside[:at] + text + inside[at + len(text) // 2 :]
-    before, runs = both(run, parser, inside, borders, reason=reason)
-    for done in runs:
-        assert joined(done) == joined(runs[0])
-        assert (done.whole.text, done.whole.finish) == (runs[0].whole.text, runs[0].whole.finish)
-    if not joined(runs[0]):
-        assert (runs[0].whole.text, joined(before)) == (before.whole.text, [])
-    if joined(before):
-        for (_, name, arguments), expected in zip(joined(runs[0]), joined(before), strict=False):
-            if finished(arguments) is not None:
-                assert (name, json.loads(arguments)) == (expected[1], json.loads(expected[2]))
-
-
-@pytest.mark.parametrize("parser", WRITE)
-def test_name_comes_at_once_and_arguments_when_the_block_ends(run, parser):
-    """The name with its first argument at the latest; then one piece with all arguments."""
-    fields = options(parser)
-    inside = block(parser, [("f", [("text", "def f(x):return x<2;"), ("count", 5)])])
-    done = run(list(f"{fields['markers'].tool_start}{inside}{fields['markers'].tool_end}"), **fields)
-    [named, *rest] = [(at, call) for at, step in enumerate(done.steps) if step for call in step.calls]
-    assert (named[1].name, named[1].arguments) == ("f", "")
-    assert named[0] < len(fields["markers"].tool_start) + inside.index("def f(x)")
-    assert rest == [(len(done.steps) - 1, ToolCall(0, "", "", joined(done)[0][2]))]
-    assert json.loads(joined(done)[0][2]) == {"text": "def f(x):return x<2;", "count": 5}
-
-
-def merged_calls(steps):
-    return joined_calls(call for step in steps if step for call in step.calls)
-
-
-@pytest.mark.parametrize("parser", WRITE)
-def test_resumed_call_goes_on_where_it_was_cut(run, make_choice, parser):
-    """Wherever an engine dies, the next one sends exactly the rest: no piece twice, none missing."""
-    fields = options(parser)
-    inside = block(parser, [("f", [("text", 'a\n"b" é\n'), ("maybe", "None of"), ("count", 5)])])
-    pieces = list(f"{fields['markers'].tool_start}{inside}{fields['markers'].tool_end}")
-    first = run(pieces, **fields)
-    for delivered in range(1, len(pieces), 6):
-        again = make_choice(pieces, **fields)
-        for token in range(delivered):
-            again.feed_token(token)
-        again.take_pieces()
-        rest = []
-        for token in range(delivered, len(pieces)):
-            again.feed_token(token)
-            rest.append(again.take_pieces())
-        whole = merged_calls([*first.steps[:delivered], *rest, again.finish_text("stop")])
-        assert [(call.index, call.name, call.arguments) for call in whole] == joined(first)
+@pytest.mark.parametrize("way", ["gemma4", "pythonic"])
+def test_literals_come_character_by_character(run, way):
+    """They say where they end, as JSON does."""
+    pieces = [
+        step.calls[0].arguments for step in run(list(write_block(way, [("f", SPOKEN)])), **options(way)).steps if step
+    ]
+    assert max(map(len, pieces)) < 12
+    assert json.loads("".join(pieces)) == SPOKEN
 
 
 @pytest.mark.parametrize(
-    ("parser", "inside"),
+    ("way", "inside", "begun"),
     [
-        ("qwen3_coder", "<function=f>\n<parameter=text>\nabc"),
-        ("qwen3_coder", "<function=f>\n<parameter=count>\n12"),
-        ("glm47", "f<arg_key>text</arg_key><arg_value>abc \n"),
-        ("gemma4", 'call:f{text:<|"|>abc'),
-        ("pythonic", "[f(text='abc\\"),
+        ("qwen3_coder", "<function=f>\n<parameter=text>\nabc", ""),
+        ("qwen3_coder", "<function=f>\n<parameter=count>\n12", ""),
+        ("glm47", "f<arg_key>text</arg_key><arg_value>abc \n", ""),
+        ("gemma4", 'call:f{text:<|"|>abc', '{"text":"abc'),
+        ("pythonic", "[f(text='abc\\", '{"text":"abc'),
     ],
 )
-def test_call_stays_without_arguments_when_its_answer_is_cut(run, parser, inside):
+def test_call_stays_unfinished_when_its_answer_is_cut(run, way, inside, begun):
     """As with JSON: half a call and `length`; nothing of it is content."""
-    fields = options(parser)
-    done = run(list(fields["markers"].tool_start + inside), reason="length", **fields)
-    assert (joined(done), done.whole.finish, done.whole.text) == ([(0, "f", "")], "length", "")
+    fields = options(way)
+    for reason in ("length", "stop"):
+        done = run(list(fields["markers"].tool_start + inside), reason=reason, **fields)
+        assert (joined(done), done.whole.finish, done.whole.text) == ([(0, "f", begun)], reason, "")
 
 
-@pytest.mark.parametrize("parser", sorted(SEVERAL))
-def test_later_calls_of_a_block_come_at_its_end(run, parser):
-    """Only the first name comes before; a call of another function waits with its block."""
-    fields = options(parser)
-    inside = block(parser, [("f", [("count", 1)]), ("f", [("count", 2)])])
-    done = run(list(f"{fields['markers'].tool_start}{inside}{fields['markers'].tool_end}"), **fields)
-    assert joined(done) == [(0, "f", '{"count": 1}'), (1, "f", '{"count": 2}')]
-    assert len([step for step in done.steps if step]) == 2
-    other = block(parser, [("g", [("text", "a")]), ("f", [("count", 2)])])
-    done = run(list(f"{fields['markers'].tool_start}{other}{fields['markers'].tool_end}"), **fields)
-    assert joined(done) == [(0, "g", '{"text": "a"}'), (1, "f", '{"count": 2}')]
-    assert len([step for step in done.steps if step]) == 1
+@pytest.mark.parametrize("way", sorted(SEVERAL - set(JSON_WAYS)))
+def test_each_call_of_a_block_comes_by_itself(run, way):
+    """A call of another function waits for its own end only."""
+    text = write_block(way, [("f", {"count": 1}), ("f", {"count": 2})])
+    done = run(list(text), **options(way))
+    assert [(name, json.loads(said)) for _, name, said in joined(done)] == [("f", {"count": 1}), ("f", {"count": 2})]
+    assert len([step for step in done.steps if step]) >= 2
+    done = run(list(write_block(way, [("g", {"text": "a"}), ("f", {"count": 2})])), **options(way))
+    assert [(name, json.loads(said)) for _, name, said in joined(done)] == [("g", {"text": "a"}), ("f", {"count": 2})]
 
 
 @pytest.mark.parametrize(
-    ("parser", "inside"),
+    ("way", "inside", "begun"),
     [
-        ("pythonic", "[f(text='a), g(text=1 b)]"),
-        ("qwen3_coder", "<function=f>\n<parameter=text>\nabc\n"),
-        ("gemma4", "call:f{text"),
+        ("pythonic", "[f(text='a), g(text=1 b)]", '{"text":"a), g(text=1 b)]<|tool_call_end|> and on'),
+        ("pythonic", "[f(text='a' 1)]", '{"text":"a" '),
+        ("qwen3_coder", "<function=f>\nabc\n</function>", ""),
+        ("gemma4", "call:f{text}", '{"text"'),
     ],
 )
-def test_call_is_left_unfinished_when_its_block_turns_out_to_be_none(run, parser, inside):
-    """What was sent stays, and nothing of the block is content."""
-    fields = options(parser)
-    fields["parse"] = no_call
+def test_answer_ends_where_a_call_turns_out_to_be_none(run, way, inside, begun):
+    """What was sent stays, nothing follows, and nobody takes it for a finished call."""
+    fields = options(way)
     done = run(list(f"{fields['markers'].tool_start}{inside}{fields['markers'].tool_end} and on"), **fields)
-    assert (joined(done), done.whole.text) == ([(0, "f", "")], "and on")
-
-
-def no_call(block):
-    raise ValueError(block)
+    assert (joined(done), done.whole.text, done.whole.finish) == ([(0, "f", begun)], "", "stop")
 
 
 @pytest.mark.parametrize("line_break", ["\n", "\\n"])
-def test_python_that_breaks_within_a_string_is_read_as_before(run, line_break):
+def test_python_that_breaks_within_a_string_is_read(run, line_break):
     """Small models write strings over several lines."""
     done = run(list(f"<|tool_call_start|>[f(text='a{line_break}b', count=1)]<|tool_call_end|>"), **options("pythonic"))
-    assert joined(done) == [(0, "f", '{"text": "a\\nb", "count": 1}')]
+    assert joined(done) == [(0, "f", '{"text":"a\\nb", "count":1}')]
 
 
-def test_every_format_of_other_arguments_is_written_here():
+@pytest.mark.parametrize(
+    ("way", "inside", "arguments"),
+    [
+        ("qwen3_coder", "<function=f>\n<parameter=text>\nUse </parameter> here\n</parameter>\n</function>\n",
+         {"text": "Use </parameter> here"}),
+        ("qwen3_coder", "<function=f>\n<parameter=text>\n</function>\n</tool_call>\n</parameter>\n</function>\n",
+         {"text": "</function>\n</tool_call>"}),
+        ("qwen3_coder", "<function=f>\n<parameter=text>\n</parameter>\n</function>\n</tool_call>\n</parameter>\n"
+         "</function>\n", {"text": "</parameter>\n</function>\n</tool_call>"}),
+        ("qwen3_coder", "<function=f>\n<parameter=text>\n\n x \n\n</parameter>\n</function>\n", {"text": "\n x \n"}),
+        ("qwen3_coder", "<function=f>\n</function>\n", {}),
+        ("qwen3_coder", "<function=f>\n<parameter=text>\na\n</parameter>\n", {"text": "a"}),
+        ("qwen3_coder", "<function=f><parameter=count>1</parameter></function>", {"count": 1}),
+        ("glm47", "f<arg_key>text</arg_key>\n<arg_value>x</arg_value> y</arg_value>\n", {"text": "x</arg_value> y"}),
+        ("glm47", "f", {}),
+        ("minimax_m2", '<invoke name="f"><parameter name="text"> a </parameter></invoke>', {"text": " a "}),
+        ("minicpm5", '"f"><param name="text"><![CDATA[</param></function>]]></param>', {"text": "</param></function>"}),
+        ("minicpm5", "'f'><param name='count'>7</param>", {"count": 7}),
+        ("gemma4", 'call:f{text:<|"|>He said <|"|>hi<|"|>!<|"|>,count:1}', {"text": 'He said <|"|>hi<|"|>!', "count": 1}),  # noqa: E501
+        ("gemma4", "call:f{text:New York,count:1}", {"text": "New York", "count": 1}),
+        ("gemma4", "call:f{count:1", {"count": 1}),
+        ("function_gemma", "call:f{text:<escape>a}b<escape>,count:<escape>5<escape>}", {"text": "a}b", "count": 5}),
+        ("pythonic", '[f(text="it\'s", count=1_000)]', {"text": "it's", "count": 1000}),
+        ("pythonic", '[f(text="""a "b"\n""", maybe=None)]', {"text": 'a "b"\n', "maybe": None}),
+        ("pythonic", "[f(text='\\x41\\t\\101\\'')]", {"text": "A\tA'"}),
+        ("pythonic", "[f(maybe=null, count=1,)]", {"maybe": None, "count": 1}),
+        ("pythonic", "f(count=1)", {"count": 1}),
+    ],
+)  # fmt: skip
+def test_value_is_read_as_it_was_meant(run, way, inside, arguments):
+    """Closing tags and quotes within values, white space that counts, and what models leave out."""
+    fields = options(way)
+    text = f"{fields['markers'].tool_start}{inside}{fields['markers'].tool_end}"
+    for pieces in (list(text), [text], list(text)[: -len(fields["markers"].tool_end)]):
+        done = run(pieces, **fields)
+        [(_, name, said)] = joined(done)
+        assert (name, json.loads(said), done.whole.text) == ("f", arguments, "")
+        assert done.whole.finish == "tool_calls"
+
+
+def test_text_behind_a_block_is_content_once_that_is_certain(run):
+    """Words behind a closed block may belong to a value that holds what closes it; a next block, or length, tells."""
+    block = write_block("qwen3_coder", [("f", {"count": 1})])
+    done = run(list(f"{block}\nDone. {block}"), **options("qwen3_coder"))
+    assert ([said for _, _, said in joined(done)], done.whole.text) == (['{"count": 1}'] * 2, "Done. ")
+    done = run([block, "\n", *["word "] * 300], **options("qwen3_coder"))
+    assert done.whole.text == "word " * 300
+    assert len([step for step in done.steps if step]) > 90
+
+
+def test_every_format_is_written_here():
     """A format that is added needs words to write here, too."""
-    assert WRITE.keys() == {name for name, form in FORMATS.items() if form.head is not None}
+    ours = {parser for parser, _ in WRITERS.values()}
+    assert ours >= {name for name, form in FORMATS.items() if form.head is not None}

@@ -198,13 +198,21 @@ def test_names_of_control_tokens_are_text_when_they_are_spelled_out():
     assert answer.content == "<|channel|>final<|message|>x"
 
 
-@pytest.mark.parametrize("arguments", ['{"x": 1', '{"x": 1,}', '{"x": 1} and more', '{"x": "', "{x: 1}"])
+@pytest.mark.parametrize("arguments", ['{"x": 1 2}', '{"x": NaN}', '{"x": "', "{x 1}"])
 def test_answer_ends_without_calls_when_one_is_broken(arguments):
     """What was sent of it stays; no client takes it for a call."""
     answer = read(CALL + "<|end|><|start|>assistant<|channel|>commentary to=functions.f<|message|>" + arguments)
     assert answer.finish == "stop"
     assert [name for name, _ in answer.calls] == ["f", "f"]
     assert answer.content == ""
+
+
+@pytest.mark.parametrize("arguments", ['{"x": 1', '{"x": 1,}', '{"x": 1} and more', "{x: 1}", '{"x": +1}'])
+def test_call_is_put_right_where_its_meaning_is_certain(arguments):
+    """As in any other format."""
+    answer = read(f"{THOUGHT}<|channel|>commentary to=functions.f<|message|>{arguments}<|call|>")
+    assert [json.loads(said) for _, said in answer.calls] == [{"x": 1}]
+    assert (answer.content, answer.finish) == ("", "tool_calls")
 
 
 @pytest.mark.parametrize(

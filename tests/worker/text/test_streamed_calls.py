@@ -1,6 +1,7 @@
 """Calls come while they are written: who is called first, then the arguments as far as they are there."""
 
 import importlib
+import json
 from itertools import pairwise
 
 import pytest
@@ -8,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.parts import joined_calls
+from tests.support.tool_formats import reading, tools_of
 from worker.text.markers import Markers
 from worker.text.tool_calls.calls import calls_from
-from worker.text.tool_calls.streaming import LONGEST_HEAD, block_readers
+from worker.text.tool_calls.formats import LONGEST_HEAD
+from worker.text.tool_calls.streaming import block_readers
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("f",)]
 ARGUMENTS = '{"a": "x}\\"{\\\\", "b": [1, {"c": "]"}], "é": null}'
@@ -55,14 +58,14 @@ def joined(done):
 
 @pytest.mark.parametrize("parser", WRITTEN)
 def test_arguments_come_character_by_character(run, parser):
-    """Each character of the arguments comes with the token that brought it, a backslash with the one it escapes."""
+    """Each character comes with the token that brought it; backslashes, commas and words with the next one."""
     opening, head, arguments, closing = WRITTEN[parser]
     done = run([*opening, head, *arguments, *closing], **options(parser))
     steps = done.steps[len(opening) :]
     assert steps[0] is None
     pieces = [piece.calls[0].arguments if piece else "" for piece in steps[1 : len(arguments) + 1]]
     assert "".join(pieces) == arguments
-    assert pieces.count("") <= arguments.count("\\")
+    assert pieces.count("") <= arguments.count("\\") + arguments.count(",") + len("1null") + 2
     own = "functions.f:0" if parser == "kimi_k2" else "call_0"
     assert joined(done) == [(0, own, "f", arguments)]
     assert (done.whole.text, done.whole.finish) == ("", "tool_calls")
@@ -110,9 +113,132 @@ def test_call_that_was_begun_stays_when_its_answer_is_cut(run):
     assert done.whole.finish == "length"
 
 
-@pytest.mark.parametrize("block", ['{"name": "unknown", "arguments": {}', '{"name": "f"', "words", " " * LONGEST_HEAD])
+@pytest.mark.parametrize("block", ['{"name": "unknown", "arguments": {"a', '{"name": "f"', "words", " " * LONGEST_HEAD])
 def test_nothing_is_sent_of_what_is_no_call_yet(run, block):
     """Other functions, and what may still be text, wait for the end of their block."""
     done = run(list(f"<tool_call>{block}"), **options("json_tools"))
     assert done.whole.calls == []
     assert done.whole.text == f"<tool_call>{block}"
+
+
+USE = "Use </tool_call> to close."
+
+
+@pytest.mark.parametrize(
+    ("block", "arguments"),
+    [
+        ('{"name": "f", "arguments": {"path": "a.md", "content": "Use </tool_call> to close."}}',
+         {"path": "a.md", "content": USE}),
+        ('{"name": "f", "arguments": {"a": "one\ntwo\tthree"}}', {"a": "one\ntwo\tthree"}),
+        ('{"name": "f", "arguments": {"a": [1, 2,], "b": 3,},}', {"a": [1, 2], "b": 3}),
+        ('{"name": "f", "arguments": {"a": [1}}', {"a": [1]}),
+        ('{"name": "f", "arguments": {"a": {"b": 1}}', {"a": {"b": 1}}),
+        ('{"name": "f", "arguments": {"a": {"b": [1, {"c": null', {"a": {"b": [1, {"c": None}]}}),
+        ('{"name": "f", "arguments": {"a": True, "b": None, "c": False}}', {"a": True, "b": None, "c": False}),
+        ("{'name': 'f', 'arguments': {'a': 'say \"hi\"', b: .5}}", {"a": 'say "hi"', "b": 0.5}),
+        ('{"name": "f", "arguments": {"a": "C:\\dir \\u12 \\\'"}}', {"a": "C:\\dir \\u12 '"}),
+        ('{"name": "f", "arguments": {"a": "\\ud83d\\ude00 \\ud800"}}', {"a": "😀 \ud800"}),
+        ('{"name": "f", "arguments": {"a": 1}}}', {"a": 1}),
+        ('{"name": "f", "arguments": {"a": 1}, "id": "x"}', {"a": 1}),
+        ('{"name": "f", "arguments": {}} I wait.', {}),
+        ('{"arguments": {"a": "</tool_call>"}, "name": "f"}', {"a": "</tool_call>"}),
+        ('[{"name": "f", "parameters": {"a": 1}}]', {"a": 1}),
+        ('{"type": "function", "function": {"name": "f", "arguments": "{\\"a\\": 1,}"}}', {"a": 1}),
+        ('{"name": "f", "arguments": ""}', {}),
+        ('{"name": "f"}', {}),
+    ],
+)  # fmt: skip
+def test_json_is_read_as_it_was_meant(run, block, arguments):
+    """Markers within strings, line breaks, commas and brackets too many or too few: JSON, and nothing beside it."""
+    text = f"<tool_call>\n{block}\n</tool_call>"
+    for pieces in (list(text), [text], [*text[:40], text[40:]]):
+        done = run(pieces, **options("json_tools"))
+        [(_, _, name, said)] = joined(done)
+        assert (name, json.loads(said)) == ("f", arguments)
+        assert (done.whole.text, done.whole.finish) == ("", "tool_calls")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ['{"a": "b" c}', '{"a": }', '{"a": NaN}', '{"a": 007}', '{"a": "no end}', "{" + '"a": [' * 2000],
+)
+def test_answer_ends_without_a_call_when_what_was_begun_is_no_json(run, arguments):
+    """What was sent can't be taken back: no finish reason says that there is a call."""
+    text = f'<tool_call>{{"name": "f", "arguments": {arguments}}}</tool_call> and on'
+    for pieces in (list(text), [text]):
+        done = run(pieces, **options("json_tools"))
+        [(_, _, name, said)] = joined(done)
+        assert (name, done.whole.text, done.whole.finish) == ("f", "", "stop")
+        with pytest.raises(ValueError, match=r"Expecting|Unterminated|delimiter"):
+            json.loads(said)
+
+
+@pytest.mark.parametrize("parser", WRITTEN)
+def test_no_markup_is_content_when_length_cuts_a_call(run, parser):
+    """Wherever the cut falls, whole and streamed: half a call or none, and no marker."""
+    opening, head, arguments, closing = WRITTEN[parser]
+    text = f"{opening}{head}{arguments}{closing}"
+    for end in range(len(opening), len(text) + 1):
+        done = run(["Let me see. ", text[:end]], reason="length", **options(parser))
+        assert (done.whole.text, done.whole.finish) == ("Let me see. ", "length")
+        assert (
+            "".join(said for *_, said in joined(done)) == arguments[: len("".join(said for *_, said in joined(done)))]
+        )
+
+
+def test_thoughts_about_a_marker_come_at_once(run):
+    """Words behind a marker are seen to be no call with the first of them."""
+    done = run(["I use <tool_call>", ".", " More."], **options("json_tools"))
+    assert [step and step.text for step in done.steps] == ["I use ", "<tool_call>.", " More."]
+
+
+LLAMA = tools_of(["f", "get_weather"], {"type": "object"})
+WEATHER = {"city": "Oslo"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "get_weather", "parameters": {"city": "Oslo"}}',
+        '<|python_tag|>{"name": "get_weather", "parameters": {"city": "Oslo"}}',
+        '{"type": "function", "name": "get_weather", "parameters": {"city": "Oslo"}}',
+        '<|python_tag|>{"type": "function", "name": "get_weather", "parameters": {"city": "Oslo"}}',
+        '{\n  "type": "function",\n  "function": {"name": "get_weather", "parameters": {"city": "Oslo"}}\n}',
+        '{"function": "get_weather", "arguments": {"city": "Oslo"}}',
+        '{ "name" : "get_weather" , "parameters" : {"city": "Oslo",}',
+    ],
+)
+def test_llama_calls_are_found_however_they_begin(run, text):
+    """With the python tag, with a type, pretty-printed: a call, and no content."""
+    for pieces in (list(text), [text]):
+        done = run(pieces, **reading("llama3", LLAMA))
+        [(_, _, name, said)] = joined(done)
+        assert (name, json.loads(said)) == ("get_weather", WEATHER)
+        assert (done.whole.text, done.whole.finish) == ("", "tool_calls")
+
+
+def test_llama_calls_follow_one_another(run):
+    """Parted by semicolons, line breaks or the tag; a marker within a string is text."""
+    one = '{"name": "f", "parameters": {"a": "<|python_tag|>;{"}}'
+    for between in ("; ", "\n", "<|python_tag|>", ";<|python_tag|>"):
+        done = run(list(f"<|python_tag|>{one}{between}{one}"), **reading("llama3", LLAMA))
+        assert [json.loads(said) for *_, said in joined(done)] == [{"a": "<|python_tag|>;{"}] * 2
+        assert done.whole.text == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "Ada", "parameters": {}} is who',
+        '{"type": "object", "name": "f"}',
+        '{"type": "function", "name": "unknown", "parameters": {}}',
+        '{"a": {"b": {"c": {}}}}' * 20,
+        "function f() { return {}; }",
+        '{"name": "f"}',
+    ],
+)
+def test_llama_answers_that_hold_objects_stay_answers(run, text):
+    """An object is a call only where it is one of a function that was offered."""
+    for pieces in (list(text), [text]):
+        done = run(pieces, **reading("llama3", LLAMA))
+        assert (done.whole.text, done.whole.calls, done.whole.finish) == (text, [], "stop")

@@ -1,14 +1,16 @@
 """Each parser's result in one shape, and nothing but ValueError from any of them."""
 
-import contextlib
 import importlib
 import json
 import time
 
 import pytest
+from mlx_lm.tool_parsers import glm47
 
-from worker.text.markers import Markers
-from worker.text.tool_calls.calls import MOST_BEGINNINGS, Call, calls_from
+from protocol.parts import joined_calls
+from tests.support.tool_formats import reading
+from worker.text.tool_calls.calls import Call, calls_from
+from worker.text.tool_calls.formats import FORMATS
 
 TOOLS = [
     {
@@ -23,7 +25,7 @@ TOOLS = [
     }
 ]
 WEATHER = {"city": "Zürich", "days": 3}
-JSON = json.dumps({"name": "get_weather", "arguments": WEATHER})
+JSON = json.dumps({"name": "get_weather", "arguments": WEATHER}, ensure_ascii=False)
 BLOCKS = {
     "json_tools": f"\n{JSON}\n",
     "qwen3_coder": (
@@ -66,32 +68,30 @@ BLOCKS = {
 }
 
 
-def parser(name):
-    return importlib.import_module(f"mlx_lm.tool_parsers.{name}")
-
-
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_call_is_found_in_the_text_of_each_format(run, name):
     """From generated characters to a named call with its arguments, for every parser that mlx-lm ships."""
-    module = parser(name)
-    start, end = module.tool_call_start, module.tool_call_end
-    markers = Markers(
-        transitions={"normal": [(start, "tool")], "tool": [(end, "normal")] if end else []},
-        tool_start=start,
-        tool_end=end,
-    )
-    text = f"Let me see.{start}{BLOCKS[name]}{end}"
-    done = run(list(text), markers=markers, parse=calls_from(module.parse_tool_call, TOOLS))
-    (call,) = done.whole.calls
+    form = FORMATS[name]
+    done = run(list(f"Let me see.{form.start}{BLOCKS[name]}{form.end}"), **reading(name, TOOLS))
+    (call,) = joined_calls(done.whole.calls)
     assert (call.name, json.loads(call.arguments)) == ("get_weather", WEATHER)
     assert (done.whole.text, done.whole.finish) == ("Let me see.", "tool_calls")
     assert call.id == ("functions.get_weather:0" if name == "kimi_k2" else "call_0")
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_mlx_lm_reads_the_same_block(name):
+    """These are the formats of its parsers."""
+    module = importlib.import_module(f"mlx_lm.tool_parsers.{name}")
+    (call,) = calls_from(module.parse_tool_call, TOOLS)(BLOCKS[name])
+    assert (call.name, json.loads(call.arguments)) == ("get_weather", WEATHER)
 
 
 @pytest.mark.parametrize(
     ("name", "block"),
     [
         ("mistral", 'a[ARGS]{"x": 1}b[ARGS]{"x": 2}'),
+        ("mistral", 'a[ARGS]{"x": 1}[TOOL_CALLS]b[ARGS]{"x": 2}'),
         ("mistral", '[{"name": "a", "arguments": {"x": 1}}, {"name": "b", "arguments": "{\\"x\\": 2}"}]'),
         ("pythonic", "[a(x=1), b(x=2)]"),
         (
@@ -100,20 +100,33 @@ def test_a_call_is_found_in_the_text_of_each_format(run, name):
             '<|tool_call_begin|>functions.b:1<|tool_call_argument_begin|>{"x": 2}<|tool_call_end|>',
         ),
         ("gemma4", "call:a{x:1}call:b{x:2}"),
+        ("json_tools", '{"name": "a", "arguments": {"x": 1}}\n{"name": "b", "arguments": {"x": 2}}'),
+        ("json_tools", '{"name": "a", "arguments": {"x": 1}}<tool_call>{"name": "b", "arguments": {"x": 2}}'),
+        ("json_tools", '[{"name": "a", "arguments": {"x": 1}}, {"name": "b", "arguments": {"x": 2}}]'),
+        ("qwen3_coder", '{"name": "a", "arguments": {"x": 1}}</tool_call>{"name": "b", "arguments": {"x": 2}}'),
     ],
 )
-def test_several_calls_come_out_of_one_block(name, block):
-    """Formats that list calls inside one pair of markers give all of them, in order."""
-    calls = calls_from(parser(name).parse_tool_call)(block)
-    assert [(call.name, json.loads(call.arguments)) for call in calls] == [("a", {"x": 1}), ("b", {"x": 2})]
+def test_several_calls_come_out_of_one_block(run, name, block):
+    """Formats that list calls inside one pair of markers give all of them, in order; JSON is read in any."""
+    form = FORMATS[name]
+    block = block.replace("</tool_call>", "</tool_call>\n<tool_call>")
+    for pieces in ([f"{form.start}{block}{form.end}"], list(f"{form.start}{block}{form.end}")):
+        done = run(pieces, **reading(name, None))
+        calls = joined_calls(done.whole.calls)
+        assert [(call.name, json.loads(call.arguments)) for call in calls] == [("a", {"x": 1}), ("b", {"x": 2})]
+        assert done.whole.text == ""
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("block", ["", "to do this. 1 < 2", "{", '{"name": ', "[]", "{" * 5000, "[" * 100_000])
-def test_malformed_blocks_raise_value_error(name, block):
-    """Whatever a model writes, nothing but ValueError comes out, and no call is made up of free text."""
+def test_malformed_blocks_are_text(run, name, block):
+    """Whatever a model writes, no call is made up of free text, and none of it is lost."""
+    form = FORMATS[name]
+    text = f"{form.start}{block}{form.end}"
+    done = run([text], **reading(name, TOOLS))
+    assert (done.whole.text, done.whole.calls, done.whole.finish) == (text, [], "stop")
     with pytest.raises(ValueError, match="not a tool call"):
-        calls_from(parser(name).parse_tool_call, TOOLS)(block)
+        calls_from(importlib.import_module(f"mlx_lm.tool_parsers.{name}").parse_tool_call, TOOLS)(block)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +143,6 @@ def test_malformed_blocks_raise_value_error(name, block):
         {"name": "f", "arguments": "no json"},
         {"name": "f", "arguments": {"x": float("nan")}},
         {"name": "f", "arguments": {"x": {1}}},
-        {"name": "f", "arguments": {"x": "\ud800"}},
         {"name": "\ud800", "arguments": {}},
         [{"name": "f", "arguments": {}}, {"name": "g", "arguments": 3}],
     ],
@@ -147,6 +159,8 @@ def test_results_that_are_no_calls_raise_value_error(result):
         ({"name": "f", "arguments": '{"x":  1}'}, Call(name="f", arguments='{"x":  1}')),
         ({"name": "f"}, Call(name="f", arguments="{}")),
         ({"name": "f", "arguments": {"x": 2**70, "y": "é"}}, Call(name="f", arguments=f'{{"x": {2**70}, "y": "é"}}')),
+        ({"name": "f", "arguments": {"x": "\ud800"}}, Call(name="f", arguments='{"x": "\\ud800"}')),
+        ({"name": "f", "arguments": '{"x": True,}'}, Call(name="f", arguments='{"x": true}')),
         ({"name": "f", "arguments": {}, "id": "abc"}, Call(name="f", arguments="{}", id="abc")),
         ({"name": "f", "arguments": {}, "id": 5}, Call(name="f", arguments="{}")),
     ],
@@ -158,7 +172,7 @@ def test_arguments_become_the_text_of_an_object(result, expected):
 
 def test_free_text_is_no_call_when_glm_reads_it_as_one():
     """glm47 reads any words as name and raw arguments; only for a function that was offered is that a call."""
-    parse = calls_from(parser("glm47").parse_tool_call, TOOLS)
+    parse = calls_from(glm47.parse_tool_call, TOOLS)
     with pytest.raises(ValueError, match="not a tool call"):
         parse("tags to answer.")
     assert parse("get_weather for Bern")[0].name == "get_weather"
@@ -171,18 +185,30 @@ def test_tools_reach_the_parser():
     assert seen == [TOOLS]
 
 
+PARTS = [
+    "call:f{",
+    "call:get_weather{a:",
+    '{"name":',
+    "<arg_key>",
+    "<parameter=a>",
+    "[",
+    "\\",
+    '"',
+    "<",
+    "</tool_call>",
+]
+PARTS += ["</parameter>", "<tool_call>\n<function=f>", '<|"|>', " ", "{", "1", "get_weather(", '<|"|> ' + " " * 30]
+
+
 @pytest.mark.parametrize("name", sorted(BLOCKS))
-@pytest.mark.parametrize("part", ["call:f{", "call:f{a:", '{"name":', "<arg_key>", "<parameter=a>", "[", "\\", '"'])
-def test_block_that_only_begins_costs_little(name, part):
-    """A model that was told to repeat the beginning of a call holds up nobody, were it 100 kB."""
-    parse = calls_from(parser(name).parse_tool_call, TOOLS)
-    began = time.thread_time()
-    with contextlib.suppress(ValueError):
-        parse(part * (100_000 // len(part)))
-    assert time.thread_time() - began < 2
-
-
-def test_as_many_calls_as_anybody_makes_are_read():
-    """The bound is for what has no end."""
-    block = "call:f{a:1}" * MOST_BEGINNINGS
-    assert len(calls_from(parser("gemma4").parse_tool_call)(block)) == MOST_BEGINNINGS
+@pytest.mark.parametrize("part", PARTS)
+def test_block_that_only_begins_costs_little(run, name, part):
+    """A model that was told to repeat the beginning of a call holds up nobody, were it 40 kB."""
+    form = FORMATS[name]
+    inside = BLOCKS[name][: BLOCKS[name].index("Zürich") + 1]
+    size = 40_000 // len(part)
+    for text in (part * size, inside + part * size):
+        pieces = [form.start, *(text[at : at + 16] for at in range(0, len(text), 16))]
+        began = time.thread_time()
+        run(pieces, reason="length", **reading(name, TOOLS))
+        assert time.thread_time() - began < 1

@@ -8,7 +8,7 @@ from mlx_lm.tool_parsers import json_tools
 from worker.engines.chat.arrangement import GAP, JsonMessage, arrange_messages, mark_call, mark_result
 from worker.engines.chat.template_probe import TOOL_NAME, RenderMessages, probe_tool
 from worker.engines.chat.template_traits import TemplateTraits
-from worker.text.tool_calls.calls import parser_name
+from worker.text.tool_calls.formats import parser_name
 
 NAME = "function_name"
 VALUE = "value"

@@ -41,7 +41,8 @@ from worker.text.channels import ChannelText
 from worker.text.harmony import ChoiceText, HarmonyText, open_message
 from worker.text.late_stops import LateHarmonyText, LateStopText
 from worker.text.markers import NORMAL, Markers, initial_state
-from worker.text.tool_calls.calls import calls_from, parser_name
+from worker.text.tool_calls.calls import calls_from
+from worker.text.tool_calls.formats import parser_name
 from worker.text.tool_calls.streaming import block_readers
 
 Result = TypeVar("Result")

@@ -7,22 +7,18 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from worker.text.tool_calls.coercion import coerce_arguments
-from worker.text.tool_calls.formats import FORMATS
+from worker.text.tool_calls.objects import to_json
 
 ToolParser = Callable[[str, Any], Any]
 """mlx-lm's `parse_tool_call(text, tools)`: one dict or a list of them, or any exception."""
 
 
 _NAME = re.compile(r"[\w.:-]+")
-_BEGINNING = re.compile(r"call:[\w-]+\{")
-MOST_BEGINNINGS = 32
-"""In one block of a `searched` format: without an end, each costs a search of all that follows, while streams wait."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,14 +34,8 @@ def calls_from(
 ) -> Callable[[str], list[Call]]:
     """Return a function from the inside of a tool block to its calls (at least one). It raises `ValueError`, only."""
     offered = {tool.get("function", {}).get("name") for tool in tools or ()}
-    form = FORMATS.get(tool_parser.__module__.rpartition(".")[2])
-    searched = form is not None and form.searched
-    if tools and form is not None and form.untyped:
-        tool_parser = coerce_arguments(tool_parser, tools)
 
     def parse(text: str) -> list[Call]:
-        if searched and sum(1 for _ in _BEGINNING.finditer(text)) > MOST_BEGINNINGS:
-            raise ValueError("not a tool call: too many of them")
         try:
             parsed = tool_parser(text, tools)
             found = parsed if isinstance(parsed, list) else [parsed]
@@ -61,12 +51,27 @@ def calls_from(
     return parse
 
 
-def parser_name(tokenizer: Any) -> str:
-    """Return what mlx-lm calls the parser of a tokenizer's model; empty where it has none."""
-    return str(getattr(tokenizer.tool_parser, "__module__", "")).rpartition(".")[2]
+def calls_in(value: Any, offered: Container[str], *, offered_only: bool = False) -> list[Call]:
+    """Return the calls that JSON holds, whichever of the usual names it has for things. Raises `ValueError`."""
+    calls = []
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, dict):
+            raise ValueError("not a tool call: no object")  # noqa: TRY004
+        inner = item["function"] if isinstance(item.get("function"), dict) else item
+        name = inner.get("name", inner.get("function"))
+        arguments = next((inner[key] for key in ("arguments", "parameters") if key in inner), None)
+        if offered_only and (name not in offered or not isinstance(arguments, dict)):
+            raise ValueError("not a tool call: an object")
+        try:
+            calls.append(_call({"name": name, "arguments": arguments, "id": item.get("id")}, offered))
+        except TypeError as error:
+            raise ValueError(f"not a tool call: {error}") from error
+    if not calls:
+        raise ValueError("not a tool call: nothing in the block")
+    return calls
 
 
-def _call(item: Any, offered: set[Any]) -> Call:
+def _call(item: Any, offered: Container[Any]) -> Call:
     name, arguments, own_id = item["name"], item.get("arguments"), item.get("id")
     if not isinstance(name, str) or not name:
         raise ValueError("a call without a name")
@@ -74,21 +79,42 @@ def _call(item: Any, offered: set[Any]) -> Call:
     raw = isinstance(arguments, dict) and arguments.keys() == {"raw"}
     if name not in offered and (raw or not _NAME.fullmatch(name)):
         raise ValueError("free text")
-    call = Call(name=name, arguments=_arguments(arguments), id=own_id if isinstance(own_id, str) and own_id else None)
     # A lone surrogate can't travel: better found here than in the encoder of a whole step.
-    msgspec.msgpack.encode(call)
-    return call
+    name.encode()
+    return Call(
+        name=name,
+        arguments=_arguments(arguments),
+        id=own_id if isinstance(own_id, str) and own_id.isascii() and own_id else None,
+    )
 
 
 def _arguments(value: Any) -> str:
     """Return the JSON text of an object. Raises `ValueError` or `TypeError` for anything else."""
-    if value is None:
+    if value is None or value == "":
         return "{}"
-    if isinstance(value, str) and isinstance(json.loads(value), dict):
-        return value
+    if isinstance(value, str):
+        return _text_of_object(value)
     if isinstance(value, dict):
-        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+        return as_json(value)
     raise TypeError("arguments that are no object")
+
+
+def _text_of_object(text: str) -> str:
+    written = to_json(text)
+    if not isinstance(json.loads(written), dict):
+        raise TypeError("arguments that are no object")
+    return written
+
+
+def as_json(value: Mapping[str, Any]) -> str:
+    """Return the JSON text of an object. Raises `ValueError` or `TypeError` for what is none."""
+    written = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+    try:
+        written.encode()
+    except UnicodeEncodeError:
+        # Half a character can't travel but by its number.
+        return json.dumps(_finite(value), allow_nan=False)
+    return written
 
 
 def _finite(value: Any) -> Any:
