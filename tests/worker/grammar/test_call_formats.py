@@ -19,7 +19,7 @@ from worker.config import WorkerConfig
 from worker.engines.chat.engine import ChatEngine
 from worker.grammar.compiling import compilers
 from worker.text.tool_calls import deepseek_v3, deepseek_v31, deepseek_v32, llama3
-from worker.text.tool_calls.formats import FORMATS
+from worker.text.tool_calls.formats import FORMATS, LiteralSyntax
 
 pytestmark = pytest.mark.mlx
 
@@ -168,8 +168,9 @@ def test_forced_call_parses_and_fits_whatever_the_format(engine: ChatEngine, par
         jsonschema.validate(json.loads(call.arguments), SCHEMAS[name])
         assert (outcome.finish, outcome.text) == ({0: "tool_calls"}, {0: ""})
         pieces = [one for delta in outcome.deltas for one in delta.calls]
-        # JSON comes piece by piece; else the name comes at once, the arguments at the call's end.
-        if FORMATS[parser].json_head is not None:
+        # JSON comes piece by piece, typed literals do, too; else the name comes at once, the arguments at the end.
+        form = FORMATS[parser]
+        if form.json_head is not None or (isinstance(form.syntax, LiteralSyntax) and not form.untyped):
             assert len(pieces) > (3 if name == "book_trip" else 1)
         else:
             assert [(piece.name, bool(piece.arguments)) for piece in pieces] == [(name, False), ("", True)]
