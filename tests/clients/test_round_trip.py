@@ -34,6 +34,7 @@ TOOLS: list[Json] = [
     {"type": "function", "function": {"name": name, "description": f"Does {name}.", "parameters": {"type": "object"}}}
     for name in FUNCTIONS
 ]
+ASKED = decode(b'{"messages": [{"role": "user", "content": "hello"}]}', ChatCompletionRequest)
 AWKWARD = ("", "ü—漢 🦊", 'a "quoted" word', "two\nlines", "<b>&amp;</b>", "{{ braces }}", "back\\slash", "'single'")
 """What texts and arguments end with."""
 
@@ -126,7 +127,7 @@ class Writer:
     async def _dumped(self, delta: Delta) -> Json:
         completion = OurCompletion(
             id="chatcmpl-1", object="chat.completion", created=1, model="m", system_fingerprint="f",
-            choices=[await _choice(delta, logprobs=False)], usage=usage_of([Usage(1, 1)]),
+            choices=[await _choice(delta, ASKED)], usage=usage_of([Usage(1, 1)]),
         )  # fmt: skip
         message = ChatCompletion.model_validate(orjson.loads(msgspec.json.encode(completion))).choices[0].message
         dumped: Json = message.model_dump(exclude_none=self.random.random() < 0.5)
