@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gateway.http.listener import Listener
     from gateway.media.fetcher import Fetcher
     from gateway.media.image_resolver import ImageResolver
-    from gateway.schema.errors import ApiError
+    from gateway.schema.errors import FailureNote
     from gateway.telemetry.events import Events
     from gateway.telemetry.logs import Redaction
 
@@ -83,7 +83,7 @@ IGNORED: web.RequestKey[set[str]] = web.RequestKey("ignored", set)
 UNENFORCED: web.RequestKey[list[str]] = web.RequestKey("unenforced", list)
 """Places in a request's schemas that are left to the model."""
 GENERATION_STATS: web.RequestKey[GenerationStats] = web.RequestKey("generated", GenerationStats)
-FAILURE: web.RequestKey["ApiError"] = web.RequestKey("failure")
+FAILURE: web.RequestKey["FailureNote"] = web.RequestKey("failure")
 """Why a request failed, once its client was told, be it in a stream."""
 KEY_SYNC: web.AppKey["KeySync"] = web.AppKey("key_sync")
 RESPONSE_COUNTS: web.AppKey[Counter[tuple[str, str, int]]] = web.AppKey("response_counts", Counter)

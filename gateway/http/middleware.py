@@ -131,7 +131,7 @@ MIDDLEWARES = (observe, answer_errors, guard, account_memory)
 
 def _refusal(request: web.Request, error: ApiError) -> web.Response:
     """Answer with an error. The request's line names it; a line of its own has what is ours to look into."""
-    request[FAILURE] = error
+    request[FAILURE] = error.note
     if error.status >= 500 or error.detail:
         logger.log(
             logging.WARNING if error.status >= 500 else logging.DEBUG,

@@ -106,7 +106,7 @@ class EventStream:
 
     async def fail_stream(self, error: ApiError) -> None:
         """Send an error frame, no `[DONE]`; the connection closes behind it."""
-        self._request[FAILURE] = error
+        self._request[FAILURE] = error.note
         if error.status >= 500:
             detail = f" ({error.detail})" if error.detail else ""
             logger.warning("Stream failed: code=%s error_id=%s%s", error.code, error.error_id, detail)

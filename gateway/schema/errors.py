@@ -7,6 +7,7 @@ import math
 import secrets
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 import msgspec
 
@@ -138,6 +139,14 @@ class ErrorBody(Answer, frozen=True, kw_only=True, omit_defaults=True):
     detail: str | None = None
 
 
+class FailureNote(NamedTuple):
+    """What a request's line says of an error. The error itself leads to the frames it went through, and to a body."""
+
+    code: str
+    status: int
+    error_id: str
+
+
 class ApiError(Exception):
     """An error as its caller will see it.
 
@@ -180,6 +189,11 @@ class ApiError(Exception):
     def of_job(cls, failure: JobFailed) -> "ApiError":
         """Return what a failed job means over HTTP; the engine's own words stay in the log where the table says so."""
         return cls(str(failure.code), failure.message, failure.param, retry_after_s=failure.retry_after_s)
+
+    @property
+    def note(self) -> FailureNote:
+        """What may be kept of it."""
+        return FailureNote(self.code, self.status, self.error_id)
 
     def body(self) -> bytes:
         """Return the JSON body, also used as the last frame of a failed stream."""
