@@ -13,7 +13,17 @@ from stress.key_traces import LOGGERS, KeyLogHandler, note_minted_keys
 from gateway.access.keys import key as record
 
 pytest_plugins = ["tests.support.pool_fixtures"]
-ROOT = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+WITH_POOLS = ("chaos", "clients", "e2e", "hostile")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs a whole pool: how its processes get on depends on what else the machine does."""
+    for item in items:
+        if item.path.relative_to(TESTS).parts[0] in WITH_POOLS:
+            item.add_marker(pytest.mark.alone)
 
 
 @pytest.fixture(scope="session")

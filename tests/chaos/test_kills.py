@@ -6,8 +6,6 @@ import pytest
 from stress import kills, requests
 from stress.running_pool import FAKE
 
-pytestmark = pytest.mark.alone
-
 Record = Callable[[str, object], None]
 
 

@@ -14,8 +14,6 @@ from stress.running_pool import FAKE, RunningPool, wait_until
 from tests.support.picture_files import data_url, picture
 from tests.support.pool_fixtures import QWEN_NAME, SIGHT_NAME
 
-pytestmark = pytest.mark.alone
-
 NODE = Path(__file__).with_name("node")
 SMALL = (*FAKE, "--max-concurrency", "1", "--queue-size", "1", "--queue-timeout", "1")
 IMAGE = data_url(picture(colour="red"))

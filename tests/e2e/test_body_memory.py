@@ -8,8 +8,6 @@ from collections.abc import Callable
 import pytest
 from stress.running_pool import FAKE, RunningPool, resident_bytes, wait_until
 
-pytestmark = pytest.mark.alone
-
 MB = 1024 * 1024
 TALKER = "talker"
 COUNT = 60

@@ -71,7 +71,9 @@ def pool(start_pool: Callable[..., RunningPool]) -> RunningPool:
     )
     known = {"fake": "ready", "idle": "ready"}
     wait_until(lambda: states(made) == known)
-    assert made.post("/admin/models/idle/unload", {"grace": 0}, headers=bearer(MASTER)).status == 200
+    # A worker may be known a moment before its supervisor is.
+    unload = ("/admin/models/idle/unload", {"grace": 0})
+    wait_until(lambda: made.post(*unload, headers=bearer(MASTER)).status == 200)
     wait_until(lambda: states(made) == {**known, "idle": "stopped"})
     return made
 

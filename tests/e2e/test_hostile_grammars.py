@@ -9,8 +9,6 @@ from stress.hostile_grammars import attack_by_grammars
 from stress.key_commands import PRODUCTION, used
 from stress.running_pool import RunningPool, wait_until
 
-pytestmark = pytest.mark.alone
-
 REQUESTS = 12
 
 

@@ -13,8 +13,6 @@ from stress.running_pool import RunningPool, resident_bytes, wait_until
 from tests.support.picture_files import data_url, padded, picture, showing
 from tests.support.pool_fixtures import EYES
 
-pytestmark = pytest.mark.alone
-
 RED, BLUE = data_url(picture(colour="red")), data_url(picture(colour="blue"))
 IMAGE_TOKENS = 16
 Start = Callable[..., RunningPool]

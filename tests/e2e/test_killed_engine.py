@@ -12,8 +12,6 @@ from stress.clients import Client, ParallelClients
 from stress.fake_answers import fake_answer
 from stress.running_pool import FAKE, RunningPool, alive, chat_body, wait_until
 
-pytestmark = pytest.mark.alone
-
 NOTICED_S = 2.5
 """Half the time after which an engine that says nothing is given up."""
 GREEDY = {"temperature": 0, "max_tokens": 48}

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 from stress.running_pool import FAKE, RunningPool, chat_body, open_files, wait_until
 
-pytestmark = pytest.mark.alone
-
 STEP_S = 0.05
 AT_ONCE_S = 20.0
 """Much more than a step or a prefill chunk of the scripts below; their jobs would run for 100 s."""

@@ -4,12 +4,9 @@ import re
 import time
 from collections.abc import Callable
 
-import pytest
 from stress.clients import ParallelClients
 from stress.fake_answers import fake_answer
 from stress.running_pool import FAKE, ROOT, RunningPool, chat_body, wait_until
-
-pytestmark = pytest.mark.alone
 
 STALL_S = 1.0
 LOADS = ("load@1.05", "load@1.25", "load@5", "load@1.05 warm@2", "load@0.5 warm@1.3", "load@5 warm@1.2")

@@ -3,11 +3,8 @@
 import threading
 from collections.abc import Callable
 
-import pytest
 from stress.clients import ParallelClients
 from stress.running_pool import FAKE, RunningPool, chat_body
-
-pytestmark = pytest.mark.alone
 
 SLOW = "Executing"
 """What asyncio logs of a callback that ran for more than 0.1 s."""

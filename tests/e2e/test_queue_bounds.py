@@ -6,8 +6,6 @@ from collections.abc import Callable
 import pytest
 from stress.running_pool import FAKE, RunningPool, wait_until
 
-pytestmark = pytest.mark.alone
-
 SMALL = (*FAKE, "--max-concurrency", "1", "--queue-size", "1")
 LONG = "fake: slow@0.05 tokens@4000"
 

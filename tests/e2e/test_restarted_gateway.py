@@ -10,8 +10,6 @@ from http.client import HTTPException
 import pytest
 from stress.running_pool import FAKE, RunningPool, wait_until
 
-pytestmark = pytest.mark.alone
-
 LONG = "fake: slow@0.02 tokens@5000"
 
 

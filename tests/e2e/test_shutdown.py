@@ -4,11 +4,8 @@ import signal
 import time
 from collections.abc import Callable
 
-import pytest
 from stress.clients import ParallelClients
 from stress.running_pool import FAKE, RunningPool, chat_body, wait_until
-
-pytestmark = pytest.mark.alone
 
 EXIT_S = 30.0
 """honcho kills 5 s after its SIGTERM."""

@@ -10,8 +10,6 @@ import pytest
 from stress.clients import ParallelClients
 from stress.running_pool import FAKE, RunningPool, chat_body, wait_until
 
-pytestmark = pytest.mark.alone
-
 FLOOD = "fake: slow@0.001 tokens@100000"
 PACED = "fake: slow@0.001 tokens@4000"
 WRITE_TIMEOUT_S = 2

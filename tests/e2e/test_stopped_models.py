@@ -28,7 +28,8 @@ def test_health_is_green_when_a_model_was_unloaded_on_purpose(start_pool: Callab
     pool = start_pool(FAKE, OTHER)
     wait_until(lambda: set(states(pool).values()) == {"ready"} and len(states(pool)) == 2)
     for name, left in (("other", {"fake": 1.0}), ("fake", {})):
-        assert pool.post(f"/admin/models/{name}/unload", {"grace": 0}).status == 200
+        # A worker may be known a moment before its supervisor is.
+        wait_until(lambda name=name: pool.post(f"/admin/models/{name}/unload", {"grace": 0}).status == 200)
         wait_until(lambda name=name: states(pool)[name] == "stopped")
         assert healths(pool) == {200}
         assert samples(pool, "pool_model_up") == left

@@ -15,8 +15,6 @@ from stress.running_pool import Program, open_files, resident_bytes, wait_until
 
 from tests.support.raw_clients import make_certificate, trusting
 
-pytestmark = pytest.mark.alone
-
 FLOOD = Path(__file__).parents[1] / "support" / "flood.py"
 KINDS = ("compressed", "chunks", "extension", "trailers", "long", "heads", "pipeline", "unread", "upgrade", "nonsense",
          "guesses", "silence")  # fmt: skip

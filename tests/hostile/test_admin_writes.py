@@ -4,8 +4,6 @@ import pytest
 
 from tests.support.hostile_pool import Attack, missed
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.mark.long
 def test_revoked_key_stays_revoked_when_others_write_beside(attack: Attack) -> None:

@@ -4,8 +4,6 @@ import pytest
 
 from tests.support.hostile_pool import Attack, missed
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.mark.long
 def test_no_body_of_any_route_holds_the_gateway(attack: Attack) -> None:

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-pytestmark = pytest.mark.alone
-
 ROOT = Path(__file__).parents[2]
 OPERATORS = MappingProxyType(
     {ast.Mult: operator.mul, ast.Pow: operator.pow, ast.LShift: operator.lshift, ast.Add: operator.add}

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.hostile_pool import Attack, missed
 
-pytestmark = [pytest.mark.mlx, pytest.mark.alone]
+pytestmark = pytest.mark.mlx
 
 
 @pytest.mark.long

@@ -4,8 +4,6 @@ import pytest
 
 from tests.support.hostile_pool import Attack, missed
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.mark.long
 def test_malformed_requests_are_refused_in_shape_and_leave_no_key(attack: Attack) -> None:

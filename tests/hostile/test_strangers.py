@@ -4,8 +4,6 @@ import pytest
 
 from tests.support.hostile_pool import Attack, missed
 
-pytestmark = pytest.mark.alone
-
 
 def test_packed_bodies_are_refused_and_not_unpacked(attack: Attack) -> None:
     """Four megabytes that would be four gigabytes, to routes of every kind, with a key and without."""
