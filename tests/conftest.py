@@ -15,14 +15,16 @@ from gateway.access.keys import key as record
 pytest_plugins = ["tests.support.pool_fixtures"]
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
-WITH_POOLS = ("chaos", "clients", "e2e", "hostile")
+WITH_PROCESSES = ("chaos", "clients", "e2e", "hostile", "gateway/dispatch", "worker/process", "worker/supervisor")
+"""Folders of tests that start processes, and expect them to get on."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs a whole pool: how its processes get on depends on what else the machine does."""
+    """Mark what runs processes: how these get on depends on what else the machine does."""
+    folders = tuple(f"{TESTS / folder}/" for folder in WITH_PROCESSES)
     for item in items:
-        if item.path.relative_to(TESTS).parts[0] in WITH_POOLS:
+        if str(item.path).startswith(folders):
             item.add_marker(pytest.mark.alone)
 
 

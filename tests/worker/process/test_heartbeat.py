@@ -9,8 +9,6 @@ from protocol.messages import State
 from worker.process.heartbeat import StepClock
 from worker.work import OwnWork
 
-pytestmark = pytest.mark.alone
-
 
 class Clock:
     def __init__(self) -> None:
